@@ -1,0 +1,33 @@
+# Five targets: demo, test, check, bench, soak. Each makes .venv first where it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: demo test check bench soak
+
+demo: $(VENV)/ready
+	$(BIN)/metarisk demo
+
+test: $(VENV)/ready
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/ready
+	$(BIN)/python -m tests.benchmarks
+
+soak: $(VENV)/ready
+	$(BIN)/python -m tests.soak
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,30 @@
+"""The environment, read once; everything below receives values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """`METARISK_*` variables. `warehouse` may hold a password, so it is never printed, logged or written."""
+
+    model_config = SettingsConfigDict(env_prefix="METARISK_", frozen=True, extra="ignore")
+
+    project: Path = Field(default_factory=Path.cwd)
+    """Folder that holds portfolios/, expectations/ and sql/."""
+    data: Path = Path("var")
+    """Folder of the lake, the registry and the reports; relative to `project`."""
+    warehouse: str = Field(default="duckdb:///warehouse.duckdb", repr=False)
+    """`duckdb:///FILE` (relative to `data`) or `postgresql://USER:PASSWORD@HOST/DATABASE`."""
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    memory_mb: int = Field(default=1024, ge=128)
+    """Ceiling of DuckDB's own memory in a step; larger sorts spill to disk."""
+
+    @property
+    def data_dir(self) -> Path:
+        """`data`, resolved against the project."""
+        return self.data if self.data.is_absolute() else self.project / self.data
