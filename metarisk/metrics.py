@@ -1,0 +1,275 @@
+"""Losses, ranking and calibration measures, and the intervals and tests that decisions rest on.
+
+Pure numpy and scipy: rows in, numbers out. Which rows may judge a model is `tasks` and `evidence`; drift is `drift`.
+Shapes: N rows; a *logit* is on the log-odds scale, a *probability* in [0, 1], a label 0 or 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special, stats
+
+from metarisk.domain import Array
+
+_BOOTSTRAP_CELLS = 4_000_000
+"""Resampled blocks held at once: keeps a bootstrap over any number of blocks near 100 MB."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its confidence bounds."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One equal-mass group of rows: what was predicted, what came, and Jeffreys 95 % bounds of what came."""
+
+    rows: int
+    predicted: float
+    observed: float
+    low: float
+    high: float
+
+
+# losses, one a row; all on the scale that learners predict on
+
+
+def log_loss(logit: ArrayLike, y: ArrayLike) -> Array:
+    """Negative Bernoulli log-likelihood (N,) of labels y under logits; finite for every finite logit."""
+    z = _floats(logit)
+    return np.asarray(np.logaddexp(0.0, z) - _floats(y) * z)
+
+
+def gaussian_deviance(mean: ArrayLike, y: ArrayLike) -> Array:
+    """Squared error (N,): the unit deviance of the normal distribution."""
+    return np.asarray((_floats(y) - _floats(mean)) ** 2)
+
+
+def poisson_deviance(log_rate: ArrayLike, y: ArrayLike, exposure: ArrayLike = 1.0) -> Array:
+    """Unit Poisson deviance (N,) of counts y whose expectation is ``exposure * exp(log_rate)``."""
+    count, expected = _floats(y), _floats(exposure) * np.exp(_floats(log_rate))
+    return np.asarray(2.0 * (special.xlogy(count, count / expected) - count + expected))
+
+
+def qlike(log_variance: ArrayLike, realised: ArrayLike) -> Array:
+    """QLIKE (N,) = RV/h - ln(RV/h) - 1 for h = exp(log_variance); infinite where the realised variance is zero.
+
+    Patton (2011), Volatility forecast comparison using imperfect volatility proxies.
+    """
+    with np.errstate(divide="ignore"):
+        log_ratio = np.log(_floats(realised)) - _floats(log_variance)
+    return np.asarray(np.exp(log_ratio) - log_ratio - 1.0)
+
+
+def pinball(quantile: ArrayLike, y: ArrayLike, level: float) -> Array:
+    """Quantile loss (N,) of forecasts of the `level` quantile, 0 < level < 1."""
+    error = _floats(y) - _floats(quantile)
+    return np.maximum(level * error, (level - 1.0) * error)
+
+
+# ranking
+
+
+def auc(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Area under the ROC curve; ties count half; NaN where one class is absent."""
+    events, others = _mass_by_score(score, y, weight)
+    total = events.sum() * others.sum()
+    if total == 0.0:
+        return math.nan
+    below = np.cumsum(others) - others
+    return float(np.sum(events * (below + 0.5 * others)) / total)
+
+
+def gini(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Accuracy ratio, 2 AUC - 1."""
+    return 2.0 * auc(score, y, weight) - 1.0
+
+
+def ks(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Largest distance between the score distributions of events and of the others; NaN where one class is absent."""
+    events, others = _mass_by_score(score, y, weight)
+    if events.sum() == 0.0 or others.sum() == 0.0:
+        return math.nan
+    return float(np.abs(np.cumsum(events) / events.sum() - np.cumsum(others) / others.sum()).max())
+
+
+# calibration
+
+
+def brier(probability: ArrayLike, y: ArrayLike) -> float:
+    """Mean squared error of probabilities."""
+    return float(np.mean((_floats(probability) - _floats(y)) ** 2))
+
+
+def reliability(probability: ArrayLike, y: ArrayLike, bins: int = 10) -> tuple[ReliabilityBin, ...]:
+    """Equal-mass bins in order of probability; rows of one probability share a bin, so that row order never matters."""
+    rows, predicted, events = _mass_by_bin(probability, y, bins)
+    low = stats.beta.ppf(0.025, events + 0.5, rows - events + 0.5)
+    high = stats.beta.ppf(0.975, events + 0.5, rows - events + 0.5)
+    return tuple(
+        ReliabilityBin(int(n), float(p / n), float(d / n), float(a), float(b))
+        for n, p, d, a, b in zip(rows, predicted, events, low, high, strict=True)
+    )
+
+
+def ece(probability: ArrayLike, y: ArrayLike, bins: int = 10) -> float:
+    """Expected calibration error over equal-mass bins: mean distance of predicted from observed, weighted by rows."""
+    rows, predicted, events = _mass_by_bin(probability, y, bins)
+    return float(np.abs(predicted - events).sum() / rows.sum())
+
+
+def calibration_in_the_large(logit: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Shift of the logits under which the mean prediction meets the event rate; above 0: risk was understated.
+
+    The maximum-likelihood intercept with the logits as offset (Cox 1958; Steyerberg 2009), found by bisection-guarded
+    Newton steps; infinite where all labels agree.
+    """
+    z, label = _floats(logit), _floats(y)
+    w = np.ones_like(z) if weight is None else _floats(weight)
+    events, total = float(w @ label), float(w.sum())
+    if events <= 0.0 or events >= total:
+        return -math.inf if events <= 0.0 else math.inf
+    centre = float(special.logit(events / total))
+    low, high = centre - float(z.max()), centre - float(z.min())
+    shift = 0.5 * (low + high)
+    for _ in range(200):
+        p = special.expit(z + shift)
+        excess, slope = float(w @ p) - events, float(w @ (p * (1.0 - p)))
+        low, high = (low, shift) if excess > 0.0 else (shift, high)
+        step = shift - excess / slope if slope > 0.0 else math.nan
+        following = step if low < step < high else 0.5 * (low + high)
+        if abs(following - shift) <= 1e-12 * max(1.0, abs(shift)):
+            return following
+        shift = following
+    return shift
+
+
+def hosmer_lemeshow(
+    probability: ArrayLike, y: ArrayLike, bins: int = 10, *, in_sample: bool = False
+) -> tuple[float, float]:
+    """Hosmer-Lemeshow statistic and p-value; two degrees of freedom are lost only on the rows that were fitted."""
+    rows, predicted, events = _mass_by_bin(probability, y, bins)
+    variance = predicted * (1.0 - predicted / rows)
+    statistic = float(np.sum((events - predicted) ** 2 / variance))
+    freedom = len(rows) - 2 if in_sample else len(rows)
+    return statistic, float(stats.chi2.sf(statistic, freedom)) if freedom > 0 else math.nan
+
+
+# intervals and tests
+
+
+def block_ids(*columns: ArrayLike) -> Array:
+    """One integer (N,) for each distinct combination of the columns' values, for example period and segment."""
+    ids = np.zeros(len(np.asarray(columns[0])), dtype=np.int64)
+    for column in columns:
+        codes = np.unique(np.asarray(column), return_inverse=True)[1].astype(np.int64)
+        ids = np.unique(ids * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1].astype(np.int64)
+    return ids
+
+
+def paired_bootstrap(
+    difference: ArrayLike,
+    blocks: ArrayLike,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    weight: ArrayLike | None = None,
+) -> Interval:
+    """Percentile interval of a mean difference of losses when whole blocks of rows are drawn with replacement.
+
+    Args:
+        difference: loss of one candidate minus loss of the other on the same rows (N,); below 0: the first is better.
+        blocks: what is drawn together (N,), any dtype: see `block_ids`. Rows of a block may depend on each other.
+        weight: row weights (N,); None counts rows.
+
+    One block alone gives an infinite interval, for nothing is known of its spread. The same arguments give the same
+    bits.
+    """
+    d = _floats(difference)
+    w = np.ones_like(d) if weight is None else _floats(weight)
+    if d.size == 0 or w.sum() <= 0.0:
+        return Interval(math.nan, -math.inf, math.inf)
+    block = np.unique(np.asarray(blocks), return_inverse=True)[1]
+    sums, mass = np.bincount(block, w * d), np.bincount(block, w)
+    mean, count = float(sums.sum() / mass.sum()), len(sums)
+    if count == 1:
+        return Interval(mean, -math.inf, math.inf)
+    rng, means = np.random.default_rng(seed), np.empty(draws)
+    at_once = max(1, _BOOTSTRAP_CELLS // count)
+    for start in range(0, draws, at_once):
+        drawn = rng.integers(count, size=(min(at_once, draws - start), count), dtype=np.int32)
+        means[start : start + len(drawn)] = sums[drawn].sum(axis=1) / mass[drawn].sum(axis=1)
+    low, high = np.nanquantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return Interval(mean, float(low), float(high))
+
+
+def benjamini_hochberg(p: ArrayLike) -> Array:
+    """False-discovery-rate adjusted p-values (q), in the order given; NaN is no test: it stays NaN and is not counted.
+
+    Benjamini and Hochberg (1995).
+    """
+    values = _floats(p)
+    q = np.full_like(values, np.nan)
+    tested = np.flatnonzero(~np.isnan(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    scaled = values[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return q
+
+
+# credit
+
+
+def jeffreys_p(probability: ArrayLike, defaults: ArrayLike, rows: ArrayLike) -> Array:
+    """One-sided Jeffreys p-value that the PD is not understated: BetaCDF(PD; D + 1/2, N - D + 1/2)."""
+    d, n = _floats(defaults), _floats(rows)
+    return np.asarray(stats.beta.cdf(_floats(probability), d + 0.5, n - d + 0.5))
+
+
+def pluto_tasche(rows: ArrayLike, defaults: ArrayLike, confidence: float = 0.9) -> Array:
+    """Upper PD bounds of grades ordered from best to worst, each pooled with all worse ones (independent defaults).
+
+    Pluto and Tasche (2005), Thinking positively. A pool in which everything defaulted has bound 1.
+    """
+    n = np.cumsum(_floats(rows)[::-1])[::-1]
+    d = np.cumsum(_floats(defaults)[::-1])[::-1]
+    survived = np.maximum(n - d, 0.0)
+    bound = stats.beta.ppf(confidence, d + 1.0, np.where(survived > 0.0, survived, 1.0))
+    return np.where(survived > 0.0, bound, 1.0)
+
+
+def score_points(logit: ArrayLike, *, base: float = 600.0, odds: float = 50.0, pdo: float = 20.0) -> Array:
+    """Scorecard points of default logits: `base` at good:bad `odds`, `pdo` more where the odds double."""
+    factor = pdo / math.log(2.0)
+    return np.asarray(base - factor * (math.log(odds) + _floats(logit)))
+
+
+def _floats(values: ArrayLike) -> Array:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _mass_by_score(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None) -> tuple[Array, Array]:
+    """Weight of events and of the others at each distinct score, in rising order."""
+    label = _floats(y)
+    w = np.ones_like(label) if weight is None else _floats(weight)
+    code = np.unique(_floats(score), return_inverse=True)[1]
+    return np.bincount(code, w * label), np.bincount(code, w * (1.0 - label))
+
+
+def _mass_by_bin(probability: ArrayLike, y: ArrayLike, bins: int) -> tuple[Array, Array, Array]:
+    """Rows, summed probability and events of the equal-mass bins that hold rows."""
+    p = _floats(probability)
+    middle = (stats.rankdata(p) - 0.5) / max(p.size, 1)
+    code = np.minimum((middle * bins).astype(np.int64), bins - 1)
+    rows, predicted, events = np.bincount(code), np.bincount(code, p), np.bincount(code, _floats(y))
+    held = rows > 0
+    return rows[held].astype(np.float64), predicted[held], events[held]
