@@ -1,0 +1,163 @@
+"""Likelihoods: closed forms against autograd and published densities, ranges of labels, extreme scores."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from metarisk.domain import ModelError
+from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, negative_binomial, quantile
+
+NAMES = sorted(LIKELIHOODS)
+ONE_OUTPUT = [name for name in NAMES if LIKELIHOODS[name].outputs == 1]
+
+
+def labels(likelihood: Likelihood, n: int) -> np.ndarray:
+    r = np.random.default_rng(3)
+    if likelihood.name in ("bernoulli", "hazard"):
+        return (r.random(n) < 0.5).astype(float)
+    if likelihood.name in ("poisson", "negative_binomial"):
+        return r.poisson(2.0, n).astype(float)
+    return np.abs(r.normal(size=n)) if likelihood.name == "qlike" else r.normal(size=n)
+
+
+def scores(likelihood: Likelihood, n: int) -> torch.Tensor:
+    r = np.random.default_rng(4)
+    shape = (n,) if likelihood.outputs == 1 else (n, likelihood.outputs)
+    return torch.tensor(r.uniform(-4, 3, shape), requires_grad=True)
+
+
+@pytest.mark.parametrize("likelihood", [*LIKELIHOODS.values(), negative_binomial(0.3), quantile(0.01, 0.1)])
+def test_gradient_and_curvature_are_those_of_the_loss(likelihood: Likelihood) -> None:
+    n = 200
+    y, eta = torch.tensor(labels(likelihood, n)), scores(likelihood, n)
+    (slope,) = torch.autograd.grad(likelihood.loss(eta, y).sum(), eta, create_graph=True)
+    torch.testing.assert_close(likelihood.gradient(eta, y), slope, rtol=1e-11, atol=1e-12)
+    if likelihood.outputs == 1:
+        (bend,) = torch.autograd.grad(slope.sum(), eta)
+    else:
+        bend = torch.stack([torch.autograd.grad(slope[:, j].sum(), eta, retain_graph=True)[0] for j in range(2)], 1)
+    torch.testing.assert_close(likelihood.curvature(eta, y), bend, rtol=1e-9, atol=1e-12)
+
+
+def density(name: str, eta: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Negative log density of scipy for the same distribution."""
+    if name == "bernoulli":
+        return -stats.bernoulli.logpmf(y, 1 / (1 + np.exp(-eta)))
+    if name == "hazard":
+        return -stats.bernoulli.logpmf(y, stats.gumbel_l.cdf(eta))
+    if name == "gaussian":
+        return -stats.norm.logpdf(y, eta)
+    if name == "gaussian_mv":
+        return -stats.norm.logpdf(y, eta[:, 0], np.exp(eta[:, 1] / 2))
+    if name == "qlike":
+        return -stats.expon.logpdf(y, scale=np.exp(eta))
+    if name == "poisson":
+        return -stats.poisson.logpmf(y, np.exp(eta))
+    return -stats.nbinom.logpmf(y, 1.0, 1 / (1 + np.exp(eta)))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "quantile"])
+def test_loss_differs_between_scores_as_the_published_density_does(name: str) -> None:
+    likelihood = LIKELIHOODS[name]
+    y = labels(likelihood, 100)
+    one, other = scores(likelihood, 100).detach(), -0.3 * scores(likelihood, 100).detach()
+    ours = (likelihood.loss(one, torch.tensor(y)) - likelihood.loss(other, torch.tensor(y))).numpy()
+    np.testing.assert_allclose(ours, density(name, one.numpy(), y) - density(name, other.numpy(), y), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_of_fifty_are_finite_to_the_second_derivative(name: str, dtype: torch.dtype) -> None:
+    likelihood = LIKELIHOODS[name]
+    eta = torch.linspace(-50, 50, 41, dtype=dtype).repeat(2)
+    y = torch.tensor([0.0, 1.0], dtype=dtype).repeat_interleave(41)
+    if likelihood.outputs == 2:
+        eta = torch.stack([eta, eta.flip(0)], -1)
+    eta.requires_grad_()
+    loss = likelihood.loss(eta, y)
+    (slope,) = torch.autograd.grad(loss.sum(), eta, create_graph=True)
+    (bend,) = torch.autograd.grad(likelihood.gradient(eta, y).sum(), eta)
+    closed = (loss, slope, bend, likelihood.gradient(eta, y), likelihood.curvature(eta, y), likelihood.mean(eta))
+    assert all(torch.isfinite(value).all() for value in closed)
+    assert likelihood.outputs == 2 or (likelihood.curvature(eta, y) >= 0).all()
+
+
+def test_hazard_curvature_is_accurate_where_its_plain_form_cancels() -> None:
+    log_hazard = torch.tensor([-45.0, -20.0, -9.0, math.log(0.0199999), math.log(0.0200001)], dtype=torch.float64)
+    h = log_hazard.exp()
+    expected = h / torch.expm1(h) * (h / 2 + h**2 / 12 - h**4 / 720 + h**6 / 30240 - h**8 / 1209600)
+    got = LIKELIHOODS["hazard"].curvature(log_hazard, torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+
+
+def test_periods_without_event_collapse_exactly_and_pd_adds_hazards() -> None:
+    hazard = LIKELIHOODS["hazard"]
+    periods = torch.tensor([-4.0, -3.5, -3.0, -5.0], dtype=torch.float64)
+    survived = torch.zeros(4, dtype=torch.float64)
+    collapsed = torch.logsumexp(periods, 0)
+    for shift in (-1.0, 0.0, 2.0):
+        torch.testing.assert_close(
+            hazard.loss(periods + shift, survived).sum(), hazard.loss(collapsed + shift, survived[0])
+        )
+    survival = torch.prod(1 - hazard.mean(periods))
+    torch.testing.assert_close(hazard.mean(collapsed), 1 - survival)
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.5, 0.99])
+def test_smoothed_quantile_tends_to_the_check_loss_and_its_minimiser_to_the_quantile(tau: float) -> None:
+    y = torch.tensor(np.random.default_rng(5).normal(size=4000))
+    sharp = quantile(tau, 1e-4)
+    eta = torch.linspace(-3, 3, 601, dtype=torch.float64)
+    check = torch.maximum(tau * (y - 0.3), (tau - 1) * (y - 0.3))
+    torch.testing.assert_close(sharp.loss(torch.full_like(y, 0.3), y), check, rtol=0, atol=1e-4)
+    best = eta[torch.stack([sharp.loss(e.expand_as(y), y).sum() for e in eta]).argmin()]
+    assert abs(float(best) - float(torch.quantile(y, tau))) <= 0.011
+
+
+def test_negative_binomial_tends_to_poisson() -> None:
+    eta, y = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64), torch.tensor([0.0, 3.0, 9.0], dtype=torch.float64)
+    torch.testing.assert_close(
+        negative_binomial(1e9).gradient(eta, y), LIKELIHOODS["poisson"].gradient(eta, y), rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("bernoulli", 0.5),
+        ("bernoulli", -1.0),
+        ("hazard", 2.0),
+        ("poisson", -1.0),
+        ("negative_binomial", -0.1),
+        ("qlike", -1e-9),
+        ("gaussian", math.inf),
+        ("gaussian_mv", math.nan),
+        ("quantile", math.nan),
+        ("bernoulli", math.nan),
+    ],
+)
+def test_a_label_out_of_range_is_refused_by_value_and_row(name: str, bad: float) -> None:
+    with pytest.raises(ModelError, match=rf"{name} expects labels .* got {bad}.* in row 1 \(1 of 3"):
+        LIKELIHOODS[name].validate(np.array([1.0, bad, 1.0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_in_range_pass(name: str) -> None:
+    LIKELIHOODS[name].validate(labels(LIKELIHOODS[name], 50))
+    LIKELIHOODS[name].validate(np.zeros(0))
+
+
+def test_labels_of_wrong_shape_or_type_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"shape \(2, 1\)"):
+        LIKELIHOODS["gaussian"].validate(np.zeros((2, 1)))
+    with pytest.raises(ModelError, match="numbers"):
+        LIKELIHOODS["gaussian"].validate(np.array(["a"]))
+
+
+@pytest.mark.parametrize("make", [lambda: negative_binomial(0.0), lambda: quantile(1.0), lambda: quantile(0.5, 0.0)])
+def test_impossible_parameters_are_refused(make: object) -> None:
+    with pytest.raises(ModelError, match="expects"):
+        make()  # type: ignore[operator]
