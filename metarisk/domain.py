@@ -375,12 +375,8 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What a step is asked to do; picklable and free of secrets."""
+    """What a run is asked to do; picklable and free of secrets."""
 
-    project: Path
-    """Folder that holds portfolios/, expectations/ and sql/."""
-    data: Path
-    """Folder of the lake, the registry and the reports."""
     portfolio: str
     as_of: date
     mode: Mode = "nightly"

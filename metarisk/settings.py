@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     """Folder that holds portfolios/, expectations/ and sql/."""
     data: Path = Path("var")
     """Folder of the lake, the registry and the reports; relative to `project`."""
-    warehouse: str = Field(default="duckdb:///warehouse.duckdb", repr=False)
+    warehouse: SecretStr = SecretStr("duckdb:///warehouse.duckdb")
     """`duckdb:///FILE` (relative to `data`) or `postgresql://USER:PASSWORD@HOST/DATABASE`."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     memory_mb: int = Field(default=1024, ge=128)

@@ -1,0 +1,89 @@
+"""What every step receives (job, settings, reporter, clock), and how a step is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from metarisk.domain import Job, Portfolio, Reporter, RiskSpec, Warehouse
+from metarisk.portfolios import load_portfolio
+from metarisk.risks import RISKS
+from metarisk.settings import Settings
+from metarisk.warehouse import open_warehouse
+
+Result = TypeVar("Result")
+
+
+class Quiet:
+    """A Reporter that says nothing."""
+
+    @contextmanager
+    def step(self, job: Job, name: str) -> Iterator[None]:
+        """Run the step."""
+        yield
+
+    def progress(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Say nothing."""
+
+    def table(self, key: str, title: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Say nothing."""
+
+    def link(self, key: str, title: str, target: Path) -> None:
+        """Say nothing."""
+
+    def warn(self, message: str) -> None:
+        """Say nothing."""
+
+
+def utc_now() -> datetime:
+    """The clock, as a value that tests replace."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One job with what it needs; steps take it first."""
+
+    job: Job
+    settings: Settings
+    reporter: Reporter
+    clock: Callable[[], datetime] = utc_now
+
+    @cached_property
+    def portfolio(self) -> Portfolio:
+        """The job's portfolio, read from its TOML."""
+        return load_portfolio(self.settings.project, self.job.portfolio, risks=RISKS)
+
+    @cached_property
+    def spec(self) -> RiskSpec:
+        """What the portfolio's targets mean."""
+        return RISKS[self.portfolio.risk]
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        """The warehouse of METARISK_WAREHOUSE."""
+        return open_warehouse(
+            self.settings.warehouse.get_secret_value(),
+            self.settings.data_dir,
+            threads=self.settings.threads,
+            memory_mb=self.settings.memory_mb,
+        )
+
+
+class Caller(Protocol):
+    """How a step is run: directly, or as a Prefect task of the same name."""
+
+    def __call__(self, step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        """Run `step(context, *inputs)`."""
+        ...
+
+
+def direct(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+    """Run a step in this process, inside the reporter's step."""
+    with context.reporter.step(context.job, step.__name__):
+        return step(context, *inputs)
