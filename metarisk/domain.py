@@ -370,6 +370,13 @@ class Learner(Protocol):
         ...
 
 
+def quoted(identifier: str) -> str:
+    """An SQL identifier in double quotes: the one place that quotes names. Raises ConfigError on an unusable one."""
+    if not identifier or "\0" in identifier:
+        raise ConfigError(f"{identifier!r} cannot name a table or column", remedy="give it a name without NUL characters")
+    return '"' + identifier.replace('"', '""') + '"'
+
+
 # runs
 
 
