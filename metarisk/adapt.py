@@ -1,0 +1,265 @@
+"""The inner loop over many segments: recipes, the fitted model, and what a night adapts.
+
+LEARNERS and RECIPES are assembled here as plain tables; everything that competes in a week is one row of RECIPES.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load as read_arrays
+from safetensors.numpy import save as write_arrays
+
+from metarisk.bases import CrossFitted, blend
+from metarisk.domain import (
+    Adaptation,
+    Array,
+    Arrays,
+    Episodes,
+    Learner,
+    LikelihoodName,
+    ModelError,
+    Packed,
+    Portfolio,
+    Progress,
+    RiskSpec,
+    SegmentKey,
+    SegmentStatus,
+    Thresholds,
+    segment_name,
+)
+from metarisk.features import Encoder
+from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.maml import Maml
+from metarisk.learners.reptile import Reptile
+from metarisk.tasks import LABEL, pack, segment_keys, support_hashes
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The learner that does not adapt: the base score as it is. Every baseline is this on some base."""
+
+    def train(
+        self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
+    ) -> Arrays:
+        """Nothing to learn."""
+        return {}
+
+    def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
+        """Nothing to adapt."""
+        return Adaptation(support.keys, {})
+
+    def predict(
+        self, state: Arrays, adaptation: Adaptation, rows: Packed, likelihood: LikelihoodName
+    ) -> tuple[Array, Array | None]:
+        """The base score; no variance."""
+        return rows.base, None
+
+
+@dataclass(frozen=True)
+class LearnerKind:
+    """One row of LEARNERS."""
+
+    make: Callable[..., Learner]
+    joint: bool = False
+    """Whether the adaptation of one segment depends on the supports of the others."""
+    reads_inputs: bool = True
+    """Whether it reads the input matrix, and not the base score alone."""
+
+
+LEARNERS: Mapping[str, LearnerKind] = {
+    "none": LearnerKind(Pooled, reads_inputs=False),
+    "map_head": LearnerKind(HierarchicalHead, joint=True, reads_inputs=False),
+    "maml": LearnerKind(Maml),
+    "reptile": LearnerKind(Reptile),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one candidate is made: its bases, averaged on the link scale, and the learner on top of them."""
+
+    bases: tuple[str, ...]
+    learner: str = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> LearnerKind:
+        """The learner's row of LEARNERS."""
+        return LEARNERS[self.learner]
+
+    def make(self) -> Learner:
+        """The configured learner; an unknown option is a ModelError."""
+        try:
+            return self.kind.make(**self.options)
+        except TypeError as error:
+            raise ModelError(
+                f"learner {self.learner} refuses its options: {error}", remedy="correct [learner.options]"
+            ) from error
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "pooled_logistic": Recipe(("logistic",)),
+    "segment_logistic": Recipe(("logistic_segments",)),
+    "pooled_lightgbm": Recipe(("lightgbm",)),
+    "segment_lightgbm": Recipe(("lightgbm_segments",)),
+    "blend": Recipe(("lightgbm", "logistic_segments")),
+    "map_head": Recipe(("lightgbm", "logistic_segments"), "map_head"),
+    "maml": Recipe(("lightgbm", "logistic_segments"), "maml"),
+    "reptile": Recipe(("lightgbm", "logistic_segments"), "reptile"),
+}
+BASELINES = frozenset(name for name, recipe in RECIPES.items() if recipe.learner == "none")
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """Everything that a night needs of a week: bases, encoder, learner and its state."""
+
+    recipe_name: str
+    recipe: Recipe
+    likelihood: LikelihoodName
+    bases: tuple[CrossFitted, ...]
+    encoder: Encoder
+    state: Arrays
+    segments: tuple[SegmentKey, ...]
+    """Segments seen in training, sorted."""
+
+    @property
+    def learner(self) -> Learner:
+        """The configured learner."""
+        return self.recipe.make()
+
+    def fresh(self, frame: pl.DataFrame) -> Array:
+        """Base score (N,) of rows to be scored."""
+        return blend([base.full.predict(frame) for base in self.bases], frame.height)
+
+    def unseen(self, frame: pl.DataFrame) -> Array:
+        """Base score (N,) of support rows, by the fits that have not seen their entities."""
+        return blend([base.unseen(frame) for base in self.bases], frame.height)
+
+    def inputs(self, frame: pl.DataFrame) -> Array:
+        """Input matrix float32 (N, D); without columns where the learner reads the base score alone."""
+        if not self.recipe.kind.reads_inputs:
+            return np.zeros((frame.height, 0), dtype=np.float32)
+        return self.encoder.design(frame)
+
+    def to_files(self) -> dict[str, bytes]:
+        """File contents by name: text and safetensors, never pickle."""
+        files = {
+            f"base.{base.kind}.{part}.json": text.encode()
+            for base in self.bases
+            for part, text in base.to_texts().items()
+        }
+        about = {
+            "recipe": self.recipe_name,
+            "bases": list(self.recipe.bases),
+            "learner": self.recipe.learner,
+            "options": dict(self.recipe.options),
+            "likelihood": self.likelihood,
+            "segments": [list(key) for key in self.segments],
+            "entity": self.bases[0].entity if self.bases else "",
+        }
+        files["model.json"] = json.dumps(about, indent=1, sort_keys=True).encode()
+        files["encoder.json"] = self.encoder.to_json().encode()
+        files["state.safetensors"] = write_arrays({name: np.ascontiguousarray(a) for name, a in self.state.items()})
+        return files
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> FittedModel:
+        """The model that `to_files` wrote."""
+        about = json.loads(files["model.json"])
+        bases = []
+        for kind in about["bases"]:
+            prefix = f"base.{kind}."
+            texts = {
+                name.removeprefix(prefix).removesuffix(".json"): content.decode()
+                for name, content in files.items()
+                if name.startswith(prefix)
+            }
+            bases.append(CrossFitted.from_texts(kind, about["entity"], texts))
+        return cls(
+            about["recipe"],
+            Recipe(tuple(about["bases"]), about["learner"], about["options"]),
+            about["likelihood"],
+            tuple(bases),
+            Encoder.from_json(files["encoder.json"].decode()),
+            read_arrays(files["state.safetensors"]),
+            tuple(tuple(key) for key in about["segments"]),
+        )
+
+
+@dataclass(frozen=True)
+class SegmentAdaptation:
+    """What was done for one segment, and why."""
+
+    key: SegmentKey
+    status: SegmentStatus
+    reason: str
+    support_rows: int
+    support_events: int
+    support_hash: str
+    adaptation_id: str
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model adapted to the supports of one night."""
+
+    model: FittedModel
+    adaptation: Adaptation
+    segments: Mapping[SegmentKey, SegmentAdaptation]
+
+    def score(self, frame: pl.DataFrame, portfolio: Portfolio) -> tuple[Array, Array | None]:
+        """Link-scale score (N,) and its variance or None, of rows in any order."""
+        keys, codes = segment_keys(frame, portfolio)
+        rows, order = pack(keys, codes, self.model.inputs(frame), np.zeros(frame.height), self.model.fresh(frame))
+        score, variance = self.model.learner.predict(self.model.state, self.adaptation, rows, self.model.likelihood)
+        back = np.empty(len(order), dtype=np.int64)
+        back[order] = np.arange(len(order))
+        return np.asarray(score, dtype=float)[back], None if variance is None else np.asarray(variance)[back]
+
+
+def adapt(model: FittedModel, model_id: str, support: pl.DataFrame, portfolio: Portfolio, spec: RiskSpec) -> Adapted:
+    """Adapt to every segment of `support` (labelled rows, LABEL holds y) and say for each what was done and why.
+
+    A segment below the portfolio's minimum of rows or events abstains: it is scored from what its parents and the pool
+    know. A joint learner keeps its few rows, for they tell of the parents, and shrinks its own effect away; for any
+    other learner they are left out.
+    """
+    keys, codes = segment_keys(support, portfolio)
+    y = support[LABEL].to_numpy()
+    LIKELIHOODS[model.likelihood].validate(y)
+    rows = np.bincount(codes, minlength=len(keys))
+    events = np.bincount(codes, weights=y, minlength=len(keys)) if spec.label == "event" else rows.astype(float)
+    packed, _ = pack(keys, codes, model.inputs(support), y, model.unseen(support))
+    joint = model.recipe.kind.joint
+    too_few = [_too_few(int(n), int(e), portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
+    taken = np.arange(len(keys)) if joint else np.flatnonzero([lack is None for lack in too_few])
+    adaptation = model.learner.adapt(model.state, packed.select(taken), model.likelihood)
+    hashes = support_hashes(support, portfolio)
+    together = hashlib.sha256("".join(hashes[name] for name in sorted(hashes)).encode()).hexdigest() if joint else ""
+    segments = {}
+    for key, lack, n, e in zip(keys, too_few, rows, events, strict=True):
+        name = segment_name(key)
+        identity = hashlib.sha256(f"{model_id}/{name}/{hashes[name]}/{together}".encode()).hexdigest()[:16]
+        status: SegmentStatus = "adapted" if lack is None else "abstained"
+        reason = lack or f"{n} matured rows, {int(e)} events"
+        if model.recipe.learner == "none":
+            status, reason = "fallback", f"the champion {model.recipe_name} is a pooled model"
+        segments[key] = SegmentAdaptation(key, status, reason, int(n), int(e), hashes[name], identity)
+    return Adapted(model, adaptation, segments)
+
+
+def _too_few(rows: int, events: int, limits: Thresholds) -> str | None:
+    if rows < limits.min_support_rows:
+        return f"scored from its parents and the pool: {rows} matured rows, fewer than min_support_rows = {limits.min_support_rows}"
+    if events < limits.min_support_events:
+        return f"scored from its parents and the pool: {events} events, fewer than min_support_events = {limits.min_support_events}"
+    return None

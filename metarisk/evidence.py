@@ -1,0 +1,192 @@
+"""What walk-forward judgement says: the evidence table, the choice of a champion, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from metarisk.domain import Array, Portfolio, RiskSpec
+from metarisk.metrics import (
+    Interval,
+    auc,
+    block_ids,
+    brier,
+    calibration_in_the_large,
+    ece,
+    gini,
+    ks,
+    log_loss,
+    paired_bootstrap,
+)
+from metarisk.tasks import LABEL
+
+MIN_JUDGED_EVENTS = 20
+"""Fewer judged events cannot tell candidates apart: the risk type's fallback recipe is taken."""
+SUPPORT_BANDS = ((0, 1), (1, 5), (5, 20), (20, None))
+"""Events in a segment's support at the cut: bands of the table 'by support'."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of the evidence table; intervals are 95 %, paired, over opening month x segment."""
+
+    name: str
+    baseline: bool
+    metrics: Mapping[str, float]
+    against_baseline: Interval
+    """Loss minus that of the best baseline; below zero is better."""
+    by_support: Mapping[str, Interval]
+    """The same by the number of events in the segment's support."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Candidates on identical rows, best first."""
+
+    protocol: str
+    rows: int
+    events: int
+    folds: tuple[str, ...]
+    best_baseline: str
+    candidates: tuple[Candidate, ...]
+
+    def candidate(self, name: str) -> Candidate | None:
+        """The line of one candidate."""
+        return next((candidate for candidate in self.candidates if candidate.name == name), None)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which recipe is trained for the coming week, whether it may take over, and why."""
+
+    recipe: str
+    promote: bool
+    reason: str
+
+
+def summarise(judged: pl.DataFrame, names: Sequence[str], baselines: frozenset[str], portfolio: Portfolio) -> Evidence:
+    """The evidence table of judged rows (see training.walk_forward); without rows, a table without candidates."""
+    if judged.is_empty():
+        return Evidence("walk_forward", 0, 0, (), "", ())
+    y = judged[LABEL].to_numpy()
+    columns = portfolio.columns
+    month = judged[columns.opened_on].dt.strftime("%Y-%m").to_numpy()
+    blocks = block_ids(month, *(judged[name].cast(pl.String).fill_null("").to_numpy() for name in columns.segments))
+    losses = {name: log_loss(judged[name].to_numpy(), y) for name in names}
+    means = {name: float(loss.mean()) for name, loss in losses.items()}
+    best = min((name for name in names if name in baselines), key=lambda name: means[name], default=names[0])
+    bands = _bands(judged["support_events"].to_numpy())
+    candidates = [
+        Candidate(
+            name,
+            name in baselines,
+            _metrics(judged[name].to_numpy(), y, means[name]),
+            paired_bootstrap(losses[name] - losses[best], blocks),
+            {
+                band: paired_bootstrap((losses[name] - losses[best])[rows], blocks[rows], draws=500)
+                for band, rows in bands.items()
+            },
+        )
+        for name in names
+    ]
+    candidates.sort(key=lambda candidate: candidate.metrics["log_loss"])
+    folds = tuple(sorted(judged["fold"].unique().to_list()))
+    return Evidence("walk_forward", len(y), int(y.sum()), folds, best, tuple(candidates))
+
+
+def decide(
+    judged: pl.DataFrame, evidence: Evidence, portfolio: Portfolio, spec: RiskSpec, champion: str | None
+) -> Decision:
+    """Choose the recipe to train and whether it may become champion.
+
+    The lowest mean validation loss wins the right to be trained. It replaces a champion of another recipe only when
+    the upper end of the paired interval against that recipe is below zero (rule `interval`), always (`always`), or
+    when a person approves it (`manual`). The champion's own recipe, trained on newer labels, needs no such proof.
+    """
+    pinned = portfolio.learner.name
+    rule = portfolio.promotion.rule
+    if pinned != "auto":
+        recipe, why = pinned, f"{pinned} is pinned by the portfolio"
+    elif evidence.events < MIN_JUDGED_EVENTS:
+        recipe = champion or spec.fallback
+        why = f"{evidence.events} judged events cannot tell candidates apart, so {recipe} is taken"
+    else:
+        recipe = evidence.candidates[0].name
+        why = f"{recipe} has the lowest validation loss of {len(evidence.candidates)}"
+    if champion is None:
+        return Decision(recipe, rule != "manual", f"{why}; first model of this portfolio")
+    if recipe == champion:
+        return Decision(recipe, rule != "manual", f"{why}; the champion's own recipe on newer labels")
+    if rule == "always" or (rule == "interval" and pinned != "auto"):
+        return Decision(recipe, True, f"{why}; it replaces {champion} by rule")
+    if rule == "manual":
+        return Decision(recipe, False, f"{why}; it waits for a person's approval to replace {champion}")
+    interval = _against(judged, recipe, champion, portfolio)
+    if interval is None:
+        return Decision(champion, True, f"{champion} stays: {recipe} and it were not judged on the same rows")
+    span = f"[{1e4 * interval.low:.1f}, {1e4 * interval.high:.1f}] x 1e-4"
+    if interval.high < 0:
+        return Decision(recipe, True, f"{why}; its loss differs from {champion} by {span}: wholly below zero")
+    return Decision(champion, True, f"{champion} stays: {recipe} differs from it by {span}, not wholly below zero")
+
+
+def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
+    """Rows for the warehouse's `evidence` table, less the keys of the model."""
+    rows: list[dict[str, object]] = []
+    for candidate in evidence.candidates:
+        common = {"protocol": evidence.protocol, "candidate": candidate.name}
+        for metric, value in candidate.metrics.items():
+            rows.append(common | {"slice": "all", "metric": metric, "value": value, "low": None, "high": None})
+        slices = {"all": candidate.against_baseline} | dict(candidate.by_support)
+        for part, interval in slices.items():
+            rows.append(
+                common
+                | {"slice": part, "metric": "loss_minus_best_baseline", "value": _finite(interval.mean)}
+                | {"low": _finite(interval.low), "high": _finite(interval.high)}
+            )
+    note = f"best baseline: {evidence.best_baseline}; folds from {', '.join(evidence.folds)}"
+    return [row | {"rows": evidence.rows, "events": evidence.events, "note": note} for row in rows]
+
+
+def _metrics(logit: Array, y: Array, loss: float) -> dict[str, float]:
+    p = 1.0 / (1.0 + np.exp(-logit))
+    both = 0 < y.sum() < len(y)
+    return {
+        "log_loss": loss,
+        "auc": auc(logit, y) if both else float("nan"),
+        "gini": gini(logit, y) if both else float("nan"),
+        "ks": ks(logit, y) if both else float("nan"),
+        "brier": brier(p, y),
+        "ece": ece(p, y),
+        "calibration_in_the_large": calibration_in_the_large(logit, y) if both else float("nan"),
+    }
+
+
+def _bands(events: Array) -> dict[str, Array]:
+    bands = {}
+    for low, high in SUPPORT_BANDS:
+        rows = (events >= low) & (events < high if high is not None else True)
+        if rows.any():
+            name = (
+                f"{low}+ events" if high is None else f"{low}-{high - 1} events" if high - low > 1 else f"{low} events"
+            )
+            bands[name] = rows
+    return bands
+
+
+def _against(judged: pl.DataFrame, recipe: str, champion: str, portfolio: Portfolio) -> Interval | None:
+    if recipe not in judged.columns or champion not in judged.columns:
+        return None
+    y = judged[LABEL].to_numpy()
+    difference = log_loss(judged[recipe].to_numpy(), y) - log_loss(judged[champion].to_numpy(), y)
+    columns = portfolio.columns
+    month = judged[columns.opened_on].dt.strftime("%Y-%m").to_numpy()
+    segments = (judged[name].cast(pl.String).fill_null("").to_numpy() for name in columns.segments)
+    return paired_bootstrap(difference, block_ids(month, *segments))
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,157 @@
+"""Columns to matrices: a fitted, serialisable encoder. Pure; what a feature means stands in the portfolio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import polars as pl
+
+from metarisk.domain import Array, Feature
+
+DAYS_A_YEAR = 365.25
+CLIP = 4.0
+"""Standardised values are cut here, so that one extreme value moves a linear score by a bounded amount."""
+MAX_LEVELS = 64
+"""Levels of a categorical that get a column of their own; rarer ones share the last."""
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """Location and scale of one numeric (or date-age) feature on the fitting rows; a skewed one is taken as log."""
+
+    centre: float
+    scale: float
+    log: bool
+    missing: bool
+    """Whether a missing indicator is worth a column."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns a frame into two matrices: `raw` for trees and `design` for linear models and networks."""
+
+    kinds: Mapping[str, str]
+    opened_on: str
+    numeric: Mapping[str, Numeric]
+    levels: Mapping[str, tuple[str, ...]]
+    monotone: tuple[int, ...] = field(default=())
+
+    @classmethod
+    def fit(cls, frame: pl.DataFrame, features: Mapping[str, Feature], opened_on: str) -> Encoder:
+        """Learn centres, scales and levels from a frame of training rows (in any order)."""
+        kinds = {name: feature.kind for name, feature in features.items()}
+        numeric: dict[str, Numeric] = {}
+        levels: dict[str, tuple[str, ...]] = {}
+        for name, kind in kinds.items():
+            if kind == "categorical":
+                counts = frame[name].drop_nulls().value_counts().sort(["count", name], descending=[True, False])
+                levels[name] = tuple(counts[name].head(MAX_LEVELS).to_list())
+            else:
+                numeric[name] = _fit_numeric(_values(frame, name, kind, opened_on))
+        return cls(kinds, opened_on, numeric, levels, tuple(feature.monotone for feature in features.values()))
+
+    @property
+    def categorical(self) -> list[int]:
+        """Positions of categorical columns in `raw`."""
+        return [i for i, kind in enumerate(self.kinds.values()) if kind == "categorical"]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of `design`."""
+        names: list[str] = []
+        for name, kind in self.kinds.items():
+            if kind == "categorical":
+                names += [f"{name}={level}" for level in self.levels[name]]
+            else:
+                names += [name] + ([f"{name} missing"] if self.numeric[name].missing else [])
+        return names
+
+    def raw(self, frame: pl.DataFrame) -> Array:
+        """Float64 (N, features): numbers with NaN for missing, categories as codes (unseen and missing: NaN)."""
+        out = np.empty((frame.height, len(self.kinds)))
+        for i, (name, kind) in enumerate(self.kinds.items()):
+            if kind == "categorical":
+                codes = self._codes(frame, name).astype(float)
+                codes[codes < 0] = np.nan
+                out[:, i] = codes
+            else:
+                out[:, i] = _values(frame, name, kind, self.opened_on)
+        return out
+
+    def design(self, frame: pl.DataFrame) -> Array:
+        """Float32 (N, len(columns)): standardised and clipped numbers, missing indicators, one column a level."""
+        out = np.zeros((frame.height, len(self.columns)), dtype=np.float32)
+        at = 0
+        for name, kind in self.kinds.items():
+            if kind == "categorical":
+                codes = self._codes(frame, name)
+                seen = np.flatnonzero(codes >= 0)
+                out[seen, at + codes[seen]] = 1.0
+                at += len(self.levels[name])
+                continue
+            how = self.numeric[name]
+            values = _values(frame, name, kind, self.opened_on)
+            absent = np.isnan(values)
+            values = np.clip((_log(values) if how.log else values) - how.centre, -CLIP * how.scale, CLIP * how.scale)
+            out[:, at] = np.where(absent, 0.0, values / how.scale)
+            at += 1
+            if how.missing:
+                out[:, at] = absent
+                at += 1
+        return out
+
+    def to_json(self) -> str:
+        """Everything fitted, as text."""
+        return json.dumps(asdict(self), sort_keys=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Encoder:
+        """The encoder that `to_json` wrote."""
+        parts = json.loads(text)
+        return cls(
+            parts["kinds"],
+            parts["opened_on"],
+            {name: Numeric(**how) for name, how in parts["numeric"].items()},
+            {name: tuple(levels) for name, levels in parts["levels"].items()},
+            tuple(parts["monotone"]),
+        )
+
+    def _codes(self, frame: pl.DataFrame, name: str) -> Array:
+        if not self.levels[name]:
+            return np.full(frame.height, -1, dtype=np.int64)
+        codes = frame[name].replace_strict(
+            list(self.levels[name]), list(range(len(self.levels[name]))), default=-1, return_dtype=pl.Int32
+        )
+        return codes.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _values(frame: pl.DataFrame, name: str, kind: str, opened_on: str) -> Array:
+    """Float64 (N,) with NaN for null and non-finite."""
+    if kind == "date-age":
+        column = (frame[opened_on] - frame[name]).dt.total_days() / DAYS_A_YEAR
+    else:
+        column = frame[name].cast(pl.Float64)
+    values = np.array(column.fill_null(float("nan")).to_numpy(), dtype=float)
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _fit_numeric(values: Array) -> Numeric:
+    known = values[~np.isnan(values)]
+    missing = bool(len(known) < len(values))
+    if not len(known):
+        return Numeric(0.0, 1.0, False, False)
+    low, middle, high = np.quantile(known, [0.01, 0.5, 0.99])
+    # An upper tail five times as long as the lower one reads better on the log scale (incomes, balances).
+    log = bool(known.min() >= 0 and high - middle > 5 * (middle - low) and high > 10)
+    seen = _log(known) if log else known
+    low, high = np.quantile(seen, [0.001, 0.999])
+    seen = np.clip(seen, low, high)
+    return Numeric(float(seen.mean()), float(seen.std()) or 1.0, log, missing)
+
+
+def _log(values: Array) -> Array:
+    return np.asarray(np.log1p(np.maximum(values, 0.0)))

@@ -1,0 +1,67 @@
+"""Models as files: immutable, content-addressed, hash-checked at every load. Who is champion stands in the warehouse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from metarisk.domain import ModelError
+
+MANIFEST = "manifest.json"
+
+
+def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[str, object]) -> tuple[str, Path]:
+    """Write a model and return its id and folder; the same content is the same id, and is written once.
+
+    The folder is written beside its place and renamed, so a torn model never looks whole.
+    """
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    manifest = json.dumps({"portfolio": portfolio, "about": dict(about), "files": hashes}, indent=1, sort_keys=True)
+    model_id = hashlib.sha256(manifest.encode()).hexdigest()[:16]
+    final = root / portfolio / model_id
+    if (final / MANIFEST).exists():
+        return model_id, final
+    staging = final.with_name(f".{model_id}.{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    for name, content in {**files, MANIFEST: manifest.encode()}.items():
+        with (staging / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    staging.rename(final)
+    return model_id, final
+
+
+def load(root: Path, portfolio: str, model_id: str) -> dict[str, bytes]:
+    """File contents of a model by name.
+
+    Raises:
+        ModelError: when the model is missing, or a file is not the one that was registered.
+    """
+    folder = root / portfolio / model_id
+    try:
+        manifest = (folder / MANIFEST).read_bytes()
+        names = json.loads(manifest)["files"]
+        files = {name: (folder / name).read_bytes() for name in names}
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model {model_id} cannot be read from the registry: {error}",
+            portfolio=portfolio,
+            remedy="restore the registry folder from its backup, or run the weekly again",
+        ) from error
+    changed = [name for name, content in files.items() if hashlib.sha256(content).hexdigest() != names[name]]
+    if hashlib.sha256(manifest).hexdigest()[:16] != model_id:
+        changed.append(MANIFEST)
+    if changed:
+        raise ModelError(
+            f"model {model_id}: {', '.join(changed)} changed after it was registered",
+            portfolio=portfolio,
+            remedy="restore the registry folder from its backup, or run the weekly again",
+        )
+    return files

@@ -1,0 +1,8 @@
+"""Risk types: what a target means. RISKS is the plain table; each risk is one independent module with one SPEC."""
+
+from collections.abc import Mapping
+
+from metarisk.domain import RiskSpec
+from metarisk.risks import credit
+
+RISKS: Mapping[str, RiskSpec] = {spec.name: spec for spec in (credit.SPEC,)}

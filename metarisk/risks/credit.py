@@ -1,0 +1,21 @@
+"""Credit default: the event is a default within the horizon; the score is its probability."""
+
+from metarisk.domain import RiskSpec
+
+SPEC = RiskSpec(
+    name="credit",
+    likelihood="bernoulli",
+    label="event",
+    candidates=(
+        "pooled_logistic",
+        "segment_logistic",
+        "pooled_lightgbm",
+        "segment_lightgbm",
+        "blend",
+        "map_head",
+        "maml",
+        "reptile",
+    ),
+    fallback="map_head",
+    score_unit="probability of default",
+)

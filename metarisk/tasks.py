@@ -1,0 +1,222 @@
+"""Frames to episodes, point in time: the one place that gives labels, and it always takes as_of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+
+from metarisk.domain import Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target, segment_name
+
+LABEL = "__y"
+MISSING_SEGMENT = "(missing)"
+
+
+def horizon_end(portfolio: Portfolio, target: Target) -> pl.Expr:
+    """Date at which the horizon of a row ends."""
+    opened = pl.col(portfolio.columns.opened_on)
+    if target.horizon_months:
+        opened = opened.dt.offset_by(f"{target.horizon_months}mo")
+    return opened + pl.duration(days=target.horizon_days) if target.horizon_days else opened
+
+
+def matured(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
+    """Whether a row's outcome over the whole horizon is known by as_of: only such rows teach or judge."""
+    return horizon_end(portfolio, target) + pl.duration(days=target.reporting_lag_days) <= pl.lit(as_of)
+
+
+def positive(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
+    """Whether the event fell inside the horizon and was known by as_of."""
+    columns = portfolio.columns
+    happened = pl.col(str(columns.event_date)) <= horizon_end(portfolio, target)
+    return (happened & (pl.col(str(columns.known_date)) <= pl.lit(as_of))).fill_null(False)
+
+
+def labelled(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> pl.LazyFrame:
+    """Matured rows with their label in LABEL, as they were known at as_of; what is immature is left out.
+
+    Events that were not known by as_of are blanked, so that nothing learned later can reach a feature by accident.
+    """
+    target, columns = portfolio.target, portfolio.columns
+    mature = frame.filter(matured(portfolio, target, as_of))
+    if spec.label == "value":
+        known = pl.col(str(columns.known_date)) <= pl.lit(as_of)
+        return mature.filter(known & pl.col(str(columns.value)).is_not_null()).with_columns(
+            pl.col(str(columns.value)).cast(pl.Float64).alias(LABEL)
+        )
+    return mature.with_columns(positive(portfolio, target, as_of).cast(pl.Float64).alias(LABEL))
+
+
+def population(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyFrame:
+    """Rows to be scored: opened by as_of, still inside the horizon, no event and no exit known by as_of."""
+    columns, target = portfolio.columns, portfolio.target
+    at_risk = (pl.col(columns.opened_on) <= pl.lit(as_of)) & (horizon_end(portfolio, target) > pl.lit(as_of))
+    for ended in (columns.known_date if columns.event_date else None, columns.exit_date):
+        if ended is not None:
+            at_risk &= ~(pl.col(ended) <= pl.lit(as_of)).fill_null(False)
+    return frame.filter(at_risk)
+
+
+def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total: int) -> pl.LazyFrame:
+    """The newest rows, at most `per_segment` a segment and `total` in all; ties are settled by entity."""
+    columns = portfolio.columns
+    order = [columns.opened_on, columns.entity]
+    rank = pl.struct(order).rank("ordinal", descending=True).over(list(columns.segments))
+    kept = frame.filter(rank <= per_segment)
+    return kept.sort(order, descending=True).head(total).sort(columns.entity)
+
+
+def segment_keys(frame: pl.DataFrame, portfolio: Portfolio) -> tuple[tuple[SegmentKey, ...], Array]:
+    """Distinct segment keys in sorted order, and the number of each row's key, int64 (N,)."""
+    names = list(portfolio.columns.segments)
+    values = frame.select(pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in names)
+    distinct = values.unique().sort(names).with_row_index("__segment")
+    codes = values.join(distinct, on=names, how="left", maintain_order="left")["__segment"]
+    return tuple(distinct.select(names).iter_rows()), codes.to_numpy().astype(np.int64)
+
+
+def pack(
+    keys: Sequence[SegmentKey], codes: Array, x: Array, y: Array, base: Array, weight: Array | None = None
+) -> tuple[Packed, Array]:
+    """Rows laid end to end by segment, keeping their order inside it, and the order (N,) that did it."""
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(keys) + 1)).astype(np.int64)
+    weights = np.ones(len(codes)) if weight is None else weight
+    rows = np.ascontiguousarray(x[order])
+    return Packed(tuple(keys), starts, rows, y[order], weights[order], base[order]), order
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One walk-forward cut: teach with what is known at `cut`, judge on rows opened in [cut, end)."""
+
+    cut: date
+    end: date
+
+
+def forward_folds(portfolio: Portfolio, as_of: date) -> list[Fold]:
+    """Walk-forward folds, oldest first, whose judged rows are all mature at as_of."""
+    target, rule = portfolio.target, portfolio.validation
+    mature = pl.select(
+        pl.lit(as_of - timedelta(days=target.reporting_lag_days + target.horizon_days)).dt.offset_by(
+            f"-{target.horizon_months}mo"
+        )
+    ).item()
+    end = mature + timedelta(days=1)
+    folds: list[Fold] = []
+    for _ in range(rule.folds):
+        cut = pl.select(pl.lit(end).dt.offset_by(f"-{rule.fold_months}mo")).item()
+        folds.append(Fold(cut, end))
+        end = cut
+    return folds[::-1]
+
+
+def opened_within(portfolio: Portfolio, fold: Fold) -> pl.Expr:
+    """Whether a row was opened in the fold's window."""
+    opened = pl.col(portfolio.columns.opened_on)
+    return (opened >= pl.lit(fold.cut)) & (opened < pl.lit(fold.end))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Labelled rows of one frame with what a learner needs: codes into keys, inputs, label, base score."""
+
+    keys: tuple[SegmentKey, ...]
+    codes: Array
+    x: Array
+    y: Array
+    base: Array
+    opened: Array
+    """datetime64[D] (N,)."""
+    mature_at: Array
+    """datetime64[D] (N,): first date at which the label was known."""
+
+    def packed(self, rows: Array | None = None) -> Packed:
+        """All rows, or those of a boolean mask, packed by segment."""
+        chosen = np.ones(len(self.y), dtype=bool) if rows is None else rows
+        return pack(self.keys, self.codes[chosen], self.x[chosen], self.y[chosen], self.base[chosen])[0]
+
+
+def matrix(frame: pl.DataFrame, portfolio: Portfolio, x: Array, base: Array) -> Matrix:
+    """Attach inputs (N, D) and base scores (N,) to a labelled frame (N rows)."""
+    keys, codes = segment_keys(frame, portfolio)
+    lag = pl.duration(days=portfolio.target.reporting_lag_days)
+    known = frame.select(horizon_end(portfolio, portfolio.target) + lag).to_series()
+    opened = frame[portfolio.columns.opened_on]
+    return Matrix(
+        keys,
+        codes,
+        x,
+        frame[LABEL].to_numpy(),
+        base,
+        opened.cast(pl.Date).to_numpy().astype("datetime64[D]"),
+        known.cast(pl.Date).to_numpy().astype("datetime64[D]"),
+    )
+
+
+def episodes(rows: Matrix, *, cuts: int, fold_months: int) -> tuple[Episodes, Episodes | None]:
+    """Tasks for meta-training (segment x cut-off) and the latest cut as validation tasks.
+
+    At each cut the support is what was mature by then and the query is what opened in the months after it: the same
+    question that a night asks. With no cut that leaves rows on both sides, support and query are the older and the
+    newer half of the rows.
+    """
+    made = [task for task in (_cut(rows, cut, fold_months) for cut in _cuts(rows, cuts, fold_months)) if task]
+    if not made:
+        middle = np.sort(rows.opened)[len(rows.opened) // 2]
+        return Episodes(rows.packed(rows.opened < middle), rows.packed(rows.opened >= middle)), None
+    if len(made) == 1:
+        return made[0], None
+    return _join(made[:-1]), made[-1]
+
+
+def _cuts(rows: Matrix, cuts: int, fold_months: int) -> list[np.datetime64]:
+    if not len(rows.opened):
+        return []
+    end = rows.opened.max().astype("datetime64[M]") + 1
+    return [(end - fold_months * i).astype("datetime64[D]") for i in range(cuts, 0, -1)]
+
+
+def _cut(rows: Matrix, cut: np.datetime64, fold_months: int) -> Episodes | None:
+    end = (cut.astype("datetime64[M]") + fold_months).astype("datetime64[D]")
+    support = rows.mature_at <= cut
+    query = (rows.opened >= cut) & (rows.opened < end)
+    if not rows.y[support].any() or not rows.y[query].any():
+        return None
+    chosen = np.unique(rows.codes[query])
+    return Episodes(rows.packed(support).select(chosen), rows.packed(query).select(chosen))
+
+
+def _join(parts: Sequence[Episodes]) -> Episodes:
+    return Episodes(_concat([part.support for part in parts]), _concat([part.query for part in parts]))
+
+
+def _concat(parts: Sequence[Packed]) -> Packed:
+    sizes = np.concatenate([part.sizes for part in parts])
+    return Packed(
+        tuple(key for part in parts for key in part.keys),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        np.ascontiguousarray(np.concatenate([part.x for part in parts])),
+        np.concatenate([part.y for part in parts]),
+        np.concatenate([part.weight for part in parts]),
+        np.concatenate([part.base for part in parts]),
+    )
+
+
+def support_hashes(frame: pl.DataFrame, portfolio: Portfolio) -> dict[str, str]:
+    """A hash of each segment's support (entities, dates, labels), by segment name."""
+    columns = portfolio.columns
+    keys, codes = segment_keys(frame, portfolio)
+    lines = frame.select(
+        pl.concat_str(
+            [pl.col(columns.entity), pl.col(columns.opened_on).cast(pl.String), pl.col(LABEL).cast(pl.String)],
+            separator="\x1f",
+        )
+    ).to_series()
+    parts = pl.DataFrame({"code": codes, "line": lines}).group_by("code").agg(pl.col("line").sort().str.join("\x1e"))
+    texts = dict(parts.iter_rows())
+    return {segment_name(key): hashlib.sha256(texts.get(i, "").encode()).hexdigest()[:16] for i, key in enumerate(keys)}

@@ -1,0 +1,148 @@
+"""Fitting a recipe, and judging recipes walking forward. What the judgement decides stands in `evidence`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import numpy as np
+import polars as pl
+
+from metarisk.adapt import RECIPES, FittedModel, Recipe, adapt
+from metarisk.bases import CrossFitted, blend
+from metarisk.domain import Array, Episodes, Feature, ModelError, Portfolio, Progress, RiskSpec
+from metarisk.features import Encoder
+from metarisk.tasks import LABEL, episodes, forward_folds, labelled, matrix, newest, opened_within, segment_keys
+
+CUTS = 6
+"""Cut-offs of meta-training episodes, a fold's months apart."""
+MIN_EVENTS = 10
+"""Fewer events teach nothing: such a fold is left out, such a history is refused."""
+
+
+def recipe_of(name: str, portfolio: Portfolio) -> Recipe:
+    """A row of RECIPES, with the portfolio's options where it pins this learner."""
+    if name not in RECIPES:
+        raise ModelError(
+            f"there is no recipe {name!r}", portfolio=portfolio.name, remedy=f"choose one of {', '.join(RECIPES)}"
+        )
+    recipe = RECIPES[name]
+    if portfolio.learner.name == name:
+        return Recipe(recipe.bases, recipe.learner, dict(recipe.options) | dict(portfolio.learner.options))
+    return recipe
+
+
+def teaching_rows(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> pl.DataFrame:
+    """Labelled rows as known at as_of, the newest up to the portfolio's maximum, sorted by entity."""
+    limits = portfolio.thresholds
+    known = labelled(frame, portfolio, spec, as_of)
+    return newest(known, portfolio, per_segment=limits.max_training_rows, total=limits.max_training_rows).collect()
+
+
+def fit_bases(names: Sequence[str], teach: pl.DataFrame, portfolio: Portfolio) -> dict[str, CrossFitted]:
+    """Every base that some recipe needs, fitted once."""
+    kinds = sorted({kind for name in names for kind in recipe_of(name, portfolio).bases})
+    y = teach[LABEL].to_numpy()
+    return {kind: CrossFitted.fit(kind, teach, y, portfolio) for kind in kinds}
+
+
+def fit(
+    name: str,
+    teach: pl.DataFrame,
+    bases: Mapping[str, CrossFitted],
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    *,
+    seed: int,
+    progress: Progress,
+) -> FittedModel:
+    """Meta-train one recipe on labelled rows (LABEL holds y), with its bases fitted on the same rows."""
+    recipe = recipe_of(name, portfolio)
+    used = tuple(bases[kind] for kind in recipe.bases)
+    features: dict[str, Feature] = dict(portfolio.features)
+    encoder = Encoder.fit(teach, features, portfolio.columns.opened_on)
+    keys, _ = segment_keys(teach, portfolio)
+    model = FittedModel(name, recipe, spec.likelihood, used, encoder, {}, keys)
+    if recipe.learner == "none":
+        return model
+    base = blend([b.unseen(teach) for b in used], teach.height)
+    rows = matrix(teach, portfolio, model.inputs(teach), base)
+    learner = recipe.make()
+    if recipe.kind.joint:
+        tasks, validation = Episodes(rows.packed(), rows.packed(np.zeros(teach.height, dtype=bool))), None
+    else:
+        tasks, validation = episodes(rows, cuts=CUTS, fold_months=portfolio.validation.fold_months)
+    state = learner.train(tasks, validation, spec.likelihood, seed=seed, progress=progress)
+    return FittedModel(name, recipe, spec.likelihood, used, encoder, state, keys)
+
+
+def walk_forward(
+    frame: pl.LazyFrame,
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    names: Sequence[str],
+    as_of: date,
+    *,
+    seed: int,
+    progress: Progress,
+) -> pl.DataFrame:
+    """Judge recipes on rows they have not seen, with labels as they were known at each cut.
+
+    Returns one row for each judged row: fold, entity, segment columns, opened_on, y, support_rows and support_events
+    of its segment at the cut, and one column of link-scale scores a recipe. Empty when no fold has MIN_EVENTS events
+    on both sides.
+    """
+    folds = forward_folds(portfolio, as_of)
+    judged: list[pl.DataFrame] = []
+    for number, fold in enumerate(folds):
+        teach = teaching_rows(frame, portfolio, spec, fold.cut)
+        judge = labelled(frame.filter(opened_within(portfolio, fold)), portfolio, spec, as_of)
+        rows = judge.sort(portfolio.columns.entity).collect()
+        if not _can_teach(teach, spec) or not rows.height:
+            continue
+        bases = fit_bases(names, teach, portfolio)
+        scores = {}
+        for i, name in enumerate(names):
+            progress(number * len(names) + i, len(folds) * len(names), f"{fold.cut:%Y-%m}: {name}")
+            model = fit(name, teach, bases, portfolio, spec, seed=seed, progress=_silent)
+            scores[name] = adapt(model, "", teach, portfolio, spec).score(rows, portfolio)[0]
+        judged.append(_judged(rows, teach, portfolio, str(fold.cut), scores))
+    progress(len(folds) * len(names), len(folds) * len(names), "judged")
+    return pl.concat(judged) if judged else pl.DataFrame()
+
+
+def _silent(done: int, total: int, note: str) -> None:
+    """Progress of inner work that is not shown."""
+
+
+def _can_teach(teach: pl.DataFrame, spec: RiskSpec) -> bool:
+    if spec.label == "value":
+        return teach.height >= MIN_EVENTS
+    events = float(teach[LABEL].sum()) if teach.height else 0.0
+    return MIN_EVENTS <= events <= teach.height - MIN_EVENTS
+
+
+def require_labels(teach: pl.DataFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> None:
+    """Refuse to train on a history that teaches nothing."""
+    if not _can_teach(teach, spec):
+        events = int(teach[LABEL].sum()) if teach.height else 0
+        raise ModelError(
+            f"{teach.height} matured rows with {events} events of target {portfolio.target.name} teach nothing: at "
+            f"least {MIN_EVENTS} rows of each class are needed",
+            portfolio=portfolio.name,
+            column=portfolio.columns.event_date or portfolio.columns.value,
+            on=as_of,
+            remedy="check the label columns of the extract and its history, or wait until more rows have matured",
+        )
+
+
+def _judged(
+    rows: pl.DataFrame, teach: pl.DataFrame, portfolio: Portfolio, fold: str, scores: Mapping[str, Array]
+) -> pl.DataFrame:
+    columns = portfolio.columns
+    segments = list(columns.segments)
+    support = teach.group_by(segments).agg(pl.len().alias("support_rows"), pl.col(LABEL).sum().alias("support_events"))
+    kept = rows.select(columns.entity, *segments, columns.opened_on, LABEL).with_columns(pl.lit(fold).alias("fold"))
+    kept = kept.join(support, on=segments, how="left", nulls_equal=True, maintain_order="left")
+    kept = kept.with_columns(pl.col("support_rows", "support_events").fill_null(0))
+    return kept.with_columns(pl.Series(name, np.asarray(score, dtype=float)) for name, score in scores.items())
