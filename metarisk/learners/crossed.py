@@ -1,0 +1,260 @@
+"""Crossed effects on a base score: rows laid out by cell and parents, Newton's method, the Laplace posterior.
+
+Pure algebra of the hierarchical head; what is learned and what a score takes from it stands in `hierarchical.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from metarisk.domain import Array, ModelError, Packed, SegmentKey
+from metarisk.learners.likelihoods import Likelihood
+
+NEWTON_STEPS = 100
+TOLERANCE = 1e-10
+"""Newton stops when no effect moves by more; its quadratic convergence then leaves nothing beyond rounding."""
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Variances of the normal priors, on the link scale.
+
+    Attributes:
+        shared: (2,) of the common intercept and slope.
+        parents: (L,) of the effects of each part of the key; empty for keys of one part.
+        cell: of the effect of the cell (for keys of one part: of that part).
+        noise: of the label, for the Gaussian likelihood; 1 for all others.
+    """
+
+    shared: Array
+    parents: Array
+    cell: float
+    noise: float = 1.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows sorted by cell, and the parents of each cell. Cells and parents stand in the order of their values.
+
+    Attributes:
+        keys: one a cell (C).
+        parents: int64 (C, L) numbers of a cell's parents among all P; L is 0 for keys of one part.
+        level: int64 (P,) the part of the key that each parent is a value of.
+        cell: int64 (N,) cell of each row.
+        y, weight, base, distance: float64 (N,); distance is base minus the centre.
+    """
+
+    keys: tuple[SegmentKey, ...]
+    parents: Array
+    level: Array
+    cell: Array
+    y: Array
+    weight: Array
+    base: Array
+    distance: Array
+
+    def by_cell(self, values: Array) -> Array:
+        """Sum of row values (N,) by cell (C,)."""
+        return np.bincount(self.cell, weights=values, minlength=len(self.keys))
+
+    def by_parent(self, values: Array) -> Array:
+        """Sum of cell values (C,) by parent (P,)."""
+        spread = np.repeat(values, self.parents.shape[1])
+        return np.bincount(self.parents.ravel(), weights=spread, minlength=self.level.size)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Values of all effects: shared (2,), parents (P,), cells (C,)."""
+
+    shared: Array
+    parents: Array
+    cells: Array
+
+    def plus(self, other: Effects, scale: float) -> Effects:
+        """Itself and `scale` times the other."""
+        return Effects(
+            self.shared + scale * other.shared, self.parents + scale * other.parents, self.cells + scale * other.cells
+        )
+
+    def largest(self) -> float:
+        """The largest absolute value."""
+        return max(float(np.abs(part).max()) for part in (self.shared, self.parents, self.cells) if part.size)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The Laplace posterior with the cells eliminated.
+
+    Attributes:
+        covariance: (2 + P, 2 + P) of the shared effects and the parents.
+        h0, h1: (C,) sums of the weighted curvature, and of curvature times distance.
+        precision: (C,) of a cell's effect given all others.
+        cell_precision: of the cells' prior.
+    """
+
+    covariance: Array
+    h0: Array
+    h1: Array
+    precision: Array
+    cell_precision: float
+
+    def parent_terms(self, layout: Layout) -> tuple[Array, Array, float]:
+        """Of a0 + parents, by cell (C,): its variance, its covariance with a1; and the variance of a1."""
+        members = np.concatenate([np.zeros((len(layout.keys), 1), dtype=np.int64), layout.parents + 2], axis=1)
+        own = self.covariance[members[:, :, None], members[:, None, :]].sum(axis=(1, 2))
+        return own, self.covariance[members, 1].sum(axis=1), float(self.covariance[1, 1])
+
+    def cell_variance(self, layout: Layout) -> Array:
+        """Variance of each cell's own effect (C,)."""
+        own, cross, slope = self.parent_terms(layout)
+        a, b = self.h0 / self.precision, self.h1 / self.precision
+        return a**2 * own + 2 * a * b * cross + b**2 * slope + 1 / self.precision
+
+    def score_variance(self, layout: Layout) -> Array:
+        """(C, 3): the variance of a cell's score at distance d is v0 + 2 v1 d + v2 d^2."""
+        own, cross, slope = self.parent_terms(layout)
+        a, b = self.cell_precision / self.precision, -self.h1 / self.precision
+        v0 = a**2 * own + 2 * a * b * cross + b**2 * slope + 1 / self.precision
+        return np.stack([v0, a * cross + b * slope, np.full_like(v0, slope)], axis=1)
+
+
+def lay_out(rows: Packed, centre: float, likelihood: Likelihood) -> Layout:
+    """Check the rows and sort them: by cell, then by what the head reads of them.
+
+    Raises ModelError for labels out of range, a base or weight that is not finite, a negative weight, or keys of
+    unequal length.
+    """
+    parts = {len(key) for key in rows.keys}
+    if len(parts) > 1 or 0 in parts:
+        raise ModelError(
+            f"segment keys expected to have one number of parts >= 1, got {sorted(parts)}",
+            remedy="give every segment a value in each segment column",
+        )
+    likelihood.validate(rows.y)
+    y, weight, base = (np.asarray(values, dtype=np.float64) for values in (rows.y, rows.weight, rows.base))
+    for name, values, valid in (
+        ("base", base, np.isfinite(base)),
+        ("weight", weight, np.isfinite(weight) & (weight >= 0)),
+    ):
+        if values.shape != y.shape or not valid.all():
+            raise ModelError(
+                f"{name} expected finite{' and >= 0' if name == 'weight' else ''} of shape {y.shape}, "
+                f"got shape {values.shape} with {int((~valid).sum())} bad values",
+                remedy="repair the base scores and weights before adapting",
+            )
+    keys = tuple(sorted(set(rows.keys)))
+    number = {key: cell for cell, key in enumerate(keys)}
+    cell = np.repeat(np.array([number[key] for key in rows.keys], dtype=np.int64), rows.sizes)
+    order = np.lexsort((weight, y, base, cell))
+    parents, level = _parents(keys)
+    base = base[order]
+    return Layout(keys, parents, level, cell[order], y[order], weight[order], base, base - centre)
+
+
+def _parents(keys: tuple[SegmentKey, ...]) -> tuple[Array, Array]:
+    """Numbers of each cell's parents (C, L) and the level of each parent (P,)."""
+    levels = len(keys[0]) if keys and len(keys[0]) > 1 else 0
+    columns, level = [np.zeros((len(keys), 0), dtype=np.int64)], np.zeros(0, dtype=np.int64)
+    for j in range(levels):
+        values = {value: i for i, value in enumerate(sorted({key[j] for key in keys}))}
+        columns.append(np.array([[values[key[j]]] for key in keys], dtype=np.int64) + level.size)
+        level = np.concatenate([level, np.full(len(values), j, dtype=np.int64)])
+    return np.concatenate(columns, axis=1), level
+
+
+def no_effects(layout: Layout) -> Effects:
+    """All effects at zero."""
+    return Effects(np.zeros(2), np.zeros(layout.level.size), np.zeros(len(layout.keys)))
+
+
+def cell_scores(layout: Layout, effects: Effects) -> Array:
+    """Sum of a0, the parents' and the cell's effects, by cell (C,)."""
+    scores: Array = effects.shared[0] + effects.parents[layout.parents].sum(axis=1) + effects.cells
+    return scores
+
+
+def fit(layout: Layout, priors: Priors, likelihood: Likelihood, start: Effects) -> tuple[Effects, Posterior]:
+    """Maximise the posterior by Newton's method with halved steps; cells are eliminated, parents solved densely.
+
+    Raises ModelError when it does not converge, which a convex likelihood and finite rows do not allow.
+    """
+    effects, value = start, _objective(layout, priors, likelihood, start)
+    for _ in range(NEWTON_STEPS):
+        posterior, step = _newton(layout, priors, likelihood, effects)
+        scale, size = 1.0, step.largest()
+        if size <= TOLERANCE:
+            return effects, posterior
+        while True:
+            moved = effects.plus(step, scale)
+            new = _objective(layout, priors, likelihood, moved)
+            # near the optimum two objectives differ by rounding only
+            if new <= value + 1e-12 * abs(value) or scale * size <= TOLERANCE:
+                break
+            scale /= 2
+        effects, value = moved, new
+    raise ModelError(
+        f"the hierarchical head did not converge in {NEWTON_STEPS} Newton steps (last step {size:.1e})",
+        remedy="look for base scores or weights of extreme size",
+    )
+
+
+def row_scores(layout: Layout, effects: Effects) -> Array:
+    """Undamped score of each row (N,)."""
+    scores: Array = layout.base + cell_scores(layout, effects)[layout.cell] + effects.shared[1] * layout.distance
+    return scores
+
+
+def _objective(layout: Layout, priors: Priors, likelihood: Likelihood, effects: Effects) -> float:
+    """Negative log posterior, up to a constant."""
+    loss = likelihood.loss(torch.from_numpy(row_scores(layout, effects)), torch.from_numpy(layout.y)).numpy()
+    penalty = (effects.shared**2 / priors.shared).sum() + (effects.cells**2).sum() / priors.cell
+    penalty += (effects.parents**2 / priors.parents[layout.level]).sum()
+    with np.errstate(invalid="ignore"):
+        value = float(layout.weight @ loss) / priors.noise + float(penalty) / 2
+    return value if np.isfinite(value) else np.inf
+
+
+def _newton(layout: Layout, priors: Priors, likelihood: Likelihood, effects: Effects) -> tuple[Posterior, Effects]:
+    """The posterior at `effects` and the full Newton step from there."""
+    eta, y = torch.from_numpy(row_scores(layout, effects)), torch.from_numpy(layout.y)
+    weight = layout.weight / priors.noise
+    slope, bend = weight * likelihood.gradient(eta, y).numpy(), weight * likelihood.curvature(eta, y).numpy()
+    h0, h1, h2 = (layout.by_cell(bend * layout.distance**power) for power in range(3))
+    g0, g1 = layout.by_cell(slope), float(slope @ layout.distance)
+    precision = h0 + 1 / priors.cell
+    pull = (g0 + effects.cells / priors.cell) / precision
+
+    matrix = _normal_matrix(layout, priors, h0, h1, h2, precision)
+    reduced = g0 - h0 * pull
+    right = np.concatenate(
+        [
+            np.array([reduced.sum(), g1 - float(h1 @ pull)]) + effects.shared / priors.shared,
+            layout.by_parent(reduced) + effects.parents / priors.parents[layout.level],
+        ]
+    )
+    covariance = np.linalg.inv(matrix)
+    move = -np.linalg.solve(matrix, right)
+    through = move[0] + move[2:][layout.parents].sum(axis=1)
+    cells = -pull - (h0 * through + h1 * move[1]) / precision
+    return Posterior(covariance, h0, h1, precision, 1 / priors.cell), Effects(move[:2], move[2:], cells)
+
+
+def _normal_matrix(layout: Layout, priors: Priors, h0: Array, h1: Array, h2: Array, precision: Array) -> Array:
+    """Second derivative (2 + P, 2 + P) in the shared effects and parents after the cells are eliminated."""
+    shrunk = 1 / (priors.cell * precision)
+    k0, k1, k2 = h0 * shrunk, h1 * shrunk, h2 - h1**2 / precision
+    P = layout.level.size
+    matrix = np.zeros((2 + P, 2 + P))
+    matrix[0, 0], matrix[0, 1], matrix[1, 1] = k0.sum(), k1.sum(), k2.sum()
+    matrix[0, 2:], matrix[1, 2:] = layout.by_parent(k0), layout.by_parent(k1)
+    matrix[1:, 0], matrix[2:, 1] = matrix[0, 1:], matrix[1, 2:]
+    for column in layout.parents.T:
+        for other in layout.parents.T:
+            pairs = np.bincount(column * P + other, weights=k0, minlength=P * P)
+            matrix[2:, 2:] += pairs.reshape(P, P)
+    matrix[np.diag_indices(2 + P)] += 1 / np.concatenate([priors.shared, priors.parents[layout.level]])
+    return matrix

@@ -1,0 +1,274 @@
+"""A hierarchical MAP head on a base score: level, slope and crossed effects of a segment key's parts and of their cell.
+
+The algebra is `crossed.py`. Base scores of support rows must be out of fold, which is the caller's duty: in-sample ones
+make adaptation worse than none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from metarisk.domain import (
+    Adaptation,
+    Array,
+    Arrays,
+    Episodes,
+    LikelihoodName,
+    ModelError,
+    Packed,
+    Progress,
+    SegmentKey,
+)
+from metarisk.learners.crossed import (
+    Effects,
+    Layout,
+    Posterior,
+    Priors,
+    cell_scores,
+    fit,
+    lay_out,
+    no_effects,
+    row_scores,
+)
+from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
+
+VARIANCE_ROUNDS = 500
+VARIANCE_TOLERANCE = 1e-6
+"""Relative change of every variance at which empirical Bayes stops."""
+
+
+@dataclass(frozen=True)
+class HierarchicalHead:
+    """Crossed MAP head with variances learned by empirical Bayes.
+
+    A row with base score b in the segment with key (k_1, ..., k_L) scores
+
+        eta = b + c [a0 + a1 (b - m) + u_1[k_1] + ... + u_L[k_L] + r[key]],
+
+    all effects normal around 0 and fitted jointly by Newton's method. Keys of one part have one effect, r. Cells are
+    eliminated first, so the cost is linear in rows and cells and cubic in the number of parents. The variances of u and
+    r solve s^2 (n + nu) = sum(u^2 + Var u) + nu s2: the stationary point of EM (Laplace) under a scaled inverse
+    chi-square prior, on which they fall back where events are few; it is reached by MacKay's fixed point (1992, Neural
+    Computation 4, 415-447).
+
+    Attributes:
+        damping: c, the share of the fitted effect that a score takes; None chooses it on the validation tasks.
+        intercept_variance, slope_variance: of a0 and a1.
+        prior_strength, prior_variance: nu and s2.
+    """
+
+    damping: float | None = 0.85
+    intercept_variance: float = 0.25
+    slope_variance: float = 0.05
+    prior_strength: float = 30.0
+    prior_variance: float = 0.03
+
+    def train(
+        self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
+    ) -> Arrays:
+        """Learn the centre m, the variances and, where it is left open, the damping.
+
+        A segment that appears at several cut-offs counts once, with support and query of its largest task. Nothing is
+        random, so `seed` is not used. Raises ModelError for keys of unequal length or rows that cannot be used.
+        """
+        head, history = _head(likelihood), _history(tasks)
+        total = float(np.sum(history.weight, dtype=np.float64))
+        centre = float(history.base @ history.weight) / total if total > 0 else 0.0
+        layout = lay_out(history, centre, head)
+        priors = Priors(
+            np.array([self.intercept_variance, self.slope_variance]),
+            np.full(layout.parents.shape[1], self.prior_variance),
+            self.prior_variance,
+        )
+        effects = no_effects(layout)
+        for done in range(1, VARIANCE_ROUNDS + 1):
+            effects, posterior = fit(layout, priors, head, effects)
+            learned = self._variances(layout, priors, effects, posterior)
+            if likelihood == "gaussian":
+                learned = replace(learned, noise=_noise(layout, effects, posterior))
+            change = _change(priors, learned)
+            priors = learned
+            progress(done, VARIANCE_ROUNDS, f"variances changed by {change:.1e}")
+            if change < VARIANCE_TOLERANCE:
+                break
+        state = {
+            "centre": np.array(centre),
+            "damping": np.array(1.0 if self.damping is None else self.damping),
+            "shared_variance": priors.shared,
+            "parent_variance": priors.parents,
+            "cell_variance": np.array(priors.cell),
+            "noise_variance": np.array(priors.noise),
+        }
+        if self.damping is None and validation is not None and validation.query.rows:
+            state["damping"] = np.array(self._choose_damping(state, validation, head))
+        return state
+
+    def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
+        """Fit the effects of all segments jointly, under the learned variances.
+
+        Returns:
+            By segment (S): the score is `intercept` + `slope` * base and its variance, from `variance` (S, 3), is
+            v0 + 2 v1 d + v2 d^2 with d = base - m. The rest explains a score and serves unseen cells: `shared` (S, 2)
+            holds a0 and a1 with `shared_covariance` (S, 3), `effects` (S, L + 1) the parents' and the cell's, and
+            `parent_covariance` (S, L, 3) of each parent its variance and its covariances with a0 and a1. Damping is in
+            intercept and slope only.
+        """
+        head, priors, centre = _head(likelihood), _priors(state), float(state["centre"])
+        layout = lay_out(support, centre, head)
+        if layout.keys and layout.parents.shape[1] != priors.parents.size:
+            parts = [max(1, size) for size in (priors.parents.size, layout.parents.shape[1])]
+            raise ModelError(
+                f"the head learned segment keys of {parts[0]} parts, got keys of {parts[1]}",
+                remedy="train again with the segment columns that are scored",
+            )
+        effects, posterior = fit(layout, priors, head, no_effects(layout))
+        arrays = _arrays(layout, effects, posterior, centre, float(state["damping"]))
+        number = {key: cell for cell, key in enumerate(layout.keys)}
+        chosen = np.array([number[key] for key in support.keys], dtype=np.int64)
+        return Adaptation(support.keys, {name: values[chosen] for name, values in arrays.items()})
+
+    def predict(
+        self, state: Arrays, adaptation: Adaptation, rows: Packed, likelihood: LikelihoodName
+    ) -> tuple[Array, Array | None]:
+        """Score (N,) and its posterior variance (N,).
+
+        An unseen cell takes the effects of those of its parents that are known, and the prior variance of whatever is
+        not; the covariance between its parents, which is small, is left out.
+        """
+        _head(likelihood)
+        base = np.asarray(rows.base, dtype=np.float64)
+        distance = base - float(state["centre"])
+        intercept, slope, v0, v1, v2 = _terms(state, adaptation, rows.keys)[rows.index].T
+        return intercept + slope * base, v0 + 2 * v1 * distance + v2 * distance**2
+
+    def _variances(self, layout: Layout, priors: Priors, effects: Effects, posterior: Posterior) -> Priors:
+        """One fixed-point step s^2 = (sum u^2 + nu s2) / (nu + n - sum Var u / s^2)."""
+
+        def learned(values: Array, variances: Array, prior: float) -> float:
+            determined = max(0.0, values.size - float(variances.sum()) / prior)
+            squares = float((values**2).sum()) + self.prior_strength * self.prior_variance
+            return squares / (self.prior_strength + determined)
+
+        variances = np.diag(posterior.covariance)[2:]
+        parents = [
+            learned(effects.parents[layout.level == j], variances[layout.level == j], float(prior))
+            for j, prior in enumerate(priors.parents)
+        ]
+        cell = learned(effects.cells, posterior.cell_variance(layout), priors.cell)
+        return replace(priors, parents=np.array(parents), cell=cell)
+
+    def _choose_damping(self, state: Arrays, validation: Episodes, head: Likelihood) -> float:
+        """The share of the effect, in twentieths, under which the validation tasks' later rows lose least."""
+        rows = validation.query
+        eta, _ = self.predict(state, self.adapt(state, validation.support, head.name), rows, head.name)
+        y, base = torch.from_numpy(rows.y).double(), np.asarray(rows.base, dtype=np.float64)
+        shares = np.linspace(0, 1, 21)
+        losses = [float(head.loss(torch.from_numpy(base + c * (eta - base)), y).numpy() @ rows.weight) for c in shares]
+        return float(shares[int(np.argmin(losses))])
+
+
+def _head(name: LikelihoodName) -> Likelihood:
+    likelihood = LIKELIHOODS[name]
+    if likelihood.outputs != 1:
+        raise ModelError(
+            f"the hierarchical head expects a likelihood of one output, got {name}",
+            remedy="use bernoulli, hazard, poisson, negative_binomial, qlike or gaussian",
+        )
+    return likelihood
+
+
+def _priors(state: Arrays) -> Priors:
+    return Priors(
+        np.asarray(state["shared_variance"]),
+        np.asarray(state["parent_variance"]),
+        float(state["cell_variance"]),
+        float(state["noise_variance"]),
+    )
+
+
+def _change(old: Priors, new: Priors) -> float:
+    """Largest relative change of a variance."""
+    pairs = [*zip(old.parents, new.parents, strict=True), (old.cell, new.cell), (old.noise, new.noise)]
+    return max(abs(float(after / before) - 1) for before, after in pairs)
+
+
+def _noise(layout: Layout, effects: Effects, posterior: Posterior) -> float:
+    """Weighted residual variance over the weight that the effects have not used up."""
+    v0, v1, v2 = posterior.score_variance(layout)[layout.cell].T
+    spread = v0 + 2 * v1 * layout.distance + v2 * layout.distance**2
+    residual = float(layout.weight @ (layout.y - row_scores(layout, effects)) ** 2)
+    return max((residual + float(layout.weight @ spread)) / max(float(layout.weight.sum()), 1e-12), 1e-12)
+
+
+def _history(tasks: Episodes) -> Packed:
+    """Support and query rows of the largest task of each key, laid end to end."""
+    size = tasks.support.sizes + tasks.query.sizes
+    largest: dict[SegmentKey, int] = {}
+    for task, key in enumerate(tasks.support.keys):
+        if key not in largest or size[task] >= size[largest[key]]:
+            largest[key] = task
+    chosen = list(largest.values())
+    parts = (tasks.support.select(chosen), tasks.query.select(chosen))
+    return Packed(
+        parts[0].keys + parts[1].keys,
+        np.concatenate([parts[0].starts, parts[1].starts[1:] + parts[0].rows]),
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y", "weight", "base")),
+    )
+
+
+def _arrays(layout: Layout, effects: Effects, posterior: Posterior, centre: float, damping: float) -> dict[str, Array]:
+    """The arrays of an adaptation, by cell (C)."""
+    cells, levels = layout.parents.shape
+    covariance, members = posterior.covariance, layout.parents + 2
+    a0, a1 = effects.shared
+    parent_terms = np.stack(
+        [covariance[members, members], covariance[members, np.int64(0)], covariance[members, np.int64(1)]], axis=-1
+    )
+    shared = np.array([covariance[0, 0], covariance[0, 1], covariance[1, 1]])
+    return {
+        "intercept": damping * (cell_scores(layout, effects) - a1 * centre),
+        "slope": np.full(cells, 1 + damping * a1),
+        "variance": posterior.score_variance(layout),
+        "shared": np.tile([a0, a1], (cells, 1)),
+        "shared_covariance": np.tile(shared, (cells, 1)),
+        "effects": np.concatenate([effects.parents[layout.parents], effects.cells[:, None]], axis=1),
+        "parent_covariance": parent_terms.reshape(cells, levels, 3),
+    }
+
+
+def _terms(state: Arrays, adaptation: Adaptation, keys: tuple[SegmentKey, ...]) -> Array:
+    """(len(keys), 5): intercept, slope and the three variance terms of each key."""
+    arrays, known = adaptation.arrays, {key: i for i, key in enumerate(adaptation.keys)}
+    table = np.column_stack([arrays["intercept"], arrays["slope"], arrays["variance"]])
+    unseen = {key for key in keys if key not in known}
+    if unseen:
+        extra = _unseen(state, adaptation, sorted(unseen))
+        known.update({key: table.shape[0] + i for i, key in enumerate(sorted(unseen))})
+        table = np.concatenate([table, extra])
+    return table[np.array([known[key] for key in keys], dtype=np.int64)]
+
+
+def _unseen(state: Arrays, adaptation: Adaptation, keys: list[SegmentKey]) -> Array:
+    """Terms of cells that the adaptation lacks: shared effects, known parents, prior variance of the rest."""
+    priors, centre, damping = _priors(state), float(state["centre"]), float(state["damping"])
+    arrays, levels = adaptation.arrays, priors.parents.size
+    shared, variance = np.zeros(2), np.array([priors.shared[0], 0.0, priors.shared[1]])
+    if adaptation.keys:
+        shared, variance = arrays["shared"][0], arrays["shared_covariance"][0]
+    rows = {(j, key[j]): i for i, key in enumerate(adaptation.keys) for j in range(levels)}
+    out = np.empty((len(keys), 5))
+    for i, key in enumerate(keys):
+        level, terms = float(shared[0]), variance + np.array([priors.cell, 0.0, 0.0])
+        for j in range(levels):
+            row = rows.get((j, key[j])) if j < len(key) else None
+            if row is None:
+                terms = terms + np.array([priors.parents[j], 0.0, 0.0])
+            else:
+                own, with_intercept, with_slope = arrays["parent_covariance"][row, j]
+                level += float(arrays["effects"][row, j])
+                terms = terms + np.array([own + 2 * with_intercept, with_slope, 0.0])
+        out[i] = [damping * (level - shared[1] * centre), 1 + damping * shared[1], *terms]
+    return out
