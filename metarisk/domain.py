@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -243,8 +244,8 @@ class RiskSpec:
     label: Literal["event", "value"]
     candidates: tuple[str, ...]
     """Names of recipes in adapt.RECIPES that compete by default."""
-    fallback: str
-    """Recipe used when validation cannot choose (too few events)."""
+    default: str
+    """Recipe that scores until validation shows another to be better."""
     score_unit: str
     """Words for reports: what the number is."""
 
@@ -373,8 +374,16 @@ class Learner(Protocol):
 def quoted(identifier: str) -> str:
     """An SQL identifier in double quotes: the one place that quotes names. Raises ConfigError on an unusable one."""
     if not identifier or "\0" in identifier:
-        raise ConfigError(f"{identifier!r} cannot name a table or column", remedy="give it a name without NUL characters")
+        raise ConfigError(
+            f"{identifier!r} cannot name a table or column", remedy="give it a name without NUL characters"
+        )
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for error texts, or nothing when no known word is close."""
+    close = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 # runs
