@@ -1,0 +1,37 @@
+"""Report pages of a night and of a week: fill the values of `NightReport` or `WeekReport`, get one HTML page.
+
+Values are in `model`, what is shown first in `render`, pictures in `charts`, words and looks in the templates.
+"""
+
+from metarisk.report.model import (
+    Champion,
+    DriftLine,
+    Evidence,
+    EvidenceLine,
+    LearningCurve,
+    MapPoint,
+    NightReport,
+    QualityCheck,
+    ScoreHistogram,
+    SegmentLine,
+    Step,
+    WeekReport,
+)
+from metarisk.report.render import render_night, render_week
+
+__all__ = [
+    "Champion",
+    "DriftLine",
+    "Evidence",
+    "EvidenceLine",
+    "LearningCurve",
+    "MapPoint",
+    "NightReport",
+    "QualityCheck",
+    "ScoreHistogram",
+    "SegmentLine",
+    "Step",
+    "WeekReport",
+    "render_night",
+    "render_week",
+]

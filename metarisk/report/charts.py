@@ -1,0 +1,194 @@
+"""Charts as inline SVG, drawn without a browser: Altair writes the specification, vl-convert the SVG.
+
+Colours are the page's CSS variables, so that one SVG suits the light page, the dark page and paper. Tables with small
+bars in them are the templates' business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+import vl_convert
+from markupsafe import Markup
+
+from metarisk.report.model import DriftLine, LearningCurve, MapPoint, ScoreHistogram
+
+_FONT = "system-ui, sans-serif"
+_SOFT, _LINE, _INK, _ACCENT = "var(--soft)", "var(--line)", "var(--ink)", "var(--accent)"
+_STATUS_COLOURS = {"ok": _ACCENT, "watch": "var(--watch)", "alert": "var(--bad)", "blind": "var(--soft)"}
+_SERIES = [_ACCENT, "var(--bad)", "var(--watch)", "var(--good)", "var(--violet)", _SOFT]
+_LONGEST_LABEL = 28
+_MOST_POINTS = 600
+
+
+def score_chart(histogram: ScoreHistogram) -> Markup:
+    """This run's score distribution as bars, the last run's as a line over them, both as shares of their rows."""
+    frames = [_shares(histogram.edges, histogram.now, "this run")]
+    if histogram.before is not None:
+        frames.append(_shares(histogram.edges, histogram.before, histogram.before_label))
+    data = pl.concat(frames)
+    scale = alt.Scale(type="log" if histogram.log_scale else "linear", nice=False)
+    axis = alt.Axis(format=histogram.number_format, grid=False, tickCount=6, labelOverlap=True)
+    x = alt.X("low:Q", scale=scale, axis=axis, title=histogram.axis)
+    y = alt.Y("share:Q", title="share of rows", axis=alt.Axis(format="%", tickCount=4))
+    bars = (
+        alt.Chart(data.filter(pl.col("run") == "this run"))
+        .mark_rect(color=_ACCENT, opacity=0.55)
+        .encode(x=x, x2="high:Q", y=y, y2=alt.datum(0))
+    )
+    if histogram.before is None:
+        return _svg(bars, width=420, height=190)
+    line = (
+        alt.Chart(_outline(data.filter(pl.col("run") != "this run")))
+        .mark_line(interpolate="step-after", color=_INK, strokeWidth=1.6)
+        .encode(x=x, y=y)
+    )
+    return _svg(bars + line, width=420, height=190)
+
+
+def drift_map(cells: Sequence[DriftLine], segments: Sequence[str], features: Sequence[str]) -> Markup:
+    """Heat map segment x feature: colour is the status, strength the effect, numbers stand where it is not ok."""
+    rows, columns = _labels(segments), _labels(features)
+    data = pl.DataFrame(
+        {
+            "segment": [rows[c.segment] for c in cells],
+            "feature": [columns[c.feature] for c in cells],
+            "status": [c.status for c in cells],
+            "effect": [min(max(c.effect or 0.0, 0.0), 0.25) for c in cells],
+            "shown": [
+                f"{c.effect:.2f}" if c.status in ("watch", "alert") and c.effect is not None else "" for c in cells
+            ],
+        }
+    )
+    base = alt.Chart(data).encode(
+        x=alt.X(
+            "feature:N",
+            sort=list(columns.values()),
+            title=None,
+            axis=alt.Axis(orient="top", labelAngle=-40, domain=False, ticks=False, labelAlign="left"),
+        ),
+        y=alt.Y(
+            "segment:N",
+            sort=list(rows.values()),
+            title=None,
+            axis=alt.Axis(domain=False, ticks=False, labelLimit=220),
+        ),
+    )
+    colours = alt.Scale(domain=list(_STATUS_COLOURS), range=list(_STATUS_COLOURS.values()))
+    squares = base.mark_rect(stroke="var(--card)", strokeWidth=2, cornerRadius=3).encode(
+        color=alt.Color("status:N", scale=colours, legend=None),
+        opacity=alt.Opacity("effect:Q", scale=alt.Scale(domain=[0, 0.25], range=[0.12, 0.95]), legend=None),
+    )
+    numbers = base.mark_text(fontSize=10.5, color=_INK).encode(text="shown:N")
+    return _svg(squares + numbers, width=alt.Step(46), height=alt.Step(25))
+
+
+def learning_chart(curves: Sequence[LearningCurve]) -> Markup:
+    """Loss by step, validation as a full line and training as a dashed one, a colour a candidate."""
+    rows = [
+        {"candidate": _label(curve.candidate), "step": step, "loss": loss, "rows": kind}
+        for curve in curves
+        for kind, losses in (("training", curve.training), ("validation", curve.validation))
+        for step, loss in _thinned(list(zip(curve.steps, losses, strict=True)))
+    ]
+    schema = {"candidate": pl.String, "step": pl.Int64, "loss": pl.Float64, "rows": pl.String}
+    chart = (
+        alt.Chart(pl.DataFrame(rows, schema=schema))
+        .mark_line(strokeWidth=1.6)
+        .encode(
+            x=alt.X("step:Q", axis=alt.Axis(grid=False, tickCount=5, format="~s"), title="meta-step"),
+            y=alt.Y("loss:Q", scale=alt.Scale(zero=False), title="loss"),
+            color=alt.Color(
+                "candidate:N", scale=alt.Scale(range=_SERIES), legend=alt.Legend(orient="bottom", title=None)
+            ),
+            strokeDash=alt.StrokeDash(
+                "rows:N",
+                scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [3, 3]]),
+                legend=alt.Legend(orient="bottom", title=None),
+            ),
+        )
+    )
+    return _svg(chart, width=420, height=210)
+
+
+def similarity_map(points: Sequence[MapPoint]) -> Markup:
+    """Segments by likeness of behaviour; area is the number of rows, the largest carry their names."""
+    points = sorted(points, key=lambda p: -p.rows)[:_MOST_POINTS]
+    named = {p.name for p in points[:14]}
+    data = pl.DataFrame(
+        {
+            "x": [p.x for p in points],
+            "y": [p.y for p in points],
+            "rows": [p.rows for p in points],
+            "group": [_label(p.group) for p in points],
+            "name": [_label(p.name) if p.name in named else "" for p in points],
+        }
+    )
+    place = alt.Chart(data).encode(x=alt.X("x:Q", axis=None), y=alt.Y("y:Q", axis=None))
+    groups = alt.Legend(orient="bottom", title=None) if any(p.group for p in points) else None
+    dots = place.mark_circle(opacity=0.65).encode(
+        size=alt.Size("rows:Q", scale=alt.Scale(range=[12, 500]), legend=None),
+        color=alt.Color("group:N", scale=alt.Scale(range=_SERIES), legend=groups),
+    )
+    names = place.mark_text(fontSize=9.5, dy=-10, color=_SOFT).encode(text="name:N")
+    return _svg(dots + names, width=420, height=300)
+
+
+def _shares(edges: Sequence[float], counts: Sequence[int], run: str) -> pl.DataFrame:
+    total = max(sum(counts), 1)
+    return pl.DataFrame(
+        {
+            "low": list(map(float, edges[:-1])),
+            "high": list(map(float, edges[1:])),
+            "share": [count / total for count in counts],
+            "run": run,
+        }
+    )
+
+
+def _outline(shares: pl.DataFrame) -> pl.DataFrame:
+    """The bins as a step line that starts and ends on the axis' last edge."""
+    last = shares.tail(1)
+    return pl.concat([shares.select("low", "share"), last.select(pl.col("high").alias("low"), "share")])
+
+
+def _thinned(curve: list[tuple[int, float | None]], most: int = 150) -> list[tuple[int, float]]:
+    """At most `most` points of a curve, evenly spaced, its last one included."""
+    measured = [(step, loss) for step, loss in curve if loss is not None]
+    stride = -(-len(measured) // most) or 1
+    return measured[::-1][::stride][::-1]
+
+
+def _labels(names: Sequence[str]) -> dict[str, str]:
+    """Short labels that stay distinct: the axis of a chart would merge two segments of one label."""
+    labels: dict[str, str] = {}
+    for name in names:
+        label = _label(name) or "whole portfolio"
+        while label in labels.values():
+            label += "′"
+        labels[name] = label
+    return labels
+
+
+def _label(name: str) -> str:
+    flat = re.sub(r"\s+", " ", name).replace("|", " · ")
+    return flat if len(flat) <= _LONGEST_LABEL else flat[: _LONGEST_LABEL - 1] + "…"
+
+
+def _svg(chart: Any, *, width: Any, height: Any) -> Markup:
+    styled = (
+        chart.properties(width=width, height=height, background="transparent")
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=_SOFT, titleColor=_SOFT, gridColor=_LINE, domainColor=_LINE, tickColor=_LINE,
+            labelFont=_FONT, titleFont=_FONT, labelFontSize=11, titleFontSize=11, titleFontWeight="normal",
+        )
+        .configure_legend(labelColor=_SOFT, labelFont=_FONT, labelFontSize=11, symbolStrokeWidth=2)
+        .configure_text(font=_FONT)
+    )  # fmt: skip
+    svg = vl_convert.vegalite_to_svg(styled.to_dict(), allowed_base_urls=[])
+    return Markup(re.sub(r"<svg ", '<svg role="img" ', svg, count=1))  # noqa: S704 - vl-convert escapes what data says

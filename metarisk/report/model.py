@@ -1,0 +1,202 @@
+"""What a report page shows, as values that the pipeline fills. No rendering and no reading of data lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Literal
+
+from metarisk.domain import Mode, SegmentStatus
+from metarisk.metrics import Interval
+
+Severity = Literal["critical", "warning", "info"]
+DriftStatus = Literal["ok", "watch", "alert", "blind"]
+Outcome = Literal["published", "unchanged", "refused", "failed"]
+"""`unchanged`: the same run was published before; `refused`: a check stopped it; `failed`: an error did."""
+Decision = Literal["promoted", "kept", "waiting", "vetoed", "failed"]
+Role = Literal["champion", "challenger", "candidate", "baseline"]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model that scores: `cut_off` is the last date whose labels it could know."""
+
+    model_id: str
+    recipe: str
+    cut_off: date
+    age_days: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the run and the wall time it took."""
+
+    name: str
+    seconds: float
+    outcome: Literal["done", "failed", "skipped"] = "done"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class QualityCheck:
+    """The result of one expectation: `failing` of `rows` broke it."""
+
+    suite: str
+    rule: str
+    severity: Severity
+    passed: bool
+    failing: int = 0
+    rows: int = 0
+    column: str | None = None
+    observed: str = ""
+
+
+@dataclass(frozen=True)
+class SegmentLine:
+    """One segment of the night: how it was adapted, from what, and where its mean score went."""
+
+    name: str
+    status: SegmentStatus
+    rows: int
+    support_rows: int
+    support_events: int | None = None
+    mean_score: float | None = None
+    last_mean_score: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreHistogram:
+    """Rows by score on bins shared by this run and the last: B counts, B + 1 rising edges."""
+
+    edges: tuple[float, ...]
+    now: tuple[int, ...]
+    before: tuple[int, ...] | None = None
+    before_label: str = "last run"
+    axis: str = "score"
+    number_format: str = ".1%"
+    """d3-format of the edges."""
+    log_scale: bool = False
+
+
+@dataclass(frozen=True)
+class DriftLine:
+    """One row of `drift_metric`; `segment` is empty for the whole portfolio."""
+
+    segment: str
+    level: str
+    feature: str
+    metric: str
+    status: DriftStatus
+    value: float | None
+    effect: float | None
+    threshold: float | None
+    n_ref: int
+    n_cur: int
+    q: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class EvidenceLine:
+    """One candidate on the rows that all were judged on; `difference` below 0 is better than the best baseline."""
+
+    candidate: str
+    loss: float
+    ranking: float | None = None
+    difference: Interval | None = None
+    role: Role = "candidate"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Candidates against baselines; `note` says on which rows, by whose labels."""
+
+    rows: tuple[EvidenceLine, ...]
+    baseline: str
+    note: str = ""
+    loss_name: str = "log-loss"
+    ranking_name: str = "AUC"
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Loss of one candidate by training step; `validation` has None where it was not measured."""
+
+    candidate: str
+    steps: tuple[int, ...]
+    training: tuple[float, ...]
+    validation: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    """A segment on the similarity map: near points behave alike."""
+
+    name: str
+    x: float
+    y: float
+    rows: int
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class NightReport:
+    """Everything the page of one night shows."""
+
+    title: str
+    portfolio: str
+    as_of: date
+    run_id: str
+    mode: Mode
+    outcome: Outcome
+    reason: str = ""
+    """Why nothing was published, or why this is a backfill or a restatement."""
+    published_at: datetime | None = None
+    champion: Champion | None = None
+    score_unit: str = ""
+    rows_extracted: int = 0
+    rows_scored: int = 0
+    rows_quarantined: int = 0
+    steps: tuple[Step, ...] = ()
+    quality: tuple[QualityCheck, ...] = ()
+    segments: tuple[SegmentLine, ...] = ()
+    """All segments: the page counts them and picks those worth a look."""
+    scores: ScoreHistogram | None = None
+    drift: tuple[DriftLine, ...] = ()
+    """All rows of the night: the page counts them and picks the worst."""
+    evidence: Evidence | None = None
+    warnings: tuple[str, ...] = ()
+    next_steps: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeekReport:
+    """Everything the page of one week of learning shows."""
+
+    title: str
+    portfolio: str
+    as_of: date
+    run_id: str
+    decision: Decision
+    reason: str
+    """Why the challenger was promoted or not, in one sentence."""
+    champion: Champion | None = None
+    """Who scores from now on."""
+    challenger: str = ""
+    training_rows: int = 0
+    training_events: int | None = None
+    training_segments: int = 0
+    steps: tuple[Step, ...] = ()
+    quality: tuple[QualityCheck, ...] = ()
+    evidence: Evidence | None = None
+    out_of_time: Evidence | None = None
+    """Reports and may veto, never chooses."""
+    curves: tuple[LearningCurve, ...] = ()
+    similarity: tuple[MapPoint, ...] = ()
+    warnings: tuple[str, ...] = ()
+    next_steps: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)

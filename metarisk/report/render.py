@@ -1,0 +1,266 @@
+"""From a report's values to one self-contained HTML page: what to show first, and how numbers read.
+
+The page loads nothing and runs no script (its content security policy forbids both); everything that data says is
+escaped. Choosing what is worth a look happens here, so that the pipeline hands over everything it knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from metarisk.domain import SegmentStatus
+from metarisk.metrics import Interval
+from metarisk.report import charts
+from metarisk.report.model import DriftLine, Evidence, NightReport, QualityCheck, SegmentLine, WeekReport
+
+_SHOWN_SEGMENTS = 10
+_SHOWN_DRIFT = 10
+_MAP_SEGMENTS, _MAP_FEATURES = 14, 14
+_BADNESS = {"alert": 0, "watch": 1, "blind": 2, "ok": 3}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of what is wrong: `bad` stops something, `watch` wants a look."""
+
+    level: Literal["bad", "watch"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """Where an interval lies on the forest plot's axis, in per cent of its width."""
+
+    low: float
+    mean: float
+    high: float
+
+
+def render_night(report: NightReport) -> str:
+    """The page of one night, published or not, as HTML text."""
+    return (
+        _environment()
+        .get_template("night.html.j2")
+        .render(
+            report=report,
+            problems=_night_problems(report),
+            seconds=sum(step.seconds for step in report.steps),
+            quality=_worst_quality(report.quality),
+            statuses=_status_counts(report.segments),
+            segments=_interesting_segments(report.segments),
+            score_chart=charts.score_chart(report.scores) if report.scores else None,
+            drift_counts=Counter(line.status for line in report.drift),
+            drift=_worst_drift(report.drift),
+            drift_map=_drift_map(report.drift),
+            forest=_forest(report.evidence),
+        )
+    )
+
+
+def render_week(report: WeekReport) -> str:
+    """The page of one week of learning: who was judged, on what, and who scores from now on."""
+    return (
+        _environment()
+        .get_template("week.html.j2")
+        .render(
+            report=report,
+            problems=_week_problems(report),
+            seconds=sum(step.seconds for step in report.steps),
+            quality=_worst_quality(report.quality),
+            forest=_forest(report.evidence),
+            out_of_time_forest=_forest(report.out_of_time),
+            learning_chart=charts.learning_chart(report.curves) if report.curves else None,
+            similarity_map=charts.similarity_map(report.similarity) if report.similarity else None,
+        )
+    )
+
+
+# what is worth a look
+
+
+def _night_problems(report: NightReport) -> list[Problem]:
+    problems = []
+    if report.outcome in ("refused", "failed"):
+        problems.append(Problem("bad", report.reason or "Nothing was published."))
+    problems += _quality_problems(report.quality)
+    alerts = [line for line in report.drift if line.status == "alert"]
+    if alerts:
+        worst = _worst_drift(alerts)[0]
+        where = worst.segment.replace("|", " · ") or "the whole portfolio"
+        more = f", and {len(alerts) - 1} more" if len(alerts) > 1 else ""
+        problems.append(Problem("watch", f"Drift: {worst.feature} ({worst.metric}) in {where}{more}."))
+    return problems + [Problem("watch", warning) for warning in report.warnings]
+
+
+def _week_problems(report: WeekReport) -> list[Problem]:
+    failed = [Problem("bad", report.reason)] if report.decision == "failed" else []
+    return failed + _quality_problems(report.quality) + [Problem("watch", warning) for warning in report.warnings]
+
+
+def _quality_problems(quality: Iterable[QualityCheck]) -> list[Problem]:
+    return [
+        Problem("bad" if check.severity == "critical" else "watch", f"Check failed: {check.rule} ({_failing(check)}).")
+        for check in quality
+        if not check.passed and check.severity != "info"
+    ]
+
+
+def _failing(check: QualityCheck) -> str:
+    if check.failing:
+        return f"{check.failing:,} of {check.rows:,} rows"
+    return f"observed {check.observed}" if check.observed else check.suite
+
+
+def _worst_quality(quality: Iterable[QualityCheck]) -> list[QualityCheck]:
+    order = {"critical": 0, "warning": 1, "info": 2}
+    return sorted(quality, key=lambda check: (check.passed, order[check.severity]))
+
+
+def _status_counts(segments: Sequence[SegmentLine]) -> list[tuple[str, int, int]]:
+    """(status, segments, rows) in a fixed order, without the statuses that none has."""
+    lines = Counter(segment.status for segment in segments)
+    rows: Counter[str] = Counter()
+    for segment in segments:
+        rows[segment.status] += segment.rows
+    return [(status, lines[status], rows[status]) for status in get_args(SegmentStatus) if lines[status]]
+
+
+def _interesting_segments(segments: Sequence[SegmentLine]) -> list[SegmentLine]:
+    """Segments whose mean score moved most beyond what their size explains, then the largest."""
+
+    def move(line: SegmentLine) -> float:
+        now, before = line.mean_score, line.last_mean_score
+        if now is None or before is None or not math.isfinite(now - before):
+            return 0.0
+        return abs(now - before) * math.sqrt(line.rows)
+
+    return sorted(segments, key=lambda line: (-move(line), -line.rows, line.name))[:_SHOWN_SEGMENTS]
+
+
+def _worst_drift(drift: Iterable[DriftLine]) -> list[DriftLine]:
+    return sorted(
+        (line for line in drift if line.status != "ok"),
+        key=lambda line: (_BADNESS[line.status], -(line.effect or 0.0), line.segment, line.feature),
+    )[:_SHOWN_DRIFT]
+
+
+def _drift_map(drift: Sequence[DriftLine]) -> str | None:
+    """Heat map of PSI effects over the segments and features that moved most; the whole portfolio comes first."""
+    cells = {(line.segment, line.feature): line for line in drift if line.metric == "psi"}
+    if not cells:
+        return None
+
+    def most_moved(position: int, most: int) -> list[str]:
+        strength: dict[str, tuple[int, float]] = {}
+        for key, line in cells.items():
+            rank = (-_BADNESS[line.status], line.effect or 0.0)
+            strength[key[position]] = max(strength.get(key[position], (-9, 0.0)), rank)
+        order = sorted(strength, key=lambda name: (strength[name], name), reverse=True)
+        return sorted(order[:most], key=lambda name: (name != "", order.index(name)))
+
+    segments, features = most_moved(0, _MAP_SEGMENTS), most_moved(1, _MAP_FEATURES)
+    shown = [cells[s, f] for s in segments for f in features if (s, f) in cells]
+    return charts.drift_map(shown, segments, features)
+
+
+def _forest(evidence: Evidence | None) -> list[tuple[object, Whisker | None]] | None:
+    """Evidence rows with the place of their interval on a common axis that holds zero in the middle."""
+    if evidence is None:
+        return None
+    bounds = [
+        abs(bound)
+        for row in evidence.rows
+        if row.difference
+        for bound in (row.difference.low, row.difference.high, row.difference.mean)
+        if math.isfinite(bound)
+    ]
+    reach = max(bounds, default=0.0) * 1.08 or 1.0
+
+    def place(value: float) -> float:
+        return 50.0 * (1.0 + min(max(value / reach, -1.0), 1.0))
+
+    def whisker(interval: Interval | None) -> Whisker | None:
+        if interval is None or math.isnan(interval.mean):
+            return None
+        return Whisker(place(interval.low), place(interval.mean), place(interval.high))
+
+    return [(row, whisker(row.difference)) for row in sorted(evidence.rows, key=lambda row: row.loss)]
+
+
+# how numbers and names read
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _score(value: float | None) -> str:
+    """Three significant digits: a PD of 0.0213 and a VaR of 3.41 read alike."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def _signed(value: float | None, digits: int = 1) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:+.{digits}f}".replace("-", "−") if math.isfinite(value) else ("∞" if value > 0 else "−∞")
+
+
+def _change(line: SegmentLine) -> str:
+    """Relative change of a segment's mean score since the last run."""
+    now, before = line.mean_score, line.last_mean_score
+    if now is None or not before or not math.isfinite(now / before):
+        return "–"
+    return f"{_signed(100.0 * (now / before - 1.0))} %"
+
+
+def _seconds(value: float) -> str:
+    if value < 99.5:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _moment(value: datetime | None) -> str:
+    return "–" if value is None else f"{value:%Y-%m-%d %H:%M %Z}".strip()
+
+
+def _name(value: str, most: int = 80) -> str:
+    """Names as people read them: parents apart, overlong ones cut."""
+    shown = value[: most * 4].replace("|", " · ")
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+_FILTERS: Mapping[str, object] = {
+    "count": _count,
+    "number": _number,
+    "score": _score,
+    "signed": _signed,
+    "change": _change,
+    "seconds": _seconds,
+    "moment": _moment,
+    "name": _name,
+}
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(_FILTERS)
+    return environment

@@ -1,0 +1,184 @@
+"""Realistic values for report pages, shared by the unit tests and the browser test."""
+
+from datetime import UTC, date, datetime
+
+import numpy as np
+
+from metarisk.metrics import Interval
+from metarisk.report import (
+    Champion,
+    DriftLine,
+    Evidence,
+    EvidenceLine,
+    LearningCurve,
+    MapPoint,
+    NightReport,
+    QualityCheck,
+    ScoreHistogram,
+    SegmentLine,
+    Step,
+    WeekReport,
+)
+
+FEATURES = (
+    "fico", "dti", "annual_inc", "loan_amnt", "int_rate", "revol_util", "inq_last_6mths", "open_acc", "emp_length",
+    "home_ownership", "term", "delinq_2yrs", "total_acc", "pub_rec",
+)  # fmt: skip
+PURPOSES = ("debt_consolidation", "credit_card", "car", "small_business", "home_improvement", "medical", "wedding")
+STATES = ("CA", "NY", "TX", "FL", "NJ", "IL", "GA")
+CHAMPION = Champion("lending_club-20110102-5f2c91ab", "map_head(hazard)", date(2011, 1, 2), 29)
+EVIDENCE = Evidence(
+    rows=(
+        EvidenceLine("map_head(hazard)", 0.11121, 0.6921, Interval(-0.00051, -0.00092, -0.00011), "champion"),
+        EvidenceLine("hazard", 0.11149, 0.6880, Interval(-0.00023, -0.00058, 0.00012), "challenger"),
+        EvidenceLine("lightgbm + segments", 0.11172, 0.6823, None, "baseline", "best baseline on validation"),
+        EvidenceLine("lightgbm", 0.11190, 0.6811, Interval(0.00018, -0.00004, 0.00041), "baseline"),
+        EvidenceLine("logistic", 0.11231, 0.6790, Interval(0.00059, 0.00021, 0.00099), "baseline"),
+        EvidenceLine("maml", 0.11304, 0.6702, Interval(0.00132, 0.00071, 0.00196)),
+        EvidenceLine("reptile", 0.11342, 0.6688, Interval(0.00170, 0.00098, 0.00244)),
+    ),
+    baseline="lightgbm + segments",
+    note="12,418 validation rows issued 2009-10 to 2010-12 in 312 segments, labels as they were known.",
+)
+STEPS = (
+    Step("ready", 0.2),
+    Step("extract", 3.8, note="29,312 rows, 4.1 MB"),
+    Step("check", 5.1),
+    Step("adapt", 1.2, note="312 segments"),
+    Step("score", 2.4),
+    Step("check scores", 2.2),
+    Step("drift", 1.9),
+    Step("publish", 0.8),
+    Step("report", 1.3),
+)
+PROVENANCE = {
+    "code": "metarisk 0.1.0",
+    "extract": "sha256 5b0c1f7e",
+    "configuration": "sha256 9d20aa41",
+    "host": "batch-01",
+}
+
+
+def segments() -> tuple[SegmentLine, ...]:
+    rng = np.random.default_rng(1)
+    lines = []
+    for i, state in enumerate(STATES):
+        for j, purpose in enumerate(PURPOSES):
+            rows = int(9000 / (1 + i) / (1 + 2 * j))
+            events = rows // 60
+            status = "abstained" if events < 3 else "carried" if (i + j) % 3 == 0 else "adapted"
+            mean = float(0.03 + 0.02 * rng.random())
+            lines.append(
+                SegmentLine(
+                    f"{purpose}|{state}", "fallback" if (i, j) == (4, 1) else status, rows, rows // 2, events, mean,
+                    mean * float(1 + 0.08 * rng.normal()),
+                    {"abstained": f"{events} events, 3 needed", "adapted": "new labels since last night"}.get(status, ""),
+                )  # fmt: skip
+            )
+    return tuple(lines)
+
+
+def scores() -> ScoreHistogram:
+    edges = np.geomspace(0.003, 0.4, 41)
+    middle = np.log(edges[:-1])
+    now, before = (np.exp(-0.5 * ((middle - m) / 0.75) ** 2) * 2400 for m in (np.log(0.031), np.log(0.028)))
+    return ScoreHistogram(
+        tuple(edges.tolist()), tuple(map(int, now)), tuple(map(int, before)), "30 Jan 2011",
+        "probability of default in 12 months", ".1~%", log_scale=True,
+    )  # fmt: skip
+
+
+def drift() -> tuple[DriftLine, ...]:
+    rng, lines = np.random.default_rng(2), []
+    names = ["", *(f"{p}|{s}" for s in STATES for p in PURPOSES[:3])]
+    for name in names:
+        for feature in FEATURES:
+            effect = float(abs(rng.normal(0, 0.012)))
+            status = "ok"
+            if feature == "int_rate" and name.endswith("CA"):
+                effect, status = 0.17 + effect, "alert"
+            elif feature == "revol_util" and rng.random() < 0.3:
+                effect, status = 0.06 + effect, "watch"
+            elif name.startswith("car") and feature == "pub_rec":
+                status = "blind"
+            lines.append(
+                DriftLine(
+                    name, "cell" if name else "all", feature, "psi", status, effect + 0.01, effect, 0.10, 25_000, 1200,
+                    1e-6 if status == "alert" else 0.02 if status == "watch" else 0.6,
+                    {"alert": "more mass above 16.3", "blind": "constant in the reference"}.get(status, ""),
+                )  # fmt: skip
+            )
+    return tuple(lines)
+
+
+def night(**changes: object) -> NightReport:
+    values: dict[str, object] = {
+        "title": "Lending Club consumer loans",
+        "portfolio": "lending_club",
+        "as_of": date(2011, 1, 31),
+        "run_id": "9f3b6c2e1d7a4405",
+        "mode": "nightly",
+        "outcome": "published",
+        "published_at": datetime(2011, 2, 1, 4, 16, 8, tzinfo=UTC),
+        "champion": CHAMPION,
+        "score_unit": "Probability of default within 12 months.",
+        "rows_extracted": 29_347,
+        "rows_scored": 29_312,
+        "rows_quarantined": 35,
+        "steps": STEPS,
+        "quality": (
+            QualityCheck("lending_club.json", "annual_inc is between 0 and 10,000,000", "warning", False, 35, 29_347,
+                         "annual_inc", "max 61,000,000"),
+            *(QualityCheck("lending_club.json", f"{f} is never null", "critical", True, 0, 29_347, f) for f in FEATURES),
+            QualityCheck("scores.json", "one row an entity", "critical", True, 0, 29_312),
+        ),
+        "segments": segments(),
+        "scores": scores(),
+        "drift": drift(),
+        "evidence": EVIDENCE,
+        "warnings": ("3 segments were never seen in training and are scored by the portfolio's model.",),
+        "next_steps": (
+            "See which rows were quarantined: metarisk runs show 9f3b6c2e",
+            "Look at int_rate in California: metarisk drift --portfolio lending_club --feature int_rate",
+        ),
+        "provenance": PROVENANCE,
+    }  # fmt: skip
+    return NightReport(**{**values, **changes})
+
+
+def week(**changes: object) -> WeekReport:
+    rng = np.random.default_rng(3)
+    steps = tuple(range(0, 2001, 50))
+    values: dict[str, object] = {
+        "title": "Lending Club consumer loans",
+        "portfolio": "lending_club",
+        "as_of": date(2011, 1, 2),
+        "run_id": "77aa0c2e1d7a4405",
+        "decision": "waiting",
+        "reason": "hazard + map head is better than the champion (−5.1, 95 % −9.2 to −1.1), and credit waits for a person.",
+        "champion": CHAMPION,
+        "challenger": "hazard",
+        "training_rows": 412_330,
+        "training_events": 4_981,
+        "training_segments": 312,
+        "steps": (Step("extract", 9.1), Step("check", 4.0), Step("tasks", 3.3), Step("train", 141.0), Step("evidence", 22.5)),
+        "quality": (QualityCheck("lending_club.json", "fico is never null", "critical", True, 0, 412_330, "fico"),),
+        "evidence": EVIDENCE,
+        "out_of_time": Evidence(EVIDENCE.rows[:3], EVIDENCE.baseline, "3,101 rows issued in 2011."),
+        "curves": tuple(
+            LearningCurve(
+                name, steps,
+                tuple(0.11 + d + 0.02 * np.exp(-s / 300) + 0.0005 * rng.normal() for s in steps),
+                tuple(0.112 + d + 0.02 * np.exp(-s / 350) if s % 100 == 0 else None for s in steps),
+            )
+            for name, d in (("maml", 0.002), ("reptile", 0.003))
+        ),
+        "similarity": tuple(
+            MapPoint(f"{p}|{s}", float(i + 0.4 * rng.normal()), float(rng.normal()), int(4000 / (1 + i * j)), p)
+            for i, p in enumerate(PURPOSES[:5])
+            for j, s in enumerate(STATES)
+        ),
+        "next_steps": ("Approve it: metarisk promote lending_club 5f2c91ab",),
+        "provenance": PROVENANCE,
+    }  # fmt: skip
+    return WeekReport(**{**values, **changes})
