@@ -258,8 +258,10 @@ def adapt(model: FittedModel, model_id: str, support: pl.DataFrame, portfolio: P
 
 
 def _too_few(rows: int, events: int, limits: Thresholds) -> str | None:
-    if rows < limits.min_support_rows:
-        return f"scored from its parents and the pool: {rows} matured rows, fewer than min_support_rows = {limits.min_support_rows}"
-    if events < limits.min_support_events:
-        return f"scored from its parents and the pool: {events} events, fewer than min_support_events = {limits.min_support_events}"
+    for what, count, least in (
+        ("matured rows", rows, limits.min_support_rows),
+        ("events", events, limits.min_support_events),
+    ):
+        if count < least:
+            return f"scored from its parents and the pool: {count} {what}, at least {least} are wanted"
     return None

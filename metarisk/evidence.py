@@ -102,35 +102,34 @@ def decide(
 ) -> Decision:
     """Choose the recipe to train and whether it may become champion.
 
-    The lowest mean validation loss wins the right to be trained. It replaces a champion of another recipe only when
-    the upper end of the paired interval against that recipe is below zero (rule `interval`), always (`always`), or
-    when a person approves it (`manual`). The champion's own recipe, trained on newer labels, needs no such proof.
+    The incumbent is the champion's recipe, or the risk type's default while there is no champion. The recipe with the
+    lowest validation loss replaces it when the upper end of the paired interval against the incumbent is below zero
+    (rule `interval`), at once (`always`), or when a person approves it (`manual`). The incumbent's own recipe, trained
+    on newer labels, needs no such proof. A pinned recipe is trained whatever the evidence says.
     """
-    pinned = portfolio.learner.name
-    rule = portfolio.promotion.rule
+    pinned, rule = portfolio.learner.name, portfolio.promotion.rule
+    incumbent = champion or spec.default
     if pinned != "auto":
-        recipe, why = pinned, f"{pinned} is pinned by the portfolio"
-    elif evidence.events < MIN_JUDGED_EVENTS:
-        recipe = champion or spec.fallback
-        why = f"{evidence.events} judged events cannot tell candidates apart, so {recipe} is taken"
-    else:
-        recipe = evidence.candidates[0].name
-        why = f"{recipe} has the lowest validation loss of {len(evidence.candidates)}"
-    if champion is None:
-        return Decision(recipe, rule != "manual", f"{why}; first model of this portfolio")
-    if recipe == champion:
-        return Decision(recipe, rule != "manual", f"{why}; the champion's own recipe on newer labels")
-    if rule == "always" or (rule == "interval" and pinned != "auto"):
-        return Decision(recipe, True, f"{why}; it replaces {champion} by rule")
-    if rule == "manual":
-        return Decision(recipe, False, f"{why}; it waits for a person's approval to replace {champion}")
-    interval = _against(judged, recipe, champion, portfolio)
+        free = champion in (None, pinned) or rule != "manual"
+        return Decision(pinned, free, f"{pinned} is pinned by the portfolio")
+    if evidence.events < MIN_JUDGED_EVENTS:
+        return Decision(incumbent, True, f"{incumbent} stays: {evidence.events} judged events tell no candidates apart")
+    best = evidence.candidates[0].name
+    if best == incumbent:
+        return Decision(incumbent, True, f"{incumbent} stays: it has the lowest validation loss")
+    if rule == "always":
+        return Decision(best, True, f"{best} has the lowest validation loss, and the rule is `always`")
+    interval = against(judged, best, incumbent, portfolio)
     if interval is None:
-        return Decision(champion, True, f"{champion} stays: {recipe} and it were not judged on the same rows")
-    span = f"[{1e4 * interval.low:.1f}, {1e4 * interval.high:.1f}] x 1e-4"
-    if interval.high < 0:
-        return Decision(recipe, True, f"{why}; its loss differs from {champion} by {span}: wholly below zero")
-    return Decision(champion, True, f"{champion} stays: {recipe} differs from it by {span}, not wholly below zero")
+        return Decision(incumbent, True, f"{incumbent} stays: it and {best} were not judged on the same rows")
+    span = f"{1e4 * interval.mean:+.1f} [{1e4 * interval.low:+.1f}, {1e4 * interval.high:+.1f}] x 1e-4"
+    if interval.high >= 0:
+        why = f"{incumbent} stays: {best} has the lowest loss, but its difference {span} is not wholly below zero"
+        return Decision(incumbent, True, why)
+    why = f"the loss of {best} differs from that of {incumbent} by {span}, wholly below zero"
+    if rule == "manual":
+        return Decision(best, False, f"{why}; a person must approve it")
+    return Decision(best, True, why)
 
 
 def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
@@ -177,7 +176,8 @@ def _bands(events: Array) -> dict[str, Array]:
     return bands
 
 
-def _against(judged: pl.DataFrame, recipe: str, champion: str, portfolio: Portfolio) -> Interval | None:
+def against(judged: pl.DataFrame, recipe: str, champion: str, portfolio: Portfolio) -> Interval | None:
+    """Loss of one recipe minus that of another on the same judged rows; None where one was not judged."""
     if recipe not in judged.columns or champion not in judged.columns:
         return None
     y = judged[LABEL].to_numpy()

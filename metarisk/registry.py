@@ -1,4 +1,7 @@
-"""Models as files: immutable, content-addressed, hash-checked at every load. Who is champion stands in the warehouse."""
+"""Models as files: immutable, content-addressed, hash-checked at every load.
+
+Who is champion stands in the warehouse, not here.
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,6 @@ SPEC = RiskSpec(
         "maml",
         "reptile",
     ),
-    fallback="map_head",
+    default="map_head",
     score_unit="probability of default",
 )
