@@ -1,0 +1,22 @@
+"""The lake: immutable folders of Parquet with a manifest, and the extract that begins every run.
+
+Nothing here decides what data mean; `quality` judges values, `tasks` gives labels.
+"""
+
+from metarisk.lake.columns import MISSING_SEGMENT, check_schema
+from metarisk.lake.extracts import Extract, extract, read_extract
+from metarisk.lake.folders import read_manifest, scratch, settle, staged, verify, write_manifest
+
+__all__ = [
+    "MISSING_SEGMENT",
+    "Extract",
+    "check_schema",
+    "extract",
+    "read_extract",
+    "read_manifest",
+    "scratch",
+    "settle",
+    "staged",
+    "verify",
+    "write_manifest",
+]

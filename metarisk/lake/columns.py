@@ -1,0 +1,203 @@
+"""Columns of an extract in canonical form: text, DATE or DOUBLE by what the portfolio declares, batch by batch.
+
+Arrow in, Arrow out, and counts of what had to be changed; no file is touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Literal
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metarisk.domain import DataError, FeatureKind, Portfolio, did_you_mean
+
+Kind = Literal["key", "text", "date", "number", "any"]
+
+MISSING_SEGMENT = "(missing)"
+"""Text that stands for null in a segment column, so that a segment's key is always text."""
+LONGEST_TEXT = 1_024
+"""Characters; longer values are cut, and end with a digest so that different ones stay different."""
+
+_FEATURE_KINDS: Mapping[FeatureKind, Kind] = {"numeric": "number", "categorical": "text", "date-age": "date"}
+_WANTED: Mapping[Kind, str] = {
+    "key": "text or whole numbers",
+    "text": "text, whole numbers or booleans",
+    "date": "dates or timestamps",
+    "number": "numbers",
+    "any": "text, numbers, booleans or dates",
+}
+_CAST_TO: Mapping[Kind, str] = {
+    "key": "VARCHAR",
+    "text": "VARCHAR",
+    "date": "DATE",
+    "number": "DOUBLE PRECISION",
+    "any": "VARCHAR",
+}
+
+
+@dataclass
+class Notes:
+    """What canonical form changed, counted by column over all batches."""
+
+    rows: int = 0
+    present: Counter[str] = field(default_factory=Counter)
+    """Values that are not null."""
+    not_finite: Counter[str] = field(default_factory=Counter)
+    """NaN and infinities that became null."""
+    shortened: Counter[str] = field(default_factory=Counter)
+    missing_segment: Counter[str] = field(default_factory=Counter)
+
+
+def column_kinds(portfolio: Portfolio) -> dict[str, Kind]:
+    """Declared columns in canonical order, and the kind of each."""
+    columns = portfolio.columns
+    kinds: dict[str, Kind] = {columns.entity: "key", columns.opened_on: "date"}
+    kinds |= dict.fromkeys(columns.segments, "text")
+    dates = (columns.event_date, columns.known_date, columns.exit_date)
+    kinds |= {column: "date" for column in dates if column is not None}
+    if columns.value is not None:
+        kinds[columns.value] = "number"
+    kinds |= {name: _FEATURE_KINDS[feature.kind] for name, feature in portfolio.features.items()}
+    others = [column for column in (*columns.protected, *columns.personal) if column not in kinds]
+    return kinds | dict.fromkeys(others, "any")
+
+
+def key_columns(portfolio: Portfolio) -> list[str]:
+    """Columns that tell one row from another.
+
+    A row with an event is an account or transaction and its entity alone is the key; where the label is a value, an
+    entity is measured again and again, and `opened_on` belongs to the key.
+    """
+    columns = portfolio.columns
+    return [columns.entity] if columns.event_date is not None else [columns.entity, columns.opened_on]
+
+
+def check_schema(schema: pa.Schema, portfolio: Portfolio, as_of: date) -> dict[str, Kind]:
+    """Match an extract's columns with the declared ones.
+
+    Returns:
+        The kind of each declared column, in canonical order.
+
+    Raises:
+        DataError: a declared column is missing, comes twice, or has a type that its kind cannot take.
+    """
+    kinds = column_kinds(portfolio)
+    for column, kind in kinds.items():
+        found = schema.names.count(column)
+        if found != 1:
+            unclaimed = [name for name in schema.names if name not in kinds]
+            hint = did_you_mean(column, unclaimed) if found == 0 else ""
+            raise DataError(
+                f"the extract has {'no such column' if found == 0 else 'this column twice'}{hint}; "
+                f"it has {', '.join(schema.names)}",
+                remedy=f"correct {portfolio.source.extract} or the portfolio's TOML",
+                portfolio=portfolio.name,
+                column=column,
+                on=as_of,
+            )
+        arrow = schema.field(column).type
+        if not _accepts(kind, schema.field(column)):
+            raise DataError(
+                f"the extract gives {arrow} where {_WANTED[kind]} were declared",
+                remedy=f"write CAST(... AS {_CAST_TO[kind]}) in {portfolio.source.extract}, or declare another kind",
+                portfolio=portfolio.name,
+                column=column,
+                on=as_of,
+            )
+    return kinds
+
+
+def canonical_schema(kinds: Mapping[str, Kind]) -> pa.Schema:
+    """Arrow schema of canonical batches."""
+    types = {"date": pa.date32(), "number": pa.float64()}
+    return pa.schema([(column, types.get(kind, pa.string())) for column, kind in kinds.items()])
+
+
+def canonical(batch: pa.RecordBatch, kinds: Mapping[str, Kind], portfolio: Portfolio, notes: Notes) -> pa.RecordBatch:
+    """One batch in canonical form; what was changed is added to `notes`.
+
+    Timestamps with a time zone become the date in the portfolio's own zone; NaN and infinities become null; overlong
+    text is cut; a null segment value becomes `MISSING_SEGMENT`.
+    """
+    arrays = []
+    for column, kind in kinds.items():
+        values = _storage(batch.column(column))
+        if kind == "date":
+            values = _local_date(values, portfolio.timezone)
+        elif kind == "number":
+            values = _finite(values.cast(pa.float64(), safe=False), column, notes)
+        else:
+            values = _short(values.cast(pa.large_string()), column, notes).cast(pa.string())
+        notes.present[column] += len(values) - values.null_count
+        if column in portfolio.columns.segments and values.null_count:
+            notes.missing_segment[column] += values.null_count
+            values = values.fill_null(MISSING_SEGMENT)
+        arrays.append(values)
+    notes.rows += batch.num_rows
+    return pa.RecordBatch.from_arrays(arrays, schema=canonical_schema(kinds))
+
+
+def _accepts(kind: Kind, column: pa.Field) -> bool:
+    arrow = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    text = pa.types.is_string(arrow) or pa.types.is_large_string(arrow) or pa.types.is_string_view(arrow)
+    whole = pa.types.is_integer(arrow) or (pa.types.is_decimal(arrow) and arrow.scale == 0)
+    truth = pa.types.is_boolean(arrow)
+    dated = pa.types.is_date(arrow) or pa.types.is_timestamp(arrow)
+    number = pa.types.is_floating(arrow) or pa.types.is_decimal(arrow) or _is_numeric_text(column)
+    accepted: Mapping[Kind, bool] = {
+        "key": text or whole,
+        "text": text or whole or truth,
+        "date": dated,
+        "number": number or whole or truth,
+        "any": text or whole or truth or dated or number,
+    }
+    return accepted[kind] or pa.types.is_null(arrow)
+
+
+def _is_numeric_text(column: pa.Field) -> bool:
+    # PostgreSQL's NUMERIC has no Arrow type; ADBC sends its text and says so in the type or in the metadata.
+    if isinstance(column.type, pa.OpaqueType):
+        return bool(column.type.type_name == "numeric")
+    return (column.metadata or {}).get(b"ADBC:postgresql:typname") == b"numeric"
+
+
+def _storage(values: pa.Array) -> pa.Array:
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _local_date(values: pa.Array, timezone: str) -> pa.Array:
+    if pa.types.is_timestamp(values.type) and values.type.tz is not None:
+        # Polars carries its own time zone data; Arrow needs the system's, which slim images lack.
+        series = pl.Series(values).dt.convert_time_zone(timezone).dt.date()
+        return series.to_arrow()
+    return values.cast(pa.date32(), safe=False)
+
+
+def _finite(values: pa.Array, column: str, notes: Notes) -> pa.Array:
+    finite = pc.fill_null(pc.is_finite(values), True)
+    if (bad := len(values) - (finite.true_count if len(values) else 0)) == 0:
+        return values
+    notes.not_finite[column] += bad
+    return pc.if_else(finite, values, None)
+
+
+def _short(values: pa.Array, column: str, notes: Notes) -> pa.Array:
+    long = pc.fill_null(pc.greater(pc.utf8_length(values), LONGEST_TEXT), False)
+    if not long.true_count:
+        return values
+    notes.shortened[column] += long.true_count
+    cut = [_cut(value.as_py()) for value in values.filter(long)]
+    return pc.replace_with_mask(values, long, pa.array(cut, values.type))
+
+
+def _cut(text: str) -> str:
+    return f"{text[:64]}… {hashlib.sha256(text.encode()).hexdigest()[:16]}"

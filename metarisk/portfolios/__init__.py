@@ -1,0 +1,30 @@
+"""Portfolios as files: reading and checking TOML, calendars, the check against a live warehouse, first drafts.
+
+What the keys mean stands in `domain`; what a risk type means stands in `risks`.
+"""
+
+from metarisk.portfolios.calendars import as_of_from_schedule, calendar_dates
+from metarisk.portfolios.drafting import draft_portfolio
+from metarisk.portfolios.live import Finding, check_portfolio
+from metarisk.portfolios.reading import (
+    config_hash,
+    extract_sql,
+    list_portfolios,
+    load_portfolio,
+    scores_suite_path,
+    suite_path,
+)
+
+__all__ = [
+    "Finding",
+    "as_of_from_schedule",
+    "calendar_dates",
+    "check_portfolio",
+    "config_hash",
+    "draft_portfolio",
+    "extract_sql",
+    "list_portfolios",
+    "load_portfolio",
+    "scores_suite_path",
+    "suite_path",
+]

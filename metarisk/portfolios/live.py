@@ -1,0 +1,153 @@
+"""A portfolio against the warehouse it will run on: does its SQL run, and does its reporting lag hold?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarisk.domain import DataError, MetariskError, Portfolio, Warehouse, quoted
+from metarisk.portfolios.reading import extract_sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SchemaCheck = Callable[["pa.Schema", Portfolio, date], object]
+"""Raises DataError when the extract's columns are not what the portfolio says; `lake.check_schema` is one."""
+
+_PROBE_ROWS = 1_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that `metarisk portfolio check` looked at."""
+
+    ok: bool
+    about: str
+    what: str
+    remedy: str = ""
+
+
+def check_portfolio(
+    portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date, *, check_schema: SchemaCheck
+) -> list[Finding]:
+    """Try a portfolio on a live warehouse, as of a date; nothing is written.
+
+    The extract is probed with a LIMIT for its columns and types, then aggregated once where it is: rows, first and last
+    opening date, events, and the 99th percentile of known minus event date, which no `reporting_lag_days` may
+    undercut. Everything is looked at, so that one call shows all that is wrong.
+    """
+    findings = list(_columns(portfolio, project, warehouse, as_of, check_schema))
+    if all(finding.ok for finding in findings):
+        findings += _rows_and_lag(portfolio, project, warehouse, as_of)
+    findings += _ready(portfolio, warehouse, as_of)
+    findings += _calendar(portfolio, warehouse)
+    return findings
+
+
+def nested(sql: str) -> str:
+    """A SELECT as a subquery in brackets; a closing semicolon or comment does no harm."""
+    return f"(\n{sql.rstrip().rstrip(';')}\n)"
+
+
+def _columns(
+    portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date, check_schema: SchemaCheck
+) -> Iterator[Finding]:
+    sql = f"SELECT * FROM {nested(extract_sql(project, portfolio))} AS probe LIMIT {_PROBE_ROWS}"  # noqa: S608
+    try:
+        with warehouse.stream(sql, {"as_of": as_of}) as reader:
+            schema = reader.schema
+            for _ in reader:
+                pass  # a cast that fails only does so once rows flow
+        check_schema(schema, portfolio, as_of)
+    except MetariskError as error:
+        yield _failed("extract", error)
+    else:
+        yield Finding(True, "extract", f"runs, and its {len(schema)} columns have the declared kinds")
+
+
+def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
+    columns = portfolio.columns
+    opened = f"CAST({quoted(columns.opened_on)} AS DATE)"
+    known = f"CAST({quoted(columns.known_date)} AS DATE)" if columns.known_date else "CAST(NULL AS DATE)"
+    start = f"CAST({quoted(columns.event_date)} AS DATE)" if columns.event_date else opened
+    sql = f"""
+        SELECT count(*) AS row_count, min({opened}) AS first_opened, max({opened}) AS last_opened,
+               count({known}) AS labels,
+               percentile_cont(0.99) WITHIN GROUP (ORDER BY {known} - {start}) AS delay
+        FROM {nested(extract_sql(project, portfolio))} AS extract
+    """  # noqa: S608
+    try:
+        (seen,) = warehouse.rows(sql, {"as_of": as_of})
+    except MetariskError as error:
+        yield _failed("rows", error)
+        return
+    if not seen["row_count"]:
+        yield Finding(
+            False, "rows", f"the extract is empty as of {as_of}", "check the source table, or check as of another date"
+        )
+        return
+    yield Finding(True, "rows", f"{seen['row_count']:,} rows opened {seen['first_opened']} to {seen['last_opened']}")
+    yield from _lag(portfolio, as_of, seen)
+
+
+def _lag(portfolio: Portfolio, as_of: date, seen: dict[str, Any]) -> Iterator[Finding]:
+    if not seen["labels"]:
+        yield Finding(False, "labels", f"no label is known as of {as_of}", "check as of a later date")
+        return
+    for number, target in enumerate(portfolio.targets):
+        horizon = 0 if portfolio.columns.event_date else target.horizon_days + 31 * target.horizon_months
+        observed = max(0, -int(-(seen["delay"] - horizon) // 1))
+        what = (
+            f"{seen['labels']:,} known labels; the 99th percentile of their delay is {observed} days, "
+            f"reporting_lag_days of {target.name} is {target.reporting_lag_days}"
+        )
+        enough = target.reporting_lag_days >= observed
+        remedy = (
+            f"set `targets[{number}].reporting_lag_days` to {observed} or more: late events would be taught as good"
+        )
+        yield Finding(enough, "reporting lag", what, "" if enough else remedy)
+
+
+def _ready(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
+    if portfolio.source.ready_sql is None:
+        return
+    try:
+        rows = warehouse.rows(portfolio.source.ready_sql, {"as_of": as_of})
+    except MetariskError as error:
+        yield _failed("source.ready_sql", error)
+        return
+    values = [value for row in rows for value in row.values()]
+    good = len(values) == 1 and isinstance(values[0], bool)
+    yield Finding(
+        good,
+        "source.ready_sql",
+        f"answers {values[0]} as of {as_of}" if good else f"yields {values[:3]!r}, not one true or false",
+        "" if good else "make it SELECT one boolean, as in SELECT count(*) > 0 FROM ...",
+    )
+
+
+def _calendar(portfolio: Portfolio, warehouse: Warehouse) -> Iterator[Finding]:
+    if portfolio.calendar_sql is None:
+        return
+    try:
+        rows = warehouse.rows(portfolio.calendar_sql)
+    except MetariskError as error:
+        yield _failed("calendar_sql", error)
+        return
+    dates = [value for row in rows for value in row.values()]
+    # A datetime is a date to isinstance, and would never equal one.
+    good = bool(dates) and all(isinstance(value, date) and not isinstance(value, datetime) for value in dates)
+    yield Finding(
+        good,
+        "calendar_sql",
+        f"yields {len(dates)} dates" if good else f"yields {dates[:3]!r}, not dates",
+        "" if good else "make it SELECT one column of type DATE, with at least one row",
+    )
+
+
+def _failed(about: str, error: MetariskError) -> Finding:
+    place = f"column {error.column}: " if isinstance(error, DataError) and error.column else ""
+    return Finding(False, about, f"{place}{error.what}", error.remedy)

@@ -1,0 +1,149 @@
+"""Rules between the keys of a portfolio, which types alone cannot state. Pure: no file and no database is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from metarisk.domain import Portfolio
+
+_LABEL_ROLES = ("event_date", "known_date", "value", "exit_date")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that a portfolio breaks: what is wrong and what to do about it."""
+
+    what: str
+    remedy: str
+    column: str | None = None
+
+
+def broken_rules(portfolio: Portfolio) -> Iterator[Broken]:
+    """The rules that `portfolio` breaks, the most telling first."""
+    yield from _targets(portfolio)
+    yield from _label(portfolio)
+    yield from _roles(portfolio)
+    yield from _features(portfolio)
+    yield from _time(portfolio)
+    yield from _ranges(portfolio)
+
+
+def _targets(portfolio: Portfolio) -> Iterator[Broken]:
+    if not portfolio.targets:
+        yield Broken("there is no [[targets]]", "name at least one target with its horizon")
+    for name, times in Counter(target.name for target in portfolio.targets).items():
+        if times > 1:
+            yield Broken(f"two targets are called {name!r}", "give every target a name of its own")
+    for number, target in enumerate(portfolio.targets):
+        key = f"targets[{number}]"
+        if not target.name.strip():
+            yield Broken(f"`{key}.name` is empty", "name the target")
+        if min(target.horizon_months, target.horizon_days, target.reporting_lag_days) < 0:
+            yield Broken(f"`{key}` has a negative horizon or reporting_lag_days", "use 0 or more")
+        elif target.horizon_months + target.horizon_days == 0:
+            yield Broken(f"`{key}` has no horizon", f"set `{key}.horizon_months` or `{key}.horizon_days` above 0")
+
+
+def _label(portfolio: Portfolio) -> Iterator[Broken]:
+    columns = portfolio.columns
+    if columns.event_date is None and columns.value is None:
+        yield Broken(
+            "there is no label", "name `columns.event_date` (when the event happened) or `columns.value` (a number)"
+        )
+    elif columns.known_date is None:
+        yield Broken(
+            "`columns.known_date` is missing, so nobody could say when a label was known",
+            "name the column with the date on which the lender knew of it",
+        )
+
+
+def _roles(portfolio: Portfolio) -> Iterator[Broken]:
+    columns = portfolio.columns
+    if not columns.segments:
+        yield Broken("`columns.segments` is empty", "name at least one segment column")
+    role_of: dict[str, str] = {}
+    roles = [(role, getattr(columns, role)) for role in ("entity", "opened_on", *_LABEL_ROLES)]
+    for role, column in (*roles, *(("segments", column) for column in columns.segments)):
+        if column is None:
+            continue
+        taken = role_of.setdefault(column, role)
+        # One date may serve as both: the event is known on the day it happens.
+        if taken != role and {taken, role} != {"event_date", "known_date"}:
+            yield Broken(f"one column is both `columns.{taken}` and `columns.{role}`", "name two columns", column)
+    for column, times in Counter(columns.segments).items():
+        if times > 1:
+            yield Broken("`columns.segments` names it twice", "name it once", column)
+    for group in ("protected", "personal"):
+        for column in getattr(columns, group):
+            if column in columns.segments:
+                yield Broken(
+                    f"a {group} column is a segment column, and segment names are published",
+                    f"take it out of `columns.segments`, or out of `columns.{group}`",
+                    column,
+                )
+
+
+def _features(portfolio: Portfolio) -> Iterator[Broken]:
+    columns = portfolio.columns
+    if not portfolio.features:
+        yield Broken("there are no [features]", "name at least one")
+    forbidden = dict.fromkeys(columns.protected, "is protected: it may be watched for fairness, never learned")
+    forbidden |= {columns.entity: "is the entity's key", columns.opened_on: "is where the horizon starts"}
+    forbidden |= {
+        column: f"is `columns.{role}`, which tells the outcome"
+        for role in _LABEL_ROLES
+        if (column := getattr(columns, role)) is not None
+    }
+    for name, feature in portfolio.features.items():
+        if name in forbidden:
+            yield Broken(f"a feature {forbidden[name]}", f"take [features.{name}] out", name)
+        if name in columns.segments and feature.kind != "categorical":
+            yield Broken(f"a segment column is a {feature.kind} feature", 'make its kind "categorical"', name)
+        if feature.kind == "categorical" and feature.monotone:
+            yield Broken("a categorical feature has a `monotone` direction", "take `monotone` out", name)
+
+
+def _time(portfolio: Portfolio) -> Iterator[Broken]:
+    try:
+        ZoneInfo(portfolio.timezone)
+    except (KeyError, ValueError, OSError):  # unknown; not relative; a folder of zones
+        yield Broken(
+            f"`timezone` is {portfolio.timezone!r}, which is no time zone", 'use an IANA name: "Europe/Berlin"'
+        )
+    if portfolio.calendar == "table" and portfolio.calendar_sql is None:
+        yield Broken('`calendar` is "table" but there is no `calendar_sql`', "write the SELECT that yields its dates")
+    if portfolio.calendar != "table" and portfolio.calendar_sql is not None:
+        yield Broken(
+            f'`calendar_sql` is there but `calendar` is "{portfolio.calendar}"',
+            'set `calendar = "table"` or take `calendar_sql` out',
+        )
+
+
+def _ranges(portfolio: Portfolio) -> Iterator[Broken]:
+    limits = portfolio.thresholds
+    shares = {
+        "source.min_rows_vs_median": portfolio.source.min_rows_vs_median,
+        "thresholds.max_unseen_share": limits.max_unseen_share,
+    }
+    for key, share in shares.items():
+        if not 0 <= share <= 1:
+            yield Broken(f"`{key}` is {share}", "use a share from 0 to 1")
+    least = {
+        "source.deadline_minutes": (portfolio.source.deadline_minutes, 0),
+        "thresholds.min_support_rows": (limits.min_support_rows, 0),
+        "thresholds.min_support_events": (limits.min_support_events, 0),
+        "thresholds.max_support_rows": (limits.max_support_rows, 1),
+        "thresholds.max_training_rows": (limits.max_training_rows, 1),
+        "thresholds.max_model_age_days": (limits.max_model_age_days, 1),
+        "validation.folds": (portfolio.validation.folds, 1),
+        "validation.fold_months": (portfolio.validation.fold_months, 1),
+    }
+    for key, (value, lowest) in least.items():
+        if value < lowest:
+            yield Broken(f"`{key}` is {value}", f"use {lowest} or more")
+    for recipe, times in Counter(portfolio.candidates).items():
+        if times > 1:
+            yield Broken(f"`candidates` names {recipe!r} twice", "name it once")
