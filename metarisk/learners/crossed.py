@@ -44,7 +44,7 @@ class Layout:
         parents: int64 (C, L) numbers of a cell's parents among all P; L is 0 for keys of one part.
         level: int64 (P,) the part of the key that each parent is a value of.
         cell: int64 (N,) cell of each row.
-        y, weight, base, distance: float64 (N,); distance is base minus the centre.
+        y, weight, base, distance: float64 (N,); distance is what the slope acts on, minus the centre.
     """
 
     keys: tuple[SegmentKey, ...]
@@ -122,8 +122,8 @@ class Posterior:
         return np.stack([v0, a * cross + b * slope, np.full_like(v0, slope)], axis=1)
 
 
-def lay_out(rows: Packed, centre: float, likelihood: Likelihood) -> Layout:
-    """Check the rows and sort them: by cell, then by what the head reads of them.
+def lay_out(rows: Packed, score: Array, centre: float, likelihood: Likelihood) -> Layout:
+    """Check the rows and sort them: by cell, then by what the head reads of them. The slope acts on `score` (N,).
 
     Raises ModelError for labels out of range, a base or weight that is not finite, a negative weight, or keys of
     unequal length.
@@ -135,9 +135,12 @@ def lay_out(rows: Packed, centre: float, likelihood: Likelihood) -> Layout:
             remedy="give every segment a value in each segment column",
         )
     likelihood.validate(rows.y)
-    y, weight, base = (np.asarray(values, dtype=np.float64) for values in (rows.y, rows.weight, rows.base))
+    y, weight, base, distance = (
+        np.asarray(values, dtype=np.float64) for values in (rows.y, rows.weight, rows.base, score - centre)
+    )
     for name, values, valid in (
         ("base", base, np.isfinite(base)),
+        ("the score under the slope", distance, np.isfinite(distance)),
         ("weight", weight, np.isfinite(weight) & (weight >= 0)),
     ):
         if values.shape != y.shape or not valid.all():
@@ -149,10 +152,9 @@ def lay_out(rows: Packed, centre: float, likelihood: Likelihood) -> Layout:
     keys = tuple(sorted(set(rows.keys)))
     number = {key: cell for cell, key in enumerate(keys)}
     cell = np.repeat(np.array([number[key] for key in rows.keys], dtype=np.int64), rows.sizes)
-    order = np.lexsort((weight, y, base, cell))
+    order = np.lexsort((distance, weight, y, base, cell))
     parents, level = _parents(keys)
-    base = base[order]
-    return Layout(keys, parents, level, cell[order], y[order], weight[order], base, base - centre)
+    return Layout(keys, parents, level, cell[order], y[order], weight[order], base[order], distance[order])
 
 
 def _parents(keys: tuple[SegmentKey, ...]) -> tuple[Array, Array]:

@@ -46,18 +46,24 @@ class HierarchicalHead:
 
     A row with base score b in the segment with key (k_1, ..., k_L) scores
 
-        eta = b + c [a0 + a1 (b - m) + u_1[k_1] + ... + u_L[k_L] + r[key]],
+        eta = b + c [a0 + a1 (s - m) + u_1[k_1] + ... + u_L[k_L] + r[key]],
 
-    all effects normal around 0 and fitted jointly by Newton's method. Keys of one part have one effect, r. Cells are
-    eliminated first, so the cost is linear in rows and cells and cubic in the number of parents. The variances of u and
-    r solve s^2 (n + nu) = sum(u^2 + Var u) + nu s2: the stationary point of EM (Laplace) under a scaled inverse
-    chi-square prior, on which they fall back where events are few; it is reached by MacKay's fixed point (1992, Neural
-    Computation 4, 415-447).
+    with s = b, or a column of x: where exposure is part of b and ends with the event (months at risk collapsed to one
+    row a loan), a slope on b would read the outcome off the exposure, so let it act on the score of the full horizon.
+    All effects are normal around 0 and fitted jointly by Newton's method. Keys of one part have one effect, r. Cells
+    are eliminated first: the cost is linear in rows and cells, and cubic in the number of parents.
+
+    The variances of u and r solve s^2 (n + nu) = sum(u^2 + Var u) + nu s2: the stationary point of EM (Laplace) under a
+    scaled inverse chi-square prior, on which they fall back where events are few. MacKay's fixed point reaches it
+    (1992, Neural Computation 4, 415-447). nu fades as 1 / events^2 beyond `prior_events`, events being counted as the
+    total curvature of the loss at the base scores, which is their expected number where they are rare.
 
     Attributes:
         damping: c, the share of the fitted effect that a score takes; None chooses it on the validation tasks.
         intercept_variance, slope_variance: of a0 and a1.
         prior_strength, prior_variance: nu and s2.
+        prior_events: events up to which nu counts in full.
+        slope_column: the column of x that is s; None for the base score itself.
     """
 
     damping: float | None = 0.85
@@ -65,6 +71,8 @@ class HierarchicalHead:
     slope_variance: float = 0.05
     prior_strength: float = 30.0
     prior_variance: float = 0.03
+    prior_events: float = 200.0
+    slope_column: int | None = None
 
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
@@ -75,18 +83,18 @@ class HierarchicalHead:
         random, so `seed` is not used. Raises ModelError for keys of unequal length or rows that cannot be used.
         """
         head, history = _head(likelihood), _history(tasks)
-        total = float(np.sum(history.weight, dtype=np.float64))
-        centre = float(history.base @ history.weight) / total if total > 0 else 0.0
-        layout = lay_out(history, centre, head)
+        score, total = self._score(history), float(np.sum(history.weight, dtype=np.float64))
+        centre = float(score @ history.weight) / total if total > 0 else 0.0
+        layout = lay_out(history, score, centre, head)
         priors = Priors(
             np.array([self.intercept_variance, self.slope_variance]),
             np.full(layout.parents.shape[1], self.prior_variance),
             self.prior_variance,
         )
-        effects = no_effects(layout)
+        effects, strength = no_effects(layout), self._strength(layout, head)
         for done in range(1, VARIANCE_ROUNDS + 1):
             effects, posterior = fit(layout, priors, head, effects)
-            learned = self._variances(layout, priors, effects, posterior)
+            learned = self._variances(layout, priors, effects, posterior, strength)
             if likelihood == "gaussian":
                 learned = replace(learned, noise=_noise(layout, effects, posterior))
             change = _change(priors, learned)
@@ -110,14 +118,14 @@ class HierarchicalHead:
         """Fit the effects of all segments jointly, under the learned variances.
 
         Returns:
-            By segment (S): the score is `intercept` + `slope` * base and its variance, from `variance` (S, 3), is
-            v0 + 2 v1 d + v2 d^2 with d = base - m. The rest explains a score and serves unseen cells: `shared` (S, 2)
-            holds a0 and a1 with `shared_covariance` (S, 3), `effects` (S, L + 1) the parents' and the cell's, and
-            `parent_covariance` (S, L, 3) of each parent its variance and its covariances with a0 and a1. Damping is in
-            intercept and slope only.
+            By segment (S): the score is base + `intercept` + (`slope` - 1) s, an affine map of the base where s is the
+            base. Its variance, from `variance` (S, 3), is v0 + 2 v1 d + v2 d^2 with d = s - m. The rest explains a
+            score and serves unseen cells: `shared` (S, 2) holds a0 and a1 with `shared_covariance` (S, 3), `effects`
+            (S, L + 1) the parents' and the cell's, and `parent_covariance` (S, L, 3) of each parent its variance and
+            its covariances with a0 and a1. Damping is in intercept and slope only.
         """
         head, priors, centre = _head(likelihood), _priors(state), float(state["centre"])
-        layout = lay_out(support, centre, head)
+        layout = lay_out(support, self._score(support), centre, head)
         if layout.keys and layout.parents.shape[1] != priors.parents.size:
             parts = [max(1, size) for size in (priors.parents.size, layout.parents.shape[1])]
             raise ModelError(
@@ -139,18 +147,36 @@ class HierarchicalHead:
         not; the covariance between its parents, which is small, is left out.
         """
         _head(likelihood)
-        base = np.asarray(rows.base, dtype=np.float64)
-        distance = base - float(state["centre"])
+        score = self._score(rows)
+        distance = score - float(state["centre"])
         intercept, slope, v0, v1, v2 = _terms(state, adaptation, rows.keys)[rows.index].T
-        return intercept + slope * base, v0 + 2 * v1 * distance + v2 * distance**2
+        return rows.base + intercept + (slope - 1) * score, v0 + 2 * v1 * distance + v2 * distance**2
 
-    def _variances(self, layout: Layout, priors: Priors, effects: Effects, posterior: Posterior) -> Priors:
+    def _score(self, rows: Packed) -> Array:
+        """What the slope acts on (N,)."""
+        if self.slope_column is None:
+            return rows.base.astype(np.float64)
+        if not 0 <= self.slope_column < rows.x.shape[1]:
+            raise ModelError(
+                f"slope_column expected in 0..{rows.x.shape[1] - 1}, got {self.slope_column}",
+                remedy="name the column of x that holds the score of the full horizon, or leave slope_column out",
+            )
+        return rows.x[:, self.slope_column].astype(np.float64)
+
+    def _strength(self, layout: Layout, head: Likelihood) -> float:
+        """The weight nu of the prior on the variances, given the number of events."""
+        curvature = head.curvature(torch.from_numpy(layout.base), torch.from_numpy(layout.y)).numpy()
+        events = max(float(layout.weight @ curvature), 1e-12)
+        return self.prior_strength * min(1.0, (self.prior_events / events) ** 2)
+
+    def _variances(
+        self, layout: Layout, priors: Priors, effects: Effects, posterior: Posterior, strength: float
+    ) -> Priors:
         """One fixed-point step s^2 = (sum u^2 + nu s2) / (nu + n - sum Var u / s^2)."""
 
         def learned(values: Array, variances: Array, prior: float) -> float:
             determined = max(0.0, values.size - float(variances.sum()) / prior)
-            squares = float((values**2).sum()) + self.prior_strength * self.prior_variance
-            return squares / (self.prior_strength + determined)
+            return (float((values**2).sum()) + strength * self.prior_variance) / (strength + determined)
 
         variances = np.diag(posterior.covariance)[2:]
         parents = [
