@@ -6,6 +6,7 @@ bars in them are the templates' business.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,33 +18,40 @@ from markupsafe import Markup
 
 from metarisk.report.model import DriftLine, LearningCurve, MapPoint, ScoreHistogram
 
-_FONT = "system-ui, sans-serif"
+_FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
+"""Fonts of one metric: vl-convert lays labels out with the widths that the browser will draw."""
 _SOFT, _LINE, _INK, _ACCENT = "var(--soft)", "var(--line)", "var(--ink)", "var(--accent)"
 _STATUS_COLOURS = {"ok": _ACCENT, "watch": "var(--watch)", "alert": "var(--bad)", "blind": "var(--soft)"}
 _SERIES = [_ACCENT, "var(--bad)", "var(--watch)", "var(--good)", "var(--violet)", _SOFT]
+_UNPRINTABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
+"""What XML forbids, at which vl-convert aborts the whole process, and marks that turn the direction of text."""
+
+_PADDING = {"left": 14, "right": 14, "top": 5, "bottom": 5}
 _LONGEST_LABEL = 28
 _MOST_POINTS = 600
 
 
+def printable(text: str) -> str:
+    """The text with every character that a page or a chart cannot hold replaced by one that says so."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
 def score_chart(histogram: ScoreHistogram) -> Markup:
     """This run's score distribution as bars, the last run's as a line over them, both as shares of their rows."""
-    frames = [_shares(histogram.edges, histogram.now, "this run")]
-    if histogram.before is not None:
-        frames.append(_shares(histogram.edges, histogram.before, histogram.before_label))
-    data = pl.concat(frames)
-    scale = alt.Scale(type="log" if histogram.log_scale else "linear", nice=False)
+    edges = _finite(histogram.edges)
+    scale = alt.Scale(type="log" if histogram.log_scale and edges[0] > 0.0 else "linear", nice=False)
     axis = alt.Axis(format=histogram.number_format, grid=False, tickCount=6, labelOverlap=True)
-    x = alt.X("low:Q", scale=scale, axis=axis, title=histogram.axis)
+    x = alt.X("low:Q", scale=scale, axis=axis, title=printable(histogram.axis))
     y = alt.Y("share:Q", title="share of rows", axis=alt.Axis(format="%", tickCount=4))
     bars = (
-        alt.Chart(data.filter(pl.col("run") == "this run"))
+        alt.Chart(_shares(edges, histogram.now))
         .mark_rect(color=_ACCENT, opacity=0.55)
         .encode(x=x, x2="high:Q", y=y, y2=alt.datum(0))
     )
     if histogram.before is None:
         return _svg(bars, width=420, height=190)
     line = (
-        alt.Chart(_outline(data.filter(pl.col("run") != "this run")))
+        alt.Chart(_outline(_shares(edges, histogram.before)))
         .mark_line(interpolate="step-after", color=_INK, strokeWidth=1.6)
         .encode(x=x, y=y)
     )
@@ -118,7 +126,7 @@ def learning_chart(curves: Sequence[LearningCurve]) -> Markup:
 def similarity_map(points: Sequence[MapPoint]) -> Markup:
     """Segments by likeness of behaviour; area is the number of rows, the largest carry their names."""
     points = sorted(points, key=lambda p: -p.rows)[:_MOST_POINTS]
-    named = {p.name for p in points[:14]}
+    named = {p.name for p in points[:9]}
     data = pl.DataFrame(
         {
             "x": [p.x for p in points],
@@ -129,7 +137,7 @@ def similarity_map(points: Sequence[MapPoint]) -> Markup:
         }
     )
     place = alt.Chart(data).encode(x=alt.X("x:Q", axis=None), y=alt.Y("y:Q", axis=None))
-    groups = alt.Legend(orient="bottom", title=None) if any(p.group for p in points) else None
+    groups = alt.Legend(orient="bottom", title=None, columns=3) if any(p.group for p in points) else None
     dots = place.mark_circle(opacity=0.65).encode(
         size=alt.Size("rows:Q", scale=alt.Scale(range=[12, 500]), legend=None),
         color=alt.Color("group:N", scale=alt.Scale(range=_SERIES), legend=groups),
@@ -138,16 +146,19 @@ def similarity_map(points: Sequence[MapPoint]) -> Markup:
     return _svg(dots + names, width=420, height=300)
 
 
-def _shares(edges: Sequence[float], counts: Sequence[int], run: str) -> pl.DataFrame:
+def _finite(edges: Sequence[float]) -> list[float]:
+    """Edges whose open ends are drawn as wide as the bins beside them."""
+    drawn = list(map(float, edges))
+    if math.isinf(drawn[0]):
+        drawn[0] = 2.0 * drawn[1] - drawn[2] if len(drawn) > 3 else drawn[1] - 1.0
+    if math.isinf(drawn[-1]):
+        drawn[-1] = 2.0 * drawn[-2] - drawn[-3] if len(drawn) > 3 else drawn[-2] + 1.0
+    return drawn
+
+
+def _shares(edges: Sequence[float], counts: Sequence[int]) -> pl.DataFrame:
     total = max(sum(counts), 1)
-    return pl.DataFrame(
-        {
-            "low": list(map(float, edges[:-1])),
-            "high": list(map(float, edges[1:])),
-            "share": [count / total for count in counts],
-            "run": run,
-        }
-    )
+    return pl.DataFrame({"low": edges[:-1], "high": edges[1:], "share": [count / total for count in counts]})
 
 
 def _outline(shares: pl.DataFrame) -> pl.DataFrame:
@@ -175,13 +186,13 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
 
 
 def _label(name: str) -> str:
-    flat = re.sub(r"\s+", " ", name).replace("|", " · ")
+    flat = re.sub(r"\s+", " ", printable(name[: 4 * _LONGEST_LABEL])).replace("|", " · ")
     return flat if len(flat) <= _LONGEST_LABEL else flat[: _LONGEST_LABEL - 1] + "…"
 
 
 def _svg(chart: Any, *, width: Any, height: Any) -> Markup:
     styled = (
-        chart.properties(width=width, height=height, background="transparent")
+        chart.properties(width=width, height=height, background="transparent", padding=_PADDING)
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=_SOFT, titleColor=_SOFT, gridColor=_LINE, domainColor=_LINE, tickColor=_LINE,

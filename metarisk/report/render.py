@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from metarisk.domain import SegmentStatus
 from metarisk.metrics import Interval
@@ -242,6 +243,16 @@ def _name(value: str, most: int = 80) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
+def _prose(value: str, most: int = 600) -> Markup:
+    """A sentence in which `commands` stand in backticks, escaped."""
+    shown = charts.printable(value if len(value) <= most else value[: most - 1] + "…")
+    parts = shown.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 and i < len(parts) - 1 else escape(part)
+        for i, part in enumerate(parts)
+    )
+
+
 _FILTERS: Mapping[str, object] = {
     "count": _count,
     "number": _number,
@@ -251,7 +262,13 @@ _FILTERS: Mapping[str, object] = {
     "seconds": _seconds,
     "moment": _moment,
     "name": _name,
+    "prose": _prose,
 }
+
+
+def _printable(value: object) -> object:
+    """What a template is about to print, fit for UTF-8 and HTML; markup of ours passes as it is."""
+    return charts.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _environment() -> Environment:
@@ -259,6 +276,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -70,10 +70,17 @@ def segments() -> tuple[SegmentLine, ...]:
             mean = float(0.03 + 0.02 * rng.random())
             lines.append(
                 SegmentLine(
-                    f"{purpose}|{state}", "fallback" if (i, j) == (4, 1) else status, rows, rows // 2, events, mean,
+                    f"{purpose}|{state}",
+                    "fallback" if (i, j) == (4, 1) else status,
+                    rows,
+                    rows // 2,
+                    events,
+                    mean,
                     mean * float(1 + 0.08 * rng.normal()),
-                    {"abstained": f"{events} events, 3 needed", "adapted": "new labels since last night"}.get(status, ""),
-                )  # fmt: skip
+                    {"abstained": f"{events} events, 3 needed", "adapted": "new labels since last night"}.get(
+                        status, ""
+                    ),
+                )
             )
     return tuple(lines)
 
@@ -103,10 +110,19 @@ def drift() -> tuple[DriftLine, ...]:
                 status = "blind"
             lines.append(
                 DriftLine(
-                    name, "cell" if name else "all", feature, "psi", status, effect + 0.01, effect, 0.10, 25_000, 1200,
+                    name,
+                    "cell" if name else "all",
+                    feature,
+                    "psi",
+                    status,
+                    effect + 0.01,
+                    effect,
+                    0.10,
+                    25_000,
+                    1200,
                     1e-6 if status == "alert" else 0.02 if status == "watch" else 0.6,
                     {"alert": "more mass above 16.3", "blind": "constant in the reference"}.get(status, ""),
-                )  # fmt: skip
+                )
             )
     return tuple(lines)
 
@@ -127,9 +143,11 @@ def night(**changes: object) -> NightReport:
         "rows_quarantined": 35,
         "steps": STEPS,
         "quality": (
-            QualityCheck("lending_club.json", "annual_inc is between 0 and 10,000,000", "warning", False, 35, 29_347,
-                         "annual_inc", "max 61,000,000"),
-            *(QualityCheck("lending_club.json", f"{f} is never null", "critical", True, 0, 29_347, f) for f in FEATURES),
+            QualityCheck(
+                "lending_club.json", "annual_inc is between 0 and 10,000,000", "warning", False, 35, 29_347,
+                "annual_inc", "max 61,000,000",
+            ),
+            *(QualityCheck("lending_club.json", f"{f} is never null", "critical", True, 0, 29_347) for f in FEATURES),
             QualityCheck("scores.json", "one row an entity", "critical", True, 0, 29_312),
         ),
         "segments": segments(),
@@ -138,8 +156,8 @@ def night(**changes: object) -> NightReport:
         "evidence": EVIDENCE,
         "warnings": ("3 segments were never seen in training and are scored by the portfolio's model.",),
         "next_steps": (
-            "See which rows were quarantined: metarisk runs show 9f3b6c2e",
-            "Look at int_rate in California: metarisk drift --portfolio lending_club --feature int_rate",
+            "See which rows were quarantined: `metarisk runs show 9f3b6c2e`",
+            "Look at int_rate in California: `metarisk drift --portfolio lending_club --feature int_rate`",
         ),
         "provenance": PROVENANCE,
     }  # fmt: skip
@@ -155,13 +173,13 @@ def week(**changes: object) -> WeekReport:
         "as_of": date(2011, 1, 2),
         "run_id": "77aa0c2e1d7a4405",
         "decision": "waiting",
-        "reason": "hazard + map head is better than the champion (−5.1, 95 % −9.2 to −1.1), and credit waits for a person.",
+        "reason": "hazard is better than the champion (−5.1, 95 % −9.2 to −1.1), and credit waits for a person.",
         "champion": CHAMPION,
         "challenger": "hazard",
         "training_rows": 412_330,
         "training_events": 4_981,
         "training_segments": 312,
-        "steps": (Step("extract", 9.1), Step("check", 4.0), Step("tasks", 3.3), Step("train", 141.0), Step("evidence", 22.5)),
+        "steps": (Step("extract", 9.1), Step("check", 4.0), Step("train", 141.0), Step("evidence", 22.5)),
         "quality": (QualityCheck("lending_club.json", "fico is never null", "critical", True, 0, 412_330, "fico"),),
         "evidence": EVIDENCE,
         "out_of_time": Evidence(EVIDENCE.rows[:3], EVIDENCE.baseline, "3,101 rows issued in 2011."),
@@ -178,7 +196,7 @@ def week(**changes: object) -> WeekReport:
             for i, p in enumerate(PURPOSES[:5])
             for j, s in enumerate(STATES)
         ),
-        "next_steps": ("Approve it: metarisk promote lending_club 5f2c91ab",),
+        "next_steps": ("Approve it: `metarisk promote lending_club 5f2c91ab`",),
         "provenance": PROVENANCE,
     }  # fmt: skip
     return WeekReport(**{**values, **changes})

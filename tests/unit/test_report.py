@@ -1,0 +1,258 @@
+"""What the report pages say first, and that nothing in the data can break them."""
+
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from metarisk.metrics import Interval
+from metarisk.report import Evidence, EvidenceLine, Step, render_night, render_week
+from tests.unit import report_examples as examples
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror='alert(1)'>",
+    "Robert'); DROP TABLE risk_score;--|{{ 7 * 7 }}{% raw %}",
+    "emoji \N{PILE OF POO} \N{RIGHT-TO-LEFT OVERRIDE}desrever\x00\x01\ud800\uffff",
+    "x" * 1_000_000,
+    "",
+    "a|b\\|c",
+)
+
+
+class _Outline(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def night_page():
+    return render_night(examples.night())
+
+
+@pytest.fixture(scope="module")
+def week_page():
+    return render_week(examples.week())
+
+
+def _words(page):
+    return re.sub(r"\s+", " ", _Outline(page.split("</style>", 1)[1]).text)
+
+
+def test_a_night_says_first_whether_it_was_published_how_many_were_scored_and_what_is_wrong(night_page):
+    words = _words(night_page)
+    order = [
+        "Lending Club consumer loans",
+        "as of Monday, 31 January 2011",
+        "Published 2011-02-01 04:16 UTC",
+        "scored29,312of 29,347 extracted",
+        "quarantined35",
+        "segments49",
+        "drift alerts3",
+        "Needs attention",
+        "annual_inc is between 0 and 10,000,000 (35 of 29,347 rows)",
+        "Drift: int_rate (psi) in",
+        "What to do next",
+        "Scores",
+    ]
+    places = [words.index(phrase) for phrase in order]
+    assert places == sorted(places)
+    assert max(places) < 1500
+
+
+@pytest.mark.parametrize(
+    ("outcome", "word"),
+    [
+        ("published", "Published"),
+        ("unchanged", "Already published"),
+        ("refused", "Not published"),
+        ("failed", "Failed"),
+    ],
+)
+def test_the_verdict_is_in_the_title_and_the_head(outcome, word):
+    page = render_night(examples.night(outcome=outcome, reason="source `loans` was not ready by 06:00"))
+    assert f"<title>{word}: " in page
+    assert f"<strong>{word}</strong>" in page
+    assert "source <code>loans</code> was not ready by 06:00" in page
+    assert "2011-02-01 04:16 UTC" in page
+
+
+def test_a_refused_night_tells_readers_what_they_see():
+    page = render_night(examples.night(outcome="refused", published_at=None, reason="12 rows share 6 loan ids"))
+    assert "readers keep the last published night" in page
+    assert '<li class="bad"><bdi>12 rows share 6 loan ids</bdi></li>' in page
+
+
+def test_a_backfill_says_that_it_is_one():
+    page = render_night(examples.night(mode="backfill", reason="quarter 1 filled in later"))
+    assert "<strong>backfill</strong>" in page
+    assert "quarter 1 filled in later" in page
+
+
+def test_a_calm_night_says_so():
+    calm = examples.night(quality=(), drift=(), warnings=(), next_steps=())
+    assert "Nothing needs attention" in render_night(calm)
+
+
+def test_a_failed_critical_check_is_bad_and_stands_before_warnings():
+    report = examples.night()
+    broken = replace(report.quality[1], passed=False, failing=7)
+    page = render_night(replace(report, quality=(report.quality[0], broken)))
+    assert f'<li class="bad"><bdi>Check failed: {broken.rule} (7 of 29,347 rows).' in page
+    assert page.index('<span class="tag critical">') < page.index('<span class="tag warning">')
+
+
+def test_drift_shows_the_worst_first_and_at_most_ten(night_page):
+    table = night_page[night_page.index("Drift against") : night_page.index("Where: segment by feature")]
+    statuses = re.findall(r'<span class="tag (\w+)">', table)
+    assert len(statuses) == 10
+    assert statuses == sorted(statuses, key=["alert", "watch", "blind"].index)
+
+
+def test_segments_that_moved_most_for_their_size_come_first(night_page):
+    segments = examples.segments()
+    shown = re.search(r"Segments worth a look.*?<tbody>(.*?)</tbody>", night_page, re.S)[1]
+    first = re.search(r"<bdi>(.*?)</bdi>", shown)[1]
+    most = max(segments, key=lambda s: abs(s.mean_score - s.last_mean_score) * math.sqrt(s.rows))
+    assert first == most.name.replace("|", " · ")
+
+
+def test_the_forest_plot_puts_better_left_worse_right_and_zero_in_the_middle(night_page):
+    marks = re.findall(r'<b class="(\w+)" style="left:([\d.]+)%"', night_page)
+    assert [kind for kind, _ in marks] == ["better", "even", "even", "worse", "worse", "worse"]
+    places = [float(place) for _, place in marks]
+    assert places == sorted(places)
+    assert places[0] < 50 < places[-1]
+    whisker = re.search(r'<i class="better" style="left:([\d.]+)%;right:([\d.]+)%"', night_page)
+    assert float(whisker[1]) < places[0] < 100 - float(whisker[2]) < 50
+
+
+def test_an_infinite_interval_fills_the_axis_and_an_unknown_one_is_left_out():
+    rows = (
+        EvidenceLine("a", 0.1, None, Interval(-0.001, -math.inf, math.inf)),
+        EvidenceLine("b", math.nan, math.nan, Interval(math.nan, math.nan, math.nan)),
+    )
+    page = render_night(examples.night(evidence=Evidence(rows, "a")))
+    assert 'style="left:0.00%;right:0.00%"' in page
+    assert page.count('<b class="') == 1
+    assert "−∞ to ∞" in page
+
+
+def test_the_week_says_who_scores_and_why(week_page):
+    words = _words(week_page)
+    assert "Waiting for approval" in words
+    assert "map_head(hazard) goes on scoring" in words
+    assert "credit waits for a person" in words
+    assert "Out of time: reports and may veto, never chooses" in words
+    assert "map_head(hazard) scores from now on" in _words(render_week(examples.week(decision="promoted")))
+
+
+def test_charts_are_whole_svg_with_the_colours_of_the_page(night_page, week_page):
+    for page, charts in ((night_page, 2), (week_page, 2)):
+        drawings = re.findall(r"<svg.*?</svg>", page, re.S)
+        assert len(drawings) == charts
+        for drawing in drawings:
+            root = ElementTree.fromstring(drawing)
+            assert root.get("role") == "img"
+            assert "var(--accent)" in drawing
+            assert "clip-path" not in drawing  # ids would clash between the drawings of a page
+
+
+def test_pages_load_nothing_and_run_nothing(night_page, week_page):
+    for page in (night_page, week_page):
+        outline = _Outline(page)
+        assert not {"script", "img", "iframe", "object", "form", "base"} & set(outline.tags)
+        assert {tag for tag in outline.tags if tag == "link"} == {"link"}
+        links = [value for name, value in outline.attributes if name in ("href", "src", "xlink:href", "action")]
+        assert links == ["data:,"]
+        assert "url(" not in page
+        assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=["script", "attribute", "template", "bidi", "long", "empty", "escaped"])
+def test_hostile_names_change_no_markup(name):
+    night, week = examples.night(), examples.week()
+    changed = replace(
+        night,
+        title=name,
+        reason=name,
+        warnings=(name, f"`{name}`", f"`{name}"),
+        next_steps=(name,),
+        steps=(Step("extract", 1.0, note=name),),
+        quality=tuple(replace(q, rule=name, column=name, observed=name, suite="s.json") for q in night.quality),
+        segments=tuple(replace(s, name=s.name + name, reason=name) for s in night.segments),
+        drift=tuple(replace(d, segment=d.segment + name, feature=name + d.feature, detail=name) for d in night.drift),
+        provenance={"host": name},
+    )
+    page = render_night(changed)
+    page.encode("utf-8")
+    assert len(page) < 300_000
+    outline = _Outline(page)
+    assert not {"script", "img", "raw"} & set(outline.tags)
+    assert not [attribute for attribute, _ in outline.attributes if attribute.startswith("on")]
+    assert ("7 * 7" in name) == ("{{ 7 * 7 }}" in outline.text)
+    for drawing in re.findall(r"<svg.*?</svg>", page, re.S):
+        ElementTree.fromstring(drawing)
+    weekly = render_week(
+        replace(
+            week,
+            title=name,
+            reason=name,
+            challenger=name,
+            curves=tuple(replace(c, candidate=name + c.candidate) for c in week.curves),
+            similarity=tuple(replace(p, name=p.name + name, group=name) for p in week.similarity),
+        )
+    )
+    assert not {"script", "img"} & set(_Outline(weekly).tags)
+
+
+def test_long_names_that_look_alike_keep_rows_of_their_own_on_the_map():
+    night = examples.night()
+    stem = "a very long segment name that goes on and on "
+    twins = [replace(night.drift[0], segment=f"{stem}{i}") for i in range(3)]
+    chart = re.findall(r"<svg.*?</svg>", render_night(replace(night, drift=tuple(twins), scores=None)), re.S)[0]
+    assert len(set(re.findall(r">(a very long[^<]*)<", chart))) == 3
+
+
+def test_open_outer_bins_and_a_log_axis_from_zero_are_drawn():
+    for edges, log in (((-math.inf, 0.0, 1.0, math.inf), False), ((0.0, 0.1, 0.2, 1.0), True)):
+        scores = replace(examples.scores(), edges=edges, now=(1, 2, 3), before=(0, 0, 0), log_scale=log)
+        drawing = re.findall(r"<svg.*?</svg>", render_night(examples.night(scores=scores, drift=())), re.S)[0]
+        assert drawing.count('role="graphics-symbol"') >= 3
+        assert "NaN" not in drawing
+
+
+def test_an_empty_report_of_a_night_that_failed_at_once_is_a_page():
+    page = render_night(
+        examples.night(
+            outcome="failed", published_at=None, reason="the warehouse is down", champion=None, steps=(), quality=(),
+            segments=(), scores=None, drift=(), evidence=None, warnings=(), next_steps=(), provenance={},
+        )
+    )  # fmt: skip
+    assert "the warehouse is down" in page
+    assert "<svg" not in page
+
+
+def test_thousands_of_segments_stay_a_small_page():
+    night = examples.night()
+    many = tuple(replace(s, name=f"{s.name}{i}") for i in range(60) for s in night.segments)
+    drift = tuple(replace(d, segment=f"{d.segment}{i}") for i in range(60) for d in night.drift)
+    page = render_night(replace(night, segments=many, drift=drift))
+    assert len(page) < 300_000
+    assert "All 2,940 are in the view" in page
