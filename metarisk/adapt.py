@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -224,6 +224,28 @@ class Adapted:
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
         return np.asarray(score, dtype=float)[back], None if variance is None else np.asarray(variance)[back]
+
+    def to_files(self) -> dict[str, bytes]:
+        """File contents by name, without the model."""
+        about = {
+            "keys": [list(key) for key in self.adaptation.keys],
+            "ragged": dict(self.adaptation.ragged),
+            "segments": [asdict(self.segments[key]) for key in sorted(self.segments)],
+        }
+        arrays = {name: np.ascontiguousarray(values) for name, values in self.adaptation.arrays.items()}
+        return {
+            "adaptation.json": json.dumps(about, indent=1, sort_keys=True).encode(),
+            "adaptation.safetensors": write_arrays(arrays),
+        }
+
+    @classmethod
+    def from_files(cls, model: FittedModel, files: Mapping[str, bytes]) -> Adapted:
+        """What `to_files` wrote, with its model."""
+        about = json.loads(files["adaptation.json"])
+        keys = tuple(tuple(key) for key in about["keys"])
+        arrays = read_arrays(files["adaptation.safetensors"])
+        segments = [SegmentAdaptation(**line | {"key": tuple(line["key"])}) for line in about["segments"]]
+        return cls(model, Adaptation(keys, arrays, about["ragged"]), {segment.key: segment for segment in segments})
 
 
 def adapt(model: FittedModel, model_id: str, support: pl.DataFrame, portfolio: Portfolio, spec: RiskSpec) -> Adapted:

@@ -150,6 +150,20 @@ def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
     return [row | {"rows": evidence.rows, "events": evidence.events, "note": note} for row in rows]
 
 
+def table(evidence: Evidence) -> list[dict[str, object]]:
+    """The evidence as people read it: one line a candidate, differences x 1e-4."""
+    return [
+        {
+            "candidate": line.name + (" (baseline)" if line.baseline else ""),
+            "log-loss": round(line.metrics["log_loss"], 5),
+            "AUC": round(line.metrics["auc"], 4),
+            f"minus {evidence.best_baseline}, x 1e-4": round(1e4 * line.against_baseline.mean, 1),
+            "95 % interval": f"[{1e4 * line.against_baseline.low:.1f}, {1e4 * line.against_baseline.high:.1f}]",
+        }
+        for line in evidence.candidates
+    ]
+
+
 def _metrics(logit: Array, y: Array, loss: float) -> dict[str, float]:
     p = 1.0 / (1.0 + np.exp(-logit))
     both = 0 < y.sum() < len(y)

@@ -1,0 +1,385 @@
+"""The command line: every command says what it did and what to do next; `--json` says it to machines.
+
+What needs a Prefect server (`up`, `demo`) is started as `python -m flows.ops`, so that everything else works without
+one.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from metarisk import __version__, demo, pipeline
+from metarisk.domain import ConfigError, Job, MetariskError, Warehouse
+from metarisk.pipeline import Context
+from metarisk.pipeline.context import Quiet
+from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios
+from metarisk.settings import Settings
+from metarisk.warehouse import open_warehouse
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+portfolio_app = typer.Typer(no_args_is_help=True, help="Draft, check and list portfolios.")
+app.add_typer(portfolio_app, name="portfolio")
+
+Name = Annotated[str, typer.Option("--portfolio", "-p", help="Name of a file in portfolios/, without .toml.")]
+AsOf = Annotated[str, typer.Option("--as-of", help="Local date up to whose end things are known: YYYY-MM-DD.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+class RichReporter:
+    """A Reporter that draws a progress bar a step, and prints warnings and tables."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description:<9}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> RichReporter:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def step(self, job: Job, name: str) -> Iterator[None]:
+        """One line with a bar; done when the step ends."""
+        task = self._bars.add_task(name, total=None, note=f"{job.portfolio} {job.as_of}")
+        self._tasks[name] = task
+        yield
+        self._bars.update(task, total=1, completed=1)
+        self._bars.stop_task(task)
+
+    def progress(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Move the bar of a step."""
+        if name in self._tasks:
+            self._bars.update(self._tasks[name], completed=done, total=max(total, 1), note=escape(note))
+
+    def table(self, key: str, title: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Print the evidence; other tables stand in the report."""
+        if key.startswith("evidence") and rows:
+            self._console.print(rich_table(title, rows))
+
+    def link(self, key: str, title: str, target: Path) -> None:
+        """Links are printed with the result."""
+
+    def warn(self, message: str) -> None:
+        """Print a warning."""
+        self._console.print(f"[yellow]warning[/] {escape(message)}")
+
+
+def rich_table(title: str, rows: Sequence[Mapping[str, object]]) -> Table:
+    """Rows as a Rich table, columns from the first row."""
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for name in rows[0]:
+        table.add_column(str(name), justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(escape(str(value)) for value in row.values()))
+    return table
+
+
+@app.command()
+def seed(
+    scale: Annotated[float, typer.Option(help="Multiplies the rows of the demo's loan book.")] = 1.0,
+    random_seed: Annotated[int, typer.Option("--seed", help="Another seed is another book.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Generate the demo's loan book into schema `source`."""
+    warehouse, settings = _warehouse()
+    with _errors(as_json):
+        _migrate(warehouse, settings)
+        rows = {name: warehouse.load(name, reader) for name, reader in demo.generate(scale, random_seed).items()}
+        _say(
+            {"rows": rows, "as_of": str(demo.DEMO_AS_OF)},
+            "\n".join(f"{count:>12,} rows in source.{name}" for name, count in rows.items())
+            + f"\nNext: metarisk weekly --portfolio consumer_loans --as-of {demo.DEMO_AS_OF}",
+            as_json,
+        )
+
+
+@app.command()
+def load(
+    file: Annotated[Path, typer.Argument(help="Parquet or CSV.", exists=True, dir_okay=False)],
+    table: Annotated[str, typer.Option(help="Table to create or replace: source.NAME.")],
+    as_json: Json = False,
+) -> None:
+    """Load a file into schema `source`."""
+    warehouse, _ = _warehouse()
+    with _errors(as_json):
+        schema, _, name = table.rpartition(".")
+        if schema != "source" or not name:
+            raise ConfigError(f"{table} is not in schema source", remedy="name the table source.NAME")
+        rows = warehouse.load(name, _read(file))
+        _say(
+            {"table": table, "rows": rows},
+            f"{rows:,} rows in {table}\nNext: metarisk portfolio new NAME --table {table}",
+            as_json,
+        )
+
+
+@app.command()
+def weekly(portfolio: Name, as_of: AsOf, as_json: Json = False) -> None:
+    """Judge the candidates, train the chosen one, and register it."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        result = pipeline.weekly(context)
+        state = "champion" if result.promoted else "candidate"
+        text = (
+            f"model {result.model_id} ({result.recipe}) is {state}: {result.reason}\n"
+            f"report {result.page}\nNext: metarisk nightly --portfolio {portfolio} --as-of {as_of}"
+        )
+        return _plain(result), text
+
+    _run(Job(portfolio, _date(as_of, as_json)), work, as_json)
+
+
+@app.command()
+def nightly(
+    portfolio: Name,
+    as_of: AsOf,
+    reason: Annotated[
+        str, typer.Option("--restate", help="Publish a done night again from corrected inputs, for this reason.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Adapt, score, watch for drift, publish."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        result = pipeline.nightly(context)
+        return _plain(result), _night_text(result)
+
+    mode = "restatement" if reason else "nightly"
+    _run(Job(portfolio, _date(as_of, as_json), mode, reason), work, as_json)
+
+
+@app.command()
+def backfill(
+    portfolio: Name,
+    start: Annotated[str, typer.Option("--from", help="First night: YYYY-MM-DD.")],
+    end: Annotated[str, typer.Option("--to", help="Last night: YYYY-MM-DD.")],
+    as_json: Json = False,
+) -> None:
+    """Run past nights of the calendar, oldest first; done nights are skipped."""
+    first = _date(start, as_json)
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        results = pipeline.backfill(context, first)
+        done = [result for result in results if result.outcome == "published"]
+        text = "\n".join(_night_text(result) for result in results)
+        return (
+            {"nights": [_plain(result) for result in results]},
+            f"{text}\n{len(done)} of {len(results)} nights published now",
+        )
+
+    _run(Job(portfolio, _date(end, as_json), "backfill"), work, as_json)
+
+
+@app.command()
+def runs(
+    portfolio: Annotated[str | None, typer.Option("--portfolio", "-p", help="Of one portfolio only.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many attempts to show.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show the latest attempts, with how they ended."""
+    warehouse, settings = _warehouse()
+    with _errors(as_json):
+        _migrate(warehouse, settings)
+        rows = warehouse.rows(
+            "SELECT started_at, portfolio, as_of, mode, outcome, step, run_id, error FROM metarisk.run_attempt "
+            "WHERE $portfolio IS NULL OR portfolio = $portfolio ORDER BY started_at DESC",
+            {"portfolio": portfolio},
+        )[:last]
+        if as_json:
+            _say({"attempts": rows}, "", True)
+        elif rows:
+            Console().print(rich_table("Attempts, newest first", [_readable(row) for row in rows]))
+        else:
+            Console().print("no attempt yet\nNext: metarisk weekly, then metarisk nightly")
+
+
+@app.command()
+def report(portfolio: Name, as_of: Annotated[str, typer.Option(help="A night; the newest if left out.")] = "") -> None:
+    """Print the path of a night's report."""
+    settings = Settings()
+    with _errors(False):
+        pages = sorted((settings.data_dir / "reports" / portfolio).glob(f"{as_of or '2'}*.html"))
+        if not pages:
+            raise ConfigError(
+                "there is no report",
+                portfolio=portfolio,
+                remedy="run `metarisk nightly` first; `metarisk runs` shows what ran",
+            )
+        Console().print(str(pages[-1]), soft_wrap=True)
+
+
+@app.command()
+def up() -> None:
+    """Start server, workers and deployments; Ctrl-C stops all of it."""
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.ops", "up"]))
+
+
+@app.command("demo")
+def run_demo() -> None:
+    """Run the whole job once on generated data, through the flows."""
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.ops", "demo"]))
+
+
+@portfolio_app.command("list")
+def portfolio_list() -> None:
+    """Names of the project's portfolios."""
+    for name in list_portfolios(Settings().project):
+        Console().print(name)
+
+
+@portfolio_app.command("check")
+def portfolio_check(
+    name: str, as_of: Annotated[str, typer.Option(help="Date to probe; today if left out.")] = "", as_json: Json = False
+) -> None:
+    """Validate a portfolio against the live warehouse."""
+    day = _date(as_of, as_json) if as_of else date.today()  # noqa: DTZ011
+    context = _context(Job(name, day), Quiet())
+    with _errors(as_json):
+        findings = check_portfolio(context.portfolio, context.settings.project, context.warehouse, day)
+        text = "\n".join(str(finding) for finding in findings)
+        _say({"findings": [_plain(f) for f in findings]}, f"{text}\nNext: metarisk weekly --portfolio {name}", as_json)
+
+
+@portfolio_app.command("new")
+def portfolio_new(
+    name: str, table: Annotated[str, typer.Option(help="A table of schema source: source.NAME.")]
+) -> None:
+    """Write a first draft of TOML, SQL and suite from a table's columns."""
+    warehouse, settings = _warehouse()
+    with _errors(False):
+        draft = draft_portfolio(name, table, warehouse)
+        existing = [str(path) for path in draft if (settings.project / path).exists()]
+        if existing:
+            raise ConfigError(f"{', '.join(existing)} exist already", portfolio=name, remedy="choose another name")
+        for path, text in draft.items():
+            target = settings.project / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+            Console().print(f"wrote {path}", soft_wrap=True)
+        Console().print(f"Next: edit portfolios/{name}.toml, then metarisk portfolio check {name}", soft_wrap=True)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """metarisk: risk scoring that learns across many thin segments."""
+    if version:
+        Console().print(f"metarisk {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the `metarisk` script."""
+    app()
+
+
+def _run(job: Job, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
+    with _errors(as_json):
+        if as_json:
+            content, text = work(_context(job, Quiet()))
+        else:
+            with RichReporter(Console(stderr=True)) as reporter:
+                content, text = work(_context(job, reporter))
+        _say(content, text, as_json)
+
+
+def _context(job: Job, reporter: Any) -> Context:
+    return Context(job, Settings(), reporter)
+
+
+def _warehouse() -> tuple[Warehouse, Settings]:
+    settings = Settings()
+    url = settings.warehouse.get_secret_value()
+    opened = open_warehouse(url, settings.data_dir, threads=settings.threads, memory_mb=settings.memory_mb)
+    return opened, settings
+
+
+def _migrate(warehouse: Warehouse, settings: Settings) -> None:
+    warehouse.migrate(settings.project / "sql" / "migrations", settings.project / "sql" / "views")
+
+
+@contextmanager
+def _errors(as_json: bool) -> Iterator[None]:
+    """Errors of the job end the command with their text and exit code 1; anything else is a fault and is raised."""
+    try:
+        yield
+    except MetariskError as error:
+        if as_json:
+            typer.echo(json.dumps({"error": type(error).__name__, "what": str(error), "remedy": error.remedy}))
+        else:
+            Console(stderr=True).print(f"[bold red]{type(error).__name__}[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _date(text: str, as_json: bool) -> date:
+    with _errors(as_json):
+        try:
+            return date.fromisoformat(text)
+        except ValueError:
+            raise ConfigError(f"{text!r} is not a date", remedy="write it as YYYY-MM-DD") from None
+    raise AssertionError
+
+
+def _read(file: Path) -> Any:
+    if file.suffix == ".parquet":
+        parquet = pq.ParquetFile(file)
+        return _reader(parquet)
+    if file.suffix == ".csv":
+        return csv.open_csv(file)
+    raise ConfigError(f"{file.name} is neither .parquet nor .csv", remedy="convert it to Parquet or CSV")
+
+
+def _reader(parquet: pq.ParquetFile) -> Any:
+    import pyarrow as pa
+
+    return pa.RecordBatchReader.from_batches(parquet.schema_arrow, parquet.iter_batches())
+
+
+def _night_text(result: pipeline.NightResult) -> str:
+    if result.outcome == "already_published":
+        return f"{result.portfolio} {result.as_of}: already published as run {result.run_id}; nothing was done"
+    return (
+        f"{result.portfolio} {result.as_of}: {result.rows_scored:,} rows published as run {result.run_id}\n"
+        f"report {result.page}"
+    )
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return dict(value.__dict__)
+
+
+def _readable(row: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        name: "" if value is None else str(value)[:19] if name == "started_at" else value for name, value in row.items()
+    }
+
+
+def _say(content: Mapping[str, Any], text: str, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(content, default=str))
+    else:
+        Console().print(escape(text), soft_wrap=True, highlight=False)

@@ -1,0 +1,219 @@
+"""The job as plain functions: a night, a week, a backfill, and which nights are due.
+
+This is where everything is composed. A caller brings a `Context` and, if steps are to be run in its own way (as Prefect
+tasks, say), a `Caller`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from metarisk.domain import ConfigError
+from metarisk.pipeline import night, pages, week
+from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
+from metarisk.pipeline.publish import Attempt, current_publication, publish, record_failure
+from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios
+from metarisk.settings import Settings
+
+__all__ = [
+    "Caller",
+    "Context",
+    "NightResult",
+    "Quiet",
+    "WeekResult",
+    "as_of_from_schedule",
+    "backfill",
+    "direct",
+    "due",
+    "migrate",
+    "nightly",
+    "portfolio_names",
+    "utc_now",
+    "weekly",
+]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class NightResult:
+    """How a night ended."""
+
+    portfolio: str
+    as_of: date
+    outcome: Literal["published", "already_published"]
+    run_id: str
+    rows_scored: int
+    page: Path | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeekResult:
+    """How a week ended."""
+
+    portfolio: str
+    as_of: date
+    model_id: str
+    recipe: str
+    promoted: bool
+    reason: str
+    page: Path | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Timed:
+    """Calls steps, remembers their seconds, and which one is running."""
+
+    def __init__(self, call: Caller, context: Context) -> None:
+        self._call, self._context = call, context
+        self.seconds: dict[str, float] = {}
+        self.step = "start"
+
+    def __call__(self, step: Callable[..., Result], *inputs: object) -> Result:
+        self.step = step.__name__
+        begun = time.perf_counter()
+        try:
+            return self._call(step, self._context, *inputs)
+        finally:
+            self.seconds[self.step] = time.perf_counter() - begun
+
+
+def migrate(context: Context) -> list[str]:
+    """Bring schema `metarisk` up to date; the names of the migrations applied now."""
+    sql = context.settings.project / "sql"
+    return context.warehouse.migrate(sql / "migrations", sql / "views")
+
+
+def nightly(context: Context, call: Caller = direct) -> NightResult:
+    """Run one night of one portfolio.
+
+    A night that is published already ends at once, unless the job is a restatement. Raises LockedError while another
+    run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first.
+    """
+    job = context.job
+    migrate(context)
+    with context.warehouse.lock(job.portfolio):
+        current = current_publication(context)
+        if current is not None and job.mode != "restatement":
+            page = pages.night_page(context, current["run_id"])
+            existing = page if page.exists() else None
+            return NightResult(
+                job.portfolio, job.as_of, "already_published", current["run_id"], current["rows_scored"], existing
+            )
+        run = _Timed(call, context)
+        with _recorded(context, run) as attempt:
+            run(night.ready)
+            extract = run(night.extract)
+            checked = run(night.check, extract)
+            adapted = run(night.adapt, checked)
+            scored = run(night.score, adapted)
+            guarded = run(night.guard, scored)
+            drifted = run(night.drift, scored)
+            timed = replace(attempt, seconds=dict(run.seconds))
+            publication = run(publish, scored, guarded, drifted, timed)
+            page = run(pages.report_night, scored, guarded, drifted, publication, dict(run.seconds))
+    return NightResult(
+        job.portfolio, job.as_of, "published", scored.run_id, publication["rows_scored"], page, run.seconds
+    )
+
+
+def weekly(context: Context, call: Caller = direct) -> WeekResult:
+    """Run one week of one portfolio: judge the candidates, train the chosen one, register it."""
+    job = context.job
+    migrate(context)
+    with context.warehouse.lock(f"{job.portfolio}.weekly"):
+        run = _Timed(call, context)
+        with _recorded(context, run):
+            extract = run(night.extract)
+            checked = run(night.check, extract)
+            judged = run(week.judge, checked)
+            trained = run(week.train, judged)
+            registered = run(week.register, trained)
+            page = run(pages.report_week, trained, registered, dict(run.seconds))
+    return WeekResult(
+        job.portfolio,
+        job.as_of,
+        trained.model_id,
+        judged.decision.recipe,
+        registered["promoted"],
+        judged.decision.reason,
+        page,
+        run.seconds,
+    )
+
+
+def due(context: Context) -> list[date]:
+    """Nights missing from the warehouse up to and including the job's as_of, oldest first.
+
+    By the portfolio's calendar, from the night after the newest published one before as_of; a portfolio without any
+    published night owes the newest alone, and so does one with `catch_up = latest`.
+    """
+    job, portfolio = context.job, context.portfolio
+    migrate(context)
+    rows = context.warehouse.rows(
+        "SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio AND as_of <= $as_of",
+        {"portfolio": job.portfolio, "as_of": job.as_of},
+    )
+    published = {row["as_of"] for row in rows}
+    table = _calendar_table(context)
+    if not published or portfolio.catch_up == "latest":
+        owed = calendar_dates(portfolio, date(job.as_of.year - 1, 1, 1), job.as_of, table)[-1:]
+    else:
+        owed = calendar_dates(portfolio, min(published), job.as_of, table)
+    return [day for day in owed if day not in published]
+
+
+def backfill(context: Context, start: date, call: Caller = direct) -> list[NightResult]:
+    """Run every night of the calendar from `start` to the job's as_of, oldest first; done nights are skipped.
+
+    Each run carries mode `backfill` and is published with the time at which it was really known.
+    """
+    job = context.job
+    if start > job.as_of:
+        raise ConfigError(
+            f"the backfill starts on {start}, after its end",
+            portfolio=job.portfolio,
+            on=job.as_of,
+            remedy="swap the dates",
+        )
+    days = calendar_dates(context.portfolio, start, job.as_of, _calendar_table(context))
+    results = []
+    for number, day in enumerate(days):
+        context.reporter.progress("backfill", number, len(days), str(day))
+        one = replace(job, as_of=day, mode="backfill", reason=job.reason or "backfill")
+        results.append(nightly(replace(context, job=one), call))
+    return results
+
+
+def portfolio_names(settings: Settings) -> list[str]:
+    """Names of all portfolios of the project."""
+    return list_portfolios(settings.project)
+
+
+def _calendar_table(context: Context) -> Sequence[date]:
+    sql = context.portfolio.calendar_sql
+    if context.portfolio.calendar != "table" or sql is None:
+        return ()
+    return [next(iter(row.values())) for row in context.warehouse.rows(sql)]
+
+
+@contextmanager
+def _recorded(context: Context, run: _Timed) -> Iterator[Attempt]:
+    """An attempt that is written to the warehouse if it fails; the error goes on."""
+    attempt = Attempt.start(context)
+    try:
+        yield attempt
+    except Exception as error:
+        found: Sequence[Mapping[str, Any]] = getattr(error, "results", ())
+        try:
+            record_failure(context, replace(attempt, seconds=dict(run.seconds)), run.step, error, found)
+        except Exception as second:
+            context.reporter.warn(f"the failed attempt could not be recorded: {type(second).__name__}")
+        raise

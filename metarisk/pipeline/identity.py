@@ -1,0 +1,44 @@
+"""What makes two runs the same work: hashes of inputs, configuration and code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from metarisk import __version__
+from metarisk.pipeline.context import Context
+from metarisk.portfolios import config_hash, extract_sql, scores_suite_path, suite_path
+
+
+@cache
+def code_version() -> str:
+    """The package's version and a hash of its sources: an edited installation is another version."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode())
+        digest.update(path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def configuration(context: Context) -> str:
+    """Hash of the portfolio with the SQL and the suites that it points to."""
+    project, portfolio = context.settings.project, context.portfolio
+    suites = [
+        path.read_text(encoding="utf-8")
+        for path in (suite_path(project, portfolio), scores_suite_path(project, portfolio))
+    ]
+    return config_hash(portfolio, extract_sql(project, portfolio), *suites)
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity(parts: Mapping[str, str]) -> str:
+    """The id of one piece of work: 16 hexadecimal digits of the hash of what went into it."""
+    return text_hash(json.dumps(dict(parts), sort_keys=True))[:16]

@@ -1,0 +1,49 @@
+"""Which model a night uses, and reading it from the registry."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from metarisk import registry
+from metarisk.adapt import FittedModel
+from metarisk.domain import Model
+from metarisk.pipeline.context import Context
+
+_CHAMPIONS = """
+SELECT m.model_id, m.as_of, m.recipe
+FROM metarisk.model m
+JOIN metarisk.model_state s ON s.model_id = m.model_id AND s.state = 'champion'
+WHERE m.portfolio = $portfolio AND m.as_of <= $as_of
+ORDER BY m.as_of DESC, s.seq DESC
+LIMIT 1
+"""
+
+
+def champion_for(context: Context) -> Model | None:
+    """The newest champion, past or present, whose label cut-off is on or before the job's as_of.
+
+    A night of the past so meets the model of its own time, and never one that has seen its future.
+    """
+    job = context.job
+    rows = context.warehouse.rows(_CHAMPIONS, {"portfolio": job.portfolio, "as_of": job.as_of})
+    if not rows:
+        return None
+    row = rows[0]
+    path = registry_root(context) / job.portfolio / row["model_id"]
+    return Model(row["model_id"], job.portfolio, row["as_of"], row["recipe"], "champion", path)
+
+
+def registry_root(context: Context) -> Path:
+    """Folder of the registry."""
+    return context.settings.data_dir / "registry"
+
+
+def load_model(context: Context, model_id: str) -> FittedModel:
+    """Read a model, hash-checked; the last few stay in memory, for files never change under an id."""
+    return _read(registry_root(context), context.job.portfolio, model_id)
+
+
+@lru_cache(maxsize=4)
+def _read(root: Path, portfolio: str, model_id: str) -> FittedModel:
+    return FittedModel.from_files(registry.load(root, portfolio, model_id))

@@ -1,0 +1,297 @@
+"""The steps of a night: plain functions that take references to Parquet and give references back.
+
+`ready -> extract -> check -> adapt -> score -> guard -> drift -> publish -> report`; composed in the package's root.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from metarisk import drift as drifts
+from metarisk import lake, quality, registry, scoring
+from metarisk.adapt import Adapted
+from metarisk.adapt import adapt as adapt_segments
+from metarisk.domain import DataError, ModelError, SegmentKey, SourceLate
+from metarisk.pipeline.context import Context
+from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
+from metarisk.pipeline.models import champion_for, load_model
+from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
+from metarisk.tasks import labelled, newest, population
+
+BATCH_ROWS = 131_072
+READY_POLL_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An extract with what its suite said; `excluded` holds keys of quarantined rows."""
+
+    extract: lake.Extract
+    quality: quality.Quality
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's identity and where its files are."""
+
+    run_id: str
+    model_id: str
+    recipe: str
+    cut_off: date
+    """Label cut-off of the model."""
+    folder: Path
+    checked: Checked
+    config_hash: str
+    code_version: str
+
+    @property
+    def extract(self) -> lake.Extract:
+        """The run's extract."""
+        return self.checked.extract
+
+
+def ready(context: Context) -> None:
+    """Ask the portfolio's readiness query until it says yes; SourceLate after its deadline."""
+    source, as_of = context.portfolio.source, context.job.as_of
+    if source.ready_sql is None:
+        return
+    deadline = time.monotonic() + 60 * source.deadline_minutes
+    while True:
+        rows = context.warehouse.rows(source.ready_sql, {"as_of": as_of})
+        if rows and all(rows[0].values()):
+            return
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise SourceLate(
+                f"the source was not ready within {source.deadline_minutes} minutes; nothing was published",
+                portfolio=context.job.portfolio,
+                on=as_of,
+                remedy="load the source, then run this night again; ready_sql in the TOML says what is asked",
+            )
+        context.reporter.warn(f"{context.job.portfolio}: source not ready for {as_of}, asking again")
+        time.sleep(min(READY_POLL_SECONDS, left))
+
+
+def extract(context: Context) -> lake.Extract:
+    """Stream the portfolio's SELECT into the lake."""
+    sql = extract_sql(context.settings.project, context.portfolio)
+    with context.warehouse.stream(sql, {"as_of": context.job.as_of}) as reader:
+        return lake.extract(
+            reader,
+            context.portfolio,
+            context.job.as_of,
+            context.settings.data_dir / "lake",
+            text_hash(sql),
+            memory_mb=context.settings.memory_mb,
+            threads=context.settings.threads,
+            progress=lambda done, total, note: context.reporter.progress("extract", done, total, note),
+        )
+
+
+def check(context: Context, extracted: lake.Extract) -> Checked:
+    """Run the extract's suite and the rules that need history: enough rows, segments that are still the same.
+
+    A critical failure raises QualityError: nothing is published.
+    """
+    _enough_rows(context, extracted)
+    found = quality.check(
+        suite_path(context.settings.project, context.portfolio),
+        extracted.paths,
+        portfolio=context.portfolio,
+        as_of=context.job.as_of,
+        quarantine=extracted.directory.parent / "quarantine",
+        known_segments=_known_segments(context),
+        memory_mb=context.settings.memory_mb,
+        threads=context.settings.threads,
+    )
+    context.reporter.table("quality", f"Quality of {context.job.portfolio} {context.job.as_of}", found.table())
+    for warning in (*extracted.warnings, *found.warnings):
+        context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
+    found.require()
+    return Checked(extracted, found)
+
+
+def adapt(context: Context, checked: Checked) -> Run:
+    """Take the newest champion that may be known at as_of and adapt it to every segment's support."""
+    champion = champion_for(context)
+    if champion is None:
+        raise ModelError(
+            f"no champion has a label cut-off on or before {context.job.as_of}",
+            portfolio=context.job.portfolio,
+            on=context.job.as_of,
+            remedy=f"run `metarisk weekly --portfolio {context.job.portfolio} --as-of {context.job.as_of}` first",
+        )
+    parts = {
+        "portfolio": context.job.portfolio,
+        "as_of": str(context.job.as_of),
+        "extract": checked.extract.extract_hash,
+        "model": champion.model_id,
+        "configuration": configuration(context),
+        "code": code_version(),
+    }
+    run_id = identity(parts)
+    folder = context.settings.data_dir / "lake" / context.job.portfolio / str(context.job.as_of) / "runs" / run_id
+    run = Run(
+        run_id,
+        champion.model_id,
+        champion.recipe,
+        champion.as_of,
+        folder,
+        checked,
+        parts["configuration"],
+        parts["code"],
+    )
+    if not _finished(folder / "adapt"):
+        model = load_model(context, champion.model_id)
+        adapted = adapt_segments(model, champion.model_id, support(context, run), context.portfolio, context.spec)
+        with lake.staged(folder / "adapt") as into:
+            for name, content in adapted.to_files().items():
+                (into / name).write_bytes(content)
+            lake.write_manifest(into, parts)
+    return run
+
+
+def support(context: Context, run: Run) -> pl.DataFrame:
+    """Labelled rows as known at as_of, the newest of every segment, without quarantined ones."""
+    limits = context.portfolio.thresholds
+    rows = labelled(scan(context, run.checked), context.portfolio, context.spec, context.job.as_of)
+    kept = newest(rows, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
+    return kept.collect(engine="streaming")
+
+
+def scan(context: Context, checked: Checked) -> pl.LazyFrame:
+    """All rows of an extract but the quarantined ones."""
+    frame = pl.scan_parquet(checked.extract.paths)
+    excluded = checked.quality.excluded
+    if excluded is None:
+        return frame
+    keys = lake.key_columns(context.portfolio)
+    return frame.join(pl.scan_parquet(excluded).select(keys).unique(), on=keys, how="anti", maintain_order="left")
+
+
+def score(context: Context, run: Run) -> Run:
+    """Score the population into `score/part-0.parquet`, in the order of the extract and in flat memory."""
+    if _finished(run.folder / "score"):
+        return run
+    adapted = load_adapted(context, run)
+    batches = _batches(context, run)
+    with lake.staged(run.folder / "score") as into:
+        rows = 0
+        with pq.ParquetWriter(into / "part-0.parquet", pl.DataFrame(schema=scoring.SCHEMA).to_arrow().schema) as file:
+            for frame in scoring.score(batches, adapted, context.portfolio, run_id=run.run_id, as_of=context.job.as_of):
+                file.write_table(frame.to_arrow())
+                rows += frame.height
+                context.reporter.progress("score", rows, run.extract.rows, f"{rows:,} rows scored")
+        if not rows:
+            raise DataError(
+                f"none of {run.extract.rows:,} extracted rows is in the population to be scored",
+                portfolio=context.job.portfolio,
+                column=context.portfolio.columns.opened_on,
+                on=context.job.as_of,
+                remedy="check as_of, the horizon, and the date columns of the extract",
+            )
+        lake.write_manifest(into, {"run_id": run.run_id, "rows": rows})
+    return run
+
+
+def guard(context: Context, run: Run) -> quality.Quality:
+    """Run the suite of the score table over what is about to be published; a critical failure stops the run."""
+    lake.verify(run.folder / "score")
+    found = quality.check(
+        scores_suite_path(context.settings.project, context.portfolio),
+        score_files(run),
+        portfolio=context.portfolio,
+        as_of=context.job.as_of,
+        quarantine=run.folder / "quarantine",
+        memory_mb=context.settings.memory_mb,
+        threads=context.settings.threads,
+    )
+    found.require()
+    return found
+
+
+def drift(context: Context, run: Run) -> Path:
+    """Compare the scored population with the reference stored beside the model; a folder with `drift.parquet`."""
+    if not _finished(run.folder / "drift"):
+        files = registry.load(context.settings.data_dir / "registry", context.job.portfolio, run.model_id)
+        reference = pl.read_parquet(files["reference.parquet"])
+        found = drifts.detect(scored_population(context, run), reference)
+        with lake.staged(run.folder / "drift") as into:
+            found.write_parquet(into / "drift.parquet")
+            lake.write_manifest(into, {"run_id": run.run_id})
+    return run.folder / "drift"
+
+
+def scored_population(context: Context, run: Run) -> pl.LazyFrame:
+    """The population with its score in a column named by the target."""
+    target, entity = context.portfolio.target.name, context.portfolio.columns.entity
+    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
+    scores = pl.scan_parquet(score_files(run)).select(pl.col("entity").alias(entity), pl.col("score").alias(target))
+    return rows.join(scores, on=entity, how="left")
+
+
+def score_files(run: Run) -> list[Path]:
+    """Parquet files of the run's scores."""
+    return sorted((run.folder / "score").glob("*.parquet"))
+
+
+def load_adapted(context: Context, run: Run) -> Adapted:
+    """The run's model with its adaptation; both are hash-checked before use."""
+    folder = run.folder / "adapt"
+    files = {name: (folder / name).read_bytes() for name in lake.verify(folder)["files"]}
+    return Adapted.from_files(load_model(context, run.model_id), files)
+
+
+def _batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:
+    """Population rows in the extract's order, a batch at a time."""
+    excluded = run.checked.quality.excluded
+    keys = lake.key_columns(context.portfolio)
+    unwanted = pl.read_parquet(excluded, columns=keys) if excluded is not None else None
+    for path in run.extract.paths:
+        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS):
+            frame = pl.DataFrame(batch).lazy()
+            if unwanted is not None:
+                frame = frame.join(unwanted.lazy(), on=keys, how="anti", maintain_order="left")
+            rows = population(frame, context.portfolio, context.job.as_of).collect()
+            if rows.height:
+                yield rows
+
+
+def _finished(folder: Path) -> bool:
+    """Whether an earlier attempt left this step's folder whole."""
+    try:
+        lake.verify(folder)
+    except DataError:
+        return False
+    return True
+
+
+def _enough_rows(context: Context, extracted: lake.Extract) -> None:
+    portfolio, as_of = context.portfolio, context.job.as_of
+    share = portfolio.source.min_rows_vs_median
+    nights = context.warehouse.rows(
+        "SELECT rows_extracted FROM metarisk.night WHERE portfolio = $portfolio AND as_of < $as_of "
+        "ORDER BY as_of DESC LIMIT 14",
+        {"portfolio": portfolio.name, "as_of": as_of},
+    )
+    usual = median([row["rows_extracted"] for row in nights]) if nights else 0
+    if extracted.rows < share * usual:
+        raise DataError(
+            f"{extracted.rows:,} rows were extracted, less than {share:.0%} of the usual {usual:,.0f}",
+            portfolio=portfolio.name,
+            on=as_of,
+            remedy="check that the source is complete; lower source.min_rows_vs_median if the book really shrank",
+        )
+
+
+def _known_segments(context: Context) -> tuple[SegmentKey, ...] | None:
+    champion = champion_for(context)
+    return load_model(context, champion.model_id).segments if champion is not None else None

@@ -1,0 +1,266 @@
+"""The report pages of a night and of a week: their values gathered from the run's files and the warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from metarisk import quality, report
+from metarisk.domain import segment_name
+from metarisk.evidence import Evidence
+from metarisk.metrics import Interval
+from metarisk.pipeline.context import Context
+from metarisk.pipeline.night import Run, load_adapted, score_files
+from metarisk.pipeline.week import Trained
+
+BINS = 40
+
+
+def night_page(context: Context, run_id: str) -> Path:
+    """Where the page of a run is."""
+    return _folder(context) / f"{context.job.as_of}-{run_id}.html"
+
+
+def report_night(
+    context: Context,
+    run: Run,
+    guarded: quality.Quality,
+    drift_folder: Path,
+    publication: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> Path:
+    """Write the page of a published night."""
+    before = _last_run(context)
+    page = report.NightReport(
+        title=context.portfolio.title or context.portfolio.name,
+        portfolio=context.portfolio.name,
+        as_of=context.job.as_of,
+        run_id=run.run_id,
+        mode=context.job.mode,
+        outcome="published",
+        reason=context.job.reason,
+        published_at=publication["published_at"],
+        champion=report.Champion(run.model_id, run.recipe, run.cut_off, (context.job.as_of - run.cut_off).days),
+        score_unit=context.spec.score_unit,
+        rows_extracted=run.extract.rows,
+        rows_scored=publication["rows_scored"],
+        rows_quarantined=run.checked.quality.excluded_rows,
+        steps=tuple(report.Step(name, value) for name, value in seconds.items()),
+        quality=(*_quality(run.checked.quality), *_quality(guarded)),
+        segments=_segments(context, run, before),
+        scores=_histogram(context, run, before),
+        drift=_drift(drift_folder),
+        evidence=_evidence_of(context, run.model_id),
+        warnings=_warnings(context, run),
+        provenance={
+            "run": run.run_id,
+            "model": run.model_id,
+            "extract": run.extract.extract_hash,
+            "configuration": run.config_hash,
+            "code": run.code_version,
+        },
+    )
+    path = _write(night_page(context, run.run_id), report.render_night(page))
+    context.reporter.link(f"report-{context.job.portfolio}", f"Report of {context.job.as_of}", path)
+    return path
+
+
+def report_week(
+    context: Context, trained: Trained, registered: Mapping[str, Any], seconds: Mapping[str, float]
+) -> Path:
+    """Write the page of a week."""
+    judged = trained.judged
+    decision = judged.decision
+    champion = judged.champion_recipe
+    challenger = "" if decision.recipe == champion else decision.recipe
+    page = report.WeekReport(
+        title=context.portfolio.title or context.portfolio.name,
+        portfolio=context.portfolio.name,
+        as_of=context.job.as_of,
+        run_id=judged.week_id,
+        decision="promoted" if registered["promoted"] else "waiting",
+        reason=decision.reason,
+        champion=report.Champion(trained.model_id, decision.recipe, context.job.as_of, 0),
+        challenger=challenger,
+        training_rows=trained.rows,
+        training_events=trained.events,
+        training_segments=trained.segments,
+        steps=tuple(report.Step(name, value) for name, value in seconds.items()),
+        quality=_quality(judged.checked.quality),
+        evidence=_evidence(judged.evidence, decision.recipe),
+        warnings=tuple(judged.checked.extract.warnings),
+        provenance={"model": trained.model_id, "extract": judged.checked.extract.extract_hash},
+    )
+    path = _write(_folder(context) / f"week-{context.job.as_of}-{judged.week_id}.html", report.render_week(page))
+    context.reporter.link(f"week-{context.job.portfolio}", f"Week of {context.job.as_of}", path)
+    return path
+
+
+def _folder(context: Context) -> Path:
+    return context.settings.data_dir / "reports" / context.job.portfolio
+
+
+def _write(path: Path, html: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(html, encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def _quality(found: quality.Quality) -> tuple[report.QualityCheck, ...]:
+    return tuple(
+        report.QualityCheck(
+            suite=found.suite,
+            rule=result.rule,
+            severity=result.severity,
+            passed=result.success,
+            failing=result.failing_rows or 0,
+            rows=result.total_rows or 0,
+            column=result.column,
+            observed=result.detail,
+        )
+        for result in found.results
+    )
+
+
+def _last_run(context: Context) -> pl.LazyFrame | None:
+    """Scores of the newest night before this one, if the lake still has them."""
+    rows = context.warehouse.rows(
+        "SELECT run_id, as_of FROM metarisk.night WHERE portfolio = $portfolio AND as_of < $as_of "
+        "ORDER BY as_of DESC LIMIT 1",
+        {"portfolio": context.job.portfolio, "as_of": context.job.as_of},
+    )
+    if not rows:
+        return None
+    root = context.settings.data_dir / "lake" / context.job.portfolio / str(rows[0]["as_of"]) / "runs"
+    files = sorted((root / rows[0]["run_id"] / "score").glob("*.parquet"))
+    return pl.scan_parquet(files).with_columns(pl.lit(str(rows[0]["as_of"])).alias("night")) if files else None
+
+
+def _segments(context: Context, run: Run, before: pl.LazyFrame | None) -> tuple[report.SegmentLine, ...]:
+    adapted = load_adapted(context, run)
+    known = {segment_name(key): segment for key, segment in adapted.segments.items()}
+    summary = pl.len().alias("rows"), pl.col("status").first(), pl.col("score").mean().alias("mean")
+    now = pl.scan_parquet(score_files(run)).group_by("segment").agg(*summary).sort("segment")
+    if before is not None:
+        now = now.join(before.group_by("segment").agg(pl.col("score").mean().alias("last")), on="segment", how="left")
+    lines = []
+    for row in now.sort("segment").collect().iter_rows(named=True):
+        segment = known.get(row["segment"])
+        lines.append(
+            report.SegmentLine(
+                name=row["segment"],
+                status=row["status"],
+                rows=row["rows"],
+                support_rows=segment.support_rows if segment else 0,
+                support_events=segment.support_events if segment else 0,
+                mean_score=row["mean"],
+                last_mean_score=row.get("last"),
+                reason=segment.reason if segment else "no matured row of its own: scored from its parents and the pool",
+            )
+        )
+    return tuple(lines)
+
+
+def _histogram(context: Context, run: Run, before: pl.LazyFrame | None) -> report.ScoreHistogram:
+    now = pl.scan_parquet(score_files(run))
+    bounds = (
+        now.select(
+            pl.col("score").quantile(0.001).alias("low"),
+            pl.col("score").quantile(0.999).alias("high"),
+            pl.col("score").min().alias("min"),
+        )
+        .collect()
+        .row(0, named=True)
+    )
+    log = bounds["min"] > 0
+    low, high = bounds["low"], max(bounds["high"], bounds["low"] * (1 + 1e-6) + 1e-12)
+    edges = np.geomspace(low, high, BINS + 1) if log else np.linspace(low, high, BINS + 1)
+    return report.ScoreHistogram(
+        edges=tuple(float(edge) for edge in edges),
+        now=_counts(now, edges),
+        before=_counts(before, edges) if before is not None else None,
+        before_label=before.select(pl.col("night").first()).collect().item() if before is not None else "last run",
+        axis=context.spec.score_unit,
+        log_scale=log,
+    )
+
+
+def _counts(frame: pl.LazyFrame, edges: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    """Rows a bin; what lies outside the edges counts in the outermost bins."""
+    inner = [float(edge) for edge in edges[1:-1]]
+    bins = frame.select(pl.col("score").cut(inner, labels=[str(i) for i in range(len(inner) + 1)]).alias("bin"))
+    found = dict(bins.group_by("bin").len().collect().iter_rows())
+    return tuple(found.get(str(i), 0) for i in range(len(inner) + 1))
+
+
+def _drift(folder: Path) -> tuple[report.DriftLine, ...]:
+    columns = ("segment", "level", "feature", "metric", "status", "value", "effect", "threshold", "n_ref", "n_cur", "q")
+    rows = pl.read_parquet(folder / "drift.parquet").iter_rows(named=True)
+    return tuple(report.DriftLine(**{name: row[name] for name in columns}, detail=row["detail"] or "") for row in rows)
+
+
+def _evidence(evidence: Evidence, chosen: str) -> report.Evidence | None:
+    if not evidence.candidates:
+        return None
+    lines = [
+        report.EvidenceLine(
+            candidate=line.name,
+            loss=line.metrics["log_loss"],
+            ranking=line.metrics["auc"],
+            difference=line.against_baseline,
+            role="champion" if line.name == chosen else "baseline" if line.baseline else "candidate",
+        )
+        for line in evidence.candidates
+    ]
+    note = (
+        f"{evidence.rows:,} rows with {evidence.events:,} events, opened in {len(evidence.folds)} windows after "
+        "the labels that taught; labels as they were known at each cut; difference in log-loss with a 95 % interval "
+        "by bootstrap over opening month x segment"
+    )
+    return report.Evidence(tuple(lines), evidence.best_baseline, note)
+
+
+def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:
+    """The evidence that came with a model, read back from the warehouse."""
+    rows = context.warehouse.rows(
+        "SELECT e.candidate, e.metric, e.value, e.low, e.high, e.rows, e.events, e.note, m.recipe "
+        "FROM metarisk.evidence e JOIN metarisk.model m ON m.model_id = e.model_id "
+        "WHERE e.model_id = $model_id AND e.slice = 'all'",
+        {"model_id": model_id},
+    )
+    if not rows:
+        return None
+    by_name: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["candidate"], {})[row["metric"]] = row
+    baseline = rows[0]["note"].removeprefix("best baseline: ").split(";")[0]
+    lines = []
+    for name, metrics in by_name.items():
+        span = metrics["loss_minus_best_baseline"]
+        known = span["value"] is not None and span["low"] is not None and span["high"] is not None
+        lines.append(
+            report.EvidenceLine(
+                candidate=name,
+                loss=metrics["log_loss"]["value"],
+                ranking=metrics["auc"]["value"],
+                difference=Interval(span["value"], span["low"], span["high"]) if known else None,
+                role="champion" if name == rows[0]["recipe"] else "baseline" if name == baseline else "candidate",
+            )
+        )
+    lines.sort(key=lambda line: line.loss)
+    note = f"{rows[0]['rows']:,} rows with {rows[0]['events']:,} events; {rows[0]['note']}"
+    return report.Evidence(tuple(lines), baseline, note)
+
+
+def _warnings(context: Context, run: Run) -> tuple[str, ...]:
+    warnings = [*run.extract.warnings, *run.checked.quality.warnings]
+    age, limit = (context.job.as_of - run.cut_off).days, context.portfolio.thresholds.max_model_age_days
+    if age > limit:
+        warnings.append(f"the model is {age} days old, more than max_model_age_days = {limit}: run the weekly")
+    return tuple(warnings)

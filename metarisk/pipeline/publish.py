@@ -1,0 +1,308 @@
+"""Publishing a run: all of its rows and one `publication` row in one transaction, and attempts that ended otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metarisk import lake, quality
+from metarisk.domain import MetariskError, Transaction, segment_name
+from metarisk.pipeline.context import Context
+from metarisk.pipeline.night import BATCH_ROWS, Run, load_adapted, scan, score_files
+
+Outcome = Literal["published", "already_published", "failed", "source_late", "locked"]
+ROWS_A_BATCH = 65_536
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a run: its times and host."""
+
+    attempt_id: str
+    started_at: datetime
+    seconds: Mapping[str, float]
+
+    @classmethod
+    def start(cls, context: Context) -> Attempt:
+        """A new attempt, begun now."""
+        return cls(uuid.uuid4().hex, context.clock(), {})
+
+
+def current_publication(context: Context) -> dict[str, Any] | None:
+    """The current publication of (portfolio, as_of), or None."""
+    rows = context.warehouse.rows(
+        "SELECT p.run_id, p.seq, p.published_at, r.model_id, r.rows_scored FROM metarisk.publication p "
+        "JOIN metarisk.run r ON r.run_id = p.run_id "
+        "WHERE p.portfolio = $portfolio AND p.as_of = $as_of ORDER BY p.seq DESC LIMIT 1",
+        {"portfolio": context.job.portfolio, "as_of": context.job.as_of},
+    )
+    return rows[0] if rows else None
+
+
+def publish(
+    context: Context, run: Run, guarded: quality.Quality, drift_folder: Path, attempt: Attempt
+) -> dict[str, Any]:
+    """Append everything that the run found and point to it; readers see the old night or the new one, never half.
+
+    Returns the publication. Publishing a run that is current already changes nothing.
+    """
+    current = current_publication(context)
+    if current is not None and current["run_id"] == run.run_id:
+        return current
+    lake.verify(run.folder / "score")
+    lake.verify(drift_folder)
+    summary = _summary(context, run)
+    with context.warehouse.transaction() as transaction:
+        if not _exists(transaction, run.run_id):
+            _append_run(context, transaction, run, summary)
+            transaction.append("metarisk.risk_score", _score_batches(run))
+            _append_frame(transaction, "metarisk.adaptation", _adaptations(context, run))
+            _append_frame(transaction, "metarisk.drift_metric", _drift_rows(context, run, drift_folder))
+            _append_frame(transaction, "metarisk.outcome", _outcomes(context, run, transaction))
+            results = [*run.checked.quality.rows(), *guarded.rows()]
+            _append_quality(context, transaction, attempt, run.run_id, results)
+        published_at = _point(context, transaction, run, 1 + (current["seq"] if current else 0))
+        _append_attempt(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
+        append_event(
+            context,
+            transaction,
+            "publication",
+            {"run_id": run.run_id, "rows": summary["rows_scored"], "mode": context.job.mode},
+        )
+    context.warehouse.snapshot()
+    return {"run_id": run.run_id, "published_at": published_at, **summary}
+
+
+def record_failure(
+    context: Context, attempt: Attempt, step: str, error: BaseException, checked: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write an attempt that published nothing, with what its checks found."""
+    outcome: Outcome = "source_late" if type(error).__name__ == "SourceLate" else "failed"
+    text = str(error) if isinstance(error, MetariskError) else type(error).__name__
+    with context.warehouse.transaction() as transaction:
+        _append_attempt(context, transaction, attempt, outcome, run_id=None, step=step, error=text)
+        _append_quality(context, transaction, attempt, None, checked)
+
+
+def _summary(context: Context, run: Run) -> dict[str, int]:
+    scores = pl.scan_parquet(score_files(run))
+    rows = scores.select(pl.len()).collect().item()
+    counts = dict(scores.select("segment", "status").unique().group_by("status").len().collect().iter_rows())
+    return {
+        "rows_extracted": run.extract.rows,
+        "rows_scored": rows,
+        "rows_quarantined": run.checked.quality.excluded_rows,
+        **{f"segments_{status}": counts.get(status, 0) for status in ("adapted", "carried", "abstained", "fallback")},
+    }
+
+
+def _exists(transaction: Transaction, run_id: str) -> bool:
+    return bool(transaction.rows("SELECT 1 AS found FROM metarisk.run WHERE run_id = $run_id", {"run_id": run_id}))
+
+
+def _append_run(context: Context, transaction: Transaction, run: Run, summary: Mapping[str, int]) -> None:
+    job = context.job
+    manifest = {
+        "extract": {
+            "hash": run.extract.extract_hash,
+            "query": run.extract.query_hash,
+            "files": dict(run.extract.files),
+        },
+        "adapt": lake.read_manifest(run.folder / "adapt")["files"],
+        "score": lake.read_manifest(run.folder / "score")["files"],
+        "batch_rows": BATCH_ROWS,
+    }
+    row = {
+        "run_id": run.run_id,
+        "portfolio": job.portfolio,
+        "as_of": job.as_of,
+        "mode": job.mode,
+        "reason": job.reason or None,
+        "model_id": run.model_id,
+        "extract_hash": run.extract.extract_hash,
+        "config_hash": run.config_hash,
+        "code_version": run.code_version,
+        **summary,
+        "model_age_days": (job.as_of - run.cut_off).days,
+        "manifest": json.dumps(manifest, sort_keys=True),
+    }
+    append_rows(transaction, "metarisk.run", [row])
+
+
+def _score_batches(run: Run) -> Iterator[pa.RecordBatch]:
+    for path in score_files(run):
+        yield from pq.ParquetFile(path).iter_batches(ROWS_A_BATCH)
+
+
+def _adaptations(context: Context, run: Run) -> pl.DataFrame:
+    adapted = load_adapted(context, run)
+    arrays = adapted.adaptation.arrays
+    position = {key: i for i, key in enumerate(adapted.adaptation.keys)}
+    rows = []
+    for key, segment in sorted(adapted.segments.items()):
+        i = position.get(key)
+        parameters = (
+            {name: values[i].tolist() for name, values in arrays.items() if values[i].size <= 16}
+            if i is not None and not adapted.adaptation.ragged
+            else {}
+        )
+        rows.append(
+            {
+                "run_id": run.run_id,
+                "adaptation_id": segment.adaptation_id,
+                "model_id": run.model_id,
+                "portfolio": context.job.portfolio,
+                "as_of": context.job.as_of,
+                "segment": segment_name(key),
+                "status": segment.status,
+                "reason": segment.reason,
+                "support_rows": segment.support_rows,
+                "support_events": segment.support_events,
+                "support_hash": segment.support_hash,
+                "parameters": json.dumps(parameters),
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def _drift_rows(context: Context, run: Run, folder: Path) -> pl.DataFrame:
+    found = pl.read_parquet(folder / "drift.parquet")
+    return found.with_columns(
+        pl.lit(run.run_id).alias("run_id"),
+        pl.lit(context.job.portfolio).alias("portfolio"),
+        pl.lit(context.job.as_of).alias("as_of"),
+    )
+
+
+def _outcomes(context: Context, run: Run, transaction: Transaction) -> pl.DataFrame:
+    """Events that became known since the last publication, for BI and for performance monitoring."""
+    columns, job = context.portfolio.columns, context.job
+    if columns.event_date is None or columns.known_date is None:
+        return pl.DataFrame()
+    last = transaction.rows(
+        "SELECT max(known_date) AS last FROM metarisk.outcome WHERE portfolio = $portfolio",
+        {"portfolio": job.portfolio},
+    )[0]["last"]
+    known = pl.col(columns.known_date)
+    new = known.is_not_null() & (known <= pl.lit(job.as_of))
+    if last is not None:
+        new &= known > pl.lit(last)
+    return (
+        scan(context, run.checked)
+        .filter(new & pl.col(columns.event_date).is_not_null())
+        .select(
+            pl.lit(job.portfolio).alias("portfolio"),
+            pl.col(columns.entity).alias("entity"),
+            pl.lit(context.portfolio.target.name).alias("target"),
+            pl.col(columns.event_date).alias("event_date"),
+            known.alias("known_date"),
+            pl.lit(1.0).alias("value"),
+        )
+        .collect()
+    )
+
+
+def _point(context: Context, transaction: Transaction, run: Run, seq: int) -> datetime:
+    """Append the publication row; its time is later than that of any other of the portfolio."""
+    job = context.job
+    last = transaction.rows(
+        "SELECT max(published_at) AS last FROM metarisk.publication WHERE portfolio = $portfolio",
+        {"portfolio": job.portfolio},
+    )[0]["last"]
+    now = context.clock()
+    if last is not None:
+        last = last.replace(tzinfo=UTC) if last.tzinfo is None else last.astimezone(UTC)
+        now = max(now, last + timedelta(microseconds=1))
+    row = {
+        "portfolio": job.portfolio,
+        "as_of": job.as_of,
+        "seq": seq,
+        "run_id": run.run_id,
+        "published_at": now,
+        "reason": job.reason or None,
+    }
+    append_rows(transaction, "metarisk.publication", [row])
+    return now
+
+
+def _append_attempt(
+    context: Context,
+    transaction: Transaction,
+    attempt: Attempt,
+    outcome: Outcome,
+    *,
+    run_id: str | None,
+    step: str,
+    error: str | None = None,
+) -> None:
+    row = {
+        "attempt_id": attempt.attempt_id,
+        "run_id": run_id,
+        "portfolio": context.job.portfolio,
+        "as_of": context.job.as_of,
+        "mode": context.job.mode,
+        "step": step,
+        "started_at": attempt.started_at,
+        "ended_at": context.clock(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "outcome": outcome,
+        "error": error,
+        "step_seconds": json.dumps({name: round(value, 3) for name, value in attempt.seconds.items()}),
+    }
+    append_rows(transaction, "metarisk.run_attempt", [row])
+
+
+def _append_quality(
+    context: Context,
+    transaction: Transaction,
+    attempt: Attempt,
+    run_id: str | None,
+    results: Sequence[Mapping[str, Any]],
+) -> None:
+    common = {
+        "run_id": run_id,
+        "attempt_id": attempt.attempt_id,
+        "portfolio": context.job.portfolio,
+        "as_of": context.job.as_of,
+    }
+    append_rows(transaction, "metarisk.quality_result", [common | dict(result) for result in results])
+
+
+def append_event(context: Context, transaction: Transaction, kind: str, payload: Mapping[str, Any]) -> None:
+    """Append one row to the event log of the job's portfolio."""
+    portfolio = context.job.portfolio
+    last = transaction.rows(
+        "SELECT max(seq) AS last FROM metarisk.event_log WHERE portfolio = $portfolio", {"portfolio": portfolio}
+    )[0]["last"]
+    row = {
+        "portfolio": portfolio,
+        "seq": (last or 0) + 1,
+        "at": context.clock(),
+        "kind": kind,
+        "actor": "metarisk",
+        "payload": json.dumps(dict(payload), sort_keys=True, default=str),
+    }
+    append_rows(transaction, "metarisk.event_log", [row])
+
+
+def append_rows(transaction: Transaction, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append rows given as mappings; none is fine."""
+    if rows:
+        _append_frame(transaction, table, pl.DataFrame([dict(row) for row in rows], infer_schema_length=None))
+
+
+def _append_frame(transaction: Transaction, table: str, frame: pl.DataFrame) -> None:
+    if frame.height:
+        transaction.append(table, frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())

@@ -1,0 +1,223 @@
+"""The steps of a week: `extract -> check -> judge -> train -> register -> report_week`.
+
+The first two are the night's own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from metarisk import evidence as evidences
+from metarisk import lake, registry, training
+from metarisk.adapt import BASELINES
+from metarisk.domain import MetariskError
+from metarisk.pipeline.context import Context
+from metarisk.pipeline.identity import code_version, configuration, identity
+from metarisk.pipeline.models import champion_for, registry_root
+from metarisk.pipeline.night import Checked, scan
+from metarisk.pipeline.publish import append_event, append_rows
+from metarisk.tasks import LABEL
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What walk-forward judgement found, and what it decided."""
+
+    checked: Checked
+    week_id: str
+    folder: Path
+    evidence: evidences.Evidence
+    decision: evidences.Decision
+    champion_recipe: str | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in the registry, not yet in the warehouse."""
+
+    judged: Judged
+    model_id: str
+    path: Path
+    rows: int
+    events: int
+    segments: int
+
+
+def judge(context: Context, checked: Checked) -> Judged:
+    """Fit every candidate at past cut-offs and judge it on what came after; decide which recipe is trained."""
+    portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
+    champion = champion_for(context)
+    names = _candidates(context, champion.recipe if champion else None)
+    week_id = identity(
+        {
+            "portfolio": portfolio.name,
+            "as_of": str(as_of),
+            "extract": checked.extract.extract_hash,
+            "configuration": configuration(context),
+            "code": code_version(),
+            "candidates": ",".join(names),
+        }
+    )
+    folder = context.settings.data_dir / "lake" / portfolio.name / str(as_of) / "weeks" / week_id
+    training.require_labels(
+        training.teaching_rows(scan(context, checked), portfolio, spec, as_of), portfolio, spec, as_of
+    )
+    if not _whole(folder / "judged"):
+        judged = training.walk_forward(
+            scan(context, checked),
+            portfolio,
+            spec,
+            names,
+            as_of,
+            seed=SEED,
+            progress=lambda done, total, note: context.reporter.progress("judge", done, total, note),
+        )
+        with lake.staged(folder / "judged") as into:
+            judged.write_parquet(into / "judged.parquet")
+            lake.write_manifest(into, {"week_id": week_id})
+    judged = pl.read_parquet(folder / "judged" / "judged.parquet")
+    summary = evidences.summarise(judged, names, BASELINES, portfolio)
+    decision = evidences.decide(judged, summary, portfolio, spec, champion.recipe if champion else None)
+    context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
+    return Judged(checked, week_id, folder, summary, decision, champion.recipe if champion else None)
+
+
+def train(context: Context, judged: Judged) -> Trained:
+    """Train the chosen recipe on everything known by as_of and write it, with its drift reference, to the registry."""
+    portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
+    frame = scan(context, judged.checked)
+    teach = training.teaching_rows(frame, portfolio, spec, as_of)
+    recipe = judged.decision.recipe
+    model = training.fit(
+        recipe,
+        teach,
+        training.fit_bases([recipe], teach, portfolio),
+        portfolio,
+        spec,
+        seed=SEED,
+        progress=lambda done, total, note: context.reporter.progress("train", done, total, note),
+    )
+    buffer = io.BytesIO()
+    drift_reference(context, judged.checked, model).write_parquet(buffer)
+    about = {
+        "as_of": str(as_of),
+        "recipe": recipe,
+        "seed": SEED,
+        "configuration": configuration(context),
+        "code": code_version(),
+        "extract": judged.checked.extract.extract_hash,
+    }
+    files = model.to_files() | {"reference.parquet": buffer.getvalue()}
+    model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
+    return Trained(judged, model_id, path, teach.height, int(teach[LABEL].sum()), len(model.segments))
+
+
+def register(context: Context, trained: Trained) -> dict[str, Any]:
+    """Write model, state and evidence to the warehouse in one transaction; registering it again changes nothing."""
+    job, judged = context.job, trained.judged
+    promoted = judged.decision.promote
+    with context.warehouse.transaction() as transaction:
+        known = transaction.rows("SELECT 1 AS found FROM metarisk.model WHERE model_id = $id", {"id": trained.model_id})
+        if not known:
+            now = context.clock()
+            model = {
+                "model_id": trained.model_id,
+                "portfolio": job.portfolio,
+                "as_of": job.as_of,
+                "recipe": judged.decision.recipe,
+                "created_at": now,
+                "path": f"registry/{job.portfolio}/{trained.model_id}",
+                "metrics": json.dumps(_headline(judged), sort_keys=True),
+                "config_hash": configuration(context),
+                "code_version": code_version(),
+            }
+            append_rows(transaction, "metarisk.model", [model])
+            states = ["candidate", "champion"] if promoted else ["candidate"]
+            if promoted and transaction.rows(_NEWER_CHAMPION, {"portfolio": job.portfolio, "as_of": job.as_of}):
+                # A week of the past that is trained late serves nights of the past alone.
+                states.append("retired")
+            common = {"portfolio": job.portfolio, "since": now, "by_whom": "metarisk", "reason": judged.decision.reason}
+            rows = [
+                common | {"model_id": trained.model_id, "seq": seq, "state": state}
+                for seq, state in enumerate(states, start=1)
+            ]
+            if promoted:
+                rows += [
+                    common | {"model_id": row["model_id"], "seq": row["seq"] + 1, "state": "retired"}
+                    for row in transaction.rows(_OLDER_CHAMPIONS, {"portfolio": job.portfolio, "as_of": job.as_of})
+                    if row["model_id"] != trained.model_id
+                ]
+            append_rows(transaction, "metarisk.model_state", rows)
+            keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
+            append_rows(
+                transaction, "metarisk.evidence", [keys | row for row in evidences.evidence_rows(judged.evidence)]
+            )
+            append_event(
+                context,
+                transaction,
+                "model",
+                {"model_id": trained.model_id, "state": states[-1], "reason": judged.decision.reason},
+            )
+    context.warehouse.snapshot()
+    return {"model_id": trained.model_id, "promoted": promoted}
+
+
+_OLDER_CHAMPIONS = """
+SELECT s.model_id, s.seq
+FROM metarisk.model_state s
+JOIN metarisk.model m ON m.model_id = s.model_id
+WHERE s.portfolio = $portfolio AND s.state = 'champion' AND m.as_of <= $as_of
+AND s.seq = (SELECT max(n.seq) FROM metarisk.model_state n WHERE n.model_id = s.model_id)
+"""
+
+
+_NEWER_CHAMPION = """
+SELECT m.model_id
+FROM metarisk.model_state s
+JOIN metarisk.model m ON m.model_id = s.model_id
+WHERE s.portfolio = $portfolio AND s.state = 'champion' AND m.as_of > $as_of
+LIMIT 1
+"""
+
+
+def _candidates(context: Context, champion: str | None) -> list[str]:
+    """Names of the recipes that compete: the portfolio's or the risk type's, the default, the pinned, the champion."""
+    portfolio, spec = context.portfolio, context.spec
+    names = list(portfolio.candidates or spec.candidates)
+    pinned = portfolio.learner.name if portfolio.learner.name != "auto" else None
+    for name in (spec.default, pinned, champion):
+        if name is not None and name not in names:
+            names.append(name)
+    for name in names:
+        training.recipe_of(name, portfolio)
+    return names
+
+
+def _headline(judged: Judged) -> dict[str, Any]:
+    line = judged.evidence.candidate(judged.decision.recipe)
+    if line is None:
+        return {}
+    interval = line.against_baseline
+    return {
+        **{name: value for name, value in line.metrics.items() if value == value},
+        "best_baseline": judged.evidence.best_baseline,
+        "loss_minus_best_baseline": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+    }
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        lake.verify(folder)
+    except MetariskError:
+        return False
+    return True
