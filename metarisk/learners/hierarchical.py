@@ -6,6 +6,7 @@ make adaptation worse than none.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,7 +37,7 @@ from metarisk.learners.crossed import (
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
 
 VARIANCE_ROUNDS = 500
-VARIANCE_TOLERANCE = 1e-6
+VARIANCE_TOLERANCE = 1e-5
 """Relative change of every variance at which empirical Bayes stops."""
 
 
@@ -83,8 +84,9 @@ class HierarchicalHead:
         random, so `seed` is not used. Raises ModelError for keys of unequal length or rows that cannot be used.
         """
         head, history = _head(likelihood), _history(tasks)
-        score, total = self._score(history), float(np.sum(history.weight, dtype=np.float64))
-        centre = float(score @ history.weight) / total if total > 0 else 0.0
+        score, weight = self._score(history), history.weight.astype(np.float64)
+        # exact sums do not depend on the order of the rows
+        centre = math.fsum(score * weight) / total if (total := math.fsum(weight)) > 0 else 0.0
         layout = lay_out(history, score, centre, head)
         priors = Priors(
             np.array([self.intercept_variance, self.slope_variance]),
