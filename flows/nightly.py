@@ -1,0 +1,59 @@
+"""The nightly flow: every portfolio and every missing night of it as a sub-flow, one after another in one process."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.client.schemas.objects import State
+
+from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome
+from metarisk import pipeline
+from metarisk.settings import Settings
+
+
+def run_name() -> str:
+    """`<portfolio or all portfolios>, scheduled <time>`: what the list of runs shows."""
+    which = runtime.flow_run.parameters.get("portfolio") or "all portfolios"
+    return f"{which}, scheduled {runtime.flow_run.scheduled_start_time:%Y-%m-%d %H:%M} UTC"
+
+
+@flow(name="night", flow_run_name="{portfolio} {as_of}")
+def night(portfolio: str, as_of: date) -> State[Any]:
+    """One portfolio's night: ready, extract, check, adapt, score, check, drift, publish, report."""
+
+    def work() -> Line:
+        result = pipeline.nightly(open_context(portfolio, as_of), as_task)
+        if result.outcome == "already_published":
+            return Line(portfolio, as_of, "already published")
+        note = f"{result.rows_scored:,} rows in {sum(result.seconds.values()):.0f} s, run {result.run_id[:12]}"
+        return Line(portfolio, as_of, "published", note, result.page)
+
+    return attempt(portfolio, as_of, work)
+
+
+@flow(name="nightly", flow_run_name=run_name)
+def nightly(portfolio: str | None = None, as_of: date | None = None) -> State[Any]:
+    """Publish every night that is missing up to `as_of`, oldest first. A portfolio that fails stops no other.
+
+    Args:
+        portfolio: one portfolio by name; empty: all of them.
+        as_of: last night to publish; empty: the day before the scheduled start, in each portfolio's time zone.
+    """
+    lines: list[Line] = []
+    for name in [portfolio] if portfolio else pipeline.portfolio_names(Settings()):
+        lines += nights(name, as_of)
+    return conclude("nightly", lines)
+
+
+def nights(portfolio: str, as_of: date | None) -> list[Line]:
+    """Run the missing nights of one portfolio; whatever goes wrong becomes a line and stops nobody else."""
+    try:
+        context = open_context(portfolio, as_of)
+        due = pipeline.due(context)
+    except Exception as error:  # a portfolio that cannot even be read must not stop the others
+        return [failure(portfolio, as_of, error)]
+    if not due:
+        return [Line(portfolio, context.job.as_of, "already published")]
+    return [outcome(portfolio, day, night(portfolio, day, return_state=True)) for day in due]

@@ -1,0 +1,144 @@
+"""What an operator types: `python -m flows.ops up | demo | unstick | doctor`.
+
+`up` is the whole of Prefect on one machine; the others use, mend or look at a server that is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import typer
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from rich.console import Console
+from rich.table import Table
+
+from flows import server, upkeep
+from metarisk.domain import ConfigError, MetariskError
+from metarisk.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run Prefect for metarisk, and look after it.")
+out = Console()
+
+SCHEDULED = ("nightly", "weekly")
+"""Deployments that must have future runs."""
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the server; 0: 4200, or a free one if that is taken.")] = 0,
+) -> None:
+    """Start server, a worker for each pool and the deployments. Ctrl-C stops all of it."""
+    settings = Settings()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    out.print("Starting Prefect. The first start builds its database and takes about half a minute.")
+    try:
+        with server.everything(settings, port or server.free_port(), stop) as (api, workers):
+            out.print(_welcome(api, settings))
+            while not stop.wait(1.0):
+                for worker in workers:
+                    worker.check()
+            out.print("Stopping: workers first, then the server.")
+    except server.Stopped:
+        out.print("Asked to stop while starting.")
+    out.print("Everything has stopped. `metarisk up` goes on where it left off.")
+
+
+def _welcome(api: str, settings: Settings) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("Open", f"{api.removesuffix('/api')}  runs, schedules, reports")
+    with SyncPrefectClient(api) as client:
+        for name, when in sorted(upkeep.next_runs(client).items(), key=lambda item: item[1]):
+            table.add_row("Next", f"{name} on {when:%A %Y-%m-%d %H:%M} UTC")
+    table.add_row("Run now", f"PREFECT_API_URL={api} prefect deployment run nightly/nightly")
+    table.add_row("", "or in the UI: Deployments, nightly, Run")
+    table.add_row("Logs", str(server.prefect_home(settings)))
+    table.add_row("Stop", "Ctrl-C")
+    return table
+
+
+@app.command()
+def demo(portfolio: str, week: Day, night: Day) -> None:
+    """Run one week and one night of a portfolio through the flows, on a server that lives as long as that takes.
+
+    The server keeps its files, so `up` shows these runs later.
+    """
+    settings = Settings()
+    env = server.environment(settings, server.free_port())
+    with server.server(env) as api, temporary_settings({PREFECT_API_URL: api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        from flows.nightly import nightly
+        from flows.weekly import weekly
+
+        states = [
+            weekly(portfolio, week.date(), return_state=True),
+            nightly(portfolio, night.date(), return_state=True),
+        ]
+    if not all(state.is_completed() for state in states):
+        raise typer.Exit(1)
+
+
+@app.command()
+def unstick(
+    minutes: Annotated[int, typer.Option(help="Leave runs alone that changed or sent a heartbeat since.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Schedule runs again that are stuck in Pending, and mark runs as crashed whose process is gone."""
+    with SyncPrefectClient(_api()) as client:
+        changed = upkeep.unstick(client, timedelta(minutes=minutes))
+    rows = [{"run": run.name, "was": run.state_name, "is": state.name} for run, state in changed]
+    if as_json:
+        out.print_json(json.dumps(rows))
+        return
+    for row in rows:
+        out.print(f"{row['run']}: was {row['was']}, is {row['is']}")
+    out.print(f"{len(rows)} runs changed." if rows else f"No run is stuck for {minutes} minutes or more.")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say whether pools have workers, deployments have future runs, and nothing is late or stuck; exit 1 if not."""
+    try:
+        with SyncPrefectClient(_api()) as client:
+            found = upkeep.findings(client, tuple(server.POOLS), SCHEDULED)
+    except MetariskError as error:
+        found = [upkeep.Finding("server", error.what, error.remedy)]
+    if as_json:
+        out.print_json(json.dumps([asdict(finding) for finding in found]))
+    for finding in () if as_json else found:
+        out.print(f"{'ok  ' if finding.fine else 'BAD '} {finding.subject}: {finding.what}", highlight=False)
+        if not finding.fine:
+            out.print(f"     {finding.remedy}", highlight=False)
+    raise typer.Exit(0 if all(finding.fine for finding in found) else 1)
+
+
+def _api() -> str:
+    """The API of PREFECT_API_URL, else of the server that `up` runs for this data folder."""
+    note = server.prefect_home(Settings()) / "address"
+    address = os.environ.get("PREFECT_API_URL") or (note.read_text() if note.exists() else None)
+    if address is None or not server.healthy(address):
+        what = f"no Prefect server answers at {address}" if address else "no Prefect server is known"
+        raise ConfigError(what, remedy="start one with `metarisk up`, or set PREFECT_API_URL")
+    return address
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line, not a traceback."""
+    try:
+        app()
+    except MetariskError as error:
+        Console(stderr=True).print(f"{type(error).__name__}: {error}", highlight=False)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The Reporter of flows: tables, links and progress of a run as Prefect artifacts, warnings as log lines.
+
+An artifact that cannot be stored is a warning, never the end of a night. What is shown is decided by the pipeline.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+
+from metarisk.domain import Job
+
+MAX_ROWS = 500
+"""Rows of a table artifact: beyond it the page grows slow, and the report has them all."""
+PROGRESS_SECONDS = 5.0
+"""Shortest time between two updates of one progress artifact."""
+REPORT_URL = "METARISK_REPORT_URL"
+"""Environment variable: address under which the folder of reports is served; unset, links show the path."""
+
+
+@dataclass
+class PrefectReporter:
+    """Artifacts and log lines of one portfolio's run; used inside a flow or task run.
+
+    `data` is the folder whose reports `METARISK_REPORT_URL` serves.
+    """
+
+    portfolio: str
+    data: Path
+    clock: Callable[[], float] = time.monotonic
+    _progress: dict[str, tuple[UUID | None, float]] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, job: Job, name: str) -> Iterator[None]:
+        """Say which step runs; Prefect keeps its time and state as a task run."""
+        get_run_logger().info("%s of %s as of %s", name, job.portfolio, job.as_of)
+        yield
+
+    def progress(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Show `done` of `total`, at most every PROGRESS_SECONDS and at the end."""
+        artifact, shown = self._progress.get(name, (None, -math.inf))
+        last = 0 < total <= done
+        if not last and self.clock() - shown < PROGRESS_SECONDS:
+            return
+        percent = 100.0 * min(done / total, 1.0) if total > 0 else 0.0
+        description = f"**{name}**: {done:,}{f' of {total:,}' if total > 0 else ''}{f' ({note})' if note else ''}"
+        with self._kept_going(f"progress of {name}"):
+            if artifact is None:
+                created = create_progress_artifact(percent, key=self._key(name), description=description)
+                artifact = cast(UUID, created)  # a coroutine only inside an async flow
+            else:
+                update_progress_artifact(artifact, percent, description=description)
+        self._progress[name] = (None if last else artifact, self.clock())
+
+    def table(self, key: str, title: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Show the first MAX_ROWS rows as a searchable table."""
+        shown = [{name: _cell(value) for name, value in row.items()} for row in rows[:MAX_ROWS]]
+        more = f" First {MAX_ROWS:,} of {len(rows):,} rows; the report has all." if len(rows) > MAX_ROWS else ""
+        with self._kept_going(f"table {key}"):
+            create_table_artifact(shown, key=self._key(key), description=f"**{self.portfolio}**: {title}.{more}")
+
+    def link(self, key: str, title: str, target: Path) -> None:
+        """Link to a page: over METARISK_REPORT_URL where it is served, else by its path."""
+        address = report_address(self.data, target)
+        with self._kept_going(f"link {key}"):
+            create_link_artifact(
+                address, link_text=title, key=self._key(key), description=f"**{self.portfolio}**: {title}, `{target}`"
+            )
+        get_run_logger().info("%s: %s", title, address)
+
+    def warn(self, message: str) -> None:
+        """Log a warning."""
+        get_run_logger().warning(message)
+
+    def _key(self, name: str) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.portfolio}-{name}".lower()).strip("-")
+
+    @contextmanager
+    def _kept_going(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.HTTPError, PrefectException) as error:
+            get_run_logger().warning("The %s could not be stored in Prefect (%s); the run goes on.", what, error)
+
+
+def report_address(reports: Path, target: Path) -> str:
+    """The page's http address where reports are served, else its file address."""
+    base = os.environ.get(REPORT_URL)
+    if base and target.resolve().is_relative_to(reports.resolve()):
+        return f"{base.rstrip('/')}/{target.resolve().relative_to(reports.resolve()).as_posix()}"
+    return target.resolve().as_uri()
+
+
+def _cell(value: object) -> Any:
+    """A value as JSON can hold and a person can read it: no NaN, dates in ISO form, four significant digits."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    return str(value)

@@ -1,0 +1,155 @@
+"""What every flow shares: steps as tasks, the date of a scheduled run, and the summary an operator reads first.
+
+No flow is defined here and nothing about risk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefect import runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed, Failed
+from prefect.tasks import Task, exponential_backoff
+
+from flows.reporter import PrefectReporter, report_address
+from metarisk.domain import Job, MetariskError, Mode, WarehouseError
+from metarisk.pipeline import Context, as_of_from_schedule
+from metarisk.settings import Settings
+
+Result = TypeVar("Result")
+
+IO_STEPS = frozenset({"ready", "extract", "publish"})
+"""Steps that talk to the warehouse alone, so that another try may help."""
+RETRIES = 3
+FIRST_RETRY_SECONDS = 10.0
+"""Then twice as long each time, with jitter: about 10, 20 and 40 s."""
+TIMEOUT_SECONDS = 6 * 3600
+"""A step that runs longer is stuck, and the night fails while there is still a morning to act in."""
+
+
+def transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed step is worth another try: only if the warehouse was the reason."""
+    return isinstance(state.result(raise_on_failure=False), WarehouseError)
+
+
+def as_task(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+    """Run `step(context, *inputs)` as a task run named `<step> <portfolio> <as_of>`.
+
+    The task takes no parameters: Prefect would walk through them, and they are none of the server's business.
+    """
+    name, job = step.__name__, context.job
+
+    @task(
+        name=name,
+        description=(step.__doc__ or name).strip().splitlines()[0],
+        task_run_name=f"{name} {job.portfolio} {job.as_of}",
+        retries=RETRIES if name in IO_STEPS else 0,
+        retry_delay_seconds=exponential_backoff(FIRST_RETRY_SECONDS),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=transient,
+        timeout_seconds=TIMEOUT_SECONDS,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    def run() -> Result:
+        with context.reporter.step(job, name):
+            return step(context, *inputs)
+
+    return run()
+
+
+def open_context(portfolio: str, as_of: date | None, mode: Mode = "nightly") -> Context:
+    """The context of one portfolio; without `as_of`, the day before the *scheduled* start where the portfolio lives.
+
+    The scheduled start stays the same however late a run starts and however often it is tried.
+    """
+    settings = Settings()
+    scheduled: datetime = runtime.flow_run.scheduled_start_time
+    reporter = PrefectReporter(portfolio, settings.data_dir)
+    context = Context(Job(portfolio, as_of or scheduled.date(), mode), settings, reporter)
+    if as_of is None:
+        as_of = as_of_from_schedule(scheduled, context.portfolio.timezone)
+        context = replace(context, job=replace(context.job, as_of=as_of))
+    return context
+
+
+@dataclass(frozen=True)
+class Line:
+    """What became of one portfolio and date."""
+
+    portfolio: str
+    as_of: date | None
+    outcome: str
+    note: str = ""
+    page: Path | None = None
+    failed: bool = False
+
+    @property
+    def text(self) -> str:
+        """Portfolio, date and outcome in one phrase."""
+        place = f"{self.portfolio} {self.as_of}" if self.as_of else self.portfolio
+        return f"{place}: {self.outcome}{f', {self.note}' if self.note else ''}"
+
+
+def attempt(portfolio: str, as_of: date | None, work: Callable[[], Line]) -> State[Any]:
+    """The final state of one portfolio's sub-flow: its line, or the error that stopped it in words without a trace.
+
+    Anything but a MetariskError is a defect and keeps its traceback.
+    """
+    try:
+        line = work()
+    except MetariskError as error:
+        line = failure(portfolio, as_of, error)
+        return Failed(message=line.note, data=line)
+    return Completed(message=line.text, data=line)
+
+
+def failure(portfolio: str, as_of: date | None, error: BaseException) -> Line:
+    """The line of a portfolio that failed."""
+    return Line(portfolio, as_of, "failed", f"{type(error).__name__}: {error}", failed=True)
+
+
+def outcome(portfolio: str, as_of: date | None, state: State[Any]) -> Line:
+    """The line of a sub-flow that ended in `state`."""
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, Line):
+        return result
+    error = result if isinstance(result, BaseException) else RuntimeError(state.message or state.name)
+    return failure(portfolio, as_of, error)
+
+
+def conclude(title: str, lines: Sequence[Line]) -> State[Any]:
+    """Store the summary artifact; the flow's final state is failed if any line is, and says which and why."""
+    create_markdown_artifact(
+        summary(title, lines), key=f"{title}-summary", description=f"What became of the {title} run"
+    )
+    failed = [line for line in lines if line.failed]
+    if failed:
+        return Failed(message=f"{len(failed)} of {len(lines)} failed. " + "; ".join(line.text for line in failed))
+    if not lines:
+        return Completed(message="Nothing to do: no portfolio is configured")
+    return Completed(message="; ".join(line.text for line in lines))
+
+
+def summary(title: str, lines: Sequence[Line]) -> str:
+    """The lines as a markdown table, failures first."""
+    data = Settings().data_dir
+    rows = [
+        f"| {line.portfolio} | {line.as_of or ''} | {'**FAILED**' if line.failed else line.outcome} "
+        f"| {_escaped(line.note)} | {f'[report]({report_address(data, line.page)})' if line.page else ''} |"
+        for line in sorted(lines, key=lambda line: not line.failed)
+    ]
+    return "\n".join(
+        [f"# {title}", "", "| portfolio | as of | outcome | details | report |", "|---|---|---|---|---|", *rows]
+    )
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

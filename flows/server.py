@@ -1,0 +1,269 @@
+"""A Prefect server, its workers and the deployments as processes of this machine; and the HTTP page of reports.
+
+What an operator types is in ops.py.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from filelock import FileLock, Timeout
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.workers.process import ProcessWorker
+
+from flows.reporter import REPORT_URL
+from metarisk.domain import LockedError, MetariskError
+from metarisk.settings import Settings
+
+HOME = Path(__file__).resolve().parent.parent
+"""Folder of prefect.yaml and flows/."""
+HOST = "127.0.0.1"
+DEFAULT_PORT = 4200
+POOLS = {"default": 1, "gpu": 1}
+"""Work pools and how many runs their worker takes at once: a backlog runs one after another."""
+START_SECONDS = 120.0
+STOP_SECONDS = 30.0
+NEVER = threading.Event()
+"""A stop signal that nobody gives."""
+
+
+class ServerError(MetariskError):
+    """Prefect's server or a worker did not start."""
+
+
+def environment(settings: Settings, port: int) -> dict[str, str]:
+    """The environment of server, workers and flow runs: own PREFECT_HOME under the data folder, no telemetry.
+
+    PREFECT_SERVER_DATABASE_CONNECTION_URL and every other PREFECT_SERVER_* of the caller stay.
+    """
+    address = f"http://{HOST}:{port}"
+    return {
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        **os.environ,
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(prefect_home(settings)),
+        "PREFECT_API_URL": f"{address}/api",
+        "PREFECT_UI_API_URL": f"{address}/api",
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PYTHONUNBUFFERED": "1",
+        "METARISK_HOME": str(HOME),
+        "METARISK_PROJECT": str(settings.project.resolve()),
+    }
+
+
+def prefect_home(settings: Settings) -> Path:
+    """Folder of the server's own files: its SQLite database and its logs."""
+    return (settings.data_dir / "prefect").resolve()
+
+
+def free_port(preferred: int = DEFAULT_PORT) -> int:
+    """`preferred` if nothing listens there, else any free port of HOST."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerError(f"no port of {HOST} is free", remedy="stop a server, or pass --port")
+
+
+class Child:
+    """One process in a process group of its own, so that Ctrl-C reaches it only through `stop`."""
+
+    def __init__(self, name: str, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        self._out: IO[bytes] = log.open("ab")
+        self.process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "prefect", *arguments],
+            env=dict(env),
+            cwd=HOME,
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def check(self) -> None:
+        """Raise ServerError, with the end of its log, if the process has ended."""
+        if self.process.poll() is not None:
+            tail = " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])
+            raise ServerError(
+                f"the {self.name} ended with status {self.process.returncode}: {tail}", remedy=f"read {self.log}"
+            )
+
+    def stop(self) -> None:
+        """Ask the process to end, insist after STOP_SECONDS, and leave nobody of its group behind."""
+        for how, wait in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+            if self.process.poll() is None:
+                self.process.send_signal(how)
+                try:
+                    self.process.wait(wait)
+                except subprocess.TimeoutExpired:
+                    continue
+        with _gone_is_fine():
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self._out.close()
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except ProcessLookupError:
+        return
+
+
+class Stopped(Exception):
+    """Somebody asked to stop while something was starting."""
+
+
+def wait_until(ready: Callable[[], bool], what: str, *, child: Child, stop: threading.Event = NEVER) -> None:
+    """Poll until `ready`; ServerError if `child` ends or START_SECONDS pass first, Stopped if `stop` is set."""
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        child.check()
+        if time.monotonic() > deadline:
+            raise ServerError(f"no {what} within {START_SECONDS:.0f} s", remedy=f"read {child.log}")
+        if stop.wait(0.1):
+            raise Stopped
+
+
+def healthy(api: str) -> bool:
+    """Whether a Prefect server answers at `api`."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=2) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextmanager
+def server(env: Mapping[str, str], stop: threading.Event = NEVER) -> Iterator[str]:
+    """A Prefect server while the block runs; yields its API address. One a PREFECT_HOME: LockedError for a second."""
+    home, api = Path(env["PREFECT_HOME"]), env["PREFECT_API_URL"]
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home / "server.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        where = (home / "address").read_text() if (home / "address").exists() else "an unknown address"
+        raise LockedError(
+            f"a server of this data folder is up already at {where}", remedy="use it, or stop it"
+        ) from None
+    child = Child("server", ["server", "start"], env, home / "server.log")
+    try:
+        wait_until(lambda: healthy(api), "answer of the Prefect server", child=child, stop=stop)
+        (home / "address").write_text(api)
+        yield api
+    finally:
+        child.stop()
+        (home / "address").unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def worker(pool: str, env: Mapping[str, str], limit: int = 1) -> Iterator[Child]:
+    """A worker of `pool` while the block runs; it is online when the block starts."""
+    name = f"worker-{pool}"
+    arguments = ["worker", "start", "--pool", pool, "--type", "process", "--name", name, "--limit", str(limit)]
+    child = Child(name, arguments, env, Path(env["PREFECT_HOME"]) / f"{name}.log")
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+def online(api: str, pool: str) -> bool:
+    """Whether some worker of `pool` sends heartbeats."""
+    with SyncPrefectClient(api) as client:
+        answer = client.request(
+            "POST", "/work_pools/{work_pool_name}/workers/filter", {"work_pool_name": pool}, json={}
+        )
+    return any(worker["status"] == "ONLINE" for worker in answer.json())
+
+
+def create_pools(api: str, pools: Sequence[str] = tuple(POOLS)) -> None:
+    """Create the work pools that are missing."""
+    with SyncPrefectClient(api) as client:
+        for name in pools:
+            try:
+                client.create_work_pool(
+                    WorkPoolCreate(
+                        name=name, type="process", base_job_template=ProcessWorker.get_default_base_job_template()
+                    )
+                )
+            except ObjectAlreadyExists:
+                continue
+
+
+def deploy(env: Mapping[str, str], stop: threading.Event = NEVER) -> None:
+    """Create or update the deployments of prefect.yaml; deploying twice changes nothing."""
+    log = Path(env["PREFECT_HOME"]) / "deploy.log"
+    child = Child("deployment", ["--no-prompt", "deploy", "--all"], env, log)
+    try:
+        wait_until(lambda: child.process.poll() == 0, "end of the deployment", child=child, stop=stop)
+    finally:
+        child.stop()
+
+
+class _Pages(SimpleHTTPRequestHandler):
+    """Serve reports alone: files that end in .html, no listings."""
+
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
+        if not self.path.split("?")[0].endswith(".html"):
+            self.send_error(404)
+            return None
+        return super().send_head()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def pages(data: Path) -> Iterator[str]:
+    """Serve the HTML reports under `data` on a free port of HOST; yields the address."""
+    httpd = ThreadingHTTPServer((HOST, 0), partial(_Pages, directory=str(data)))
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{httpd.server_port}"
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+
+
+@contextmanager
+def everything(settings: Settings, port: int, stop: threading.Event = NEVER) -> Iterator[tuple[str, list[Child]]]:
+    """Pages, server, pools, one worker a pool and the deployments; workers end before the server does."""
+    with ExitStack() as stack:
+        env = environment(settings, port)
+        env[REPORT_URL] = stack.enter_context(pages(settings.data_dir))
+        api = stack.enter_context(server(env, stop))
+        create_pools(api)
+        workers = [stack.enter_context(worker(pool, env, limit)) for pool, limit in POOLS.items()]
+        deploy(env, stop)
+        for pool, child in zip(POOLS, workers, strict=True):
+            wait_until(partial(online, api, pool), f"heartbeat of {child.name}", child=child, stop=stop)
+        yield api, workers

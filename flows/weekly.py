@@ -1,0 +1,46 @@
+"""The weekly flow: every portfolio's training, evidence and promotion as a sub-flow, one after another."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.nightly import run_name
+from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome
+from metarisk import pipeline
+from metarisk.settings import Settings
+
+
+@flow(name="week", flow_run_name="{portfolio} {as_of}")
+def week(portfolio: str, as_of: date) -> State[Any]:
+    """One portfolio's week: extract history, check, tasks, meta-train, evidence, register."""
+
+    def work() -> Line:
+        result = pipeline.weekly(open_context(portfolio, as_of), as_task)
+        standing = "is the new champion" if result.promoted else "is a candidate, the champion stays"
+        note = f"{result.recipe} {standing}, model {result.model_id[:12]}, {sum(result.seconds.values()):.0f} s"
+        return Line(portfolio, as_of, "trained", note, result.page)
+
+    return attempt(portfolio, as_of, work)
+
+
+@flow(name="weekly", flow_run_name=run_name)
+def weekly(portfolio: str | None = None, as_of: date | None = None) -> State[Any]:
+    """Train and judge every portfolio's candidates. A portfolio that fails stops no other.
+
+    Args:
+        portfolio: one portfolio by name; empty: all of them.
+        as_of: label cut-off; empty: the day before the scheduled start, in each portfolio's time zone.
+    """
+    lines: list[Line] = []
+    for name in [portfolio] if portfolio else pipeline.portfolio_names(Settings()):
+        try:
+            day = open_context(name, as_of).job.as_of
+        except Exception as error:  # a portfolio that cannot even be read must not stop the others
+            lines.append(failure(name, as_of, error))
+            continue
+        lines.append(outcome(name, day, week(name, day, return_state=True)))
+    return conclude("weekly", lines)
