@@ -1,0 +1,188 @@
+"""The embedded warehouse: one DuckDB file, read through a spool so that it is never held while a caller works.
+
+Opening and sharing the file is in `duckfile`, the BI snapshot in `snapshot`, migrations in `migrations`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import duckdb
+import pyarrow as pa
+
+from metarisk.domain import ConfigError, Scalar
+from metarisk.warehouse import arrow, snapshot, statements
+from metarisk.warehouse.duckfile import Limits, duck_file, explained
+from metarisk.warehouse.locks import file_lock
+from metarisk.warehouse.migrations import apply
+
+_SPOOL_IN_MEMORY = 16 * 2**20
+
+
+class DuckDBTransaction:
+    """Writes on one cursor inside BEGIN; see `domain.Transaction`."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
+        self._cursor, self._path = cursor, path
+
+    def append(self, table: str, batches: Iterable[pa.RecordBatch]) -> int:
+        """Append batches by column name; columns that are left out become NULL. DataError names what does not fit."""
+        quoted, upcoming = statements.quote_table(table), iter(batches)
+        first = next(upcoming, None)
+        if first is None:
+            return 0
+        with explained(self._path):
+            whole = arrow.plain_schema(self._cursor.execute(f"FROM {quoted} LIMIT 0").to_arrow_reader(1).schema)
+        target = arrow.appended_schema(first.schema.names, whole, table)
+        return self.insert(
+            f"INSERT INTO {quoted} BY NAME", target, arrow.conform(chain([first], upcoming), target, table)
+        )
+
+    def insert(self, verb: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+        """Run `<verb> FROM <batches>`; the number of rows. What the iterable raises is raised unchanged."""
+        feed = arrow.Feed(batches)
+        reader = pa.RecordBatchReader.from_batches(schema, feed)
+        self._cursor.register("metarisk_incoming", reader)
+        try:
+            with explained(self._path):
+                self._cursor.execute(f"{verb} FROM metarisk_incoming")
+        except Exception:
+            if feed.error is not None:
+                raise feed.error from None
+            raise
+        finally:
+            self._cursor.unregister("metarisk_incoming")
+        return feed.rows
+
+    def execute(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> None:
+        """Run one statement."""
+        with explained(self._path):
+            self._cursor.execute(statements.render(sql, parameters))
+
+    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
+        """A small result, as seen inside the transaction."""
+        with explained(self._path):
+            return _rows(self._cursor, statements.render(sql, parameters))
+
+
+class DuckDBWarehouse:
+    """See `domain.Warehouse`. Safe to share between threads; pickles to another process."""
+
+    dialect: Literal["duckdb"] = "duckdb"
+
+    def __init__(
+        self, path: Path, data_dir: Path, *, threads: int, memory_mb: int, busy_seconds: float = 300.0
+    ) -> None:
+        self.path = path.absolute()
+        self._limits = Limits(threads, memory_mb, data_dir.absolute() / "tmp" / "duckdb", busy_seconds)
+
+    def __repr__(self) -> str:
+        return f"DuckDBWarehouse({str(self.path)!r})"
+
+    @contextmanager
+    def stream(
+        self, sql: str, parameters: Mapping[str, Scalar] | None = None, *, batch_rows: int = 65_536
+    ) -> Iterator[pa.RecordBatchReader]:
+        """Read-only: one SELECT, spooled to the temporary folder (in memory while it is small) and read from there.
+
+        The file is closed before the caller gets the first batch, so that a slow caller keeps no other process out and
+        may open transactions meanwhile.
+        """
+        statement = _checked_select(sql, parameters)
+        self._limits.spill.mkdir(parents=True, exist_ok=True)
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY, dir=str(self._limits.spill)) as spool:
+            with self._reading() as cursor:
+                _fill(spool, cursor.execute(statement).to_arrow_reader(batch_rows), batch_rows)
+            spool.seek(0)
+            with pa.ipc.open_stream(spool) as reader:
+                yield reader
+
+    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
+        """Read-only: a small result."""
+        statement = _checked_select(sql, parameters)
+        with self._reading() as cursor:
+            return _rows(cursor, statement)
+
+    @contextmanager
+    def _reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with duck_file(self.path).cursor(self._limits, write=False) as cursor, explained(self.path):
+            # Read-only as a transaction too: another thread's transaction may have the file open for writing.
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            yield cursor
+
+    @contextmanager
+    def transaction(self) -> Iterator[DuckDBTransaction]:
+        """Commit at the end of the block, roll back on any exception."""
+        with duck_file(self.path).cursor(self._limits, write=True) as cursor:
+            with explained(self.path):
+                cursor.execute("BEGIN TRANSACTION")
+            try:
+                yield DuckDBTransaction(cursor, self.path)
+                with explained(self.path):
+                    cursor.execute("COMMIT")
+            except BaseException:
+                with suppress(duckdb.Error):
+                    cursor.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def lock(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Hold the exclusive lock `name`, a file beside the warehouse."""
+        with file_lock(self.path.with_name(f"{self.path.stem}-locks"), name, wait_seconds=wait_seconds):
+            yield
+
+    def migrate(self, migrations: Path, views: Path) -> list[str]:
+        """Apply what was not applied yet; the names of what was done, empty when all stood already."""
+        if not self.path.exists():
+            with self.transaction():
+                pass
+        return apply(self, migrations, views)
+
+    def load(self, table: str, batches: pa.RecordBatchReader) -> int:
+        """Create or replace `source.<table>`; the number of rows."""
+        quoted = statements.quote_table(statements.source_table(table))
+        schema = arrow.plain_schema(batches.schema)
+        with self.transaction() as transaction:
+            transaction.execute("CREATE SCHEMA IF NOT EXISTS source")
+            plain = arrow.plain_batches(batches, schema)
+            return transaction.insert(f"CREATE OR REPLACE TABLE {quoted} AS", schema, plain)
+
+    def snapshot(self) -> Path | None:
+        """Swap in `<warehouse>-bi.duckdb`; see `snapshot.build`."""
+        target = self.path.with_name(f"{self.path.stem}-bi.duckdb")
+        with self.lock("metarisk/snapshot", wait_seconds=self._limits.busy_seconds), explained(self.path):
+            snapshot.build(duck_file(self.path), self._limits, target)
+        return target
+
+
+def _checked_select(sql: str, parameters: Mapping[str, Scalar] | None) -> str:
+    """One SELECT, by our own reading of the text and by DuckDB's parser."""
+    statement = statements.render_select(sql, parameters)
+    try:
+        parsed = duckdb.extract_statements(statement)
+    except duckdb.Error as error:
+        raise ConfigError(f"DuckDB refuses the SQL ({error})", remedy="correct the statement") from None
+    if [part.type for part in parsed] != [duckdb.StatementType.SELECT]:
+        raise ConfigError(
+            f"this is not one SELECT: {statements.shorten(sql)}", remedy="write one SELECT or WITH ... SELECT"
+        )
+    return statement
+
+
+def _rows(cursor: duckdb.DuckDBPyConnection, statement: str) -> list[dict[str, Any]]:
+    result = cursor.execute(statement).to_arrow_reader(65_536)
+    schema = arrow.plain_schema(result.schema)
+    rows: list[dict[str, Any]] = pa.Table.from_batches(arrow.plain_batches(result, schema), schema).to_pylist()
+    return rows
+
+
+def _fill(spool: IO[bytes], result: pa.RecordBatchReader, batch_rows: int) -> None:
+    schema = arrow.plain_schema(result.schema)
+    with pa.ipc.new_stream(spool, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        for batch in arrow.plain_batches(result, schema, batch_rows):
+            writer.write_batch(batch)

@@ -1,0 +1,204 @@
+"""A DuckDB file, opened only while a statement or a transaction needs it, and shared by the threads of this process.
+
+DuckDB lets one process write a file or several read it, and one process open it one way at a time. What is asked of the
+opened file is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from metarisk.domain import ConfigError, DataError, MetariskError, WarehouseError
+from metarisk.warehouse.locks import backoff
+from metarisk.warehouse.statements import literal
+
+CATALOG = "warehouse"
+"""The name under which every connection has the file attached; a file name could clash with a schema's."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What DuckDB may use: threads, memory in MB, a folder to spill to, and seconds to wait for another process."""
+
+    threads: int
+    memory_mb: int
+    spill: Path
+    busy_seconds: float = 300.0
+
+
+class DuckFile:
+    """The one opened instance of a file in this process, counted by its users.
+
+    A reader takes whatever is open, or opens read-only. A writer needs the file open for writing: it waits until the
+    readers of this process are done (reads are short, their results go to a spool), and none that comes later goes
+    before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._changed = threading.Condition()
+        self._root: duckdb.DuckDBPyConnection | None = None
+        self._writable = False
+        self._users = 0
+        self._writers_waiting = 0
+
+    @contextmanager
+    def cursor(self, limits: Limits, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor with the file as its default catalog. Raises WarehouseError when others hold the file too long."""
+        root = self._enter(limits, write)
+        try:
+            cursor = root.cursor()
+            try:
+                cursor.execute(f"USE {CATALOG}")
+                yield cursor
+            finally:
+                cursor.close()
+        finally:
+            self._leave()
+
+    def _enter(self, limits: Limits, write: bool) -> duckdb.DuckDBPyConnection:
+        deadline = time.monotonic() + limits.busy_seconds
+        with self._changed:
+            self._writers_waiting += write
+            try:
+                ready = self._changed.wait_for(lambda: self._may_enter(write), limits.busy_seconds)
+            finally:
+                self._writers_waiting -= write
+            if not ready:
+                raise _busy(self.path, "this process reads it", limits)
+            if self._root is None:
+                self._root, self._writable = _open(self.path, limits, write, deadline), write
+            self._users += 1
+            return self._root
+
+    def _may_enter(self, write: bool) -> bool:
+        if self._root is None:
+            return write or not self._writers_waiting
+        return self._writable or (not write and not self._writers_waiting)
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._users -= 1
+            if self._users == 0 and self._root is not None:
+                root, self._root = self._root, None
+                root.close()
+            self._changed.notify_all()
+
+
+_FILES: dict[tuple[int, Path], DuckFile] = {}
+_FILES_GUARD = threading.Lock()
+
+
+def duck_file(path: Path) -> DuckFile:
+    """The file's one DuckFile in this process (a fork is another process)."""
+    with _FILES_GUARD:
+        return _FILES.setdefault((os.getpid(), path), DuckFile(path))
+
+
+def memory_instance(limits: Limits) -> duckdb.DuckDBPyConnection:
+    """An empty instance within the limits, to which files are attached; it fetches nothing from a network."""
+    limits.spill.mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": limits.threads,
+            "memory_limit": f"{limits.memory_mb}MB",
+            "temp_directory": str(limits.spill),
+            "autoinstall_known_extensions": False,
+            "python_enable_replacements": False,
+            "preserve_insertion_order": False,
+        },
+    )
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    return connection
+
+
+def _open(path: Path, limits: Limits, write: bool, deadline: float) -> duckdb.DuckDBPyConnection:
+    if not write and not path.exists():
+        raise WarehouseError(
+            f"the warehouse {path} does not exist yet",
+            remedy="load or seed the source tables, or correct METARISK_WAREHOUSE and METARISK_DATA",
+        )
+    root = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        root = memory_instance(limits)
+        attach = f"ATTACH {literal(str(path))} AS {CATALOG}{'' if write else ' (READ_ONLY)'}"
+        pauses = backoff()
+        while True:
+            try:
+                root.execute(attach)
+                return root
+            except duckdb.IOException as error:
+                if "lock on file" not in str(error):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise _busy(path, _conflict(error), limits) from None
+                time.sleep(next(pauses))
+    except (duckdb.Error, OSError) as error:
+        raise explain(error, path) from None
+    except WarehouseError:
+        if root is not None:
+            root.close()
+        raise
+
+
+def _conflict(error: duckdb.Error) -> str:
+    found = re.search(r"held in (\S+) \(PID (\d+)\)", str(error))
+    return f"{Path(found[1]).name}, pid {found[2]}, has it open" if found else "another process has it open"
+
+
+def _busy(path: Path, holder: str, limits: Limits) -> WarehouseError:
+    return WarehouseError(
+        f"the warehouse {path} was not free for {limits.busy_seconds:g} s: {holder}",
+        remedy="close that program (BI reads the snapshot file beside it), or move to PostgreSQL",
+    )
+
+
+_REMEDIES = (
+    (r"No space left|File too large|disk is full|max_temp_directory_size", "full", "free disk space, then run again"),
+    (r"read-only|Permission denied|Read-only file", "read-only", "let this user write the file and its folder"),
+    (r"lock on file", "in use", "close the program that has it open"),
+    (r"not a valid DuckDB|serialize|version number|checksum|corrupt", "no file this DuckDB can read",
+     "restore it from a backup, or upgrade DuckDB"),
+    (r"already attached|different configuration", "open in this process by other means",
+     "close that connection and use this warehouse's own"),
+    (r"does not exist|No such file", "missing", "correct METARISK_WAREHOUSE or load the source tables"),
+)  # fmt: skip
+
+
+def explain(error: duckdb.Error | OSError, path: Path) -> MetariskError:
+    """The native exception as an error of this job, with the remedy."""
+    said = str(error).strip().split("\n")[0]
+    if isinstance(error, duckdb.OutOfMemoryException) and "max_temp_directory_size" not in said:
+        return WarehouseError(f"DuckDB ran out of memory ({said})", remedy="raise METARISK_MEMORY_MB")
+    if isinstance(error, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException) and (
+        "already attached" not in said
+    ):
+        return ConfigError(f"DuckDB refuses the SQL ({said})", remedy="correct the statement, or create what it names")
+    if isinstance(error, duckdb.ConstraintException | duckdb.DataError | duckdb.ConversionException):
+        return DataError(f"DuckDB refuses the data ({said})", remedy="correct the values at their source")
+    if isinstance(error, duckdb.TransactionException) and "onflict" in said:
+        return WarehouseError(f"another transaction changed the same rows ({said})", remedy="run again")
+    for pattern, state, remedy in _REMEDIES:
+        if re.search(pattern, str(error)):
+            return WarehouseError(f"the warehouse {path} is {state} ({said})", remedy=remedy)
+    return WarehouseError(f"the warehouse {path} failed ({said})", remedy="look at the file, its disk and its rights")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn native exceptions of the block into this job's errors; the native text may quote data, so no chain."""
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        raise explain(error, path) from None

@@ -1,0 +1,221 @@
+"""Numbered files that define the schema `metarisk`: applied once, in order, checksummed; views are rebuilt after them.
+
+What differs between databases is in the files; only dropping and granting views is known here by dialect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from metarisk.domain import ConfigError, Transaction, Warehouse
+from metarisk.warehouse.statements import quote_identifier, split, tokens
+
+BI_ROLE = "metarisk_bi"
+_FILE = re.compile(r"(?P<number>\d{3})_(?P<name>[a-z0-9_]+?)(?:\.(?P<dialect>duckdb|postgresql))?\.sql")
+_HAS_HISTORY = """
+    SELECT 1 AS one FROM information_schema.tables
+    WHERE table_schema = 'metarisk' AND table_name = 'schema_migration'
+"""
+_UNREADABLE = """
+    SELECT v.viewname FROM pg_views v JOIN pg_roles r ON r.rolname = $role
+    WHERE v.schemaname = 'metarisk'
+      AND NOT has_table_privilege(r.oid, format('%I.%I', v.schemaname, v.viewname), 'SELECT')
+"""
+_VIEWS = "SELECT table_name AS name FROM information_schema.views WHERE table_schema = 'metarisk' ORDER BY table_name"
+_GRANTS = """
+    SELECT g.grantee, g.table_name AS name FROM information_schema.role_table_grants g
+    JOIN information_schema.views v USING (table_schema, table_name)
+    WHERE g.table_schema = 'metarisk' AND g.privilege_type = 'SELECT' AND g.grantee <> current_user
+"""
+_PREFIX = ("metarisk", ".")
+_LOCK, _WAIT_SECONDS = "metarisk/migrate", 120.0
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One numbered file, as the dialect sees it."""
+
+    number: int
+    path: Path
+    sql: str
+
+    @property
+    def name(self) -> str:
+        """NNN_name."""
+        return _stem(self.path)
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the text; line ends do not count."""
+        return _checksum(self.sql)
+
+
+def read(folder: Path, dialect: str) -> list[Migration]:
+    """The migrations of a dialect in order. Raises ConfigError for a bad name, a gap, or one number used twice."""
+    found: dict[int, dict[str, Path]] = {}
+    for path in sorted(folder.glob("*.sql")):
+        match = _FILE.fullmatch(path.name)
+        if match is None:
+            raise ConfigError(f"{path} is no migration", remedy="name it NNN_name.sql or NNN_name.<dialect>.sql")
+        variants = found.setdefault(int(match["number"]), {})
+        other = next((known for known in variants.values() if _stem(known) != _stem(path)), None)
+        if other is not None:
+            raise ConfigError(f"{path.name} and {other.name} have one number", remedy="give the newer the next number")
+        variants[match["dialect"] or "any"] = path
+    if sorted(found) != list(range(1, len(found) + 1)):
+        missing = min(set(range(1, max(found) + 1)) - set(found), default=0)
+        raise ConfigError(f"{folder} has no migration {missing:03d}", remedy="restore the file, or renumber from 001")
+    chosen = {number: variants.get(dialect, variants.get("any")) for number, variants in sorted(found.items())}
+    files = [Migration(n, path, path.read_text("utf-8")) for n, path in chosen.items() if path is not None]
+    if not files:
+        raise ConfigError(f"{folder} holds no migrations", remedy="point METARISK_PROJECT to the project's folder")
+    return files
+
+
+def apply(warehouse: Warehouse, migrations: Path, views: Path) -> list[str]:
+    """Apply migrations not applied yet, each in a transaction of its own, then rebuild the views in one.
+
+    Returns the names of what was done: file stems, and `views`. Nothing is written where all stands already, and
+    concurrent callers wait for each other. Raises ConfigError for an edited, missing or late file.
+    """
+    files, definitions = read(migrations, warehouse.dialect), read_views(views)
+    if not _pending(warehouse, files) and _views_stand(warehouse, definitions):
+        return []
+    with warehouse.lock(_LOCK, wait_seconds=_WAIT_SECONDS):
+        done = []
+        for migration in _pending(warehouse, files):
+            with warehouse.transaction() as transaction:
+                _run(transaction, migration)
+            done.append(migration.name)
+        if not _views_stand(warehouse, definitions):
+            with warehouse.transaction() as transaction:
+                _rebuild(transaction, definitions, warehouse.dialect)
+            done.append("views")
+        return done
+
+
+def _pending(warehouse: Warehouse, files: list[Migration]) -> list[Migration]:
+    """What is not applied yet; ConfigError where the files do not continue what is."""
+    if not warehouse.rows(_HAS_HISTORY):
+        return files
+    history = warehouse.rows("SELECT version, name, checksum FROM metarisk.schema_migration ORDER BY version")
+    known = {migration.number: migration for migration in files}
+    for row in history:
+        migration = known.get(int(row["version"]))
+        if migration is None or migration.name != row["name"]:
+            raise ConfigError(
+                f"the warehouse has the migration {row['name']}, which this code has not",
+                remedy="run the version of the code that made it, or restore the file",
+            )
+        if migration.checksum != row["checksum"]:
+            raise ConfigError(
+                f"{migration.path.name} was edited after it ran on this warehouse",
+                remedy="restore its text (git log shows it) and put the change into a new migration",
+            )
+    newest = max((int(row["version"]) for row in history), default=0)
+    pending = [migration for migration in files if migration.number not in {int(row["version"]) for row in history}]
+    late = next((migration for migration in pending if migration.number < newest), None)
+    if late is not None:
+        raise ConfigError(
+            f"{late.path.name} comes before {newest:03d}, which already ran", remedy="give it the next free number"
+        )
+    return pending
+
+
+def _run(transaction: Transaction, migration: Migration) -> None:
+    for statement in split(migration.sql):
+        transaction.execute(statement)
+    transaction.execute(
+        "INSERT INTO metarisk.schema_migration (version, name, checksum, applied_at) "
+        "VALUES ($version, $name, $checksum, $applied_at)",
+        {
+            "version": migration.number,
+            "name": migration.name,
+            "checksum": migration.checksum,
+            "applied_at": datetime.now(UTC),
+        },
+    )
+
+
+def read_views(folder: Path) -> dict[str, str]:
+    """View name to its CREATE VIEW statement, in the order of creation; a file holds the view of its name."""
+    definitions = {}
+    for path in sorted(folder.glob("*.sql")):
+        statements = split(path.read_text("utf-8"))
+        heads = [" ".join(statement.split()[:4]).lower() for statement in statements]
+        if heads != [f"create view metarisk.{path.stem} as"]:
+            raise ConfigError(
+                f"{path} does not define its view", remedy=f"write one CREATE VIEW metarisk.{path.stem} AS"
+            )
+        definitions[path.stem] = statements[0]
+    return {name: definitions[name] for name in in_order(definitions)}
+
+
+def in_order(definitions: Mapping[str, str]) -> list[str]:
+    """View names, each after those that its text reads as `metarisk.<name>`."""
+    graph = {name: _reads(sql) & (set(definitions) - {name}) for name, sql in sorted(definitions.items())}
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise ConfigError(f"views read each other: {' -> '.join(error.args[1])}", remedy="break the circle") from None
+
+
+def _reads(sql: str) -> set[str]:
+    texts = [text.strip('"') for kind, text in tokens(sql) if kind not in {"space", "comment"}]
+    return {name for schema, dot, name in zip(texts, texts[1:], texts[2:], strict=False) if (schema, dot) == _PREFIX}
+
+
+def _views_stand(warehouse: Warehouse, definitions: Mapping[str, str]) -> bool:
+    if not warehouse.rows(_HAS_HISTORY):
+        return False
+    newest = warehouse.rows("SELECT checksum FROM metarisk.view_set ORDER BY seq DESC LIMIT 1")
+    if [row["checksum"] for row in newest] != [_checksum("".join(definitions.values()))]:
+        return False
+    if {str(row["name"]) for row in warehouse.rows(_VIEWS)} != set(definitions):
+        return False
+    return warehouse.dialect == "duckdb" or not warehouse.rows(_UNREADABLE, {"role": BI_ROLE})
+
+
+def _rebuild(transaction: Transaction, definitions: Mapping[str, str], dialect: str) -> None:
+    """Drop every view of the schema, create those of the files, and give readers back what they had."""
+    grants = transaction.rows(_GRANTS) if dialect == "postgresql" else []
+    standing = [quote_identifier(str(row["name"])) for row in transaction.rows(_VIEWS)]
+    if standing and dialect == "postgresql":  # in one statement, so that they may read each other
+        transaction.execute("DROP VIEW " + ", ".join(f"metarisk.{view}" for view in standing))
+    elif standing:
+        for view in standing:
+            transaction.execute(f"DROP VIEW metarisk.{view}")
+    for sql in definitions.values():
+        transaction.execute(sql)
+    if dialect == "postgresql":
+        _grant(transaction, definitions, grants)
+    transaction.execute(
+        "INSERT INTO metarisk.view_set (seq, checksum, applied_at) "
+        "SELECT coalesce(max(seq), 0) + 1, $checksum, $applied_at FROM metarisk.view_set",
+        {"checksum": _checksum("".join(definitions.values())), "applied_at": datetime.now(UTC)},
+    )
+
+
+def _grant(transaction: Transaction, definitions: Mapping[str, str], before: list[dict[str, Any]]) -> None:
+    grants = {(str(row["grantee"]), str(row["name"])) for row in before if row["name"] in definitions}
+    if transaction.rows("SELECT 1 AS one FROM pg_roles WHERE rolname = $role", {"role": BI_ROLE}):
+        transaction.execute(f"GRANT USAGE ON SCHEMA metarisk TO {BI_ROLE}")
+        grants |= {(BI_ROLE, name) for name in definitions}
+    for grantee, name in sorted(grants):
+        reader = "PUBLIC" if grantee == "PUBLIC" else quote_identifier(grantee)
+        transaction.execute(f"GRANT SELECT ON metarisk.{quote_identifier(name)} TO {reader}")
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _checksum(sql: str) -> str:
+    return hashlib.sha256("\n".join(sql.splitlines()).encode()).hexdigest()

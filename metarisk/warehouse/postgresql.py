@@ -1,0 +1,299 @@
+"""The server warehouse: PostgreSQL through ADBC, Arrow in and out.
+
+Each stream, transaction and lock has a connection of its own. Errors of the driver become this job's in `pgerrors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from datetime import date
+from functools import partial
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from adbc_driver_manager import dbapi
+from adbc_driver_postgresql.dbapi import connect
+
+from metarisk.domain import LockedError, Scalar
+from metarisk.warehouse import arrow, statements
+from metarisk.warehouse.locks import backoff
+from metarisk.warehouse.migrations import apply
+from metarisk.warehouse.pgerrors import explain, explained, is_refused, secrets_of
+
+_CONNECT_TRIES = 5
+_DEFAULTS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
+_SESSION = ("SET TimeZone = 'UTC'", "SET standard_conforming_strings = on")
+_LOCK_SESSION = (
+    "SET idle_session_timeout = 0",
+    # The server notices a client whose host is gone, and frees its locks.
+    "SET tcp_keepalives_idle = 30",
+    "SET tcp_keepalives_interval = 10",
+    "SET tcp_keepalives_count = 3",
+)
+_HOLDER = """
+    SELECT a.application_name AS who, a.backend_start AS since
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid AND a.datid = l.database
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+      AND (l.classid::bigint << 32 | l.objid::bigint) = $key
+"""
+IngestMode = Literal["append", "create"]
+
+
+class PostgreSQLTransaction:
+    """Writes on one connection inside BEGIN; see `domain.Transaction`."""
+
+    def __init__(self, warehouse: PostgreSQLWarehouse, connection: dbapi.Connection) -> None:
+        self._warehouse, self._connection = warehouse, connection
+
+    def append(self, table: str, batches: Iterable[pa.RecordBatch]) -> int:
+        """Append batches by column name by COPY; columns that are left out get their default.
+
+        Partitions by month are made as the batches need them. DataError names what does not fit.
+        """
+        quoted, upcoming = statements.quote_table(table), iter(batches)
+        first = next(upcoming, None)
+        if first is None:
+            return 0
+        schema, name = statements.split_table(table)
+        with explained(self._warehouse.secrets), _reader(self._connection, f"TABLE {quoted} LIMIT 0") as reader:
+            target = arrow.appended_schema(first.schema.names, arrow.plain_schema(reader.schema), table)
+        key = partition_key(self, table)
+        months = partial(months_of, key=key if key in target.names else None)
+        rows = 0
+        for needed, group in groupby(arrow.conform(chain([first], upcoming), target, table), months):
+            for month in needed:
+                self._warehouse.make_partition(table, month)
+            rows += self.ingest(schema, name, target, group, mode="append")
+        return rows
+
+    def ingest(
+        self, schema: str, name: str, target: pa.Schema, batches: Iterable[pa.RecordBatch], *, mode: IngestMode
+    ) -> int:
+        """COPY batches of one schema; the number of rows. What the iterable raises is raised unchanged."""
+        feed = arrow.Feed(batches)
+        reader = pa.RecordBatchReader.from_batches(target, feed)
+        try:
+            with explained(self._warehouse.secrets), closing(self._connection.cursor()) as cursor:
+                cursor.adbc_ingest(name, reader, mode=mode, db_schema_name=schema)
+        except Exception:
+            if feed.error is not None:
+                raise feed.error from None
+            raise
+        return feed.rows
+
+    def execute(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> None:
+        """Run one statement."""
+        with explained(self._warehouse.secrets):
+            _execute(self._connection, statements.render(sql, parameters))
+
+    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
+        """A small result, as seen inside the transaction."""
+        with (
+            explained(self._warehouse.secrets),
+            _reader(self._connection, statements.render(sql, parameters)) as reader,
+        ):
+            return _rows(reader)
+
+
+class PostgreSQLWarehouse:
+    """See `domain.Warehouse`. It holds a password, so it has no telling repr and refuses to be pickled."""
+
+    dialect: Literal["postgresql"] = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.secrets = secrets_of(url)
+
+    def __repr__(self) -> str:
+        return "PostgreSQLWarehouse(...)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a warehouse is not pickled, for its URL may hold a password: open it again from the settings")
+
+    @contextmanager
+    def stream(
+        self, sql: str, parameters: Mapping[str, Scalar] | None = None, *, batch_rows: int = 65_536
+    ) -> Iterator[pa.RecordBatchReader]:
+        """Read-only: one SELECT, streamed by COPY in a read-only transaction of its own."""
+        statement = statements.render_select(sql, parameters)
+        with self._connection() as connection:
+            with explained(self.secrets):
+                _execute(connection, "SET TRANSACTION READ ONLY")
+                cursor = connection.cursor()
+                result = cursor.execute(statement).fetch_record_batch()
+            schema = arrow.plain_schema(result.schema)
+            batches = arrow.plain_batches(self._explained(result), schema, batch_rows)
+            with pa.RecordBatchReader.from_batches(schema, batches) as reader:
+                yield reader
+
+    def _explained(self, result: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        with explained(self.secrets):
+            yield from result
+
+    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
+        """Read-only: a small result."""
+        with self.stream(sql, parameters) as reader:
+            rows: list[dict[str, Any]] = reader.read_all().to_pylist()
+            return rows
+
+    @contextmanager
+    def transaction(self) -> Iterator[PostgreSQLTransaction]:
+        """Commit at the end of the block, roll back on any exception."""
+        with self._connection() as connection:
+            yield PostgreSQLTransaction(self, connection)
+            with explained(self.secrets):
+                connection.commit()
+
+    @contextmanager
+    def lock(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Hold the advisory lock `name` on a connection of its own; the server frees it when the holder dies."""
+        deadline, pauses, key = time.monotonic() + wait_seconds, backoff(), _lock_key(name)
+        holder = f"metarisk pid {os.getpid()} on {socket.gethostname()}"[:63]
+        with self._connection(application_name=holder, autocommit=True) as connection:
+            with explained(self.secrets):
+                for setting in _LOCK_SESSION:
+                    _execute(connection, setting)
+                while not _one(connection, f"SELECT pg_try_advisory_lock({key}) AS held")["held"]:
+                    if time.monotonic() >= deadline:
+                        raise _locked(connection, name, key)
+                    time.sleep(min(next(pauses), max(0.0, deadline - time.monotonic())))
+            yield
+
+    def migrate(self, migrations: Path, views: Path) -> list[str]:
+        """Apply what was not applied yet; the names of what was done, empty when all stood already."""
+        return apply(self, migrations, views)
+
+    def load(self, table: str, batches: pa.RecordBatchReader) -> int:
+        """Create or replace `source.<table>`; the number of rows."""
+        schema, name = statements.split_table(statements.source_table(table))
+        columns, quoted = arrow.plain_schema(batches.schema), statements.quote_table(f"{schema}.{name}")
+        with self.transaction() as transaction:
+            if not transaction.rows("SELECT 1 AS one FROM pg_namespace WHERE nspname = 'source'"):
+                transaction.execute("CREATE SCHEMA IF NOT EXISTS source")
+            transaction.execute(f"DROP TABLE IF EXISTS {quoted}")
+            rows = transaction.ingest(schema, name, columns, arrow.plain_batches(batches, columns), mode="create")
+            transaction.execute(f"ANALYZE {quoted}")
+            return rows
+
+    def snapshot(self) -> Path | None:
+        """None: readers use the warehouse itself."""
+        return None
+
+    def make_partition(self, table: str, month: date) -> None:
+        """Make the table's partition of a month, where it is missing, in a transaction of its own.
+
+        ATTACH lets readers and writers of the table go on, which CREATE TABLE ... PARTITION OF does not. An empty
+        partition that outlives a failed append does no harm.
+        """
+        schema, name = statements.split_table(table)
+        partition = statements.quote_table(f"{schema}.{name}_{month:%Y_%m}")
+        after = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+        with self.transaction() as transaction:
+            transaction.execute(f"SELECT pg_advisory_xact_lock({_lock_key('metarisk/partition')})")
+            if transaction.rows("SELECT 1 AS one WHERE to_regclass($name) IS NOT NULL", {"name": partition}):
+                return
+            whole = statements.quote_table(table)
+            transaction.execute(f"CREATE TABLE {partition} (LIKE {whole} INCLUDING ALL)")
+            transaction.execute(
+                f"ALTER TABLE {whole} ATTACH PARTITION {partition} FOR VALUES FROM ($first) TO ($after)",
+                {"first": month, "after": after},
+            )
+
+    @contextmanager
+    def _connection(
+        self, *, application_name: str = "metarisk", autocommit: bool = False
+    ) -> Iterator[dbapi.Connection]:
+        pauses = backoff(0.1, 2.0)
+        for left in reversed(range(_CONNECT_TRIES)):
+            try:
+                connection = connect(_with_defaults(self._url, application_name), autocommit=autocommit)
+                break
+            except (dbapi.Error, OSError) as error:
+                if left == 0 or not is_refused(error):
+                    raise explain(error, self.secrets) from None
+            time.sleep(next(pauses))
+        try:
+            with explained(self.secrets):
+                for setting in _SESSION:
+                    _execute(connection, setting)
+            yield connection
+        finally:
+            with suppress(dbapi.Error, RuntimeError):  # a connection that was cut cannot be closed in order
+                connection.close()
+
+
+def partition_key(transaction: PostgreSQLTransaction, table: str) -> str | None:
+    """The column by whose month the table is partitioned, or None."""
+    rows = transaction.rows(
+        "SELECT a.attname::text AS name FROM pg_partitioned_table p "
+        "JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0] "
+        "WHERE p.partrelid = to_regclass($name)",
+        {"name": statements.quote_table(table)},
+    )
+    return str(rows[0]["name"]) if rows else None
+
+
+def months_of(batch: pa.RecordBatch, key: str | None) -> tuple[date, ...]:
+    """First days of the months that a batch touches, in order; none without a key."""
+    if key is None:
+        return ()
+    months = pc.unique(pc.floor_temporal(batch.column(key), unit="month")).to_pylist()
+    return tuple(sorted(month for month in months if month is not None))
+
+
+def _with_defaults(url: str, application_name: str) -> str:
+    given = parse_qs(urlsplit(url).query)
+    added = {name: word for name, word in _DEFAULTS.items() if name not in given}
+    added |= (
+        {} if "application_name" in given and application_name == "metarisk" else {"application_name": application_name}
+    )
+    return url + ("&" if urlsplit(url).query else "?") + urlencode(added, quote_via=quote)
+
+
+def _lock_key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def _locked(connection: dbapi.Connection, name: str, key: int) -> LockedError:
+    holder = _one(connection, statements.render(_HOLDER, {"key": key}))
+    who = f"{holder['who']} since {holder['since']:%Y-%m-%dT%H:%M:%S%z}" if holder else "a session that has just ended"
+    return LockedError(
+        f"the lock {name!r} is held by {who}",
+        remedy="wait until that run has ended, or end it: the lock is freed with its process",
+    )
+
+
+def _execute(connection: dbapi.Connection, statement: str) -> None:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(statement)
+
+
+@contextmanager
+def _reader(connection: dbapi.Connection, statement: str) -> Iterator[pa.RecordBatchReader]:
+    with closing(connection.cursor()) as cursor:
+        yield cursor.execute(statement).fetch_record_batch()
+
+
+def _rows(result: pa.RecordBatchReader) -> list[dict[str, Any]]:
+    schema = arrow.plain_schema(result.schema)
+    rows: list[dict[str, Any]] = pa.Table.from_batches(arrow.plain_batches(result, schema), schema).to_pylist()
+    return rows
+
+
+def _one(connection: dbapi.Connection, statement: str) -> dict[str, Any]:
+    with _reader(connection, statement) as reader:
+        return next(iter(_rows(reader)), {})

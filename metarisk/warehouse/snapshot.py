@@ -1,0 +1,114 @@
+"""The file that BI reads beside a DuckDB warehouse: built beside, swapped in whole, with the warehouse's view names.
+
+It holds every small table and, of `risk_score`, the published runs of each portfolio's last 35 nights and month ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+
+from metarisk.warehouse.duckfile import CATALOG, DuckFile, Limits
+from metarisk.warehouse.migrations import in_order
+from metarisk.warehouse.statements import literal, quote_identifier
+
+NIGHTS = 35
+_LARGE = "risk_score"
+_KEPT = f"""
+    SELECT DISTINCT p.run_id, p.as_of
+    FROM {CATALOG}.metarisk.publication AS p
+    JOIN (
+        SELECT portfolio, as_of,
+               row_number() OVER (PARTITION BY portfolio ORDER BY as_of DESC) AS age,
+               row_number() OVER (PARTITION BY portfolio, date_trunc('month', as_of) ORDER BY as_of DESC) AS from_end
+        FROM (SELECT DISTINCT portfolio, as_of FROM {CATALOG}.metarisk.publication)
+    ) AS night USING (portfolio, as_of)
+    WHERE night.age <= {NIGHTS} OR night.from_end = 1
+"""  # noqa: S608 - constants only
+
+
+def build(file: DuckFile, limits: Limits, target: Path) -> None:
+    """Build the snapshot beside `target` and swap it in; on duckdb.Error and OSError `target` stays as it was.
+
+    The scores in the snapshot before are taken over, so that a night's time depends on what is new; where that file
+    cannot be used (a migration came between, it is damaged), all is copied.
+    """
+    for leftover in target.parent.glob(f"{target.stem}.building*"):
+        leftover.unlink()
+    beside = target.with_name(f"{target.stem}.building.duckdb")
+    with file.cursor(limits, write=False) as cursor:
+        try:
+            if target.exists():
+                shutil.copyfile(target, beside)
+            _fill(cursor, beside)
+        except duckdb.Error:
+            if not target.exists():
+                raise
+            beside.unlink(missing_ok=True)
+            _fill(cursor, beside)
+    beside.replace(target)
+    _sync(target.parent)
+
+
+def _fill(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Bring the snapshot at `path`, empty or older, up to the warehouse's state of now."""
+    cursor.execute(f"ATTACH {literal(str(path))} AS bi")
+    try:
+        cursor.execute("USE bi")
+        cursor.execute("BEGIN TRANSACTION")
+        cursor.execute("CREATE SCHEMA IF NOT EXISTS metarisk")
+        tables = _names(cursor, "SELECT table_name FROM duckdb_tables() WHERE database_name = $1 AND schema_name = $2")
+        for table in tables:
+            if table != _LARGE:
+                name = f"metarisk.{quote_identifier(table)}"
+                cursor.execute(f"CREATE OR REPLACE TABLE {name} AS FROM {CATALOG}.{name}")
+        _bring_scores(cursor)
+        _replace_views(cursor)
+        cursor.execute("COMMIT")
+        cursor.execute("CHECKPOINT bi")
+    finally:
+        with suppress(duckdb.Error):  # there is no transaction left after COMMIT
+            cursor.execute("ROLLBACK")
+        cursor.execute(f"USE {CATALOG}")
+        cursor.execute("DETACH bi")
+
+
+def _bring_scores(cursor: duckdb.DuckDBPyConnection) -> None:
+    name = f"metarisk.{_LARGE}"
+    cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} AS FROM {CATALOG}.{name} LIMIT 0")
+    cursor.execute("CREATE TABLE IF NOT EXISTS main.held (run_id TEXT, as_of DATE)")
+    kept, held = (set(cursor.execute(sql).fetchall()) for sql in (_KEPT, "SELECT run_id, as_of FROM main.held"))
+    # Constants let DuckDB skip the row groups of other nights; a join would read them all.
+    for run_id, as_of in sorted(held - kept):
+        cursor.execute(f"DELETE FROM {name} WHERE run_id = $1 AND as_of = $2", [run_id, as_of])  # noqa: S608 - constants only
+    for run_id, as_of in sorted(kept - held, key=lambda run: (run[1], run[0])):
+        cursor.execute(
+            f"INSERT INTO {name} BY NAME FROM {CATALOG}.{name} WHERE run_id = $1 AND as_of = $2", [run_id, as_of]
+        )
+    cursor.execute(f"CREATE OR REPLACE TABLE main.held AS {_KEPT}")
+
+
+def _replace_views(cursor: duckdb.DuckDBPyConnection) -> None:
+    listing = "FROM duckdb_views() WHERE database_name = $1 AND schema_name = $2"
+    for (old,) in cursor.execute(f"SELECT view_name {listing}", ["bi", "metarisk"]).fetchall():
+        cursor.execute(f"DROP VIEW metarisk.{quote_identifier(old)}")
+    stored = cursor.execute(f"SELECT view_name, sql {listing}", [CATALOG, "metarisk"]).fetchall()
+    definitions = {str(view): str(sql) for view, sql in stored}
+    for view in in_order(definitions):
+        cursor.execute(definitions[view])
+
+
+def _names(cursor: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
+    return sorted(str(row[0]) for row in cursor.execute(sql, [CATALOG, "metarisk"]).fetchall())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,18 @@
+-- One row a publication, for operations: what ran, how much, and how long its attempt took.
+CREATE VIEW metarisk.night AS
+SELECT
+    p.portfolio, p.as_of, p.seq, p.published_at, p.seq = c.seq AS is_current, r.mode, p.reason, p.run_id, r.model_id,
+    r.model_age_days, r.rows_extracted, r.rows_scored, r.rows_quarantined, r.segments_adapted, r.segments_carried,
+    r.segments_abstained, r.segments_fallback, r.code_version, a.started_at, a.ended_at, a.attempts
+FROM metarisk.publication AS p
+JOIN metarisk.publication_current AS c ON c.portfolio = p.portfolio AND c.as_of = p.as_of
+JOIN metarisk.run AS r ON r.run_id = p.run_id
+LEFT JOIN (
+    SELECT
+        run_id,
+        min(CASE WHEN outcome = 'published' THEN started_at END) AS started_at,
+        min(CASE WHEN outcome = 'published' THEN ended_at END) AS ended_at,
+        count(*) AS attempts
+    FROM metarisk.run_attempt
+    GROUP BY run_id
+) AS a ON a.run_id = p.run_id;

@@ -1,0 +1,50 @@
+"""Fixtures that many tests share: a PostgreSQL server a test process, and a migrated warehouse of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metarisk.domain import Warehouse
+from tests.warehouses import MIGRATIONS, VIEWS, Server, open_duckdb, open_postgresql, server
+
+POSTGRESQL = pytest.mark.xdist_group("postgresql")
+BOTH = [pytest.param("duckdb"), pytest.param("postgresql", marks=POSTGRESQL)]
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server; tests that use it directly belong to the xdist group `postgresql`."""
+    with server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a database with the schema `metarisk`, to be copied."""
+    name = postgresql.create_database()
+    open_postgresql(postgresql.url(name), tmp_path_factory.mktemp("template")).migrate(MIGRATIONS, VIEWS)
+    return name
+
+
+@pytest.fixture(params=BOTH)
+def empty_warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
+    """A warehouse of either kind without any table."""
+    if request.param == "duckdb":
+        return open_duckdb(tmp_path)
+    running: Server = request.getfixturevalue("postgresql")
+    return open_postgresql(running.url(running.create_database()), tmp_path)
+
+
+@pytest.fixture(params=BOTH)
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
+    """A warehouse of either kind with the schema `metarisk`."""
+    if request.param == "duckdb":
+        opened = open_duckdb(tmp_path)
+        opened.migrate(MIGRATIONS, VIEWS)
+        return opened
+    running: Server = request.getfixturevalue("postgresql")
+    template: str = request.getfixturevalue("migrated_template")
+    return open_postgresql(running.url(running.create_database(template)), tmp_path)
