@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -224,6 +224,16 @@ class Adapted:
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
         return np.asarray(score, dtype=float)[back], None if variance is None else np.asarray(variance)[back]
+
+    def carried(self, previous: Mapping[str, str]) -> Adapted:
+        """The same with status `carried` where the adaptation id is the one that `previous` holds for the segment."""
+        segments = {
+            key: replace(segment, status="carried", reason=f"unchanged since the last night: {segment.reason}")
+            if segment.status == "adapted" and previous.get(segment_name(key)) == segment.adaptation_id
+            else segment
+            for key, segment in self.segments.items()
+        }
+        return replace(self, segments=segments)
 
     def to_files(self) -> dict[str, bytes]:
         """File contents by name, without the model."""

@@ -152,6 +152,7 @@ def adapt(context: Context, checked: Checked) -> Run:
     if not _finished(folder / "adapt"):
         model = load_model(context, champion.model_id)
         adapted = adapt_segments(model, champion.model_id, support(context, run), context.portfolio, context.spec)
+        adapted = adapted.carried(_last_night(context))
         with lake.staged(folder / "adapt") as into:
             for name, content in adapted.to_files().items():
                 (into / name).write_bytes(content)
@@ -290,6 +291,22 @@ def _enough_rows(context: Context, extracted: lake.Extract) -> None:
             on=as_of,
             remedy="check that the source is complete; lower source.min_rows_vs_median if the book really shrank",
         )
+
+
+def _last_night(context: Context) -> dict[str, str]:
+    """Adaptation id of every segment in the newest night before this one."""
+    rows = context.warehouse.rows(_LAST_ADAPTATIONS, {"portfolio": context.job.portfolio, "as_of": context.job.as_of})
+    return {row["segment"]: row["adaptation_id"] for row in rows}
+
+
+_LAST_ADAPTATIONS = """
+SELECT a.segment, a.adaptation_id
+FROM metarisk.adaptation a
+WHERE a.run_id = (
+    SELECT n.run_id FROM metarisk.night n
+    WHERE n.portfolio = $portfolio AND n.as_of < $as_of ORDER BY n.as_of DESC LIMIT 1
+)
+"""
 
 
 def _known_segments(context: Context) -> tuple[SegmentKey, ...] | None:

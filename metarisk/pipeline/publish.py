@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,10 +20,13 @@ import pyarrow.parquet as pq
 from metarisk import lake, quality
 from metarisk.domain import MetariskError, Transaction, segment_name
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.identity import identity
 from metarisk.pipeline.night import BATCH_ROWS, Run, load_adapted, scan, score_files
 
 Outcome = Literal["published", "already_published", "failed", "source_late", "locked"]
 ROWS_A_BATCH = 65_536
+SHOWN_NUMBERS = 64
+"""An adaptation of more numbers than these (a whole network) stays in the lake."""
 
 
 @dataclass(frozen=True)
@@ -146,34 +150,50 @@ def _score_batches(run: Run) -> Iterator[pa.RecordBatch]:
 
 
 def _adaptations(context: Context, run: Run) -> pl.DataFrame:
+    """One row a segment: those with support, and those that were scored without any."""
     adapted = load_adapted(context, run)
-    arrays = adapted.adaptation.arrays
+    arrays = {} if adapted.adaptation.ragged else adapted.adaptation.arrays
     position = {key: i for i, key in enumerate(adapted.adaptation.keys)}
     rows = []
     for key, segment in sorted(adapted.segments.items()):
         i = position.get(key)
-        parameters = (
-            {name: values[i].tolist() for name, values in arrays.items() if values[i].size <= 16}
-            if i is not None and not adapted.adaptation.ragged
-            else {}
-        )
+        numbers = {} if i is None else {name: values[i].tolist() for name, values in arrays.items()}
         rows.append(
             {
-                "run_id": run.run_id,
                 "adaptation_id": segment.adaptation_id,
-                "model_id": run.model_id,
-                "portfolio": context.job.portfolio,
-                "as_of": context.job.as_of,
                 "segment": segment_name(key),
                 "status": segment.status,
                 "reason": segment.reason,
                 "support_rows": segment.support_rows,
                 "support_events": segment.support_events,
                 "support_hash": segment.support_hash,
-                "parameters": json.dumps(parameters),
+                "parameters": json.dumps(numbers)
+                if sum(np.size(v) for v in numbers.values()) <= SHOWN_NUMBERS
+                else None,
             }
         )
-    return pl.DataFrame(rows)
+    known = {row["segment"] for row in rows}
+    scored = pl.scan_parquet(score_files(run)).select(pl.col("segment").unique().sort()).collect()["segment"]
+    rows += [
+        {
+            "adaptation_id": identity({"model": run.model_id, "segment": name}),
+            "segment": name,
+            "status": "fallback",
+            "reason": "no matured row of its own: scored from its parents and the pool",
+            "support_rows": 0,
+            "support_events": 0,
+            "support_hash": None,
+            "parameters": None,
+        }
+        for name in scored
+        if name not in known
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(
+        pl.lit(run.run_id).alias("run_id"),
+        pl.lit(run.model_id).alias("model_id"),
+        pl.lit(context.job.portfolio).alias("portfolio"),
+        pl.lit(context.job.as_of).alias("as_of"),
+    )
 
 
 def _drift_rows(context: Context, run: Run, folder: Path) -> pl.DataFrame:
