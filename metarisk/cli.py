@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from metarisk import __version__, demo, pipeline
+from metarisk import __version__, demo, lake, pipeline
 from metarisk.domain import ConfigError, Job, MetariskError, Warehouse
 from metarisk.pipeline import Context
 from metarisk.pipeline.context import Quiet
@@ -169,8 +169,8 @@ def nightly(
         result = pipeline.nightly(context)
         return _plain(result), _night_text(result)
 
-    mode = "restatement" if reason else "nightly"
-    _run(Job(portfolio, _date(as_of, as_json), mode, reason), work, as_json)
+    day = _date(as_of, as_json)
+    _run(Job(portfolio, day, "restatement", reason) if reason else Job(portfolio, day), work, as_json)
 
 
 @app.command()
@@ -260,9 +260,21 @@ def portfolio_check(
     day = _date(as_of, as_json) if as_of else date.today()  # noqa: DTZ011
     context = _context(Job(name, day), Quiet())
     with _errors(as_json):
-        findings = check_portfolio(context.portfolio, context.settings.project, context.warehouse, day)
-        text = "\n".join(str(finding) for finding in findings)
-        _say({"findings": [_plain(f) for f in findings]}, f"{text}\nNext: metarisk weekly --portfolio {name}", as_json)
+        findings = check_portfolio(
+            context.portfolio, context.settings.project, context.warehouse, day, check_schema=lake.check_schema
+        )
+        wrong = [finding for finding in findings if not finding.ok]
+        lines = [
+            f"{'ok   ' if finding.ok else 'WRONG'} {finding.about}: {finding.what}"
+            + (f". Remedy: {finding.remedy}" if finding.remedy else "")
+            for finding in findings
+        ]
+        following = (
+            "correct what is wrong, then check again" if wrong else f"metarisk weekly --portfolio {name} --as-of {day}"
+        )
+        _say({"findings": [_plain(f) for f in findings]}, "\n".join([*lines, f"Next: {following}"]), as_json)
+        if wrong:
+            raise typer.Exit(1)
 
 
 @portfolio_app.command("new")

@@ -85,6 +85,9 @@ class DataError(MetariskError):
 class QualityError(DataError):
     """A critical expectation failed; nothing is published."""
 
+    results: Sequence[Mapping[str, Any]] = ()
+    """Every verdict, as rows of `quality_result`, so that a refused run can be looked at."""
+
 
 class ModelError(MetariskError):
     """No usable model, a model that does not fit the extract, or training that diverged."""

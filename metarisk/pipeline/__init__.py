@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from metarisk.domain import ConfigError
+from metarisk.domain import ConfigError, QualityError
 from metarisk.pipeline import night, pages, week
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
 from metarisk.pipeline.publish import Attempt, current_publication, publish, record_failure
@@ -211,7 +211,7 @@ def _recorded(context: Context, run: _Timed) -> Iterator[Attempt]:
     try:
         yield attempt
     except Exception as error:
-        found: Sequence[Mapping[str, Any]] = getattr(error, "results", ())
+        found = error.results if isinstance(error, QualityError) else ()
         try:
             record_failure(context, replace(attempt, seconds=dict(run.seconds)), run.step, error, found)
         except Exception as second:

@@ -19,7 +19,7 @@ from metarisk import drift as drifts
 from metarisk import lake, quality, registry, scoring
 from metarisk.adapt import Adapted
 from metarisk.adapt import adapt as adapt_segments
-from metarisk.domain import DataError, ModelError, SegmentKey, SourceLate
+from metarisk.domain import DataError, ModelError, QualityError, SegmentKey, SourceLate
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
 from metarisk.pipeline.models import champion_for, load_model
@@ -115,7 +115,7 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
     context.reporter.table("quality", f"Quality of {context.job.portfolio} {context.job.as_of}", found.table())
     for warning in (*extracted.warnings, *found.warnings):
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
-    found.require()
+    _require(found)
     return Checked(extracted, found)
 
 
@@ -212,10 +212,11 @@ def guard(context: Context, run: Run) -> quality.Quality:
         portfolio=context.portfolio,
         as_of=context.job.as_of,
         quarantine=run.folder / "quarantine",
+        parameters=quality.score_parameters(context.spec.likelihood, _population_rows(context, run)),
         memory_mb=context.settings.memory_mb,
         threads=context.settings.threads,
     )
-    found.require()
+    _require(found)
     return found
 
 
@@ -273,6 +274,21 @@ def _finished(folder: Path) -> bool:
     except DataError:
         return False
     return True
+
+
+def _require(found: quality.Quality) -> None:
+    """Stop at critical failures; the error carries every verdict, for the record of the failed attempt."""
+    try:
+        found.require()
+    except QualityError as error:
+        error.results = found.rows()
+        raise
+
+
+def _population_rows(context: Context, run: Run) -> int:
+    """Rows that must have a score, counted from the extract and not from the scores."""
+    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
+    return int(rows.select(pl.len()).collect(engine="streaming").item())
 
 
 def _enough_rows(context: Context, extracted: lake.Extract) -> None:

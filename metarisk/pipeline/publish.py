@@ -158,6 +158,7 @@ def _adaptations(context: Context, run: Run) -> pl.DataFrame:
     for key, segment in sorted(adapted.segments.items()):
         i = position.get(key)
         numbers = {} if i is None else {name: values[i].tolist() for name, values in arrays.items()}
+        few = sum(np.size(values) for values in numbers.values()) <= SHOWN_NUMBERS
         rows.append(
             {
                 "adaptation_id": segment.adaptation_id,
