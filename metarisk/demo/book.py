@@ -39,9 +39,11 @@ _CHUNK = 50_000
 _DAYS_A_MONTH = 30.4375
 
 _REGIONS = np.array(
-    "north capital coast west lakes south valley highland east islands border desert".split(), dtype=object
+    ["north", "capital", "coast", "west", "lakes", "south"]
+    + ["valley", "highland", "east", "islands", "border", "desert"],
+    dtype=object,
 )
-_PRODUCTS = np.array("cash_loan car_loan card_refinance home_improvement education".split(), dtype=object)
+_PRODUCTS = np.array(["cash_loan", "car_loan", "card_refinance", "home_improvement", "education"], dtype=object)
 _EMPLOYMENT = np.array(["employed", "self_employed", "retired", "student", "unemployed"], dtype=object)
 _CHANNELS = np.array(["branch", "broker", "online"], dtype=object)
 _HOMES = np.array(["rent", "mortgage", "own"], dtype=object)

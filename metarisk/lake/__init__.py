@@ -3,15 +3,15 @@
 Nothing here decides what data mean; `quality` judges values, `tasks` gives labels.
 """
 
-from metarisk.lake.columns import MISSING_SEGMENT, check_schema
+from metarisk.lake.columns import check_schema, key_columns
 from metarisk.lake.extracts import Extract, extract, read_extract
 from metarisk.lake.folders import read_manifest, scratch, settle, staged, verify, write_manifest
 
 __all__ = [
-    "MISSING_SEGMENT",
     "Extract",
     "check_schema",
     "extract",
+    "key_columns",
     "read_extract",
     "read_manifest",
     "scratch",

@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metarisk.domain import DataError, FeatureKind, Portfolio, did_you_mean
+from metarisk.tasks import MISSING_SEGMENT
 
 Kind = Literal["key", "text", "date", "number", "any"]
 
-MISSING_SEGMENT = "(missing)"
-"""Text that stands for null in a segment column, so that a segment's key is always text."""
 LONGEST_TEXT = 1_024
 """Characters; longer values are cut, and end with a digest so that different ones stay different."""
 
