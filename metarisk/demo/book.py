@@ -2,7 +2,7 @@
 
 What is in it, and why:
 
-- **Sizes** follow power laws in region and product: the largest segment has some 5,000 loans, the smallest some 25.
+- **Sizes** follow power laws in region and product: the largest segment has some 7,500 loans, the smallest some 45.
 - **Segment effects** on the log-odds of default: region N(0, .35), product N(0, .4), cell N(0, .25), and a region's own
   sensitivity to the economy, so that segments both share strength and differ.
 - **Macro drift**: the log-odds rise and fall with a cycle of three years on a slow upward trend; amounts grow and the
@@ -39,8 +39,20 @@ _CHUNK = 50_000
 _DAYS_A_MONTH = 30.4375
 
 _REGIONS = np.array(
-    ["north", "capital", "coast", "west", "lakes", "south"]
-    + ["valley", "highland", "east", "islands", "border", "desert"],
+    [
+        "north",
+        "capital",
+        "coast",
+        "west",
+        "lakes",
+        "south",
+        "valley",
+        "highland",
+        "east",
+        "islands",
+        "border",
+        "desert",
+    ],
     dtype=object,
 )
 _PRODUCTS = np.array(["cash_loan", "car_loan", "card_refinance", "home_improvement", "education"], dtype=object)
