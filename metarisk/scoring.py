@@ -47,7 +47,7 @@ def score(
         names = np.array([segment_name(key) for key in keys], dtype=object)
         status = np.array([s.status if s else "fallback" for s in known], dtype=object)
         identity = np.array([s.adaptation_id if s else None for s in known], dtype=object)
-        mean = _mean(adapted, link)
+        mean = mean_score(adapted, link)
         yield pl.DataFrame(
             {
                 "run_id": run_id,
@@ -58,14 +58,14 @@ def score(
                 "segment": pl.Series(names[codes], dtype=pl.String),
                 "status": pl.Series(status[codes], dtype=pl.String),
                 "score": mean,
-                "score_low": None if spread is None else _mean(adapted, link - spread),
-                "score_high": None if spread is None else _mean(adapted, link + spread),
+                "score_low": None if spread is None else mean_score(adapted, link - spread),
+                "score_high": None if spread is None else mean_score(adapted, link + spread),
                 "adaptation_id": pl.Series(identity[codes], dtype=pl.String),
             },
             schema=SCHEMA,
         )
 
 
-def _mean(adapted: Adapted, link: Array) -> Array:
+def mean_score(adapted: Adapted, link: Array) -> Array:
     """Scores on the target's own scale."""
     return np.asarray(LIKELIHOODS[adapted.model.likelihood].mean(torch.from_numpy(link)))

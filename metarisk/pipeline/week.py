@@ -13,16 +13,17 @@ from typing import Any
 
 import polars as pl
 
+from metarisk import drift as drifts
 from metarisk import evidence as evidences
-from metarisk import lake, registry, training
-from metarisk.adapt import BASELINES
+from metarisk import lake, registry, scoring, training
+from metarisk.adapt import BASELINES, FittedModel, adapt
 from metarisk.domain import MetariskError
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
 from metarisk.pipeline.models import champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.publish import append_event, append_rows
-from metarisk.tasks import LABEL
+from metarisk.tasks import LABEL, population
 
 SEED = 0
 
@@ -106,7 +107,7 @@ def train(context: Context, judged: Judged) -> Trained:
         progress=lambda done, total, note: context.reporter.progress("train", done, total, note),
     )
     buffer = io.BytesIO()
-    drift_reference(context, judged.checked, model).write_parquet(buffer)
+    _drift_reference(context, judged.checked, model, teach).write_parquet(buffer)
     about = {
         "as_of": str(as_of),
         "recipe": recipe,
@@ -168,6 +169,16 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             )
     context.warehouse.snapshot()
     return {"model_id": trained.model_id, "promoted": promoted}
+
+
+def _drift_reference(context: Context, checked: Checked, model: FittedModel, teach: pl.DataFrame) -> pl.DataFrame:
+    """Histograms of the population and its scores at the label cut-off: what later nights are compared with."""
+    portfolio = context.portfolio
+    adapted = adapt(model, "", teach, portfolio, context.spec)
+    rows = population(scan(context, checked), portfolio, context.job.as_of).collect(engine="streaming")
+    link, _ = adapted.score(rows, portfolio)
+    scored = rows.with_columns(pl.Series(portfolio.target.name, scoring.mean_score(adapted, link)))
+    return drifts.reference(scored.lazy(), portfolio)
 
 
 _OLDER_CHAMPIONS = """
