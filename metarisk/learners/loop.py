@@ -194,7 +194,7 @@ class _Run:
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
-        parts = torch.split(flat, sizes)  # type: ignore[no-untyped-call]
+        parts = torch.split(flat, sizes)
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def arrays(self, flat: Tensor) -> dict[str, Array]:

@@ -5,7 +5,8 @@ Nothing here knows a learner. Tables of people and dates become packed rows in `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -121,7 +122,7 @@ def _hash(columns: list[Array], rows: int) -> Array:
     return value
 
 
-def shuffled(packed: Packed, seed: int) -> Packed:
+def shuffled(packed: Packed, seed: int | Sequence[int]) -> Packed:
     """Canonical rows, then each segment's rows in a random order that `seed` fixes; a window of them is a sample."""
     ordered, _ = canonical(packed)
     noise = np.random.default_rng(seed).random(packed.rows)

@@ -1,0 +1,289 @@
+"""Adapting and scoring ragged segments on the CPU: loops over segments in preallocated buffers, without padding.
+
+A network is a list of matrices (in + 1, out) whose last row is the bias. The batched inner loop of meta-training, with
+its reverse, lives in `kernels_unroll`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarisk.domain import Array, Packed
+from metarisk.learners.likelihoods import Likelihood
+
+ActivationName = Literal["relu", "tanh"]
+
+CHUNK_ROWS = 1024
+"""Rows adapted together: long enough to spread the cost of a call, short enough to stay in the second-level cache."""
+BLOCK_ROWS = 512
+"""Rows scored together."""
+
+
+class Activation(NamedTuple):
+    """An elementwise nonlinearity h = phi(z), all of it in place.
+
+    Attributes:
+        apply: z becomes phi(z).
+        slope: (h, out) writes phi'(z), from h.
+        pull: (u, h) multiplies u by phi'(z), from h.
+        bend: phi''/phi' as a function of h; None where it vanishes almost everywhere.
+        smooth: phi as autograd knows it, not in place.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], None]
+    pull: Callable[[Tensor, Tensor], None]
+    bend: Callable[[Tensor], Tensor] | None
+    smooth: Callable[[Tensor], Tensor]
+
+
+def _relu_slope(h: Tensor, out: Tensor) -> None:
+    torch.sign(h, out=out)
+
+
+def _relu_pull(u: Tensor, h: Tensor) -> None:
+    torch.ops.aten.threshold_backward.grad_input(u, h, 0.0, grad_input=u)
+
+
+def _tanh_slope(h: Tensor, out: Tensor) -> None:
+    torch.mul(h, h, out=out)
+    out.neg_().add_(1.0)
+
+
+def _tanh_pull(u: Tensor, h: Tensor) -> None:
+    torch.ops.aten.tanh_backward.grad_input(u, h, grad_input=u)
+
+
+ACTIVATIONS: dict[ActivationName, Activation] = {
+    "relu": Activation(lambda z: z.clamp_min_(0.0), _relu_slope, _relu_pull, None, torch.relu),
+    "tanh": Activation(torch.tanh_, _tanh_slope, _tanh_pull, lambda h: -2.0 * h, torch.tanh),
+}
+
+
+def adapt_segments(
+    weights: Sequence[Tensor],
+    rates: Sequence[Sequence[float | Tensor]],
+    rows: Packed,
+    likelihood: Likelihood,
+    *,
+    activation: ActivationName = "relu",
+    frozen: int = 0,
+    prior_rows: float = 0.0,
+) -> list[Tensor]:
+    """Gradient steps of every segment on its own rows, from the same start.
+
+    The loss of a segment is the weighted mean over its rows. Segments are taken in the order of their size; small ones
+    move their first layer through the Gram matrix of their inputs, as in `kernels_unroll`.
+
+    Args:
+        weights: L matrices (in + 1, out), the start.
+        rates: inner rates [step][live layer], each a number or a matrix of one rate a parameter.
+        rows: support of S segments in float of any width; a segment without rows keeps the start.
+        likelihood: of the labels.
+        activation: between layers.
+        frozen: layers at the bottom that are not adapted (ANIL: all but the head).
+        prior_rows: pseudo-rows in the denominator of the mean.
+
+    Returns:
+        The adapted layers, L - frozen tensors (S, in + 1, out).
+    """
+    live = [weight.expand(len(rows.keys), -1, -1).clone() for weight in weights[frozen:]]
+    order = np.argsort(rows.sizes, kind="stable")
+    order = order[rows.sizes[order] > 0]
+    buffers = _Buffers(weights, max(CHUNK_ROWS, int(rows.sizes.max(initial=0))))
+    with torch.no_grad():
+        for chunk in _chunks(order, rows.sizes):
+            _Chunk(chunk, rows, weights, live, likelihood, activation, frozen, prior_rows, buffers).run(rates)
+    return live
+
+
+def _chunks(order: Array, sizes: Array) -> Iterator[Array]:
+    """Segments of about `CHUNK_ROWS` rows together, in the order given."""
+    total, begin = 0, 0
+    for position, size in enumerate(sizes[order]):
+        if total and total + size > CHUNK_ROWS:
+            yield order[begin:position]
+            total, begin = 0, position
+        total += int(size)
+    if begin < len(order):
+        yield order[begin:]
+
+
+def _padded(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """(rows, width), each row at the start of a cache line."""
+    return torch.zeros(rows, -(-width // 16) * 16, dtype=dtype)[:, :width]
+
+
+class _Buffers:
+    """Room for the longest chunk; inputs and hidden layers carry a last column of ones."""
+
+    def __init__(self, weights: Sequence[Tensor], capacity: int) -> None:
+        dtype = weights[0].dtype
+        self.inputs = [_padded(capacity, len(weight), dtype) for weight in weights]
+        self.deltas = [_padded(capacity, weight.shape[1], dtype) for weight in weights]
+        for buffer in self.inputs:
+            buffer[:, -1] = 1.0
+        self.z_start = _padded(capacity, weights[0].shape[1], dtype)
+        self.shift = _padded(capacity, weights[0].shape[1], dtype)
+
+
+class _Chunk:
+    """Some segments end to end: elementwise work is done on all rows at once, products segment by segment."""
+
+    def __init__(
+        self,
+        segments: Array,
+        rows: Packed,
+        weights: Sequence[Tensor],
+        live: Sequence[Tensor],
+        likelihood: Likelihood,
+        activation: ActivationName,
+        frozen: int,
+        prior_rows: float,
+        buffers: _Buffers,
+    ) -> None:
+        self.likelihood, self.activation, self.frozen = likelihood, ACTIVATIONS[activation], frozen
+        sizes = rows.sizes[segments]
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        self.total = int(bounds[-1])
+        self.layers = len(weights)
+        spans = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
+        dtype = weights[0].dtype
+        source = [slice(int(rows.starts[s]), int(rows.starts[s + 1])) for s in segments]
+
+        def gather(values: Array) -> Tensor:
+            return torch.from_numpy(np.concatenate([values[span] for span in source])).to(dtype)
+
+        self.inputs = [buffer[: self.total] for buffer in buffers.inputs]
+        self.deltas = [buffer[: self.total] for buffer in buffers.deltas]
+        for span, taken in zip(spans, source, strict=True):
+            self.inputs[0][span, :-1] = torch.from_numpy(rows.x[taken])
+        self.y, self.base = gather(rows.y), gather(rows.base)
+        weight = gather(rows.weight)
+        totals = torch.stack([weight[span].sum() for span in spans])
+        totals = torch.where(totals > 0, totals + prior_rows, torch.ones_like(totals))
+        self.share = (weight / totals.repeat_interleave(torch.from_numpy(sizes))).unsqueeze(1)
+
+        self.gram = frozen == 0 and self.layers > 1 and int(sizes.max()) < 2 * len(weights[0])
+        for layer in range(frozen):
+            self._forward_shared(layer, weights[layer])
+        # Views are made once a chunk: making them costs about as much as a small product.
+        self.h = [[h[span] for span in spans] for h in self.inputs]
+        self.z = [[self._out(layer)[span] for span in spans] for layer in range(self.layers)]
+        self.d = [[d[span] for span in spans] for d in self.deltas]
+        self.w = [[weight[int(s)] for s in segments] for weight in live]
+        self.first = weights[0]
+        if self.gram:
+            self.z_start, self.shift = buffers.z_start[: self.total], buffers.shift[: self.total]
+            torch.mm(self.inputs[0], weights[0], out=self.z_start)
+            self.shift.zero_()
+            self.moves = [
+                (self.z_start[span], h @ h.T, self.shift[span]) for span, h in zip(spans, self.h[0], strict=True)
+            ]
+
+    def _out(self, layer: int) -> Tensor:
+        """Where a layer's result goes: the next layer's inputs without their ones, or the deltas at the top."""
+        return self.inputs[layer + 1][:, :-1] if layer + 1 < self.layers else self.deltas[layer]
+
+    def _forward_shared(self, layer: int, weight: Tensor) -> None:
+        self.activation.apply(torch.mm(self.inputs[layer], weight, out=self._out(layer)))
+
+    def run(self, rates: Sequence[Sequence[float | Tensor]]) -> None:
+        gram = self.gram and all(isinstance(row[0], float) for row in rates)
+        for row in rates:
+            self._forward(gram)
+            self._backward()
+            for layer in range(self.frozen, self.layers):
+                rate = row[layer - self.frozen]
+                if layer == 0 and gram:
+                    self.shift.add_(self.deltas[0], alpha=float(rate))
+                else:
+                    self._move(layer, rate)
+        if gram:
+            for weight, h, (_, _, shift) in zip(self.w[0], self.h[0], self.moves, strict=True):
+                weight.addmm_(h.T, shift, alpha=-1.0)
+
+    def _forward(self, gram: bool) -> None:
+        for layer in range(self.frozen, self.layers):
+            if layer == 0 and gram:
+                for z, (start, inner, shift) in zip(self.z[0], self.moves, strict=True):
+                    torch.addmm(start, inner, shift, alpha=-1.0, out=z)
+            else:
+                for h, weight, z in zip(self.h[layer], self.w[layer - self.frozen], self.z[layer], strict=True):
+                    torch.mm(h, weight, out=z)
+            if layer + 1 < self.layers:
+                self.activation.apply(self._out(layer))
+
+    def _backward(self) -> None:
+        top = self.deltas[-1]
+        top[:, 0].add_(self.base)
+        single = top.shape[1] == 1
+        gradient = self.likelihood.gradient(top[:, 0] if single else top, self.y)
+        torch.mul(gradient.view(self.total, -1), self.share, out=top)
+        for layer in range(self.layers - 1, self.frozen, -1):
+            weights = self.w[layer - self.frozen]
+            for d, weight, below in zip(self.d[layer], weights, self.d[layer - 1], strict=True):
+                if weight.shape[1] == 1:
+                    torch.mul(d, weight[:-1].T, out=below)
+                else:
+                    torch.mm(d, weight[:-1].T, out=below)
+            self.activation.pull(self.deltas[layer - 1], self.inputs[layer][:, :-1])
+
+    def _move(self, layer: int, rate: float | Tensor) -> None:
+        for h, d, weight in zip(self.h[layer], self.d[layer], self.w[layer - self.frozen], strict=True):
+            if isinstance(rate, float):
+                weight.addmm_(h.T, d, alpha=-rate)
+            else:
+                weight.addcmul_(h.T @ d, rate, value=-1.0)
+
+
+def score_rows(
+    weights_of: Callable[[int], Sequence[Tensor]],
+    rows: Packed,
+    *,
+    extra: Callable[[Array], Array] | None = None,
+    activation: ActivationName = "relu",
+) -> Array:
+    """First output of each row's network plus its base score, (N,) in the dtype of the weights.
+
+    Args:
+        weights_of: segment number to its L matrices (in + 1, out).
+        rows: what to score; `rows.base` is added.
+        extra: base scores of a block (n,) to one more input column, in place of adding them.
+        activation: between layers.
+    """
+    apply = ACTIVATIONS[activation].apply
+    first = weights_of(0)
+    dtype = first[0].dtype
+    out = torch.empty(rows.rows, dtype=dtype)
+    hidden = [torch.empty(BLOCK_ROWS, weight.shape[1], dtype=dtype) for weight in first]
+    x = torch.from_numpy(rows.x)
+    wide = torch.empty(BLOCK_ROWS, first[0].shape[0] - 1, dtype=dtype)
+    copy = extra is not None or x.dtype != dtype
+    base = torch.from_numpy(rows.base)
+    with torch.no_grad():
+        for segment in np.flatnonzero(rows.sizes):
+            layers = [(weight[-1], weight[:-1]) for weight in weights_of(int(segment))]
+            begin, end = int(rows.starts[segment]), int(rows.starts[segment + 1])
+            for a in range(begin, end, BLOCK_ROWS):
+                b = min(a + BLOCK_ROWS, end)
+                h = x[a:b]
+                if copy:
+                    h = wide[: b - a]
+                    h[:, : rows.x.shape[1]] = x[a:b]
+                    if extra is not None:
+                        h[:, -1] = torch.from_numpy(extra(rows.base[a:b]))
+                for (bias, weight), room in zip(layers, hidden, strict=True):
+                    z = torch.addmm(bias, h, weight, out=room[: b - a])
+                    h = z if room is hidden[-1] else apply(z)
+                if extra is None:
+                    torch.add(h[:, 0], base[a:b], out=out[a:b])
+                else:
+                    out[a:b] = h[:, 0]
+    return out.numpy()

@@ -1,0 +1,446 @@
+"""The inner loop of many tasks at once, and its reverse, by hand: meta-gradients without an autograd graph.
+
+A network is a list of matrices (in + 1, out) whose last row is the bias, so inputs carry a column of ones. The reverse
+pass multiplies the adjoint by one Hessian a step (Pearlmutter, Neural Computation 6, 1994: the R operator), which
+equals differentiating through the inner loop. Ragged adaptation and scoring live in `kernels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarisk.domain import ModelError
+from metarisk.learners.kernels import ACTIVATIONS, ActivationName
+from metarisk.learners.likelihoods import Likelihood
+from metarisk.learners.packing import Block
+
+Rate = float | Tensor
+"""Inner learning rate of one layer: a number, a tensor without dimensions, or one of the shape of its weights."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the inner loop does.
+
+    Attributes:
+        steps: inner gradient steps K; 0 trains one model for all tasks.
+        activation: between layers.
+        order: 2 differentiates through the inner loop; 1 takes the gradient at its end for the meta-gradient.
+        loss_weights: weight of the query loss after each step 1..K (MAML++); None: the last alone.
+        learn_rates: also return gradients with respect to the inner rates.
+        adjoint: also return gradients with respect to the inputs (for a body below that is not adapted).
+        prior_rows: pseudo-rows added to a task's total support weight, which shrink the steps of thin tasks.
+        rates: what a layer's rate is: a number, a tensor without dimensions (on a GPU, where reading a learned number
+            would wait), or a matrix of one rate a parameter.
+    """
+
+    steps: int
+    activation: ActivationName = "relu"
+    order: Literal[1, 2] = 2
+    loss_weights: tuple[float, ...] | None = None
+    learn_rates: bool = False
+    adjoint: bool = False
+    prior_rows: float = 0.0
+    rates: Literal["number", "scalar", "matrix"] = "number"
+
+
+class Unrolled(NamedTuple):
+    """What one meta-batch gives; all gradients are of the mean of `losses` over the tasks.
+
+    Attributes:
+        losses: (B,) query loss of each task, weighted over steps as the plan says.
+        weights: gradient of each weight matrix.
+        rates: gradient of each rate, [step][layer], in the shape of the rate; empty unless the plan learns them.
+        support, query: gradients of the inputs without their ones, (B, n, D) and (B, q, D), or None.
+    """
+
+    losses: Tensor
+    weights: list[Tensor]
+    rates: list[list[Tensor]]
+    support: Tensor | None
+    query: Tensor | None
+
+
+def normalised(weight: Tensor, prior_rows: float = 0.0) -> Tensor:
+    """Row weights (B, n) that sum to one in each task, or to less with pseudo-rows; zeros where a task has no rows."""
+    total = weight.sum(-1, keepdim=True)
+    return weight / torch.where(total > 0, total + prior_rows, torch.ones_like(total))
+
+
+class Unroll:
+    """Workspace and kernels for meta-batches of one shape; call it with weights, rates, support and query.
+
+    The first layer's inputs never change in the inner loop, so where a task has fewer support rows than features its
+    pre-activations are moved by the Gram matrix X X^T of the task, without forming or applying weight updates.
+
+    Args:
+        tasks: B.
+        rows: support and query rows a task, n and q.
+        widths: inputs (without the ones), hidden widths, outputs.
+        plan: the inner loop.
+        likelihood: of the labels.
+        device, dtype: of everything.
+
+    Raises:
+        ModelError: the buffers of all inner steps do not fit into free memory.
+    """
+
+    def __init__(
+        self,
+        tasks: int,
+        rows: tuple[int, int],
+        widths: Sequence[int],
+        plan: Plan,
+        likelihood: Likelihood,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.tasks, (self.n, self.q), self.widths = tasks, rows, tuple(widths)
+        self.plan, self.likelihood, self.activation = plan, likelihood, ACTIVATIONS[plan.activation]
+        self.device, self.dtype, self.layers = device, dtype, len(widths) - 1
+        self.gram = self.n < widths[0] and self.layers > 1 and not plan.adjoint and plan.rates != "matrix"
+        self._require_memory()
+        n, q, last = self.n, self.q, self.layers - 1
+        inputs, outputs, layers = self.widths[:-1], self.widths[1:], range(self.layers)
+
+        def empty(*shape: int) -> Tensor:
+            return torch.zeros(tasks, *shape, device=device, dtype=dtype)
+
+        def matrices() -> list[Tensor]:
+            return [empty(0) if self.gram and i == 0 else empty(inputs[i] + 1, outputs[i]) for i in layers]
+
+        # Of each step: inputs h of a layer above their R-images, and R-images of its deltas above the deltas, so that
+        # the weight part of a Hessian-vector product, h' Rd + Rh' d, is one product over 2n rows.
+        self.hidden = [[empty(0 if i == 0 else 2 * n, inputs[i] + 1) for i in layers] for _ in range(plan.steps)]
+        self.deltas = [[empty(2 * n, outputs[i]) for i in layers] for _ in range(plan.steps)]
+        self.slopes = [[empty(n, outputs[i]) for i in range(last)] for _ in range(plan.steps)]
+        self.curvature = [empty(0)] * plan.steps
+        self.moved = [matrices() for _ in range(plan.steps)]
+        self.gradients = [[] if plan.rates == "number" else matrices() for _ in range(plan.steps)]
+        for buffers in self.hidden:
+            for buffer in buffers[1:]:
+                buffer[:, :n, -1] = 1.0
+        self.weights: list[list[Tensor]] = []
+        self.adjoint, self.scaled = matrices(), [] if plan.rates == "number" else matrices()
+        self.z, self.back = [empty(n, width) for width in outputs], [empty(n, width) for width in inputs]
+        self.wide = empty(max(2 * n, q), inputs[last] + 1)
+        self.hidden_q = [empty(0 if i == 0 else q, inputs[i] + 1) for i in layers]
+        for buffer in self.hidden_q[1:]:
+            buffer[..., -1] = 1.0
+        self.z_q, self.back_q = [empty(q, width) for width in outputs], [empty(q, width) for width in inputs]
+        self.slopes_q = [empty(q, outputs[i]) for i in range(last)]
+        if self.gram:
+            first = outputs[0]
+            self.inner, self.cross = empty(n, n), empty(q, n)
+            self.z_start, self.z_start_q = empty(n, first), empty(q, first)
+            self.shift = [empty(n, first) for _ in range(plan.steps + 1)]
+            self.adjoint_z, self.rows_z, self.rows_z_q = empty(n, first), empty(n, first), empty(q, first)
+
+    def __call__(
+        self, weights: Sequence[Tensor], rates: Sequence[Sequence[Rate]], support: Block, query: Block
+    ) -> Unrolled:
+        """Losses and meta-gradients of one meta-batch.
+
+        Args:
+            weights: matrices (in + 1, out) from which every task starts.
+            rates: inner rates [step][layer].
+            support, query: blocks whose x ends in a column of ones; weights are normalised here.
+
+        Raises:
+            ModelError: a block or a weight of another shape, dtype or device than the workspace.
+        """
+        plan = self.plan
+        self._check(weights, rates, support, query)
+        self.support, self.query = support, query
+        self.share, self.share_q = normalised(support.weight, plan.prior_rows), normalised(query.weight)
+        self.weights = [[weight.expand(self.tasks, -1, -1) for weight in weights], *self.moved]
+        self.fresh = True
+        self.input_adjoint = torch.zeros_like(support.x[..., :-1]) if plan.adjoint else None
+        self.input_adjoint_q = torch.zeros_like(query.x[..., :-1]) if plan.adjoint else None
+        if self.gram:
+            self._start_gram(weights[0])
+        for step in range(plan.steps):
+            self._descend(step, rates[step])
+        losses = torch.zeros(self.tasks, device=self.device, dtype=self.dtype)
+        found: list[list[Tensor]] = []
+        for step in range(plan.steps, -1, -1):
+            part = self._part(step)
+            if part:
+                losses += self._judge(step, part)
+            if step and (plan.order == 2 or plan.learn_rates):
+                found.append(self._reflect(step - 1, rates[step - 1]))
+        return self._collect(losses, found[::-1] if plan.learn_rates else [])
+
+    def _part(self, step: int) -> float:
+        """Weight of the query loss after `step` inner steps."""
+        if self.plan.loss_weights is None or self.plan.steps == 0:
+            return float(step == self.plan.steps)
+        return self.plan.loss_weights[step - 1] if step else 0.0
+
+    def _start_gram(self, weight: Tensor) -> None:
+        self.rows_z.zero_()
+        x, x_q = self.support.x, self.query.x
+        torch.bmm(x, x.mT, out=self.inner)
+        torch.bmm(x_q, x.mT, out=self.cross)
+        torch.mm(x.flatten(0, 1), weight, out=self.z_start.flatten(0, 1))
+        torch.mm(x_q.flatten(0, 1), weight, out=self.z_start_q.flatten(0, 1))
+
+    def _inputs(self, step: int, layer: int) -> Tensor:
+        return self.support.x if layer == 0 else self.hidden[step][layer][:, : self.n]
+
+    def _descend(self, step: int, rates: Sequence[Rate]) -> None:
+        """One gradient step of every task on its support rows."""
+        n, last, weights = self.n, self.layers - 1, self.weights[step]
+        for i in range(self.layers):
+            if i == 0 and self.gram:
+                torch.baddbmm(self.z_start, self.inner, self.shift[step], alpha=-1, out=self.z[0])
+            else:
+                _apply(self._inputs(step, i), weights[i], self.z[i], self.wide)
+            if i < last:
+                self.activation.apply(self.z[i])
+                self.activation.slope(self.z[i], self.slopes[step][i])
+                self.hidden[step][i + 1][:, :n, :-1].copy_(self.z[i])
+        eta = self._eta(self.z[last], self.support.base)
+        delta = self.likelihood.gradient(eta, self.support.y)
+        torch.mul(delta.view(self.z[last].shape), self.share.unsqueeze(-1), out=self.deltas[step][last][:, n:])
+        if self.plan.order == 2:
+            curvature = self.likelihood.curvature(eta, self.support.y)
+            self.curvature[step] = curvature * self.share.view(*self.share.shape, *[1] * (curvature.dim() - 2))
+        for i in range(last, 0, -1):
+            _apply_back(self.deltas[step][i][:, n:], weights[i], self.back[i])
+            torch.mul(self.back[i], self.slopes[step][i - 1], out=self.deltas[step][i - 1][:, n:])
+        for i in range(self.layers):
+            self._move(step, i, rates[i])
+
+    def _move(self, step: int, layer: int, rate: Rate) -> None:
+        delta = self.deltas[step][layer][:, self.n :]
+        if layer == 0 and self.gram:
+            if isinstance(rate, float):
+                torch.add(self.shift[step], delta, alpha=rate, out=self.shift[step + 1])
+            else:
+                torch.addcmul(self.shift[step], delta, rate, out=self.shift[step + 1])
+            return
+        here, there = self.weights[step][layer], self.weights[step + 1][layer]
+        inputs = self._inputs(step, layer)
+        if isinstance(rate, float):
+            _accumulate(here, inputs, delta, there, self.wide, alpha=-rate)
+        else:
+            gradient = self.gradients[step][layer]
+            _accumulate(gradient, inputs, delta, gradient, self.wide, beta=0.0)
+            torch.addcmul(here, gradient, rate, value=-1, out=there)
+
+    def _eta(self, z: Tensor, base: Tensor) -> Tensor:
+        """Scores in the likelihood's shape, the base score added to the first output in place."""
+        z[..., 0].add_(base)
+        return z.squeeze(-1) if z.shape[-1] == 1 else z
+
+    def _judge(self, step: int, part: float) -> Tensor:
+        """Query losses (B,) after `step` steps, times `part`; their gradient is added to the adjoint."""
+        last, weights, beta = self.layers - 1, self.weights[step], 0.0 if self.fresh else 1.0
+        for i in range(self.layers):
+            if i == 0 and self.gram:
+                torch.baddbmm(self.z_start_q, self.cross, self.shift[step], alpha=-1, out=self.z_q[0])
+            else:
+                _apply(self.query.x if i == 0 else self.hidden_q[i], weights[i], self.z_q[i], self.wide)
+            if i < last:
+                self.activation.apply(self.z_q[i])
+                self.activation.slope(self.z_q[i], self.slopes_q[i])
+                self.hidden_q[i + 1][..., :-1].copy_(self.z_q[i])
+        eta = self._eta(self.z_q[last], self.query.base)
+        losses = (self.likelihood.loss(eta, self.query.y) * self.share_q).sum(-1)
+        delta = self.likelihood.gradient(eta, self.query.y).view(self.z_q[last].shape) * (
+            part * self.share_q
+        ).unsqueeze(-1)
+        for i in range(last, -1, -1):
+            if i == 0 and self.gram:
+                torch.baddbmm(self.adjoint_z, self.cross.mT, delta, beta=beta, out=self.adjoint_z)
+                torch.add(self.rows_z_q, delta, out=self.rows_z_q) if beta else self.rows_z_q.copy_(delta)
+                break
+            inputs = self.query.x if i == 0 else self.hidden_q[i]
+            _accumulate(self.adjoint[i], inputs, delta, self.adjoint[i], self.wide, beta=beta)
+            if i > 0:
+                _apply_back(delta, weights[i], self.back_q[i])
+                delta = torch.mul(self.back_q[i], self.slopes_q[i - 1], out=self.z_q[i - 1])
+            elif self.input_adjoint_q is not None:
+                self.input_adjoint_q += _apply_back(delta, weights[0], self.back_q[0])
+        self.fresh = False
+        return part * losses
+
+    def _reflect(self, step: int, rates: Sequence[Rate]) -> list[Tensor]:
+        """Carry the adjoint from after `step` to before it: one Hessian-vector product; gradients of the rates."""
+        n, last, weights = self.n, self.layers - 1, self.weights[step]
+        found, directions = self._rate_gradients(step, rates)
+        if self.plan.order == 1:
+            return found
+        hidden, deltas = self.hidden[step], self.deltas[step]
+        for i in range(self.layers):
+            direction, scale = directions[i]
+            if i == 0:
+                if scale != 1.0:
+                    self.z[0].mul_(scale)
+            elif i == last and self.widths[-1] == 1:
+                wide = torch.mul(hidden[i][:, n:], weights[i].mT, out=self.wide[:, :n])
+                self.z[i].mul_(scale).add_(wide.sum(-1, keepdim=True))
+            else:
+                torch.baddbmm(self.z[i], hidden[i][:, n:], weights[i], beta=scale, out=self.z[i])
+            if i < last:
+                torch.mul(self.z[i], self.slopes[step][i], out=hidden[i + 1][:, n:, :-1])
+        curvature = self.curvature[step]
+        if curvature.dim() == 2:
+            torch.mul(self.z[last], curvature.unsqueeze(-1), out=deltas[last][:, :n])
+        else:
+            deltas[last][:, :n] = (curvature @ self.z[last].unsqueeze(-1)).squeeze(-1)
+        for i in range(last, -1, -1):
+            if i == 0 and self.input_adjoint is None:
+                break
+            direction, scale = directions[i]
+            _apply_back(deltas[i][:, :n], weights[i], self.back[i])
+            _apply_back(deltas[i][:, n:], direction, self.back[i], beta=1.0, alpha=scale)
+            if i == 0:
+                assert self.input_adjoint is not None  # noqa: S101
+                self.input_adjoint -= self.back[0]
+                break
+            image = torch.mul(self.back[i], self.slopes[step][i - 1], out=deltas[i - 1][:, :n])
+            if self.activation.bend is not None:
+                bend = self.activation.bend(hidden[i][:, :n, :-1])
+                image.addcmul_(bend.mul_(self.z[i - 1]), deltas[i - 1][:, n:])
+        for i in range(self.layers):
+            if i == 0 and self.gram:
+                self.adjoint_z.baddbmm_(self.inner, deltas[0][:, :n], alpha=-1)
+                self.rows_z.sub_(deltas[0][:, :n])
+            elif i == 0:
+                _accumulate(self.adjoint[0], self.support.x, deltas[0][:, :n], self.adjoint[0], self.wide, alpha=-1.0)
+            else:
+                _accumulate(self.adjoint[i], hidden[i], deltas[i], self.adjoint[i], self.wide, alpha=-1.0)
+        return found
+
+    def _rate_gradients(self, step: int, rates: Sequence[Rate]) -> tuple[list[Tensor], list[tuple[Tensor, float]]]:
+        """Gradients of the rates, and the directions of the Hessian-vector product as (matrix, factor).
+
+        Leaves h times direction (without the factor) of each layer in `z`.
+        """
+        found: list[Tensor] = []
+        directions: list[tuple[Tensor, float]] = []
+        for i, rate in enumerate(rates):
+            delta = self.deltas[step][i][:, self.n :]
+            if i == 0 and self.gram:
+                if self.plan.learn_rates:
+                    found.append(-(self.adjoint_z * delta).sum() / self.tasks)
+                torch.mul(self.adjoint_z, rate, out=self.z[0])
+                directions.append((self.adjoint_z, 1.0))
+                continue
+            adjoint = self.adjoint[i]
+            if isinstance(rate, float):
+                directions.append((adjoint, rate))
+                _apply(self._inputs(step, i), adjoint, self.z[i], self.wide)
+                if self.plan.learn_rates:
+                    found.append(-(self.z[i] * delta).sum() / self.tasks)
+                continue
+            if self.plan.learn_rates:
+                each = -(adjoint * self.gradients[step][i]).sum(0) / self.tasks
+                found.append(each.sum() if rate.dim() == 0 else each)
+            directions.append((torch.mul(adjoint, rate, out=self.scaled[i]), 1.0))
+            _apply(self._inputs(step, i), self.scaled[i], self.z[i], self.wide)
+        return found, directions
+
+    def _collect(self, losses: Tensor, rates: list[list[Tensor]]) -> Unrolled:
+        gradients = [adjoint.mean(0) for adjoint in self.adjoint]
+        if self.gram:
+            gradients[0] = self.query.x.flatten(0, 1).T @ self.rows_z_q.flatten(0, 1)
+            if self.plan.order == 2:
+                gradients[0].addmm_(self.support.x.flatten(0, 1).T, self.rows_z.flatten(0, 1))
+            gradients[0] /= self.tasks
+        support, query = (
+            None if adjoint is None else adjoint / self.tasks for adjoint in (self.input_adjoint, self.input_adjoint_q)
+        )
+        return Unrolled(losses, gradients, rates, support, query)
+
+    def _check(self, weights: Sequence[Tensor], rates: Sequence[Sequence[Rate]], support: Block, query: Block) -> None:
+        wanted: dict[str, tuple[Tensor, tuple[int, ...]]]
+        wanted = {f"weights[{i}]": (w, (self.widths[i] + 1, self.widths[i + 1])) for i, w in enumerate(weights)}
+        for name, block, rows in (("support", support, self.n), ("query", query, self.q)):
+            wanted[f"{name}.x"] = (block.x, (self.tasks, rows, self.widths[0] + 1))
+            for field in ("y", "weight", "base"):
+                wanted[f"{name}.{field}"] = (getattr(block, field), (self.tasks, rows))
+        for name, (tensor, shape) in wanted.items():
+            came = (tuple(tensor.shape), tensor.dtype, tensor.device.type)
+            expected = (shape, self.dtype, self.device.type)
+            if came != expected:
+                raise ModelError(
+                    f"{name}: expected shape, dtype and device {expected}, got {came}",
+                    remedy="gather blocks with packing.Store on the device and in the dtype of the training loop",
+                )
+        if len(weights) != self.layers or len(rates) < self.plan.steps:
+            raise ModelError(
+                f"expected {self.layers} weights and rates of {self.plan.steps} steps, "
+                f"got {len(weights)} and {len(rates)}",
+                remedy="give one matrix a layer and one row of rates an inner step",
+            )
+
+    def _require_memory(self) -> None:
+        """Refuse a workspace that does not fit, before the machine starts to swap."""
+        inputs, outputs = sum(self.widths[:-1]), sum(self.widths[1:])
+        matrices = sum((a + 1) * b for a, b in pairwise(self.widths))
+        copies = 1 if self.plan.rates == "number" else 2
+        step = self.tasks * (self.n * (2 * inputs + 4 * outputs) + copies * matrices)
+        fixed = self.tasks * (2 * matrices + (self.n + self.q) * 3 * (inputs + outputs))
+        size = torch.empty(0, dtype=self.dtype).element_size()
+        free = free_memory(self.device)
+        if (fixed + self.plan.steps * step) * size > free:
+            fit = max(int(free / size - fixed) // step, 0)
+            raise ModelError(
+                f"{self.plan.steps} inner steps of {self.tasks} tasks x {self.n} support rows need "
+                f"{(fixed + self.plan.steps * step) * size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
+                remedy=f"use at most {fit} inner steps, fewer tasks a meta-batch, fewer rows, or order 1",
+            )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on a device without swapping."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with Path("/proc/meminfo").open() as lines:
+        found = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+    return found["MemAvailable"] * 1024
+
+
+def _apply(inputs: Tensor, weight: Tensor, out: Tensor, wide: Tensor) -> None:
+    """out = inputs @ weight; a single output is a weighted sum, many times faster than a product of that shape."""
+    if weight.shape[-1] == 1:
+        rows = inputs.shape[1]
+        torch.mul(inputs, weight.mT, out=wide[:, :rows])
+        torch.sum(wide[:, :rows], -1, keepdim=True, out=out)
+    else:
+        torch.bmm(inputs, weight, out=out)
+
+
+def _apply_back(delta: Tensor, weight: Tensor, out: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
+    """out = beta out + alpha delta @ weight^T without the bias row; beta is 0 or 1."""
+    weight = weight[:, :-1].mT
+    if weight.shape[1] != 1:
+        return torch.baddbmm(out, delta, weight, beta=beta, alpha=alpha, out=out)
+    return out.addcmul_(delta, weight, value=alpha) if beta else torch.mul(delta, weight, out=out)
+
+
+def _accumulate(
+    base: Tensor, inputs: Tensor, delta: Tensor, out: Tensor, wide: Tensor, *, beta: float = 1.0, alpha: float = 1.0
+) -> None:
+    """out = beta base + alpha inputs^T @ delta; beta is 0 or 1."""
+    if delta.shape[-1] != 1:
+        torch.baddbmm(base, inputs.mT, delta, beta=beta, alpha=alpha, out=out)
+        return
+    rows = inputs.shape[1]
+    torch.mul(inputs, delta, out=wide[:, :rows])
+    total = wide[:, :rows].sum(1).unsqueeze(-1)
+    if beta:
+        torch.add(base, total, alpha=alpha, out=out)
+    else:
+        torch.mul(total, alpha, out=out)
