@@ -11,23 +11,26 @@ import signal
 import threading
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from rich.console import Console
-from rich.table import Table
 
 from flows import server, upkeep
 from metarisk.domain import ConfigError, MetariskError
 from metarisk.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run Prefect for metarisk, and look after it.")
-out = Console()
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run Prefect for metarisk, and look after it.",
+)
+say = partial(Console().print, highlight=False, markup=False, soft_wrap=True)
 
-SCHEDULED = ("nightly", "weekly")
-"""Deployments that must have future runs."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
@@ -41,30 +44,32 @@ def up(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    out.print("Starting Prefect. The first start builds its database and takes about half a minute.")
+    say("Starting Prefect. The first start builds its database and takes about half a minute.")
     try:
         with server.everything(settings, port or server.free_port(), stop) as (api, workers):
-            out.print(_welcome(api, settings))
+            say(_welcome(api, settings))
             while not stop.wait(1.0):
                 for worker in workers:
                     worker.check()
-            out.print("Stopping: workers first, then the server.")
+            say("Stopping: workers first, then the server.")
     except server.Stopped:
-        out.print("Asked to stop while starting.")
-    out.print("Everything has stopped. `metarisk up` goes on where it left off.")
+        say("Asked to stop while starting.")
+    say("Everything has stopped. `metarisk up` goes on where it left off.")
 
 
-def _welcome(api: str, settings: Settings) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row("Open", f"{api.removesuffix('/api')}  runs, schedules, reports")
+def _welcome(api: str, settings: Settings) -> str:
     with SyncPrefectClient(api) as client:
-        for name, when in sorted(upkeep.next_runs(client).items(), key=lambda item: item[1]):
-            table.add_row("Next", f"{name} on {when:%A %Y-%m-%d %H:%M} UTC")
-    table.add_row("Run now", f"PREFECT_API_URL={api} prefect deployment run nightly/nightly")
-    table.add_row("", "or in the UI: Deployments, nightly, Run")
-    table.add_row("Logs", str(server.prefect_home(settings)))
-    table.add_row("Stop", "Ctrl-C")
-    return table
+        soonest = sorted(upkeep.next_runs(client).items(), key=lambda item: item[1])
+    lines = [
+        ("Open", f"{api.removesuffix('/api')}  (runs, schedules, reports)"),
+        *(("Next", f"{name}, {when:%A %Y-%m-%d %H:%M} UTC") for name, when in soonest),
+        ("Run now", "in the UI: Deployments, nightly, Run; or in another terminal:"),
+        ("", f"PREFECT_API_URL={api} prefect deployment run nightly/nightly"),
+        ("Look", "python -m flows.ops doctor"),
+        ("Logs", str(server.prefect_home(settings))),
+        ("Stop", "Ctrl-C"),
+    ]
+    return "\n".join(f"{word:<9}{text}" for word, text in lines)
 
 
 @app.command()
@@ -97,11 +102,11 @@ def unstick(
         changed = upkeep.unstick(client, timedelta(minutes=minutes))
     rows = [{"run": run.name, "was": run.state_name, "is": state.name} for run, state in changed]
     if as_json:
-        out.print_json(json.dumps(rows))
+        say(json.dumps(rows))
         return
     for row in rows:
-        out.print(f"{row['run']}: was {row['was']}, is {row['is']}")
-    out.print(f"{len(rows)} runs changed." if rows else f"No run is stuck for {minutes} minutes or more.")
+        say(f"{row['run']}: was {row['was']}, is {row['is']}")
+    say(f"{len(rows)} runs changed." if rows else f"No run is stuck for {minutes} minutes or more.")
 
 
 @app.command()
@@ -109,15 +114,15 @@ def doctor(as_json: AsJson = False) -> None:
     """Say whether pools have workers, deployments have future runs, and nothing is late or stuck; exit 1 if not."""
     try:
         with SyncPrefectClient(_api()) as client:
-            found = upkeep.findings(client, tuple(server.POOLS), SCHEDULED)
+            found = upkeep.findings(client, tuple(server.POOLS), server.SCHEDULED)
     except MetariskError as error:
         found = [upkeep.Finding("server", error.what, error.remedy)]
     if as_json:
-        out.print_json(json.dumps([asdict(finding) for finding in found]))
+        say(json.dumps([asdict(finding) for finding in found]))
     for finding in () if as_json else found:
-        out.print(f"{'ok  ' if finding.fine else 'BAD '} {finding.subject}: {finding.what}", highlight=False)
+        say(f"{'ok  ' if finding.fine else 'BAD '} {finding.subject}: {finding.what}")
         if not finding.fine:
-            out.print(f"     {finding.remedy}", highlight=False)
+            say(f"     {finding.remedy}")
     raise typer.Exit(0 if all(finding.fine for finding in found) else 1)
 
 
@@ -136,7 +141,7 @@ def main() -> None:
     try:
         app()
     except MetariskError as error:
-        Console(stderr=True).print(f"{type(error).__name__}: {error}", highlight=False)
+        Console(stderr=True).print(f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,18 +15,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, BinaryIO
 
+import httpx
+import psutil
 from filelock import FileLock, Timeout
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.workers.process import ProcessWorker
 
+from flows import upkeep
 from flows.reporter import REPORT_URL
 from metarisk.domain import LockedError, MetariskError
 from metarisk.settings import Settings
@@ -38,6 +42,8 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 4200
 POOLS = {"default": 1, "gpu": 1}
 """Work pools and how many runs their worker takes at once: a backlog runs one after another."""
+SCHEDULED = ("nightly", "weekly")
+"""Deployments that must have future runs."""
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 NEVER = threading.Event()
@@ -89,6 +95,10 @@ def free_port(preferred: int = DEFAULT_PORT) -> int:
     raise ServerError(f"no port of {HOST} is free", remedy="stop a server, or pass --port")
 
 
+class Stopped(Exception):
+    """Somebody asked to stop while something was starting."""
+
+
 class Child:
     """One process in a process group of its own, so that Ctrl-C reaches it only through `stop`."""
 
@@ -113,41 +123,30 @@ class Child:
                 f"the {self.name} ended with status {self.process.returncode}: {tail}", remedy=f"read {self.log}"
             )
 
+    def until(self, ready: Callable[[], bool], what: str, stop: threading.Event = NEVER) -> None:
+        """Poll until `ready`; ServerError if the process ends or START_SECONDS pass first, Stopped if `stop` is set."""
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise ServerError(f"no {what} within {START_SECONDS:.0f} s", remedy=f"read {self.log}")
+            if stop.wait(0.1):
+                raise Stopped
+
     def stop(self) -> None:
-        """Ask the process to end, insist after STOP_SECONDS, and leave nobody of its group behind."""
-        for how, wait in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-            if self.process.poll() is None:
-                self.process.send_signal(how)
-                try:
-                    self.process.wait(wait)
-                except subprocess.TimeoutExpired:
-                    continue
-        with _gone_is_fine():
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Ask the process to end, insist after STOP_SECONDS, and leave none of its descendants behind.
+
+        A worker gives every flow run a session of its own, so that a process group would not be enough.
+        """
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.terminate()
+            psutil.wait_procs([psutil.Process(self.process.pid)], STOP_SECONDS)
+            for process in (psutil.Process(self.process.pid), *family):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.process.wait()
         self._out.close()
-
-
-@contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except ProcessLookupError:
-        return
-
-
-class Stopped(Exception):
-    """Somebody asked to stop while something was starting."""
-
-
-def wait_until(ready: Callable[[], bool], what: str, *, child: Child, stop: threading.Event = NEVER) -> None:
-    """Poll until `ready`; ServerError if `child` ends or START_SECONDS pass first, Stopped if `stop` is set."""
-    deadline = time.monotonic() + START_SECONDS
-    while not ready():
-        child.check()
-        if time.monotonic() > deadline:
-            raise ServerError(f"no {what} within {START_SECONDS:.0f} s", remedy=f"read {child.log}")
-        if stop.wait(0.1):
-            raise Stopped
 
 
 def healthy(api: str) -> bool:
@@ -164,22 +163,24 @@ def server(env: Mapping[str, str], stop: threading.Event = NEVER) -> Iterator[st
     """A Prefect server while the block runs; yields its API address. One a PREFECT_HOME: LockedError for a second."""
     home, api = Path(env["PREFECT_HOME"]), env["PREFECT_API_URL"]
     home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home / "server.lock")
+    lock, note = FileLock(home / "server.lock"), home / "address"
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        where = (home / "address").read_text() if (home / "address").exists() else "an unknown address"
+        raise LockedError(f"a server of {home} is up or starting", remedy="use it, or stop it first") from None
+    if note.exists() and healthy(note.read_text()):
         raise LockedError(
-            f"a server of this data folder is up already at {where}", remedy="use it, or stop it"
-        ) from None
+            f"a server of {home} that nobody looks after answers at {note.read_text()}",
+            remedy="end the processes `prefect server start` and `prefect worker start`",
+        )
     child = Child("server", ["server", "start"], env, home / "server.log")
     try:
-        wait_until(lambda: healthy(api), "answer of the Prefect server", child=child, stop=stop)
-        (home / "address").write_text(api)
+        child.until(lambda: healthy(api), "answer of the Prefect server", stop)
+        note.write_text(api)
         yield api
     finally:
         child.stop()
-        (home / "address").unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
         lock.release()
 
 
@@ -198,10 +199,8 @@ def worker(pool: str, env: Mapping[str, str], limit: int = 1) -> Iterator[Child]
 def online(api: str, pool: str) -> bool:
     """Whether some worker of `pool` sends heartbeats."""
     with SyncPrefectClient(api) as client:
-        answer = client.request(
-            "POST", "/work_pools/{work_pool_name}/workers/filter", {"work_pool_name": pool}, json={}
-        )
-    return any(worker["status"] == "ONLINE" for worker in answer.json())
+        workers = client.read_workers_for_work_pool(pool)
+    return any(worker.status == WorkerStatus.ONLINE for worker in workers)
 
 
 def create_pools(api: str, pools: Sequence[str] = tuple(POOLS)) -> None:
@@ -223,7 +222,9 @@ def deploy(env: Mapping[str, str], stop: threading.Event = NEVER) -> None:
     log = Path(env["PREFECT_HOME"]) / "deploy.log"
     child = Child("deployment", ["--no-prompt", "deploy", "--all"], env, log)
     try:
-        wait_until(lambda: child.process.poll() == 0, "end of the deployment", child=child, stop=stop)
+        child.until(lambda: child.process.poll() is not None, "end of the deployment", stop)
+        if child.process.returncode:
+            child.check()
     finally:
         child.stop()
 
@@ -254,6 +255,18 @@ def pages(data: Path) -> Iterator[str]:
         httpd.server_close()
 
 
+def abandon(api: str) -> None:
+    """Mark what still seems to run as crashed, and what was about to run as scheduled: all workers have stopped."""
+    with SyncPrefectClient(api) as client, suppress(httpx.HTTPError, PrefectException):
+        upkeep.unstick(client, timedelta(0))
+
+
+def all_scheduled(api: str) -> bool:
+    """Whether every deployment with a schedule has a future run."""
+    with SyncPrefectClient(api) as client:
+        return set(SCHEDULED) <= set(upkeep.next_runs(client))
+
+
 @contextmanager
 def everything(settings: Settings, port: int, stop: threading.Event = NEVER) -> Iterator[tuple[str, list[Child]]]:
     """Pages, server, pools, one worker a pool and the deployments; workers end before the server does."""
@@ -262,8 +275,10 @@ def everything(settings: Settings, port: int, stop: threading.Event = NEVER) -> 
         env[REPORT_URL] = stack.enter_context(pages(settings.data_dir))
         api = stack.enter_context(server(env, stop))
         create_pools(api)
+        stack.callback(abandon, api)
         workers = [stack.enter_context(worker(pool, env, limit)) for pool, limit in POOLS.items()]
         deploy(env, stop)
         for pool, child in zip(POOLS, workers, strict=True):
-            wait_until(partial(online, api, pool), f"heartbeat of {child.name}", child=child, stop=stop)
+            child.until(partial(online, api, pool), f"heartbeat of {child.name}", stop)
+        workers[0].until(partial(all_scheduled, api), "future run of each deployment", stop)
         yield api, workers
