@@ -1,0 +1,334 @@
+"""Judging: histograms of the reference and of a night become rows of `drift_metric`, with error rates controlled.
+
+A fixed limit on PSI cries wolf on small segments, and a p-value alone does so on large ones. So a feature drifts where
+both hold: the false discovery rate over the night's tests, and an effect beyond what sampling alone gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from metarisk.domain import Array, SegmentKey, segment_name
+from metarisk.drift import measures
+from metarisk.drift.histograms import Bins, Counts
+from metarisk.metrics import benjamini_hochberg
+
+DISCOVERY_RATE = 0.05
+WATCH, ALERT = 0.05, 0.10
+"""Least effects: PSI beyond its sampling expectation."""
+VOLUME = math.log(2.0)
+"""Least change of a segment's share that is worth a watch: half or double, on the log scale."""
+MIN_ROWS = 50
+"""With fewer rows on either side a tenth expects less than five: the segment is judged with others like it."""
+REFINE_BELOW = 1e-3
+_TAIL_ERROR = 100.0
+"""No chi-square tail here is further off (5 was measured): a p-value that stays significant so is not refined."""
+
+SCHEMA = {
+    "segment": pl.String, "level": pl.String, "feature": pl.String, "metric": pl.String, "value": pl.Float64,
+    "effect": pl.Float64, "threshold": pl.Float64, "n_ref": pl.Int64, "n_cur": pl.Int64, "p": pl.Float64,
+    "q": pl.Float64, "status": pl.String, "detail": pl.String,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What is judged: the whole portfolio first, then segments, those too small pooled by a parent's value.
+
+    Attributes:
+        names: (level, segment) of each group; the portfolio's segment is None.
+        of_segment: group of each known segment, int64 (S,); 0 where only the portfolio judges it.
+    """
+
+    names: tuple[tuple[str, str | None], ...]
+    of_segment: Array
+
+    def sum(self, counts: Array) -> Array:
+        """Counts (S+1, B) by segment added up to counts (G, B) by group."""
+        groups = np.zeros((len(self.names), counts.shape[1]), dtype=np.int64)
+        np.add.at(groups, self.of_segment, counts[:-1])
+        groups[0] = counts.sum(axis=0)
+        return groups
+
+
+@dataclass(frozen=True)
+class _Tests:
+    """Histogram tests of one feature over all groups; `reference` and `current` are (G, B) counts of pooled bins."""
+
+    bins: Bins
+    n_ref: Array
+    n_cur: Array
+    value: Array
+    effect: Array
+    p: Array
+    reference: Array
+    current: Array
+    reasons: tuple[str, ...]
+    """Why a group could not be tested; empty where it could, or where nothing changed."""
+    moved: tuple[str, ...]
+    """The bin that moved most, in words."""
+    described: dict[str, Array]
+    """Further measures by name, NaN where they have no meaning."""
+
+
+def compare(segments: Sequence[str], reference: Counts, current: Counts, *, seed: int = 0) -> pl.DataFrame:
+    """Rows of `drift_metric`: PSI tests by segment and feature, segment volumes, and measures that describe what moved.
+
+    Tests are `psi` and `volume`; they share one false discovery rate. The measures `js`, `wasserstein`, `missing_rate`
+    and `unseen` have no test of their own: they stand for the whole portfolio and wherever `psi` is not ok, and take
+    over its status.
+    """
+    groups = _group(segments, reference, current)
+    tests = [_test(bins, groups, reference, current) for name, bins in current.bins.items() if name in reference.bins]
+    volume = _volume(groups, reference, current)
+    p = np.concatenate([*(test.p for test in tests), volume["p"].to_numpy()])
+    effect = np.concatenate([*(test.effect for test in tests), np.zeros(len(volume))])
+    tables = [(test, group) for test in tests for group in range(len(groups.names))]
+    p = _refined(p, effect, tables, seed)
+    q = benjamini_hochberg(p)
+    parts, at, size = [], 0, len(groups.names)
+    for test in tests:
+        parts += _feature_rows(test, groups, p[at : at + size], q[at : at + size])
+        at += size
+    parts.append(_volume_rows(volume, q[at:]))
+    parts += [blind(reason, feature=name) for name, reason in current.uncounted.items()]
+    return pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
+
+
+def blind(reason: str, *, feature: str | None = None) -> pl.DataFrame:
+    """One row that says why drift (of one feature, or at all) could not be seen."""
+    row = {"level": "all", "feature": feature, "metric": "psi", "status": "blind", "detail": reason}
+    return pl.DataFrame([row], schema=SCHEMA)
+
+
+def _group(segments: Sequence[str], reference: Counts, current: Counts) -> Groups:
+    """Segments large enough by themselves; the others with the rest of their parent's value, column by column."""
+    ref, cur = reference.rows[:-1], current.rows[:-1]
+    names: list[tuple[str, str | None]] = [("all", None)]
+    of_segment = np.zeros(len(reference.keys), dtype=np.int64)
+
+    def judge(members: Sequence[int], level: str, key: SegmentKey) -> None:
+        if min(ref[members].sum(), cur[members].sum()) >= MIN_ROWS:
+            of_segment[members] = len(names)
+            names.append((level, segment_name(key)))
+
+    for number, key in enumerate(reference.keys):
+        judge([number], "cell", key)
+    for position, column in enumerate(segments if len(segments) > 1 else ()):
+        rest: dict[str, list[int]] = {}
+        for number in np.flatnonzero(of_segment == 0).tolist():
+            rest.setdefault(reference.keys[number][position], []).append(number)
+        for value, members in rest.items():
+            judge(members, column, (value,))
+    return Groups(tuple(names), of_segment)
+
+
+def _test(bins: Bins, groups: Groups, reference: Counts, current: Counts) -> _Tests:
+    fine_ref, fine_cur = groups.sum(reference.counts[bins.name]), groups.sum(current.counts[bins.name])
+    ordered = bins.kind != "categorical"
+    into = np.tile(np.arange(bins.width), (len(fine_ref), 1))
+    if ordered:
+        into[:, :-1] = measures.tenths(fine_ref[:, :-1])
+        into[:, -1] = into[:, :-1].max(axis=1) + 1
+    ref, cur = measures.merge(fine_ref, into), measures.merge(fine_cur, into)
+    pools = measures.pooled(ref, cur, ordered=ordered)
+    pooled_ref, pooled_cur = measures.merge(ref, pools), measures.merge(cur, pools)
+    _, p = measures.homogeneity(pooled_ref, pooled_cur)
+    effect = measures.psi(pooled_ref, pooled_cur) - measures.sampling_psi(pooled_ref, pooled_cur)
+    n_ref, n_cur = fine_ref.sum(axis=1), fine_cur.sum(axis=1)
+    reasons = _reasons(p, ref, cur, fine_ref, fine_cur)
+    testable = ~np.isnan(p)
+    return _Tests(
+        bins, n_ref, n_cur, np.where(np.minimum(n_ref, n_cur) > 0, measures.psi(ref, cur), np.nan),
+        np.where(testable, effect, np.nan), p, pooled_ref, pooled_cur, reasons,
+        _moved(bins, into, ref, cur), _described(bins, fine_ref, fine_cur, measures.jensen_shannon(ref, cur)),
+    )  # fmt: skip
+
+
+def _reasons(p: Array, ref: Array, cur: Array, fine_ref: Array, fine_cur: Array) -> tuple[str, ...]:
+    """Why no test was possible, by group; a constant that stays the same was seen and is no reason."""
+    reasons = []
+    for g in range(len(p)):
+        if not np.isnan(p[g]):
+            reasons.append("")
+        elif not fine_cur[g].sum():
+            reasons.append("no rows tonight")
+        elif not fine_ref[g].sum():
+            reasons.append("no rows in the reference")
+        elif fine_ref[g, -1] == fine_ref[g].sum() and fine_cur[g, -1] == fine_cur[g].sum():
+            reasons.append("all null, in the reference and tonight")
+        elif np.count_nonzero(ref[g] + cur[g]) > 1 or min(fine_ref[g].sum(), fine_cur[g].sum()) < MIN_ROWS:
+            reasons.append(f"too few rows: {fine_cur[g].sum():,.0f} tonight, {fine_ref[g].sum():,.0f} in the reference")
+        else:
+            reasons.append("")
+    return tuple(reasons)
+
+
+def _moved(bins: Bins, into: Array, ref: Array, cur: Array) -> tuple[str, ...]:
+    """The bin whose share changed the index most, with its share before and now, by group."""
+    before = ref / np.maximum(ref.sum(axis=1, keepdims=True), 1)
+    now = cur / np.maximum(cur.sum(axis=1, keepdims=True), 1)
+    p, q = np.maximum(before, measures.EMPTY_SHARE), np.maximum(now, measures.EMPTY_SHARE)
+    worst = ((p - q) * np.log(p / q)).argmax(axis=1)
+    return tuple(
+        f"{_bin_name(bins, np.flatnonzero(into[g] == worst[g]))}: {before[g, worst[g]]:.1%} → {now[g, worst[g]]:.1%}"
+        for g in range(len(ref))
+    )
+
+
+def _bin_name(bins: Bins, members: Array) -> str:
+    """What a bin made of neighbouring grid bins holds, in words."""
+    first, last = int(members[0]), int(members[-1])
+    if first == bins.width - 1:
+        return "missing"
+    if bins.kind == "categorical":
+        return f"'{bins.levels[first]}'" if first < len(bins.levels) else "rare or unseen values"
+    if first == 0:
+        return f"up to {bins.edges[last]:.4g}" if last < len(bins.edges) else "any value"
+    if last >= len(bins.edges):
+        return f"above {bins.edges[first - 1]:.4g}"
+    low, high = f"{bins.edges[first - 1]:.4g}", f"{bins.edges[last]:.4g}"
+    return f"{low} to {high}" if low != high else high
+
+
+def _described(bins: Bins, ref: Array, cur: Array, js: Array) -> dict[str, Array]:
+    """Measures without a test, as (value, effect) rows (2, G)."""
+    described = {"js": np.stack([js, np.full(len(ref), np.nan)])}
+    if bins.kind != "categorical":
+        scale = measures.spread(ref[0, :-1], bins.edges)
+        distance = measures.wasserstein(ref[:, :-1], cur[:, :-1], bins.edges.astype(float)) / scale
+        described["wasserstein"] = np.stack([distance, np.full(len(ref), np.nan)])
+    else:
+        described["unseen"] = _rate(ref[:, -2], cur[:, -2], ref, cur)
+    described["missing_rate"] = _rate(ref[:, -1], cur[:, -1], ref, cur)
+    return described
+
+
+def _rate(part_ref: Array, part_cur: Array, ref: Array, cur: Array) -> Array:
+    before = part_ref / np.maximum(ref.sum(axis=1), 1)
+    now = part_cur / np.maximum(cur.sum(axis=1), 1)
+    return np.stack([now, now - before])
+
+
+def _refined(p: Array, effect: Array, tables: Sequence[tuple[_Tests, int]], seed: int) -> Array:
+    """Small p-values by conditional Monte Carlo, where the chi-square tail's error could change a decision."""
+    refined = p.copy()
+    small = np.zeros(len(p), dtype=bool)
+    small[: len(tables)] = (p[: len(tables)] < REFINE_BELOW) & (effect[: len(tables)] >= WATCH)
+    bound = np.where(small, np.minimum(_TAIL_ERROR * p, 1.0), p)
+    certain = small & (benjamini_hochberg(bound) <= DISCOVERY_RATE)
+    # as many draws as a p-value needs to pass the step-up rule beside those that surely pass
+    most = math.ceil(2.0 * np.count_nonzero(~np.isnan(p)) / DISCOVERY_RATE / (1 + np.count_nonzero(certain)))
+    rng = np.random.default_rng(seed)
+    for i in np.flatnonzero(small & ~certain).tolist():
+        test, group = tables[i]
+        refined[i] = measures.monte_carlo_p(
+            test.reference[group].astype(np.int64), test.current[group].astype(np.int64), most=max(most, 2_000), rng=rng
+        )
+    return refined
+
+
+def _feature_rows(test: _Tests, groups: Groups, p: Array, q: Array) -> list[pl.DataFrame]:
+    discovered = q <= DISCOVERY_RATE
+    alert, watch = discovered & (test.effect >= ALERT), discovered & (test.effect >= WATCH)
+    reasons = np.array(test.reasons, dtype=object)
+    status = np.select([reasons != "", alert, watch], ["blind", "alert", "watch"], "ok")
+    notable = status != "ok"
+    detail = np.where(reasons != "", reasons, np.where(notable, np.array(test.moved, dtype=object), ""))
+    constant = np.isnan(p) & (reasons == "")
+    detail = np.where(constant, "constant, as in the reference", detail)
+    about = {
+        "level": [level for level, _ in groups.names],
+        "segment": [segment for _, segment in groups.names],
+        "n_ref": test.n_ref,
+        "n_cur": test.n_cur,
+        "status": status.astype(str),
+    }
+    tested = _rows(
+        about, test.bins.name, "psi", value=test.value, effect=np.where(constant, 0.0, test.effect),
+        threshold=np.where(alert, ALERT, WATCH), p=p, q=q, detail=detail,
+    )  # fmt: skip
+    shown = notable & (reasons == "")
+    shown[0] = True
+    further = [
+        _rows(about, test.bins.name, metric, value=value, effect=effect).filter(pl.Series(shown & ~np.isnan(value)))
+        for metric, (value, effect) in test.described.items()
+    ]
+    return [tested, *further]
+
+
+def _volume(groups: Groups, reference: Counts, current: Counts) -> pl.DataFrame:
+    """Rows of every segment, known or new, against its share of the reference, as a test of two shares each."""
+    keys = [*reference.keys, *current.new]
+    ref = np.concatenate([reference.rows[:-1], np.zeros(len(current.new), dtype=np.int64)])
+    cur = np.concatenate([current.rows[:-1], np.array(list(current.new.values()), dtype=np.int64)])
+    all_ref, all_cur = int(reference.rows.sum()), int(current.rows.sum())
+    tables = np.stack([ref, all_ref - ref], axis=1), np.stack([cur, all_cur - cur], axis=1)
+    _, p = measures.homogeneity(*tables)
+    expected = (ref + cur) * min(all_ref, all_cur) / max(all_ref + all_cur, 1)
+    group = np.concatenate([groups.of_segment, np.zeros(len(current.new), dtype=np.int64)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect = np.log((cur / max(all_cur, 1)) / (ref / max(all_ref, 1)))
+    return pl.DataFrame(
+        {
+            "segment": [segment_name(key) for key in keys],
+            "level": [groups.names[g][0] for g in group],
+            "n_ref": ref,
+            "n_cur": cur,
+            "effect": effect,
+            "p": np.where(expected >= measures.LEAST_EXPECTED, p, np.nan),
+        },
+        schema_overrides={"segment": pl.String, "level": pl.String},
+    )
+
+
+def _volume_rows(volume: pl.DataFrame, q: Array) -> pl.DataFrame:
+    moved = pl.col("q").le(DISCOVERY_RATE) & (pl.col("effect").abs() >= VOLUME)
+    status = (
+        pl.when(moved.fill_null(False))
+        .then(pl.lit("watch"))
+        .when(pl.col("level") == "all")
+        .then(pl.lit("blind"))
+        .otherwise(pl.lit("ok"))
+    )
+    detail = (
+        pl.when(pl.col("n_ref") == 0)
+        .then(pl.lit("not in the reference"))
+        .when(pl.col("n_cur") == 0)
+        .then(pl.lit("no rows tonight"))
+        .when(pl.col("level") == "all")
+        .then(pl.lit("too few rows to be judged but with the whole portfolio"))
+        .when(pl.col("level") != "cell")
+        .then(pl.format("too few rows: judged with the small segments of its {}", "level"))
+    )
+    return volume.with_columns(pl.Series("q", q, pl.Float64).fill_nan(None)).select(
+        "segment",
+        "level",
+        pl.lit(None, pl.String).alias("feature"),
+        pl.lit("volume").alias("metric"),
+        pl.col("n_cur").cast(pl.Float64).alias("value"),
+        pl.when(pl.col("effect").is_finite()).then("effect").alias("effect"),
+        pl.lit(VOLUME).alias("threshold"),
+        "n_ref",
+        "n_cur",
+        pl.col("p").fill_nan(None),
+        "q",
+        status.alias("status"),
+        detail.alias("detail"),
+    )
+
+
+def _rows(about: dict[str, object], feature: str, metric: str, **columns: Array) -> pl.DataFrame:
+    frame = pl.DataFrame(
+        about | {"feature": feature, "metric": metric} | columns,
+        schema_overrides={"segment": pl.String, "detail": pl.String},
+        strict=False,
+    )
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in SCHEMA.items() if name not in frame.columns]
+    numbers = [pl.when(pl.col(n).is_finite()).then(n).alias(n) for n in ("value", "effect", "p", "q") if n in columns]
+    return frame.with_columns(*absent, *numbers).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
