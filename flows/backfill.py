@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.running import Line, as_task, conclude, failure, open_context
+from flows.running import Line, as_task, conclude, failure, open_context, when_free
 from metarisk import pipeline
 from metarisk.domain import MetariskError
 
@@ -23,7 +23,8 @@ def backfill(portfolio: str, start: date, end: date) -> State[Any]:
         end: last night.
     """
     try:
-        results = pipeline.backfill(open_context(portfolio, end, "backfill"), start, as_task)
+        context = open_context(portfolio, end, "backfill")
+        results = when_free(context, lambda: pipeline.backfill(context, start, as_task))
     except MetariskError as error:
         return conclude("backfill", [failure(portfolio, None, error)])
     lines = [

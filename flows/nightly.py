@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
-from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome
+from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome, when_free
 from metarisk import pipeline
 from metarisk.settings import Settings
 
@@ -24,7 +24,8 @@ def night(portfolio: str, as_of: date) -> State[Any]:
     """One portfolio's night: ready, extract, check, adapt, score, check, drift, publish, report."""
 
     def work() -> Line:
-        result = pipeline.nightly(open_context(portfolio, as_of), as_task)
+        context = open_context(portfolio, as_of)
+        result = when_free(context, lambda: pipeline.nightly(context, as_task))
         if result.outcome == "already_published":
             return Line(portfolio, as_of, "already published")
         note = f"{result.rows_scored:,} rows in {sum(result.seconds.values()):.0f} s, run {result.run_id[:12]}"

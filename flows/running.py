@@ -5,6 +5,7 @@ No flow is defined here and nothing about risk.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -19,7 +20,7 @@ from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
 from flows.reporter import PrefectReporter, report_address
-from metarisk.domain import Job, MetariskError, Mode, WarehouseError
+from metarisk.domain import Job, LockedError, MetariskError, Mode, WarehouseError
 from metarisk.pipeline import Context, as_of_from_schedule
 from metarisk.settings import Settings
 
@@ -32,6 +33,10 @@ FIRST_RETRY_SECONDS = 10.0
 """Then twice as long each time, with jitter: about 10, 20 and 40 s."""
 TIMEOUT_SECONDS = 6 * 3600
 """A step that runs longer is stuck, and the night fails while there is still a morning to act in."""
+
+LOCK_WAIT_SECONDS = 3600.0
+"""How long a run waits for another run of its portfolio (a backfill by hand, say) before it fails."""
+LOCK_POLL_SECONDS = 5.0
 
 
 def transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -96,6 +101,22 @@ class Line:
         """Portfolio, date and outcome in one phrase."""
         place = f"{self.portfolio} {self.as_of}" if self.as_of else self.portfolio
         return f"{place}: {self.outcome}{f', {self.note}' if self.note else ''}"
+
+
+def when_free(context: Context, work: Callable[[], Result]) -> Result:
+    """Do `work` as soon as no other run holds the portfolio's lock; LockedError after LOCK_WAIT_SECONDS of waiting."""
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    waiting = False
+    while True:
+        try:
+            return work()
+        except LockedError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not waiting:
+                context.reporter.warn(f"{error} This run waits for up to {LOCK_WAIT_SECONDS / 60:.0f} minutes.")
+                waiting = True
+            time.sleep(LOCK_POLL_SECONDS)
 
 
 def attempt(portfolio: str, as_of: date | None, work: Callable[[], Line]) -> State[Any]:

@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.nightly import run_name
-from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome
+from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome, when_free
 from metarisk import pipeline
 from metarisk.settings import Settings
 
@@ -19,9 +19,11 @@ def week(portfolio: str, as_of: date) -> State[Any]:
     """One portfolio's week: extract history, check, tasks, meta-train, evidence, register."""
 
     def work() -> Line:
-        result = pipeline.weekly(open_context(portfolio, as_of), as_task)
-        standing = "is the new champion" if result.promoted else "is a candidate, the champion stays"
-        note = f"{result.recipe} {standing}, model {result.model_id[:12]}, {sum(result.seconds.values()):.0f} s"
+        context = open_context(portfolio, as_of)
+        result = when_free(context, lambda: pipeline.weekly(context, as_task))
+        standing = "champion" if result.promoted else "candidate, the champion stays"
+        seconds = sum(result.seconds.values())
+        note = f"{result.recipe} is {standing}: {result.reason} (model {result.model_id[:12]}, {seconds:.0f} s)"
         return Line(portfolio, as_of, "trained", note, result.page)
 
     return attempt(portfolio, as_of, work)
