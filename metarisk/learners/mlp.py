@@ -121,7 +121,12 @@ class GradientLearner(ABC):
     def predict(
         self, state: Arrays, adaptation: Adaptation, rows: Packed, likelihood: LikelihoodName
     ) -> tuple[Array, Array | None]:
-        """See `domain.Learner.predict`."""
+        """See `domain.Learner.predict`; of `gaussian_mv` the mean and the predicted variance."""
+        outputs = self._outputs(state, adaptation, rows)
+        return outputs[:, 0], np.exp(outputs[:, 1]) if outputs.shape[1] == 2 else None
+
+    def _outputs(self, state: Arrays, adaptation: Adaptation, rows: Packed) -> Array:
+        """All outputs of every row (N, outputs)."""
         check(rows, features=self._features(state), name="rows to score")
         start = _tensors(state, "weight")
         adapted = [torch.from_numpy(adaptation.arrays[f"weight{i}"]) for i in range(self.frozen, len(start))]
@@ -135,14 +140,14 @@ class GradientLearner(ABC):
         scores = score_rows(
             weights_of,
             rows if self.fusion != "none" else rows.with_base(np.zeros_like(rows.base)),
-            extra=(lambda base: (base - mean) / scale) if self.fusion == "feature" else None,
+            extra=(lambda base: ((base - mean) / scale).astype(base.dtype)) if self.fusion == "feature" else None,
             activation=self.activation,
         )
         # Odds learned from positives that count c times are c times too high.
         shift = float(np.log(state["class_weight"][0]))
         if shift:
             scores -= shift
-        return scores, None
+        return scores
 
     def _features(self, state: Arrays) -> int:
         return int(state["weight0"].shape[0]) - 1 - (self.fusion == "feature")
@@ -225,8 +230,8 @@ class GradientLearner(ABC):
 
         def loss(parameters: Arrays) -> float:
             state = {**parameters, **fixed}
-            scores, _ = self.predict(state, self.adapt(state, support, likelihood), query, likelihood)
-            losses = LIKELIHOODS[likelihood].loss(torch.from_numpy(scores).double(), labels)
+            scores = torch.from_numpy(self._outputs(state, self.adapt(state, support, likelihood), query)).double()
+            losses = LIKELIHOODS[likelihood].loss(scores.squeeze(-1) if scores.shape[1] == 1 else scores, labels)
             return float((losses * weight).sum() / weight.sum())
 
         return loss

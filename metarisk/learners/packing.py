@@ -74,6 +74,8 @@ def check(packed: Packed, *, features: int | None = None, name: str = "rows") ->
 
 def _first_not_finite(values: Array) -> tuple[int, int] | None:
     """Row and column of the first number that is not finite; the sum of a block finds it without a mask of all rows."""
+    if not values.size:
+        return None
     flat = values.reshape(len(values), -1)
     for start in range(0, len(flat), 65_536):
         block = flat[start : start + 65_536]
