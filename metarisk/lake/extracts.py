@@ -187,6 +187,7 @@ def _sorted(private: Path, key: list[str], memory_mb: int, threads: int) -> Iter
     }
     order = ", ".join(quoted(column) for column in key)
     with duckdb.connect(config=config) as connection:
+        connection.execute("SET enable_progress_bar = false")
         raw = {"raw": str(private / "raw.parquet")}
         connection.execute(f"SELECT * FROM read_parquet($raw) ORDER BY {order}", raw)  # noqa: S608
         yield connection.to_arrow_reader(_GROUP_ROWS)

@@ -65,6 +65,7 @@ def check(
         results = [_result(suite.stem, rule, verdict, total) for rule, verdict in zip(rules, verdicts, strict=True)]
         folder = quarantine / _digest(suite, filled)
         with duckdb.connect(database, config=_config(memory_mb, threads)) as connection:
+            connection.execute("SET enable_progress_bar = false")
             failing, excluded, excluded_rows = _set_aside(connection, rules, verdicts, columns, folder)
     if any(rule.excludes for rule in rules):
         results.append(_excluded_share(suite.stem, excluded_rows, total))
