@@ -1,0 +1,181 @@
+"""What the closed-form and the metric learners share: a body network, training on windows of tasks, ragged blocks.
+
+The loop itself is `loop`; what an adapted segment is, each learner says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarisk.domain import Array, Arrays, Episodes, Learner, LikelihoodName, ModelError, Packed, Progress
+from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
+from metarisk.learners.loop import Draw, Fitted, Loop, Parameters, by_autograd, digest_of, fit
+from metarisk.learners.packing import Block, Store, canonical, check, shuffled
+
+BLOCK_NUMBERS = 1 << 20
+"""Numbers in one block of inputs or features when segments are adapted: keeps memory flat and the cache warm."""
+
+
+def single_output(name: LikelihoodName, learner: str, allowed: frozenset[str] | None = None) -> Likelihood:
+    """The likelihood, or a ModelError where the learner cannot use it."""
+    likelihood = LIKELIHOODS[name]
+    if likelihood.outputs != 1 or (allowed is not None and name not in allowed):
+        names = sorted(allowed) if allowed is not None else [n for n, one in LIKELIHOODS.items() if one.outputs == 1]
+        raise ModelError(
+            f"{learner} expects a likelihood among {', '.join(names)}, got {name}",
+            remedy="choose another learner or another likelihood",
+        )
+    return likelihood
+
+
+def start_body(inputs: int, widths: tuple[int, ...], rng: np.random.Generator) -> dict[str, Array]:
+    """Weights (in + 1, out) of each layer, the bias as last row; He (2015) scale."""
+    body = {}
+    for number, width in enumerate(widths):
+        weights = rng.normal(size=(inputs + 1, width)) * np.sqrt(2 / max(inputs, 1))
+        weights[-1] = 0.0
+        body[f"body.{number}"] = weights
+        inputs = width
+    return body
+
+
+def apply_body(parameters: Parameters, x: Tensor, *, last_linear: bool) -> Tensor:
+    """Output of the layers (..., out) on x (..., in), ReLU between them and, unless `last_linear`, after them."""
+    layers = [parameters[name] for name in sorted(name for name in parameters if name.startswith("body."))]
+    for number, weights in enumerate(layers):
+        x = x @ weights[:-1] + weights[-1]
+        if number + 1 < len(layers) or not last_linear:
+            x = torch.relu(x)
+    return x
+
+
+def as_tensors(state: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A state's arrays as tensors on the CPU."""
+    return {name: torch.from_numpy(np.asarray(value)).to(dtype) for name, value in state.items()}
+
+
+def mean_loss(likelihood: Likelihood, eta: Tensor, block: Block) -> Tensor:
+    """Weighted mean loss of each task (B,); 0 for a task without rows."""
+    total = block.weight.sum(1)
+    loss = (likelihood.loss(eta, block.y) * block.weight).sum(1)
+    return loss / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def prepare(tasks: Episodes, likelihood: Likelihood) -> Episodes:
+    """The tasks, checked, rows in canonical order."""
+    parts = []
+    for name in ("support", "query"):
+        packed = check(getattr(tasks, name), features=tasks.support.x.shape[1], name=name)
+        likelihood.validate(packed.y)
+        parts.append(canonical(packed)[0])
+    return Episodes(*parts)
+
+
+def centre_of(packed: Packed) -> float:
+    """Weighted mean of the base score."""
+    total = float(packed.weight.sum(dtype=np.float64))
+    return float(packed.base.astype(np.float64) @ packed.weight) / total if total > 0 else 0.0
+
+
+def meta_train(
+    tasks: Episodes,
+    start: Arrays,
+    losses: Callable[[Parameters, Block, Block], Tensor],
+    loop: Loop,
+    windows: tuple[int, int],
+    *,
+    seed: int,
+    progress: Progress,
+    validate: Callable[[Arrays], float] | None,
+    identity: str,
+) -> Fitted:
+    """Train by `loop.fit` on windows of prepared tasks.
+
+    Args:
+        tasks: from `prepare`.
+        start: parameters to begin with.
+        losses: (parameters, support block, query block) to the (B,) losses.
+        loop, seed, progress, validate: see `loop.fit`.
+        windows: most support and query rows of a task in one step.
+        identity: the learner's configuration, for checkpoints.
+    """
+    support, query = (
+        Store(shuffled(part, seed), device=loop.target, dtype=loop.dtype) for part in (tasks.support, tasks.query)
+    )
+    rows = [min(window, max(1, store.longest)) for window, store in zip(windows, (support, query), strict=True)]
+
+    def of_draw(parameters: Parameters, draw: Draw) -> Tensor:
+        return losses(
+            parameters,
+            support.block(draw.tasks, draw.offset[:, 0], rows[0]),
+            query.block(draw.tasks, draw.offset[:, 1], rows[1]),
+        )
+
+    return fit(
+        start,
+        by_autograd(of_draw),
+        tasks.support.keys,
+        loop,
+        seed=seed,
+        progress=progress,
+        sizes=tasks.support.sizes + tasks.query.sizes,
+        validate=validate,
+        identity=f"{identity} {digest_of(tasks.support, tasks.query) if loop.checkpoint else ''}",
+    )
+
+
+def validation_loss(
+    learner: Learner, extra: Mapping[str, Any], validation: Episodes | None, likelihood: LikelihoodName
+) -> Callable[[Arrays], float] | None:
+    """Parameters to the mean loss of the validation query rows, adapted and scored as a night would."""
+    if validation is None or validation.query.rows == 0:
+        return None
+    rows = validation.query
+
+    def loss(parameters: Arrays) -> float:
+        state = {**parameters, **extra}
+        eta, _ = learner.predict(state, learner.adapt(state, validation.support, likelihood), rows, likelihood)
+        values = LIKELIHOODS[likelihood].loss(torch.from_numpy(eta), torch.from_numpy(rows.y).double()).numpy()
+        return float(values @ rows.weight) / max(float(rows.weight.sum()), 1e-12)
+
+    return loss
+
+
+def padded_lengths(sizes: Array) -> Array:
+    """Each size rounded up to one of four steps a doubling (8, 10, 12, 14, 16, 20, ...).
+
+    A segment's padded length depends on its own size alone, so its numbers do not depend on its neighbours in a block.
+    """
+    sizes = np.maximum(np.asarray(sizes, dtype=np.int64), 8)
+    step = 1 << np.maximum(np.floor(np.log2(sizes)).astype(np.int64) - 2, 0)
+    lengths: Array = -(-sizes // step) * step
+    return lengths
+
+
+def blocks(packed: Packed, width: int, dtype: torch.dtype) -> Iterator[tuple[Array, Block]]:
+    """Blocks of segments of about equal size, with their segment numbers; segments without rows are left out.
+
+    Args:
+        packed: canonical rows.
+        width: numbers a row takes in the caller's largest array, to bound memory.
+        dtype: of the blocks.
+    """
+    lengths = padded_lengths(packed.sizes)
+    order = np.lexsort((np.arange(len(lengths)), lengths))
+    order = order[packed.sizes[order] > 0]
+    begin = 0
+    while begin < len(order):
+        length = int(lengths[order[begin]])
+        same = int(np.searchsorted(lengths[order], length, side="right"))
+        end = min(same, begin + max(1, BLOCK_NUMBERS // (length * max(width, 1))))
+        chosen = order[begin:end]
+        part = packed.select(chosen)
+        store = Store(part, device=torch.device("cpu"), dtype=dtype)
+        tasks = torch.arange(len(chosen))
+        yield chosen, store.block(tasks, torch.zeros(len(chosen), dtype=torch.float64), length)
+        begin = end

@@ -1,0 +1,279 @@
+"""MAP head: a generalised linear model a segment, under a Gaussian prior learned across segments, on a shared body.
+
+The inner problem is convex and solved by Newton's method; training differentiates its solution by the implicit function
+theorem, so no iteration is unrolled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarisk.domain import Adaptation, Array, Arrays, Episodes, LikelihoodName, ModelError, Packed, Progress
+from metarisk.learners.episodic import (
+    apply_body,
+    as_tensors,
+    blocks,
+    centre_of,
+    mean_loss,
+    meta_train,
+    prepare,
+    single_output,
+    start_body,
+    validation_loss,
+)
+from metarisk.learners.likelihoods import Likelihood
+from metarisk.learners.loop import Loop, Parameters
+from metarisk.learners.packing import Block, Fusion, canonical, check
+
+NEWTON_STEPS = 100
+FRESH_STEPS = 2
+REFRESH_EVERY = 8
+HALVINGS = 30
+SCORE_ROWS = 4096
+
+
+class Problem(NamedTuple):
+    """B inner problems side by side.
+
+    Shapes: features (B, n, K); y, weight and offset (B, n); mean (K,) and precision (K, K) of the prior.
+    """
+
+    features: Tensor
+    y: Tensor
+    weight: Tensor
+    offset: Tensor
+    mean: Tensor
+    precision: Tensor
+
+    def scores(self, weights: Tensor) -> Tensor:
+        """(B, n) scores under weights (B, K)."""
+        return self.offset + (self.features @ weights.unsqueeze(-1)).squeeze(-1)
+
+    def objective(self, likelihood: Likelihood, weights: Tensor, eta: Tensor) -> Tensor:
+        """Negative log posterior (B,)."""
+        deviation = weights - self.mean
+        return (self.weight * likelihood.loss(eta, self.y)).sum(1) + ((deviation @ self.precision) * deviation).sum(
+            1
+        ) / 2
+
+    def gradient(self, likelihood: Likelihood, weights: Tensor, eta: Tensor) -> Tensor:
+        """Of the objective, (B, K)."""
+        slope = (self.weight * likelihood.gradient(eta, self.y)).unsqueeze(1)
+        gradient: Tensor = (slope @ self.features).squeeze(1) + (weights - self.mean) @ self.precision
+        return gradient
+
+    def factor(self, likelihood: Likelihood, eta: Tensor) -> Tensor:
+        """Cholesky factor (B, K, K) of the objective's second derivative."""
+        bend = (self.weight * likelihood.curvature(eta, self.y)).unsqueeze(-1)
+        hessian = torch.baddbmm(
+            self.precision.expand(len(bend), -1, -1), (self.features * bend).transpose(1, 2), self.features
+        )
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        if bool(failed.any()):
+            raise ModelError(
+                f"the second derivative of {int((failed > 0).sum())} of {len(failed)} MAP heads is not positive",
+                remedy="look for features of extreme size, or train with precision float64",
+            )
+        return factor
+
+
+def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
+    """MAP weights (B, K) and the Cholesky factor (B, K, K) of the posterior precision, by Newton with halved steps.
+
+    The second derivative, which costs K times a gradient, is taken anew in a few steps only (Shamanskii 1967); a last
+    full step at the solution makes the result as exact as Newton's. Converged problems stand still while others go on,
+    so none depends on its neighbours.
+    """
+    tolerance = torch.finfo(problem.features.dtype).eps ** 0.6
+    weights = problem.mean.expand(len(problem.y), -1).clone()
+    eta = problem.scores(weights)
+    value = problem.objective(likelihood, weights, eta)
+    for number in range(NEWTON_STEPS):
+        if number < FRESH_STEPS or number % REFRESH_EVERY == 0:
+            factor = problem.factor(likelihood, eta)
+        step = _solved(factor, problem.gradient(likelihood, weights, eta))
+        moving = step.abs().amax(1) > tolerance * (1 + weights.abs().amax(1))
+        if not bool(moving.any()):
+            break
+        direction = (problem.features @ step.unsqueeze(-1)).squeeze(-1)
+        share = moving.to(eta.dtype)
+        for _ in range(HALVINGS):
+            trial = weights - share.unsqueeze(1) * step
+            trial_eta = eta - share.unsqueeze(1) * direction
+            trial_value = problem.objective(likelihood, trial, trial_eta)
+            # rounding may lift the objective of a problem that is all but solved
+            worse = ~(trial_value <= value + 1e-6 * value.abs()) & moving
+            if not bool(worse.any()):
+                break
+            share = torch.where(worse, share / 2, share)
+        weights, eta, value = trial, trial_eta, trial_value
+    else:
+        if bool((step.abs().amax(1) > 0.01 * (1 + weights.abs().amax(1))).any()):
+            raise ModelError(
+                f"a MAP head did not converge in {NEWTON_STEPS} Newton steps",
+                remedy="look for features or weights of extreme size",
+            )
+    factor = problem.factor(likelihood, eta)
+    return weights - _solved(factor, problem.gradient(likelihood, weights, eta)), factor
+
+
+def _solved(factor: Tensor, right: Tensor) -> Tensor:
+    """(B, K) solutions of factor factor' z = right."""
+    return torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class MapHead:
+    """A head w ~ N(mean, covariance) a segment, on features [1, base - centre, body(x)].
+
+    The score is w' features, plus the base score where `fusion` is "offset". Mean, covariance and body minimise the
+    loss of query rows after adaptation to support rows: with g(w*, theta) = 0 at the solution and H its derivative in
+    w, dw*/dtheta = -H^-1 dg/dtheta (implicit function theorem; see Rajeswaran et al., arXiv 1909.04630). The variance
+    is that of the Laplace posterior.
+
+    Attributes:
+        hidden: widths of the body's layers; none: the features are x itself.
+        fusion: how the base score enters; "none" also removes it from the features.
+        prior: whether the learned covariance is diagonal or full.
+        prior_scale: standard deviation of every weight before training.
+        support_rows, query_rows: most rows of a task in one training step.
+        loop: the training loop; its precision is also that of adaptation.
+    """
+
+    hidden: tuple[int, ...] = ()
+    fusion: Fusion = "offset"
+    prior: Literal["diagonal", "full"] = "diagonal"
+    prior_scale: float = 0.3
+    support_rows: int = 128
+    query_rows: int = 128
+    loop: Loop = field(default_factory=lambda: Loop(rate=1e-2, graph=False))
+
+    def train(
+        self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
+    ) -> Arrays:
+        """Learn body, prior mean and prior covariance. Raises ModelError on divergence, DataError on bad rows."""
+        loss = single_output(likelihood, "the MAP head")
+        tasks = prepare(tasks, loss)
+        centre = centre_of(tasks.support)
+        rng = np.random.default_rng(seed)
+        start = self._start(tasks.support.x.shape[1], rng)
+        extra = {"centre": np.array(centre), "noise": np.array(1.0)}
+
+        def losses(parameters: Parameters, support: Block, query: Block) -> Tensor:
+            weights = self._implicit(parameters, self._problem(parameters, support, centre), loss)
+            scored = self._problem(parameters, query, centre)
+            return mean_loss(loss, scored.scores(weights), query)
+
+        fitted = meta_train(
+            tasks,
+            start,
+            losses,
+            self.loop,
+            (self.support_rows, self.query_rows),
+            seed=seed,
+            progress=progress,
+            validate=validation_loss(self, extra, validation, likelihood),
+            identity=repr((self.hidden, self.fusion, self.prior, likelihood, centre)),
+        )
+        state = {**fitted.parameters, **extra}
+        if likelihood == "gaussian":
+            # the loss has unit variance: the residual's own gives the posterior its scale
+            residual = validation_loss(self, extra, tasks, likelihood)
+            state["noise"] = np.array(1.0 if residual is None else 2 * residual(fitted.parameters))
+        return state
+
+    def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
+        """MAP weights of every segment.
+
+        Returns:
+            By segment: `weights` (S, K), features in the order constant, base, body; and `covariance` (S, K, K) of the
+            Laplace posterior.
+        """
+        loss = single_output(likelihood, "the MAP head")
+        loss.validate(support.y)
+        rows, _ = canonical(check(support, features=self._inputs(state), name="support"))
+        parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
+        mean, precision = parameters["mean"], self._precision(parameters)
+        weights = mean.repeat(len(rows.keys), 1)
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision)).repeat(len(rows.keys), 1, 1)
+        for chosen, block in blocks(rows, len(mean), self.loop.dtype):
+            found, factor = solve(self._problem(parameters, block, centre), loss)
+            weights[chosen], covariance[chosen] = found, torch.cholesky_inverse(factor)
+        covariance *= float(state["noise"])
+        return Adaptation(support.keys, {"weights": weights.numpy(), "covariance": covariance.numpy()})
+
+    def predict(
+        self, state: Arrays, adaptation: Adaptation, rows: Packed, likelihood: LikelihoodName
+    ) -> tuple[Array, Array | None]:
+        """Score (N,) and its posterior variance (N,); an unseen segment has the prior's weights."""
+        single_output(likelihood, "the MAP head")
+        check(rows, features=self._inputs(state))
+        parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
+        prior = torch.cholesky_inverse(torch.linalg.cholesky(self._precision(parameters))) * float(state["noise"])
+        known = {key: number for number, key in enumerate(adaptation.keys)}
+        eta, variance = np.empty(rows.rows), np.empty(rows.rows)
+        for segment, key in enumerate(rows.keys):
+            if key in known:
+                weights, covariance = (
+                    torch.from_numpy(adaptation.arrays[name][known[key]]) for name in ("weights", "covariance")
+                )
+            else:
+                weights, covariance = parameters["mean"], prior
+            for begin in range(int(rows.starts[segment]), int(rows.starts[segment + 1]), SCORE_ROWS):
+                part = slice(begin, min(begin + SCORE_ROWS, int(rows.starts[segment + 1])))
+                base = torch.from_numpy(rows.base[part]).to(self.loop.dtype)
+                features = self._features(parameters, torch.from_numpy(rows.x[part]).to(self.loop.dtype), base - centre)
+                eta[part] = (features @ weights).numpy()
+                variance[part] = ((features @ covariance) * features).sum(1).numpy()
+        if self.fusion == "offset":
+            eta += rows.base
+        return eta, variance
+
+    def _start(self, inputs: int, rng: np.random.Generator) -> dict[str, Array]:
+        width = 1 + (self.fusion != "none") + (self.hidden[-1] if self.hidden else inputs)
+        mean = np.zeros(width)
+        if self.fusion == "feature":
+            mean[1] = 1.0
+        start = {**start_body(inputs, self.hidden, rng), "mean": mean}
+        start["log_precision"] = np.full(width, -2 * np.log(self.prior_scale))
+        if self.prior == "full":
+            start["lower"] = np.zeros((width, width))
+        return start
+
+    def _inputs(self, state: Arrays) -> int:
+        """Columns of x that the state was trained on."""
+        return (
+            int(state["body.0"].shape[0]) - 1 if self.hidden else int(state["mean"].size) - 1 - (self.fusion != "none")
+        )
+
+    def _precision(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """(K, K), with diagonal factor exp(log_precision / 2) and, for a full prior, what stands below it."""
+        factor = torch.diag(torch.exp(parameters["log_precision"] / 2))
+        if self.prior == "full":
+            factor = factor + torch.tril(parameters["lower"], -1)
+        return factor @ factor.T
+
+    def _features(self, parameters: Mapping[str, Tensor], x: Tensor, base: Tensor) -> Tensor:
+        """(..., K) of x (..., D) and the centred base (...,)."""
+        columns = [torch.ones_like(base).unsqueeze(-1)]
+        if self.fusion != "none":
+            columns.append(base.unsqueeze(-1))
+        return torch.cat([*columns, apply_body(parameters, x, last_linear=False)], -1)
+
+    def _problem(self, parameters: Mapping[str, Tensor], block: Block, centre: float) -> Problem:
+        offset = block.base if self.fusion == "offset" else torch.zeros_like(block.base)
+        features = self._features(parameters, block.x, block.base - centre)
+        return Problem(features, block.y, block.weight, offset, parameters["mean"], self._precision(parameters))
+
+    def _implicit(self, parameters: Mapping[str, Tensor], problem: Problem, likelihood: Likelihood) -> Tensor:
+        """The solution with its derivative: one Newton step at the solution in which the Hessian is a constant."""
+        with torch.no_grad():
+            weights, factor = solve(problem, likelihood)
+        return weights - _solved(factor, problem.gradient(likelihood, weights, problem.scores(weights)))
