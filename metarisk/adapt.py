@@ -37,6 +37,7 @@ from metarisk.domain import (
 from metarisk.features import Encoder
 from metarisk.learners.hierarchical import HierarchicalHead
 from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.loop import Loop
 from metarisk.learners.maml import Maml
 from metarisk.learners.reptile import Reptile
 from metarisk.tasks import LABEL, pack, segment_keys, support_hashes
@@ -97,14 +98,20 @@ class Recipe:
 
     def make(self) -> Learner:
         """The configured learner; an unknown option is a ModelError."""
+        options = dict(self.options)
         try:
-            return self.kind.make(**self.options)
+            if "loop" in options:
+                options["loop"] = Loop(**options["loop"])
+            return self.kind.make(**options)
         except TypeError as error:
             raise ModelError(
                 f"learner {self.learner} refuses its options: {error}", remedy="correct [learner.options]"
             ) from error
 
 
+NETWORK = {"hidden": (32,)}
+SHORT = {"steps": 300, "meta_batch": 16, "evaluate_every": 50, "patience": 3}
+"""Networks that compete each week on a few thousand labelled rows of a book: longer training only overfits there."""
 RECIPES: Mapping[str, Recipe] = {
     "pooled_logistic": Recipe(("logistic",)),
     "segment_logistic": Recipe(("logistic_segments",)),
@@ -112,8 +119,12 @@ RECIPES: Mapping[str, Recipe] = {
     "segment_lightgbm": Recipe(("lightgbm_segments",)),
     "blend": Recipe(("lightgbm", "logistic_segments")),
     "map_head": Recipe(("lightgbm", "logistic_segments"), "map_head"),
-    "maml": Recipe(("lightgbm", "logistic_segments"), "maml"),
-    "reptile": Recipe(("lightgbm", "logistic_segments"), "reptile"),
+    "maml": Recipe(("lightgbm", "logistic_segments"), "maml", NETWORK | {"loop": SHORT}),
+    "reptile": Recipe(
+        ("lightgbm", "logistic_segments"),
+        "reptile",
+        NETWORK | {"loop": SHORT | {"optimiser": "sgd", "momentum": 0.0, "rate": 0.1, "schedule": "linear"}},
+    ),
 }
 BASELINES = frozenset(name for name, recipe in RECIPES.items() if recipe.learner == "none")
 

@@ -225,7 +225,8 @@ def drift(context: Context, run: Run) -> Path:
     if not _finished(run.folder / "drift"):
         files = registry.load(context.settings.data_dir / "registry", context.job.portfolio, run.model_id)
         reference = pl.read_parquet(files["reference.parquet"])
-        found = drifts.detect(scored_population(context, run), reference)
+        features = [*context.portfolio.features, context.portfolio.target.name]
+        found = drifts.detect(scored_population(context, run), reference, features=features)
         with lake.staged(run.folder / "drift") as into:
             found.write_parquet(into / "drift.parquet")
             lake.write_manifest(into, {"run_id": run.run_id})

@@ -178,7 +178,10 @@ def _drift_reference(context: Context, checked: Checked, model: FittedModel, tea
     rows = population(scan(context, checked), portfolio, context.job.as_of).collect(engine="streaming")
     link, _ = adapted.score(rows, portfolio)
     scored = rows.with_columns(pl.Series(portfolio.target.name, scoring.mean_score(adapted, link)))
-    return drifts.reference(scored.lazy(), portfolio)
+    columns = portfolio.columns
+    return drifts.reference(
+        scored.lazy(), portfolio.features, columns.segments, opened_on=columns.opened_on, score=portfolio.target.name
+    )
 
 
 _OLDER_CHAMPIONS = """
