@@ -169,9 +169,10 @@ def _verdict(rule: Rule, found: Any, columns: Sequence[str], suite: str, portfol
         failing = result.get("observed_value")
         query = str(rule.kwargs["unexpected_rows_query"]).format(batch=VIEW)
     elif rule.type == "expect_compound_columns_to_be_unique":
-        # Its own query is a cross join of the view with itself.
-        names = ", ".join(quoted(column) for column in rule.kwargs["column_list"])
-        query = f"SELECT * FROM {VIEW} QUALIFY count(*) OVER (PARTITION BY {names}) > 1"  # noqa: S608
+        # Its own query is a cross join of the view with itself. Like its verdict, this leaves out rows with a null.
+        names = [quoted(column) for column in rule.kwargs["column_list"]]
+        present = " AND ".join(f"{name} IS NOT NULL" for name in names)
+        query = f"SELECT * FROM {VIEW} WHERE {present} QUALIFY count(*) OVER (PARTITION BY {', '.join(names)}) > 1"  # noqa: S608
     observed = result.get("observed_value")
     if failing is not None:
         detail = f"{int(failing):,} rows" if failing else ""
