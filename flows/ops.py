@@ -11,13 +11,11 @@ import signal
 import threading
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Annotated
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from rich.console import Console
 
 from flows import server, upkeep
 from metarisk.domain import ConfigError, MetariskError
@@ -29,7 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run Prefect for metarisk, and look after it.",
 )
-say = partial(Console().print, highlight=False, markup=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
@@ -44,17 +41,17 @@ def up(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    say("Starting Prefect. The first start builds its database and takes about half a minute.")
+    typer.echo("Starting Prefect. The first start builds its database and takes about half a minute.")
     try:
         with server.everything(settings, port or server.free_port(), stop) as (api, workers):
-            say(_welcome(api, settings))
+            typer.echo(_welcome(api, settings))
             while not stop.wait(1.0):
                 for worker in workers:
                     worker.check()
-            say("Stopping: workers first, then the server.")
+            typer.echo("Stopping: workers first, then the server.")
     except server.Stopped:
-        say("Asked to stop while starting.")
-    say("Everything has stopped. `metarisk up` goes on where it left off.")
+        typer.echo("Asked to stop while starting.")
+    typer.echo("Everything has stopped. `metarisk up` goes on where it left off.")
 
 
 def _welcome(api: str, settings: Settings) -> str:
@@ -102,11 +99,11 @@ def unstick(
         changed = upkeep.unstick(client, timedelta(minutes=minutes))
     rows = [{"run": run.name, "was": run.state_name, "is": state.name} for run, state in changed]
     if as_json:
-        say(json.dumps(rows))
+        typer.echo(json.dumps(rows))
         return
     for row in rows:
-        say(f"{row['run']}: was {row['was']}, is {row['is']}")
-    say(f"{len(rows)} runs changed." if rows else f"No run is stuck for {minutes} minutes or more.")
+        typer.echo(f"{row['run']}: was {row['was']}, is {row['is']}")
+    typer.echo(f"{len(rows)} runs changed." if rows else f"No run is stuck for {minutes} minutes or more.")
 
 
 @app.command()
@@ -118,11 +115,11 @@ def doctor(as_json: AsJson = False) -> None:
     except MetariskError as error:
         found = [upkeep.Finding("server", error.what, error.remedy)]
     if as_json:
-        say(json.dumps([asdict(finding) for finding in found]))
+        typer.echo(json.dumps([asdict(finding) for finding in found]))
     for finding in () if as_json else found:
-        say(f"{'ok  ' if finding.fine else 'BAD '} {finding.subject}: {finding.what}")
+        typer.echo(f"{'ok  ' if finding.fine else 'BAD '} {finding.subject}: {finding.what}")
         if not finding.fine:
-            say(f"     {finding.remedy}")
+            typer.echo(f"     {finding.remedy}")
     raise typer.Exit(0 if all(finding.fine for finding in found) else 1)
 
 
@@ -141,7 +138,7 @@ def main() -> None:
     try:
         app()
     except MetariskError as error:
-        Console(stderr=True).print(f"{type(error).__name__}: {error}")
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
         raise SystemExit(1) from None
 
 

@@ -1,0 +1,75 @@
+"""One real Prefect server for the session, with pools and deployments; a test that wants a worker starts it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
+
+from flows import server
+from metarisk.settings import Settings
+from tests.flows.tiny import variables
+
+Value = TypeVar("Value")
+PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Prefect:
+    """The session's server: its API, the environment for its workers and flow runs, and its folder."""
+
+    api: str
+    environment: Mapping[str, str]
+
+    @property
+    def home(self) -> Path:
+        """PREFECT_HOME: database and logs."""
+        return Path(self.environment["PREFECT_HOME"])
+
+    def of(self, settings: Settings) -> dict[str, str]:
+        """The environment of a worker or flow run of a project."""
+        return {**self.environment, **variables(settings)}
+
+
+def until(look: Callable[[], Value], what: str) -> Value:
+    """Poll until `look` gives something true; its value."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (value := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {PATIENCE_SECONDS:.0f} s in vain: {what}")
+        time.sleep(0.05)
+    return value
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    """A server of this session with the deployments of prefect.yaml."""
+    settings = Settings(project=tmp_path_factory.mktemp("prefect"))
+    quick = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1"}
+    environment = {**server.environment(settings, server.free_port(0)), **quick}
+    with server.server(environment) as api:
+        server.create_pools(api)
+        server.deploy(environment)
+        yield Prefect(api, environment)
+
+
+@pytest.fixture
+def client(prefect: Prefect) -> Iterator[SyncPrefectClient]:
+    """A client of the session's server."""
+    with SyncPrefectClient(prefect.api) as connected:
+        yield connected
+
+
+@pytest.fixture
+def in_process(prefect: Prefect) -> Iterator[None]:
+    """Flows called in the test report to the session's server."""
+    with temporary_settings(
+        {PREFECT_API_URL: prefect.api, PREFECT_HOME: prefect.home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    ):
+        yield

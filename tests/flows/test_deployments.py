@@ -1,0 +1,129 @@
+"""The deployments of prefect.yaml on a real server: crons are scheduled, a worker runs them, stuck runs are freed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import AwaitingRetry, Failed, Pending, Running, Scheduled
+
+from flows import server, upkeep
+from metarisk import pipeline
+from metarisk.domain import Job
+from metarisk.pipeline import Context, Quiet
+from metarisk.settings import Settings
+from metarisk.warehouse import open_warehouse
+from tests.flows.conftest import Prefect, until
+from tests.flows.tiny import make_project
+
+pytestmark = pytest.mark.xdist_group("prefect")
+NIGHTS = 3
+
+
+def crons(client: SyncPrefectClient, deployment: str) -> list[FlowRun]:
+    """Future runs that the scheduler made for a deployment, soonest first."""
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[deployment])),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+    )
+
+
+def local_day_before(run: FlowRun) -> date:
+    """The date a scheduled run is for, where the tiny portfolio lives (UTC)."""
+    assert run.expected_start_time is not None
+    return run.expected_start_time.astimezone(UTC).date() - timedelta(days=1)
+
+
+@pytest.mark.parametrize("deployment", server.SCHEDULED)
+def test_a_deployed_cron_has_future_runs(deployment: str, client: SyncPrefectClient) -> None:
+    runs = until(lambda: crons(client, deployment), f"runs of {deployment}")
+    assert runs[0].auto_scheduled
+    assert runs[0].expected_start_time is not None
+    assert runs[0].expected_start_time > datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def three_nights(
+    prefect: Prefect, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Settings, list[FlowRun], list[FlowRun]]]:
+    """Project and runs before and after: no worker was there for the first three crons, then one came.
+
+    Time is not moved: the scheduler's own runs of the next three nights are made due, each a day after the other.
+    """
+    with SyncPrefectClient(prefect.api) as client:
+        before = until(lambda: crons(client, "nightly")[:NIGHTS], "runs of nightly")
+        last = local_day_before(before[-1])
+        settings = make_project(tmp_path_factory.mktemp("backlog") / "project", last + timedelta(days=1))
+        first = local_day_before(before[0])
+        pipeline.weekly(Context(Job("tiny", first - timedelta(days=2)), settings, Quiet()))
+        pipeline.nightly(Context(Job("tiny", first - timedelta(days=1)), settings, Quiet()))
+        for days, run in zip(range(NIGHTS, 0, -1), before, strict=True):
+            due = datetime.now(UTC) - timedelta(days=days)
+            client.set_flow_run_state(run.id, Scheduled(scheduled_time=due), force=True)
+
+        def ended() -> list[FlowRun]:
+            after = [client.read_flow_run(run.id) for run in before]
+            return after if all(run.state is not None and run.state.is_final() for run in after) else []
+
+        with server.worker("default", prefect.of(settings)):
+            after = until(ended, "the end of three runs")
+    yield settings, before, after
+
+
+def test_a_worker_runs_what_the_cron_scheduled(
+    three_nights: tuple[Settings, list[FlowRun], list[FlowRun]],
+) -> None:
+    _, _, after = three_nights
+    assert [run.state_name for run in after] == ["Completed"] * NIGHTS
+
+
+def test_after_three_nights_without_a_worker_the_nights_are_published_oldest_first(
+    three_nights: tuple[Settings, list[FlowRun], list[FlowRun]],
+) -> None:
+    settings, before, _ = three_nights
+    warehouse = open_warehouse(settings.warehouse.get_secret_value(), settings.data_dir, threads=1, memory_mb=256)
+    rows = warehouse.rows("SELECT as_of FROM metarisk.publication ORDER BY published_at")
+    nights = [local_day_before(run) for run in before]
+    assert [row["as_of"] for row in rows] == [nights[0] - timedelta(days=1), *nights]
+
+
+def test_a_late_run_is_for_the_night_it_was_scheduled_for(
+    three_nights: tuple[Settings, list[FlowRun], list[FlowRun]],
+) -> None:
+    _, before, after = three_nights
+    assert [run.expected_start_time for run in after] == [run.expected_start_time for run in before]
+    for run in after:
+        assert run.state is not None
+        assert f"tiny {local_day_before(run)}: published" in str(run.state.message)
+
+
+def test_trying_again_keeps_the_scheduled_start(client: SyncPrefectClient) -> None:
+    run = crons(client, "weekly")[1]
+    for state in (
+        Pending(),
+        Running(),
+        Failed(),
+        AwaitingRetry(scheduled_time=datetime.now(UTC)),
+        Pending(),
+        Running(),
+    ):
+        client.set_flow_run_state(run.id, state, force=True)
+    again = client.read_flow_run(run.id)
+    assert again.expected_start_time == run.expected_start_time
+    client.set_flow_run_state(run.id, Failed(), force=True)
+
+
+@pytest.mark.parametrize(("stuck", "freed"), [(Pending, StateType.SCHEDULED), (Running, StateType.CRASHED)])
+def test_unstick_frees_a_run_that_nobody_works_on(
+    stuck: type, freed: StateType, prefect: Prefect, client: SyncPrefectClient
+) -> None:
+    run = crons(client, "weekly")[2]
+    client.set_flow_run_state(run.id, stuck(), force=True)
+    assert run.id not in {other.id for other in upkeep.stuck(client)}
+    assert run.id in {changed.id for changed, _ in upkeep.unstick(client, timedelta(0))}
+    assert client.read_flow_run(run.id).state_type == freed

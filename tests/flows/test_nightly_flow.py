@@ -1,0 +1,183 @@
+"""The nightly flow called in this process against a real server: fan-out, done nights, locks, retries, secrets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import State
+
+from flows import running
+from flows.nightly import nightly
+from flows.weekly import weekly
+from metarisk import pipeline
+from metarisk.domain import DataError, Job, WarehouseError
+from metarisk.pipeline import Context, Quiet
+from metarisk.settings import Settings
+from metarisk.warehouse import open_warehouse
+from tests import warehouses
+from tests.flows.conftest import Prefect
+from tests.flows.tiny import REPOSITORY, make_project, variables
+
+pytestmark = pytest.mark.xdist_group("prefect")
+CUT_OFF, FIRST, SECOND = date(2026, 6, 28), date(2026, 6, 29), date(2026, 6, 30)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Two portfolios, one of which selects from a missing table; a champion for the other."""
+    settings = make_project(tmp_path_factory.mktemp("nightly") / "project", SECOND, ("tiny",), ("broken",))
+    pipeline.weekly(Context(Job("tiny", CUT_OFF), settings, Quiet()))
+    return settings
+
+
+@pytest.fixture
+def chosen(project: Settings, in_process: None, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The project is the one that flows called here see."""
+    choose(project, monkeypatch)
+    return project
+
+
+def choose(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables(settings).items():
+        monkeypatch.setenv(name, value)
+
+
+def published(settings: Settings, portfolio: str) -> list[date]:
+    """Dates published for a portfolio, in the order of publication."""
+    warehouse = open_warehouse(settings.warehouse.get_secret_value(), settings.data_dir, threads=1, memory_mb=256)
+    rows = warehouse.rows(
+        "SELECT as_of FROM metarisk.publication WHERE portfolio = $portfolio ORDER BY published_at",
+        {"portfolio": portfolio},
+    )
+    return [row["as_of"] for row in rows]
+
+
+def finished(client: SyncPrefectClient, state: State) -> tuple[str, list[str]]:
+    """Name of the flow run that ended in `state`, and the names of its sub-flows."""
+    run_id = state.state_details.flow_run_id
+    assert run_id is not None
+    children = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
+    )
+    return client.read_flow_run(run_id).name, sorted(child.name for child in children)
+
+
+def test_a_failing_portfolio_stops_no_other_and_is_named(chosen: Settings, client: SyncPrefectClient) -> None:
+    state = nightly(as_of=FIRST, return_state=True)
+    assert state.is_failed()
+    assert published(chosen, "tiny") == [FIRST]
+    assert state.message is not None
+    assert state.message.startswith("1 of 2 failed. broken 2026-06-29: failed, ")
+    assert "no_such_table" in state.message
+    assert finished(client, state)[1] == ["broken 2026-06-29", "tiny 2026-06-29"]
+
+
+def test_a_done_night_ends_at_once(chosen: Settings, client: SyncPrefectClient) -> None:
+    nightly("tiny", SECOND)
+    again = nightly("tiny", SECOND, return_state=True)
+    assert again.is_completed()
+    assert again.message == "tiny 2026-06-30: already published"
+    assert finished(client, again)[1] == []
+    assert published(chosen, "tiny").count(SECOND) == 1
+
+
+def test_an_unknown_portfolio_fails_with_a_remedy(chosen: Settings) -> None:
+    state = nightly("tyni", SECOND, return_state=True)
+    assert state.is_failed()
+    assert "tyni" in str(state.message)
+    assert "Remedy" in str(state.message)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from metarisk.warehouse import open_warehouse
+with open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128).lock("tiny"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def lock(chosen: Settings) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of the portfolio until its input ends."""
+    arguments = [sys.executable, "-c", HOLD, chosen.warehouse.get_secret_value(), str(chosen.data_dir)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        yield other
+        other.kill()
+
+
+def test_two_runs_at_once_the_second_waits(
+    chosen: Settings, lock: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def let_go(_seconds: float) -> None:
+        lock.communicate()
+
+    monkeypatch.setattr(running.time, "sleep", let_go)
+    day = date(2026, 6, 27)
+    pipeline.weekly(Context(Job("tiny", date(2026, 6, 20)), chosen, Quiet()))
+    assert nightly("tiny", day, return_state=True).is_completed()
+    assert lock.returncode is not None
+
+
+def test_two_runs_at_once_the_second_ends_with_a_clear_message(
+    chosen: Settings, lock: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LOCK_WAIT_SECONDS", 0.0)
+    state = nightly("tiny", date(2026, 6, 26), return_state=True)
+    assert state.is_failed()
+    assert "LockedError: " in str(state.message)
+    assert "tiny" in str(state.message)
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "tries"),
+    [("extract", WarehouseError, 4), ("extract", DataError, 1), ("score", WarehouseError, 1)],
+)
+def test_only_steps_at_the_warehouse_are_tried_again(
+    step: str, error: type[WarehouseError], tries: int, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "FIRST_RETRY_SECONDS", 0.0)
+    calls = []
+
+    def failing(context: Context) -> None:
+        """A step that never works."""
+        calls.append(context.job)
+        raise error("it is down", remedy="wait")
+
+    failing.__name__ = step
+
+    @flow
+    def one_step() -> None:
+        running.as_task(failing, Context(Job("tiny", FIRST), chosen, Quiet()))
+
+    assert one_step(return_state=True).is_failed()
+    assert len(calls) == tries
+
+
+def test_a_password_reaches_nothing_that_prefect_keeps(
+    prefect: Prefect, in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "correct-horse-battery-staple"
+    with warehouses.server() as postgresql:
+        url = postgresql.url(postgresql.create_database(), password=secret)
+        settings = make_project(tmp_path / "project", SECOND, ("hushed",), ("broken",), warehouse=url)
+        choose(settings, monkeypatch)
+        assert weekly("hushed", CUT_OFF, return_state=True).is_completed()
+        assert nightly(as_of=FIRST, return_state=True).is_failed()
+        assert published(settings, "hushed") == [FIRST]
+    monkeypatch.setattr(running, "FIRST_RETRY_SECONDS", 0.0)
+    assert nightly("hushed", SECOND, return_state=True).is_failed()
+    kept = b"".join(path.read_bytes() for path in sorted(prefect.home.rglob("*")) if path.is_file())
+    assert b"hushed" in kept
+    assert secret.encode() not in kept
