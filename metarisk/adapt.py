@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
 from metarisk.learners.maml import Maml
 from metarisk.learners.reptile import Reptile
-from metarisk.tasks import LABEL, pack, segment_keys, support_hashes
+from metarisk.tasks import LABEL, pack, segment_keys
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class FittedModel:
         }
         files["model.json"] = json.dumps(about, indent=1, sort_keys=True).encode()
         files["encoder.json"] = self.encoder.to_json().encode()
-        files["state.safetensors"] = write_arrays({name: np.ascontiguousarray(a) for name, a in self.state.items()})
+        files["state.safetensors"] = _safetensors(self.state)
         return files
 
     @classmethod
@@ -232,9 +233,7 @@ class Adapted:
         keys, codes = segment_keys(frame, portfolio)
         rows, order = pack(keys, codes, self.model.inputs(frame), np.zeros(frame.height), self.model.fresh(frame))
         score, variance = self.model.learner.predict(self.model.state, self.adaptation, rows, self.model.likelihood)
-        back = np.empty(len(order), dtype=np.int64)
-        back[order] = np.arange(len(order))
-        return np.asarray(score, dtype=float)[back], None if variance is None else np.asarray(variance)[back]
+        return _put_back(score, order), None if variance is None else _put_back(variance, order)
 
     def carried(self, previous: Mapping[str, str]) -> Adapted:
         """The same with status `carried` where the adaptation id is the one that `previous` holds for the segment."""
@@ -253,10 +252,9 @@ class Adapted:
             "ragged": dict(self.adaptation.ragged),
             "segments": [asdict(self.segments[key]) for key in sorted(self.segments)],
         }
-        arrays = {name: np.ascontiguousarray(values) for name, values in self.adaptation.arrays.items()}
         return {
             "adaptation.json": json.dumps(about, indent=1, sort_keys=True).encode(),
-            "adaptation.safetensors": write_arrays(arrays),
+            "adaptation.safetensors": _safetensors(self.adaptation.arrays),
         }
 
     @classmethod
@@ -274,30 +272,56 @@ def adapt(model: FittedModel, model_id: str, support: pl.DataFrame, portfolio: P
 
     A segment below the portfolio's minimum of rows or events abstains: it is scored from what its parents and the pool
     know. A joint learner keeps its few rows, for they tell of the parents, and shrinks its own effect away; for any
-    other learner they are left out.
+    other learner they are left out. The order of the rows changes no bit.
     """
+    support = support.sort(portfolio.columns.entity, portfolio.columns.opened_on)
     keys, codes = segment_keys(support, portfolio)
     y = support[LABEL].to_numpy()
     LIKELIHOODS[model.likelihood].validate(y)
     rows = np.bincount(codes, minlength=len(keys))
     events = np.bincount(codes, weights=y, minlength=len(keys)) if spec.label == "event" else rows.astype(float)
-    packed, _ = pack(keys, codes, model.inputs(support), y, model.unseen(support))
+    base = np.zeros(support.height) if model.recipe.learner == "none" else model.unseen(support)
+    packed, _ = pack(keys, codes, model.inputs(support), y, base)
     joint = model.recipe.kind.joint
     too_few = [_too_few(int(n), int(e), portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
     taken = np.arange(len(keys)) if joint else np.flatnonzero([lack is None for lack in too_few])
     adaptation = model.learner.adapt(model.state, packed.select(taken), model.likelihood)
-    hashes = support_hashes(support, portfolio)
-    together = hashlib.sha256("".join(hashes[name] for name in sorted(hashes)).encode()).hexdigest() if joint else ""
+    hashes = _support_hashes(packed)
+    together = _short_hash("".join(hashes).encode()) if joint else ""
     segments = {}
-    for key, lack, n, e in zip(keys, too_few, rows, events, strict=True):
-        name = segment_name(key)
-        identity = hashlib.sha256(f"{model_id}/{name}/{hashes[name]}/{together}".encode()).hexdigest()[:16]
+    for key, lack, n, e, support_hash in zip(keys, too_few, rows, events, hashes, strict=True):
+        identity = _short_hash(f"{model_id}/{segment_name(key)}/{support_hash}/{together}".encode())
         status: SegmentStatus = "adapted" if lack is None else "abstained"
         reason = lack or f"{n} matured rows, {int(e)} events"
         if model.recipe.learner == "none":
             status, reason = "fallback", f"the champion {model.recipe_name} is a pooled model"
-        segments[key] = SegmentAdaptation(key, status, reason, int(n), int(e), hashes[name], identity)
+        segments[key] = SegmentAdaptation(key, status, reason, int(n), int(e), support_hash, identity)
     return Adapted(model, adaptation, segments)
+
+
+def _support_hashes(support: Packed) -> list[str]:
+    """A hash of each segment's support as the learner reads it: inputs, labels and base scores."""
+    return [
+        _short_hash(*(values[begin:end].tobytes() for values in (support.x, support.y, support.base)))
+        for begin, end in pairwise(support.starts)
+    ]
+
+
+def _short_hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def _safetensors(arrays: Arrays) -> bytes:
+    """Arrays as safetensors, which want C order; `ascontiguousarray` would make vectors of scalars."""
+    content: bytes = write_arrays({name: np.asarray(values, order="C") for name, values in arrays.items()})
+    return content
+
+
+def _put_back(values: Array, order: Array) -> Array:
+    """Packed values (N,) in the order that rows had before `pack`."""
+    out = np.empty(len(order))
+    out[order] = values
+    return out
 
 
 def _too_few(rows: int, events: int, limits: Thresholds) -> str | None:

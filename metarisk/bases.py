@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -55,14 +56,14 @@ class LinearBase:
         encoder = Encoder.fit(frame, features, opened_on)
         if len(np.unique(y)) < 2:
             return cls(encoder, np.zeros(len(encoder.columns)), _smoothed_logit(y))
-        design = encoder.design(frame).astype(np.float64)
+        design = encoder.design(frame, np.float64)
         model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(design, y)
         return cls(encoder, model.coef_[0].copy(), float(model.intercept_[0]))
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Logit, float64 (N,)."""
-        design = self.encoder.design(frame)
-        return np.clip(design @ self.weights + self.intercept, -LIMIT, LIMIT)
+        score: Array = self.encoder.linear(frame, self.weights) + self.intercept
+        return score.clip(-LIMIT, LIMIT)
 
     def to_text(self) -> str:
         """JSON."""
@@ -121,8 +122,8 @@ class TreeBase:
         """Logit, float64 (N,)."""
         if self.booster is None:
             return np.full(frame.height, self.constant)
-        score = self.booster.predict(self.encoder.raw(frame), raw_score=True)
-        return np.clip(np.asarray(score, dtype=float), -LIMIT, LIMIT)
+        score: Array = np.asarray(self.booster.predict(self.encoder.raw(frame), raw_score=True))
+        return score.clip(-LIMIT, LIMIT)
 
     def to_text(self) -> str:
         """JSON that holds LightGBM's own text form."""
@@ -158,14 +159,12 @@ BASES: Mapping[str, BaseKind] = {
 
 def entity_fold(frame: pl.DataFrame, entity: str) -> Array:
     """Fold of each row, int64 (N,) in 0..FOLDS-1, from its entity alone: stable across nights and versions."""
-    from zlib import crc32
-
     return np.fromiter((crc32(str(key).encode()) % FOLDS for key in frame[entity]), np.int64, frame.height)
 
 
 @dataclass(frozen=True)
 class CrossFitted:
-    """One base fitted on all rows (`full`) and without each fold (`parts`)."""
+    """One base fitted on all rows (`full`) and without each fold (`parts`; none where it was fitted once)."""
 
     kind: str
     entity: str
@@ -173,16 +172,20 @@ class CrossFitted:
     parts: tuple[Fitted, ...]
 
     @classmethod
-    def fit(cls, kind: str, frame: pl.DataFrame, y: Array, portfolio: Portfolio) -> CrossFitted:
-        """Fit K+1 times on labelled rows (N,), y (N,)."""
+    def fit(
+        cls, kind: str, frame: pl.DataFrame, y: Array, portfolio: Portfolio, *, folds: bool = True
+    ) -> CrossFitted:
+        """Fit on labelled rows (N,), y (N,): K+1 times, or once where nothing will be adapted to the scores."""
         base, columns = BASES[kind], portfolio.columns
         features = dict(portfolio.features)
         if base.segments:
             features |= {name: Feature("categorical") for name in columns.segments if name not in features}
-        folds = entity_fold(frame, columns.entity)
         full = base.fit(frame, y, features, columns.opened_on)
+        if not folds:
+            return cls(kind, columns.entity, full, ())
+        fold_of = entity_fold(frame, columns.entity)
         parts = tuple(
-            base.fit(frame.filter(pl.Series(folds != fold)), y[folds != fold], features, columns.opened_on)
+            base.fit(frame.filter(pl.Series(fold_of != fold)), y[fold_of != fold], features, columns.opened_on)
             for fold in range(FOLDS)
         )
         return cls(kind, columns.entity, full, parts)
@@ -205,7 +208,7 @@ class CrossFitted:
     def from_texts(cls, kind: str, entity: str, texts: Mapping[str, str]) -> CrossFitted:
         """What `to_texts` wrote."""
         read = BASES[kind].read
-        return cls(kind, entity, read(texts["full"]), tuple(read(texts[f"part{i}"]) for i in range(FOLDS)))
+        return cls(kind, entity, read(texts["full"]), tuple(read(texts[f"part{i}"]) for i in range(len(texts) - 1)))
 
 
 def blend(scores: Sequence[Array], rows: int) -> Array:

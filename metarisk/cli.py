@@ -67,7 +67,12 @@ class RichReporter:
         """One line with a bar; done when the step ends."""
         task = self._bars.add_task(name, total=None, note=f"{job.portfolio} {job.as_of}")
         self._tasks[name] = task
-        yield
+        try:
+            yield
+        except BaseException:
+            self._bars.update(task, note="[red]failed[/]")
+            self._bars.stop_task(task)
+            raise
         self._bars.update(task, total=1, completed=1)
         self._bars.stop_task(task)
 

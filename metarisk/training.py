@@ -33,17 +33,19 @@ def recipe_of(name: str, portfolio: Portfolio) -> Recipe:
 
 
 def teaching_rows(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> pl.DataFrame:
-    """Labelled rows as known at as_of, the newest up to the portfolio's maximum, sorted by entity."""
+    """Labelled rows as known at as_of, the newest up to the portfolio's maximum, sorted by entity and opening date."""
     limits = portfolio.thresholds
     known = labelled(frame, portfolio, spec, as_of)
     return newest(known, portfolio, per_segment=limits.max_training_rows, total=limits.max_training_rows).collect()
 
 
 def fit_bases(names: Sequence[str], teach: pl.DataFrame, portfolio: Portfolio) -> dict[str, CrossFitted]:
-    """Every base that some recipe needs, fitted once."""
-    kinds = sorted({kind for name in names for kind in recipe_of(name, portfolio).bases})
+    """Every base that some recipe needs, once; without folds where no learner adapts to it."""
+    recipes = [recipe_of(name, portfolio) for name in names]
+    kinds = sorted({kind for recipe in recipes for kind in recipe.bases})
+    adapted = {kind for recipe in recipes if recipe.learner != "none" for kind in recipe.bases}
     y = teach[LABEL].to_numpy()
-    return {kind: CrossFitted.fit(kind, teach, y, portfolio) for kind in kinds}
+    return {kind: CrossFitted.fit(kind, teach, y, portfolio, folds=kind in adapted) for kind in kinds}
 
 
 def fit(
@@ -97,7 +99,7 @@ def walk_forward(
     for number, fold in enumerate(folds):
         teach = teaching_rows(frame, portfolio, spec, fold.cut)
         judge = labelled(frame.filter(opened_within(portfolio, fold)), portfolio, spec, as_of)
-        rows = judge.sort(portfolio.columns.entity).collect()
+        rows = judge.sort(portfolio.columns.entity, portfolio.columns.opened_on).collect()
         if not _can_teach(teach, spec) or not rows.height:
             continue
         bases = fit_bases(names, teach, portfolio)

@@ -308,7 +308,7 @@ def append_event(context: Context, transaction: Transaction, kind: str, payload:
     row = {
         "portfolio": portfolio,
         "seq": (last or 0) + 1,
-        "at": context.clock(),
+        "happened_at": context.clock(),
         "kind": kind,
         "actor": "metarisk",
         "payload": json.dumps(dict(payload), sort_keys=True, default=str),
