@@ -15,7 +15,7 @@ DAYS_A_YEAR = 365.25
 CLIP = 4.0
 """Standardised values are cut here, so that one extreme value moves a linear score by a bounded amount."""
 MAX_LEVELS = 64
-"""Levels of a categorical that get a column of their own; rarer ones share the last."""
+"""Levels of a categorical that get a column of their own; rarer ones are treated as unseen."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Encoder:
         levels: dict[str, tuple[str, ...]] = {}
         for name, kind in kinds.items():
             if kind == "categorical":
-                counts = frame[name].drop_nulls().value_counts().sort(["count", name], descending=[True, False])
-                levels[name] = tuple(counts[name].head(MAX_LEVELS).to_list())
+                counts = _text(frame, name).drop_nulls().alias("level").value_counts(name="rows")
+                ranked = counts.sort(["rows", "level"], descending=[True, False])
+                levels[name] = tuple(ranked["level"].head(MAX_LEVELS).to_list())
             else:
                 numeric[name] = _fit_numeric(_values(frame, name, kind, opened_on))
         return cls(kinds, opened_on, numeric, levels, tuple(feature.monotone for feature in features.values()))
@@ -74,16 +75,14 @@ class Encoder:
         out = np.empty((frame.height, len(self.kinds)))
         for i, (name, kind) in enumerate(self.kinds.items()):
             if kind == "categorical":
-                codes = self._codes(frame, name).astype(float)
-                codes[codes < 0] = np.nan
-                out[:, i] = codes
+                out[:, i] = np.append(np.arange(len(self.levels[name]), dtype=float), np.nan)[self._codes(frame, name)]
             else:
                 out[:, i] = _values(frame, name, kind, self.opened_on)
         return out
 
-    def design(self, frame: pl.DataFrame) -> Array:
-        """Float32 (N, len(columns)): standardised and clipped numbers, missing indicators, one column a level."""
-        out = np.zeros((frame.height, len(self.columns)), dtype=np.float32)
+    def design(self, frame: pl.DataFrame, dtype: type[np.floating] = np.float32) -> Array:
+        """Matrix (N, len(columns)): standardised and clipped numbers, missing indicators, one column a level."""
+        out = np.zeros((frame.height, len(self.columns)), dtype=dtype)
         at = 0
         for name, kind in self.kinds.items():
             if kind == "categorical":
@@ -92,14 +91,32 @@ class Encoder:
                 out[seen, at + codes[seen]] = 1.0
                 at += len(self.levels[name])
                 continue
-            how = self.numeric[name]
-            values = _values(frame, name, kind, self.opened_on)
-            absent = np.isnan(values)
-            values = np.clip((_log(values) if how.log else values) - how.centre, -CLIP * how.scale, CLIP * how.scale)
-            out[:, at] = np.where(absent, 0.0, values / how.scale)
+            values, absent = self._standardised(frame, name)
+            out[:, at] = values
             at += 1
-            if how.missing:
+            if self.numeric[name].missing:
                 out[:, at] = absent
+                at += 1
+        return out
+
+    def linear(self, frame: pl.DataFrame, weights: Array) -> Array:
+        """Float64 (N,): `design(frame) @ weights` without the matrix.
+
+        A row's sum depends on that row alone, to the last bit; BLAS rounds it by its place among the others.
+        """
+        out = np.zeros(frame.height)
+        at = 0
+        for name, kind in self.kinds.items():
+            if kind == "categorical":
+                following = at + len(self.levels[name])
+                out += np.append(weights[at:following], 0.0)[self._codes(frame, name)]
+                at = following
+                continue
+            values, absent = self._standardised(frame, name)
+            out += values * weights[at]
+            at += 1
+            if self.numeric[name].missing:
+                out += absent * weights[at]
                 at += 1
         return out
 
@@ -120,18 +137,27 @@ class Encoder:
         )
 
     def _codes(self, frame: pl.DataFrame, name: str) -> Array:
-        if not self.levels[name]:
-            return np.full(frame.height, -1, dtype=np.int64)
-        codes = frame[name].replace_strict(
-            list(self.levels[name]), list(range(len(self.levels[name]))), default=-1, return_dtype=pl.Int32
-        )
-        return codes.fill_null(-1).to_numpy().astype(np.int64)
+        """Int64 (N,): the number of each row's level, -1 for missing and unseen."""
+        level = _text(frame, name).cast(pl.Enum(self.levels[name]), strict=False)
+        return level.to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+
+    def _standardised(self, frame: pl.DataFrame, name: str) -> tuple[Array, Array]:
+        """Standardised and clipped values, float64 (N,), zero where missing; and the mask of missing ones."""
+        how = self.numeric[name]
+        values = _values(frame, name, self.kinds[name], self.opened_on)
+        absent = np.isnan(values)
+        scaled = ((_log(values) if how.log else values) - how.centre) / how.scale
+        return np.where(absent, 0.0, np.clip(scaled, -CLIP, CLIP)), absent
+
+
+def _text(frame: pl.DataFrame, name: str) -> pl.Series:
+    return frame[name].cast(pl.String)
 
 
 def _values(frame: pl.DataFrame, name: str, kind: str, opened_on: str) -> Array:
     """Float64 (N,) with NaN for null and non-finite."""
     if kind == "date-age":
-        column = (frame[opened_on] - frame[name]).dt.total_days() / DAYS_A_YEAR
+        column = (frame[opened_on].cast(pl.Date) - frame[name].cast(pl.Date)).dt.total_days() / DAYS_A_YEAR
     else:
         column = frame[name].cast(pl.Float64)
     values = np.array(column.fill_null(float("nan")).to_numpy(), dtype=float)
@@ -140,17 +166,21 @@ def _values(frame: pl.DataFrame, name: str, kind: str, opened_on: str) -> Array:
 
 
 def _fit_numeric(values: Array) -> Numeric:
-    known = values[~np.isnan(values)]
+    # Sorted, so that the order of the rows reaches no bit of the mean.
+    known = np.sort(values[~np.isnan(values)])
     missing = bool(len(known) < len(values))
     if not len(known):
-        return Numeric(0.0, 1.0, False, False)
+        return Numeric(0.0, 1.0, log=False, missing=False)
     low, middle, high = np.quantile(known, [0.01, 0.5, 0.99])
     # An upper tail five times as long as the lower one reads better on the log scale (incomes, balances).
-    log = bool(known.min() >= 0 and high - middle > 5 * (middle - low) and high > 10)
+    log = bool(known[0] >= 0 and high - middle > 5 * (middle - low) and high > 10)
     seen = _log(known) if log else known
     low, high = np.quantile(seen, [0.001, 0.999])
     seen = np.clip(seen, low, high)
-    return Numeric(float(seen.mean()), float(seen.std()) or 1.0, log, missing)
+    scale = float(seen.std())
+    # The deviation of a constant is what rounding left of zero.
+    constant = scale <= 1e-12 * max(1.0, float(np.abs(seen).max()))
+    return Numeric(float(seen.mean()), 1.0 if constant else scale, log, missing)
 
 
 def _log(values: Array) -> Array:
