@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -10,7 +9,7 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target, segment_name
+from metarisk.domain import Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target
 
 LABEL = "__y"
 MISSING_SEGMENT = "(missing)"
@@ -36,13 +35,25 @@ def positive(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
     return (happened & (pl.col(str(columns.known_date)) <= pl.lit(as_of))).fill_null(False)
 
 
+def as_known(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyFrame:
+    """Rows with the outcome columns blanked where they tell what was not known by as_of."""
+    columns, today = portfolio.columns, pl.lit(as_of)
+    blank = []
+    if columns.known_date is not None:
+        told = [name for name in (columns.event_date, columns.value, columns.known_date) if name is not None]
+        blank += [pl.when(pl.col(columns.known_date) <= today).then(pl.col(name)) for name in dict.fromkeys(told)]
+    if columns.exit_date is not None:
+        blank.append(pl.when(pl.col(columns.exit_date) <= today).then(pl.col(columns.exit_date)))
+    return frame.with_columns(blank)
+
+
 def labelled(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> pl.LazyFrame:
     """Matured rows with their label in LABEL, as they were known at as_of; what is immature is left out.
 
-    Events that were not known by as_of are blanked, so that nothing learned later can reach a feature by accident.
+    Outcomes that were not known by as_of are blanked, so that nothing learned later can be read off them.
     """
     target, columns = portfolio.target, portfolio.columns
-    mature = frame.filter(matured(portfolio, target, as_of))
+    mature = as_known(frame.filter(matured(portfolio, target, as_of)), portfolio, as_of)
     if spec.label == "value":
         known = pl.col(str(columns.known_date)) <= pl.lit(as_of)
         return mature.filter(known & pl.col(str(columns.value)).is_not_null()).with_columns(
@@ -52,22 +63,30 @@ def labelled(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: d
 
 
 def population(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyFrame:
-    """Rows to be scored: opened by as_of, still inside the horizon, no event and no exit known by as_of."""
+    """Rows to be scored: opened by as_of, still inside the horizon, no event and no exit known by as_of.
+
+    Outcomes that were not known by as_of are blanked.
+    """
     columns, target = portfolio.columns, portfolio.target
     at_risk = (pl.col(columns.opened_on) <= pl.lit(as_of)) & (horizon_end(portfolio, target) > pl.lit(as_of))
     for ended in (columns.known_date if columns.event_date else None, columns.exit_date):
         if ended is not None:
             at_risk &= ~(pl.col(ended) <= pl.lit(as_of)).fill_null(False)
-    return frame.filter(at_risk)
+    return as_known(frame.filter(at_risk), portfolio, as_of)
 
 
 def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total: int) -> pl.LazyFrame:
-    """The newest rows, at most `per_segment` a segment and `total` in all; ties are settled by entity."""
+    """The newest rows, at most `per_segment` a segment and `total` in all, sorted by entity and opening date.
+
+    Ties are settled by entity. The keys alone are ranked, so that whole rows are held of those that stay.
+    """
     columns = portfolio.columns
-    order = [columns.opened_on, columns.entity]
-    rank = pl.struct(order).rank("ordinal", descending=True).over(list(columns.segments))
-    kept = frame.filter(rank <= per_segment)
-    return kept.sort(order, descending=True).head(total).sort(columns.entity)
+    order, place = [columns.opened_on, columns.entity], pl.int_range(pl.len())
+    keys = frame.select(*order, *columns.segments).sort(order, descending=True)
+    if per_segment < total:
+        keys = keys.filter(place.over(list(columns.segments)) < per_segment)
+    kept = keys.filter(place < total).select(order)
+    return frame.join(kept, on=order, how="semi", nulls_equal=True).sort(columns.entity, columns.opened_on)
 
 
 def segment_keys(frame: pl.DataFrame, portfolio: Portfolio) -> tuple[tuple[SegmentKey, ...], Array]:
@@ -92,7 +111,7 @@ def pack(
 
 @dataclass(frozen=True)
 class Fold:
-    """One walk-forward cut: teach with what is known at `cut`, judge on rows opened in [cut, end)."""
+    """One walk-forward cut: teach with what is known at `cut`, judge on rows opened after it and by `end`."""
 
     cut: date
     end: date
@@ -101,24 +120,26 @@ class Fold:
 def forward_folds(portfolio: Portfolio, as_of: date) -> list[Fold]:
     """Walk-forward folds, oldest first, whose judged rows are all mature at as_of."""
     target, rule = portfolio.target, portfolio.validation
-    mature = pl.select(
-        pl.lit(as_of - timedelta(days=target.reporting_lag_days + target.horizon_days)).dt.offset_by(
-            f"-{target.horizon_months}mo"
-        )
-    ).item()
-    end = mature + timedelta(days=1)
+    days = timedelta(days=target.reporting_lag_days + target.horizon_days)
+    end = _months_before(as_of - days, target.horizon_months)
     folds: list[Fold] = []
     for _ in range(rule.folds):
-        cut = pl.select(pl.lit(end).dt.offset_by(f"-{rule.fold_months}mo")).item()
+        cut = _months_before(end, rule.fold_months)
         folds.append(Fold(cut, end))
         end = cut
     return folds[::-1]
 
 
+def _months_before(day: date, months: int) -> date:
+    """The same day of an earlier month, or that month's last day."""
+    found: date = pl.select(pl.lit(day).dt.offset_by(f"-{months}mo")).item()
+    return found
+
+
 def opened_within(portfolio: Portfolio, fold: Fold) -> pl.Expr:
     """Whether a row was opened in the fold's window."""
     opened = pl.col(portfolio.columns.opened_on)
-    return (opened >= pl.lit(fold.cut)) & (opened < pl.lit(fold.end))
+    return (opened > pl.lit(fold.cut)) & (opened <= pl.lit(fold.end))
 
 
 @dataclass(frozen=True)
@@ -144,18 +165,15 @@ class Matrix:
 def matrix(frame: pl.DataFrame, portfolio: Portfolio, x: Array, base: Array) -> Matrix:
     """Attach inputs (N, D) and base scores (N,) to a labelled frame (N rows)."""
     keys, codes = segment_keys(frame, portfolio)
-    lag = pl.duration(days=portfolio.target.reporting_lag_days)
-    known = frame.select(horizon_end(portfolio, portfolio.target) + lag).to_series()
-    opened = frame[portfolio.columns.opened_on]
-    return Matrix(
-        keys,
-        codes,
-        x,
-        frame[LABEL].to_numpy(),
-        base,
-        opened.cast(pl.Date).to_numpy().astype("datetime64[D]"),
-        known.cast(pl.Date).to_numpy().astype("datetime64[D]"),
-    )
+    columns, target = portfolio.columns, portfolio.target
+    known = horizon_end(portfolio, target) + pl.duration(days=target.reporting_lag_days)
+    if columns.known_date is not None:
+        # An event may become known later than its row's maturity: until then the row would have taught another label.
+        tells = pl.col(LABEL) > 0 if columns.event_date is not None else pl.lit(True)
+        known = pl.max_horizontal(known, pl.when(tells).then(pl.col(columns.known_date)))
+    dates = frame.select(opened=pl.col(columns.opened_on).cast(pl.Date), known=known.cast(pl.Date))
+    opened, mature_at = (dates[name].to_numpy().astype("datetime64[D]") for name in ("opened", "known"))
+    return Matrix(keys, codes, x, frame[LABEL].to_numpy(), base, opened, mature_at)
 
 
 def episodes(rows: Matrix, *, cuts: int, fold_months: int) -> tuple[Episodes, Episodes | None]:
@@ -205,18 +223,3 @@ def _concat(parts: Sequence[Packed]) -> Packed:
         np.concatenate([part.weight for part in parts]),
         np.concatenate([part.base for part in parts]),
     )
-
-
-def support_hashes(frame: pl.DataFrame, portfolio: Portfolio) -> dict[str, str]:
-    """A hash of each segment's support (entities, dates, labels), by segment name."""
-    columns = portfolio.columns
-    keys, codes = segment_keys(frame, portfolio)
-    lines = frame.select(
-        pl.concat_str(
-            [pl.col(columns.entity), pl.col(columns.opened_on).cast(pl.String), pl.col(LABEL).cast(pl.String)],
-            separator="\x1f",
-        )
-    ).to_series()
-    parts = pl.DataFrame({"code": codes, "line": lines}).group_by("code").agg(pl.col("line").sort().str.join("\x1e"))
-    texts = dict(parts.iter_rows())
-    return {segment_name(key): hashlib.sha256(texts.get(i, "").encode()).hexdigest()[:16] for i, key in enumerate(keys)}
