@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from metarisk.metrics import (
     log_loss,
     paired_bootstrap,
 )
-from metarisk.tasks import LABEL
+from metarisk.tasks import LABEL, segment_keys
 
 MIN_JUDGED_EVENTS = 20
 """Fewer judged events cannot tell candidates apart: the risk type's fallback recipe is taken."""
@@ -72,9 +73,7 @@ def summarise(judged: pl.DataFrame, names: Sequence[str], baselines: frozenset[s
     if judged.is_empty():
         return Evidence("walk_forward", 0, 0, (), "", ())
     y = judged[LABEL].to_numpy()
-    columns = portfolio.columns
-    month = judged[columns.opened_on].dt.strftime("%Y-%m").to_numpy()
-    blocks = block_ids(month, *(judged[name].cast(pl.String).fill_null("").to_numpy() for name in columns.segments))
+    blocks = _blocks(judged, portfolio)
     losses = {name: log_loss(judged[name].to_numpy(), y) for name in names}
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     best = min((name for name in names if name in baselines), key=lambda name: means[name], default=names[0])
@@ -134,20 +133,18 @@ def decide(
 
 def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
     """Rows for the warehouse's `evidence` table, less the keys of the model."""
+    note = f"best baseline: {evidence.best_baseline}; folds from {', '.join(evidence.folds)}"
+    about = {"rows": evidence.rows, "events": evidence.events, "note": note}
     rows: list[dict[str, object]] = []
     for candidate in evidence.candidates:
-        common = {"protocol": evidence.protocol, "candidate": candidate.name}
-        for metric, value in candidate.metrics.items():
-            rows.append(common | {"slice": "all", "metric": metric, "value": value, "low": None, "high": None})
-        slices = {"all": candidate.against_baseline} | dict(candidate.by_support)
-        for part, interval in slices.items():
-            rows.append(
-                common
-                | {"slice": part, "metric": "loss_minus_best_baseline", "value": _finite(interval.mean)}
-                | {"low": _finite(interval.low), "high": _finite(interval.high)}
-            )
-    note = f"best baseline: {evidence.best_baseline}; folds from {', '.join(evidence.folds)}"
-    return [row | {"rows": evidence.rows, "events": evidence.events, "note": note} for row in rows]
+        numbers = [("all", metric, Interval(value, math.nan, math.nan)) for metric, value in candidate.metrics.items()]
+        against_baseline = {"all": candidate.against_baseline} | dict(candidate.by_support)
+        numbers += [(part, "loss_minus_best_baseline", interval) for part, interval in against_baseline.items()]
+        for part, metric, interval in numbers:
+            row: dict[str, object] = {"protocol": evidence.protocol, "candidate": candidate.name}
+            row |= {"slice": part, "metric": metric, "value": _finite(interval.mean)}
+            rows.append(row | {"low": _finite(interval.low), "high": _finite(interval.high)} | about)
+    return rows
 
 
 def table(evidence: Evidence) -> list[dict[str, object]]:
@@ -162,6 +159,21 @@ def table(evidence: Evidence) -> list[dict[str, object]]:
         }
         for line in evidence.candidates
     ]
+
+
+def against(judged: pl.DataFrame, recipe: str, champion: str, portfolio: Portfolio) -> Interval | None:
+    """Loss of one recipe minus that of another on the same judged rows; None where one was not judged."""
+    if recipe not in judged.columns or champion not in judged.columns:
+        return None
+    y = judged[LABEL].to_numpy()
+    difference = log_loss(judged[recipe].to_numpy(), y) - log_loss(judged[champion].to_numpy(), y)
+    return paired_bootstrap(difference, _blocks(judged, portfolio))
+
+
+def _blocks(judged: pl.DataFrame, portfolio: Portfolio) -> Array:
+    """Number (N,) of each row's opening month and segment: rows of a block may depend on each other."""
+    month = judged[portfolio.columns.opened_on].dt.month_start().to_physical().to_numpy()
+    return block_ids(segment_keys(judged, portfolio)[1], month)
 
 
 def _metrics(logit: Array, y: Array, loss: float) -> dict[str, float]:
@@ -188,18 +200,6 @@ def _bands(events: Array) -> dict[str, Array]:
             )
             bands[name] = rows
     return bands
-
-
-def against(judged: pl.DataFrame, recipe: str, champion: str, portfolio: Portfolio) -> Interval | None:
-    """Loss of one recipe minus that of another on the same judged rows; None where one was not judged."""
-    if recipe not in judged.columns or champion not in judged.columns:
-        return None
-    y = judged[LABEL].to_numpy()
-    difference = log_loss(judged[recipe].to_numpy(), y) - log_loss(judged[champion].to_numpy(), y)
-    columns = portfolio.columns
-    month = judged[columns.opened_on].dt.strftime("%Y-%m").to_numpy()
-    segments = (judged[name].cast(pl.String).fill_null("").to_numpy() for name in columns.segments)
-    return paired_bootstrap(difference, block_ids(month, *segments))
 
 
 def _finite(value: float) -> float | None:
