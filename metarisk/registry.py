@@ -28,6 +28,7 @@ def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[
     final = root / portfolio / model_id
     if (final / MANIFEST).exists():
         return model_id, final
+    shutil.rmtree(final, ignore_errors=True)
     staging = final.with_name(f".{model_id}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -36,8 +37,13 @@ def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    staging.rename(final)
+    try:
+        staging.rename(final)
+    except OSError:
+        # Another process has written the same model meanwhile.
+        shutil.rmtree(staging)
+        if not (final / MANIFEST).exists():
+            raise
     return model_id, final
 
 
@@ -48,23 +54,21 @@ def load(root: Path, portfolio: str, model_id: str) -> dict[str, bytes]:
         ModelError: when the model is missing, or a file is not the one that was registered.
     """
     folder = root / portfolio / model_id
+
+    def refuse(what: str) -> ModelError:
+        remedy = "restore the registry folder from its backup, or run the weekly again"
+        return ModelError(f"model {model_id} {what}", portfolio=portfolio, remedy=remedy)
+
     try:
         manifest = (folder / MANIFEST).read_bytes()
-        names = json.loads(manifest)["files"]
-        files = {name: (folder / name).read_bytes() for name in names}
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model {model_id} cannot be read from the registry: {error}",
-            portfolio=portfolio,
-            remedy="restore the registry folder from its backup, or run the weekly again",
-        ) from error
-    changed = [name for name, content in files.items() if hashlib.sha256(content).hexdigest() != names[name]]
-    if hashlib.sha256(manifest).hexdigest()[:16] != model_id:
-        changed.append(MANIFEST)
+        # Before it is believed: it names the files that are read next.
+        if hashlib.sha256(manifest).hexdigest()[:16] != model_id:
+            raise refuse(f"is not as it was registered: {MANIFEST} changed")
+        hashes = json.loads(manifest)["files"]
+        files = {name: (folder / name).read_bytes() for name in hashes}
+    except OSError as error:
+        raise refuse(f"cannot be read from the registry: {error}") from error
+    changed = [name for name, content in files.items() if hashlib.sha256(content).hexdigest() != hashes[name]]
     if changed:
-        raise ModelError(
-            f"model {model_id}: {', '.join(changed)} changed after it was registered",
-            portfolio=portfolio,
-            remedy="restore the registry folder from its backup, or run the weekly again",
-        )
+        raise refuse(f"is not as it was registered: {', '.join(changed)} changed")
     return files
