@@ -1,7 +1,7 @@
 """Counting: one streaming pass turns rows into histograms by segment, for the reference and for a night alike.
 
-Numbers are counted on a fixed grid of the reference's portfolio-wide quantiles (fiftieths, so that the tenths are among
-them), with open outer ends; categories on the reference's levels. What counts mean is `measures` and `decide`.
+Numbers are counted on a fixed grid of the reference's portfolio-wide quantiles (the tenths are among them), with open
+outer ends; categories on the reference's levels. What counts mean is `measures` and `decide`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import polars as pl
 from metarisk.domain import Array, Feature, FeatureKind, SegmentKey
 from metarisk.tasks import MISSING_SEGMENT
 
-GRID = 50
-"""Quantile steps of the grid: a multiple of ten, fine enough that a segment finds its own tenths on it."""
+GRID = np.array([0.0, 0.001, 0.005, 0.01, *np.arange(1, 50) / 50, 0.99, 0.995, 0.999, 1.0])
+"""Quantiles of the grid: tenths, fiftieths so that a segment finds its own tenths, and tails for distances."""
 KNOWN_LEVELS = 200
 """Levels of a category that get a bin of their own; rarer ones share the bin of the unseen."""
 LONGEST_LEVEL = 200
@@ -29,6 +29,8 @@ BATCH_ROWS = 200_000
 _BLOCK = 32_768
 """Rows compared with all edges at a time: the block and its codes stay in the cache."""
 _NEW_SEGMENTS = 10_000
+_LARGEST = 1e30
+"""Edges stay within it, so that distances between them are numbers; values beyond count in the outer bins."""
 _DAYS_A_YEAR = 365.25
 
 
@@ -165,7 +167,10 @@ def to_frame(counts: Counts, segments: Sequence[str]) -> pl.DataFrame:
     schema = {"feature": pl.String, "kind": pl.String, "since": pl.String, "bin": pl.Int32, "low": pl.Float64,
               "high": pl.Float64, "category": pl.String, "count": pl.Int64}  # fmt: skip
     names = [dict(zip(segments, k, strict=True)) for k in counts.keys]
-    typed: dict[str, pl.DataType | type[pl.DataType]] = {"key": pl.Struct(dict.fromkeys(segments, pl.String)), "bin": pl.Int32}
+    typed: dict[str, pl.DataType | type[pl.DataType]] = {
+        "key": pl.Struct(dict.fromkeys(segments, pl.String)),
+        "bin": pl.Int32,
+    }
     sizes = {"feature": "", "kind": "rows", "bin": 0, "key": names, "count": counts.rows[:-1]}
     parts = [pl.DataFrame(sizes, schema_overrides=typed)]
     for name, b in counts.bins.items():
@@ -211,10 +216,10 @@ def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
 
 def _quantile_edges(values: Array) -> Array:
     """Grid of finite values' quantiles; the first is just below the least, so that both outer bins lie beyond all."""
-    finite = values[np.isfinite(values)].astype(np.float64)
+    finite = np.clip(values[np.isfinite(values)].astype(np.float64), -_LARGEST, _LARGEST)
     if not len(finite):
         return np.empty(0, dtype=np.float32)
-    edges = np.quantile(finite, np.arange(GRID + 1) / GRID).astype(np.float32)
+    edges = np.quantile(finite, GRID).astype(np.float32)
     edges[0] = np.nextafter(edges[0], np.float32(-np.inf))
     return np.unique(edges)
 
@@ -253,7 +258,6 @@ def _values(b: Bins) -> pl.Expr:
 def _codes_or_values(b: Bins) -> pl.Expr:
     if b.kind != "categorical":
         return _values(b)
-    codes = _text(b.name).replace_strict(
-        list(b.levels), range(len(b.levels)), default=len(b.levels), return_dtype=pl.Int64
-    )
+    # an Enum keeps the pass streaming: replace_strict would gather the whole column first
+    codes = _text(b.name).cast(pl.Enum(b.levels), strict=False).to_physical().cast(pl.Int64).fill_null(len(b.levels))
     return pl.when(pl.col(b.name).is_null()).then(b.values).otherwise(codes).alias(b.name)
