@@ -1,6 +1,6 @@
-"""What an operator types: `python -m flows.ops up | demo | unstick | doctor`.
+"""What an operator types: `python -m flows.ops up | unstick | doctor`.
 
-`up` is the whole of Prefect on one machine; the others use, mend or look at a server that is there.
+`up` is the whole of Prefect on one machine; the others mend or look at a server that is there.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import os
 import signal
 import threading
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows import server, upkeep
 from metarisk.domain import ConfigError, MetariskError
@@ -29,7 +28,6 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
 
 @app.command()
@@ -67,26 +65,6 @@ def _welcome(api: str, settings: Settings) -> str:
         ("Stop", "Ctrl-C"),
     ]
     return "\n".join(f"{word:<9}{text}" for word, text in lines)
-
-
-@app.command()
-def demo(portfolio: str, week: Day, night: Day) -> None:
-    """Run one week and one night of a portfolio through the flows, on a server that lives as long as that takes.
-
-    The server keeps its files, so `up` shows these runs later.
-    """
-    settings = Settings()
-    env = server.environment(settings, server.free_port())
-    with server.server(env) as api, temporary_settings({PREFECT_API_URL: api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        from flows.nightly import nightly
-        from flows.weekly import weekly
-
-        states = [
-            weekly(portfolio, week.date(), return_state=True),
-            nightly(portfolio, night.date(), return_state=True),
-        ]
-    if not all(state.is_completed() for state in states):
-        raise typer.Exit(1)
 
 
 @app.command()

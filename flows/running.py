@@ -153,10 +153,19 @@ def conclude(title: str, lines: Sequence[Line]) -> State[Any]:
     )
     failed = [line for line in lines if line.failed]
     if failed:
-        return Failed(message=f"{len(failed)} of {len(lines)} failed. " + "; ".join(line.text for line in failed))
+        message = f"{len(failed)} of {len(lines)} failed. " + "; ".join(line.text for line in failed)
+        return Failed(message=message, data=list(lines))
     if not lines:
-        return Completed(message="Nothing to do: no portfolio is configured")
-    return Completed(message="; ".join(line.text for line in lines))
+        return Completed(message="Nothing to do: no portfolio is configured", data=[])
+    return Completed(message="; ".join(line.text for line in lines), data=list(lines))
+
+
+def lines_of(state: State[Any]) -> list[Line]:
+    """The lines of a flow that ended with `conclude` in this process."""
+    lines = state.result(raise_on_failure=False)
+    if isinstance(lines, BaseException):
+        raise lines
+    return list(lines)
 
 
 def summary(title: str, lines: Sequence[Line]) -> str:

@@ -7,6 +7,7 @@ one.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -241,13 +242,14 @@ def report(portfolio: Name, as_of: Annotated[str, typer.Option(help="A night; th
 @app.command()
 def up() -> None:
     """Start server, workers and deployments; Ctrl-C stops all of it."""
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.ops", "up"]))
+    # Takes this process's place: a parent that Ctrl-C reaches first would kill it before it has stopped its workers.
+    os.execv(sys.executable, [sys.executable, "-m", "flows.ops", "up"])  # noqa: S606
 
 
 @app.command("demo")
 def run_demo() -> None:
     """Run the whole job once on generated data, through the flows."""
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.ops", "demo"]))
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo"]))
 
 
 @portfolio_app.command("list")
