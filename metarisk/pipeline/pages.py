@@ -201,8 +201,10 @@ def _counts(frame: pl.LazyFrame, edges: np.ndarray[Any, Any]) -> tuple[int, ...]
 
 def _drift(folder: Path) -> tuple[report.DriftLine, ...]:
     columns = ("segment", "level", "feature", "metric", "status", "value", "effect", "threshold", "n_ref", "n_cur", "q")
-    rows = pl.read_parquet(folder / "drift.parquet").iter_rows(named=True)
-    return tuple(report.DriftLine(**{name: row[name] for name in columns}, detail=row["detail"] or "") for row in rows)
+    found = pl.read_parquet(folder / "drift.parquet").with_columns(
+        pl.col("segment", "feature", "detail").fill_null(""), pl.col("n_ref", "n_cur").fill_null(0)
+    )
+    return tuple(report.DriftLine(**row) for row in found.select(*columns, "detail").iter_rows(named=True))
 
 
 def _evidence(evidence: Evidence, chosen: str) -> report.Evidence | None:
