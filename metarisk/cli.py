@@ -402,3 +402,7 @@ def _say(content: Mapping[str, Any], text: str, as_json: bool) -> None:
         typer.echo(json.dumps(content, default=str))
     else:
         Console().print(escape(text), soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    main()
