@@ -7,7 +7,7 @@ equals differentiating through the inner loop. Ragged adaptation and scoring liv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -74,6 +74,37 @@ def normalised(weight: Tensor, prior_rows: float = 0.0) -> Tensor:
     return weight / torch.where(total > 0, total + prior_rows, torch.ones_like(total))
 
 
+class _Step:
+    """Buffers of one inner step, lists by layer.
+
+    Views are made once, since making one costs as much as a small sum. Inputs h of a layer stand above their R-images,
+    and R-images of its deltas above the deltas, so that the weight part of a Hessian-vector product, h' Rd + Rh' d, is
+    one product over 2n rows.
+    """
+
+    def __init__(self, n: int, inputs: Sequence[int], outputs: Sequence[int], empty: Callable[..., Tensor]) -> None:
+        layers = range(len(outputs))
+        self.both = [empty(0 if i == 0 else 2 * n, inputs[i] + 1) for i in layers]
+        for buffer in self.both[1:]:
+            buffer[:, :n, -1] = 1.0
+        self.inputs = [buffer[:, :n] for buffer in self.both]
+        self.hidden = [buffer[:, :n, :-1] for buffer in self.both]
+        self.images = [buffer[:, n:] for buffer in self.both]
+        self.hidden_images = [buffer[:, n:, :-1] for buffer in self.both]
+        self.deltas_both = [empty(2 * n, outputs[i]) for i in layers]
+        self.deltas = [buffer[:, n:] for buffer in self.deltas_both]
+        self.delta_images = [buffer[:, :n] for buffer in self.deltas_both]
+        self.slopes = [empty(n, outputs[i]) for i in layers[:-1]]
+        self.gradients: list[Tensor] = []
+        self.curvature = empty(0)
+        self.place([empty(0)] * len(outputs))
+
+    def place(self, weights: Sequence[Tensor]) -> None:
+        """Set the weights before the step."""
+        self.weights = list(weights)
+        self.below = [weight[:, :-1].mT for weight in weights]
+
+
 class Unroll:
     """Workspace and kernels for meta-batches of one shape; call it with weights, rates, support and query.
 
@@ -117,24 +148,21 @@ class Unroll:
         def matrices() -> list[Tensor]:
             return [empty(0) if self.gram and i == 0 else empty(inputs[i] + 1, outputs[i]) for i in layers]
 
-        # Of each step: inputs h of a layer above their R-images, and R-images of its deltas above the deltas, so that
-        # the weight part of a Hessian-vector product, h' Rd + Rh' d, is one product over 2n rows.
-        self.hidden = [[empty(0 if i == 0 else 2 * n, inputs[i] + 1) for i in layers] for _ in range(plan.steps)]
-        self.deltas = [[empty(2 * n, outputs[i]) for i in layers] for _ in range(plan.steps)]
-        self.slopes = [[empty(n, outputs[i]) for i in range(last)] for _ in range(plan.steps)]
-        self.curvature = [empty(0)] * plan.steps
-        self.moved = [matrices() for _ in range(plan.steps)]
-        self.gradients = [[] if plan.rates == "number" else matrices() for _ in range(plan.steps)]
-        for buffers in self.hidden:
-            for buffer in buffers[1:]:
-                buffer[:, :n, -1] = 1.0
-        self.weights: list[list[Tensor]] = []
+        self.steps = [_Step(n, inputs, outputs, empty) for _ in range(plan.steps + 1)]
+        for step in self.steps[1:]:
+            step.place(matrices())
+        if plan.rates != "number":
+            for step in self.steps[:-1]:
+                step.gradients = matrices()
         self.adjoint, self.scaled = matrices(), [] if plan.rates == "number" else matrices()
         self.z, self.back = [empty(n, width) for width in outputs], [empty(n, width) for width in inputs]
-        self.wide = empty(max(2 * n, q), inputs[last] + 1)
+        self.adjoint_below = [matrix[:, :-1].mT for matrix in self.adjoint]
+        wide = empty(max(2 * n, q), inputs[last] + 1)
+        self.wide = {rows: wide[:, :rows] for rows in (n, 2 * n, q)}
         self.hidden_q = [empty(0 if i == 0 else q, inputs[i] + 1) for i in layers]
         for buffer in self.hidden_q[1:]:
             buffer[..., -1] = 1.0
+        self.inner_q = [buffer[..., :-1] for buffer in self.hidden_q]
         self.z_q, self.back_q = [empty(q, width) for width in outputs], [empty(q, width) for width in inputs]
         self.slopes_q = [empty(q, outputs[i]) for i in range(last)]
         if self.gram:
@@ -161,22 +189,25 @@ class Unroll:
         self._check(weights, rates, support, query)
         self.support, self.query = support, query
         self.share, self.share_q = normalised(support.weight, plan.prior_rows), normalised(query.weight)
-        self.weights = [[weight.expand(self.tasks, -1, -1) for weight in weights], *self.moved]
+        self.steps[0].place([weight.expand(self.tasks, -1, -1) for weight in weights])
+        for step in self.steps:
+            step.inputs[0] = support.x
+        self.hidden_q[0] = query.x
         self.fresh = True
         self.input_adjoint = torch.zeros_like(support.x[..., :-1]) if plan.adjoint else None
         self.input_adjoint_q = torch.zeros_like(query.x[..., :-1]) if plan.adjoint else None
         if self.gram:
             self._start_gram(weights[0])
-        for step in range(plan.steps):
-            self._descend(step, rates[step])
+        for number in range(plan.steps):
+            self._descend(number, rates[number])
         losses = torch.zeros(self.tasks, device=self.device, dtype=self.dtype)
         found: list[list[Tensor]] = []
-        for step in range(plan.steps, -1, -1):
-            part = self._part(step)
+        for number in range(plan.steps, -1, -1):
+            part = self._part(number)
             if part:
-                losses += self._judge(step, part)
-            if step and (plan.order == 2 or plan.learn_rates):
-                found.append(self._reflect(step - 1, rates[step - 1]))
+                losses += self._judge(number, part)
+            if number and (plan.order == 2 or plan.learn_rates):
+                found.append(self._reflect(number - 1, rates[number - 1]))
         return self._collect(losses, found[::-1] if plan.learn_rates else [])
 
     def _part(self, step: int) -> float:
@@ -193,162 +224,143 @@ class Unroll:
         torch.mm(x.flatten(0, 1), weight, out=self.z_start.flatten(0, 1))
         torch.mm(x_q.flatten(0, 1), weight, out=self.z_start_q.flatten(0, 1))
 
-    def _inputs(self, step: int, layer: int) -> Tensor:
-        return self.support.x if layer == 0 else self.hidden[step][layer][:, : self.n]
-
-    def _descend(self, step: int, rates: Sequence[Rate]) -> None:
+    def _descend(self, number: int, rates: Sequence[Rate]) -> None:
         """One gradient step of every task on its support rows."""
-        n, last, weights = self.n, self.layers - 1, self.weights[step]
+        step, last = self.steps[number], self.layers - 1
         for i in range(self.layers):
             if i == 0 and self.gram:
-                torch.baddbmm(self.z_start, self.inner, self.shift[step], alpha=-1, out=self.z[0])
+                torch.baddbmm(self.z_start, self.inner, self.shift[number], alpha=-1, out=self.z[0])
             else:
-                _apply(self._inputs(step, i), weights[i], self.z[i], self.wide)
+                self._apply(step.inputs[i], step.weights[i], self.z[i])
             if i < last:
                 self.activation.apply(self.z[i])
-                self.activation.slope(self.z[i], self.slopes[step][i])
-                self.hidden[step][i + 1][:, :n, :-1].copy_(self.z[i])
-        eta = self._eta(self.z[last], self.support.base)
-        delta = self.likelihood.gradient(eta, self.support.y)
-        torch.mul(delta.view(self.z[last].shape), self.share.unsqueeze(-1), out=self.deltas[step][last][:, n:])
+                self.activation.slope(self.z[i], step.slopes[i])
+                step.hidden[i + 1].copy_(self.z[i])
+        eta = _scores(self.z[last], self.support.base)
+        gradient = self.likelihood.gradient(eta, self.support.y)
+        torch.mul(gradient.view(self.z[last].shape), self.share.unsqueeze(-1), out=step.deltas[last])
         if self.plan.order == 2:
             curvature = self.likelihood.curvature(eta, self.support.y)
-            self.curvature[step] = curvature * self.share.view(*self.share.shape, *[1] * (curvature.dim() - 2))
+            step.curvature = curvature * self.share.view(*self.share.shape, *[1] * (curvature.dim() - 2))
         for i in range(last, 0, -1):
-            _apply_back(self.deltas[step][i][:, n:], weights[i], self.back[i])
-            torch.mul(self.back[i], self.slopes[step][i - 1], out=self.deltas[step][i - 1][:, n:])
+            _apply_below(step.deltas[i], step.below[i], self.back[i])
+            torch.mul(self.back[i], step.slopes[i - 1], out=step.deltas[i - 1])
         for i in range(self.layers):
-            self._move(step, i, rates[i])
+            self._move(number, i, rates[i])
 
-    def _move(self, step: int, layer: int, rate: Rate) -> None:
-        delta = self.deltas[step][layer][:, self.n :]
-        if layer == 0 and self.gram:
+    def _move(self, number: int, i: int, rate: Rate) -> None:
+        step, after = self.steps[number], self.steps[number + 1]
+        if i == 0 and self.gram:
             if isinstance(rate, float):
-                torch.add(self.shift[step], delta, alpha=rate, out=self.shift[step + 1])
+                torch.add(self.shift[number], step.deltas[0], alpha=rate, out=self.shift[number + 1])
             else:
-                torch.addcmul(self.shift[step], delta, rate, out=self.shift[step + 1])
-            return
-        here, there = self.weights[step][layer], self.weights[step + 1][layer]
-        inputs = self._inputs(step, layer)
-        if isinstance(rate, float):
-            _accumulate(here, inputs, delta, there, self.wide, alpha=-rate)
+                torch.addcmul(self.shift[number], step.deltas[0], rate, out=self.shift[number + 1])
+        elif isinstance(rate, float):
+            self._gather(step.weights[i], step.inputs[i], step.deltas[i], after.weights[i], alpha=-rate)
         else:
-            gradient = self.gradients[step][layer]
-            _accumulate(gradient, inputs, delta, gradient, self.wide, beta=0.0)
-            torch.addcmul(here, gradient, rate, value=-1, out=there)
+            gradient = step.gradients[i]
+            self._gather(gradient, step.inputs[i], step.deltas[i], gradient, beta=0.0)
+            torch.addcmul(step.weights[i], gradient, rate, value=-1, out=after.weights[i])
 
-    def _eta(self, z: Tensor, base: Tensor) -> Tensor:
-        """Scores in the likelihood's shape, the base score added to the first output in place."""
-        z[..., 0].add_(base)
-        return z.squeeze(-1) if z.shape[-1] == 1 else z
-
-    def _judge(self, step: int, part: float) -> Tensor:
-        """Query losses (B,) after `step` steps, times `part`; their gradient is added to the adjoint."""
-        last, weights, beta = self.layers - 1, self.weights[step], 0.0 if self.fresh else 1.0
+    def _judge(self, number: int, part: float) -> Tensor:
+        """Query losses (B,) after `number` steps, times `part`; their gradient is added to the adjoint."""
+        step, last, beta = self.steps[number], self.layers - 1, 0.0 if self.fresh else 1.0
         for i in range(self.layers):
             if i == 0 and self.gram:
-                torch.baddbmm(self.z_start_q, self.cross, self.shift[step], alpha=-1, out=self.z_q[0])
+                torch.baddbmm(self.z_start_q, self.cross, self.shift[number], alpha=-1, out=self.z_q[0])
             else:
-                _apply(self.query.x if i == 0 else self.hidden_q[i], weights[i], self.z_q[i], self.wide)
+                self._apply(self.hidden_q[i], step.weights[i], self.z_q[i])
             if i < last:
                 self.activation.apply(self.z_q[i])
                 self.activation.slope(self.z_q[i], self.slopes_q[i])
-                self.hidden_q[i + 1][..., :-1].copy_(self.z_q[i])
-        eta = self._eta(self.z_q[last], self.query.base)
-        losses = (self.likelihood.loss(eta, self.query.y) * self.share_q).sum(-1)
-        delta = self.likelihood.gradient(eta, self.query.y).view(self.z_q[last].shape) * (
-            part * self.share_q
-        ).unsqueeze(-1)
+                self.inner_q[i + 1].copy_(self.z_q[i])
+        eta = _scores(self.z_q[last], self.query.base)
+        losses = (self.likelihood.loss(eta, self.query.y) * self.share_q).sum(-1) * part
+        delta = self.likelihood.gradient(eta, self.query.y).view(self.z_q[last].shape)
+        delta = delta * (part * self.share_q).unsqueeze(-1)
         for i in range(last, -1, -1):
             if i == 0 and self.gram:
                 torch.baddbmm(self.adjoint_z, self.cross.mT, delta, beta=beta, out=self.adjoint_z)
                 torch.add(self.rows_z_q, delta, out=self.rows_z_q) if beta else self.rows_z_q.copy_(delta)
                 break
-            inputs = self.query.x if i == 0 else self.hidden_q[i]
-            _accumulate(self.adjoint[i], inputs, delta, self.adjoint[i], self.wide, beta=beta)
+            self._gather(self.adjoint[i], self.hidden_q[i], delta, self.adjoint[i], beta=beta)
             if i > 0:
-                _apply_back(delta, weights[i], self.back_q[i])
+                _apply_below(delta, step.below[i], self.back_q[i])
                 delta = torch.mul(self.back_q[i], self.slopes_q[i - 1], out=self.z_q[i - 1])
             elif self.input_adjoint_q is not None:
-                self.input_adjoint_q += _apply_back(delta, weights[0], self.back_q[0])
+                self.input_adjoint_q += _apply_below(delta, step.below[0], self.back_q[0])
         self.fresh = False
-        return part * losses
+        return losses
 
-    def _reflect(self, step: int, rates: Sequence[Rate]) -> list[Tensor]:
-        """Carry the adjoint from after `step` to before it: one Hessian-vector product; gradients of the rates."""
-        n, last, weights = self.n, self.layers - 1, self.weights[step]
+    def _reflect(self, number: int, rates: Sequence[Rate]) -> list[Tensor]:
+        """Carry the adjoint from after a step to before it: one Hessian-vector product; gradients of the rates."""
+        step, last = self.steps[number], self.layers - 1
         found, directions = self._rate_gradients(step, rates)
         if self.plan.order == 1:
             return found
-        hidden, deltas = self.hidden[step], self.deltas[step]
-        for i in range(self.layers):
-            direction, scale = directions[i]
+        for i, (_, scale) in enumerate(directions):
             if i == 0:
                 if scale != 1.0:
                     self.z[0].mul_(scale)
             elif i == last and self.widths[-1] == 1:
-                wide = torch.mul(hidden[i][:, n:], weights[i].mT, out=self.wide[:, :n])
+                wide = torch.mul(step.images[i], step.weights[i].mT, out=self.wide[self.n])
                 self.z[i].mul_(scale).add_(wide.sum(-1, keepdim=True))
             else:
-                torch.baddbmm(self.z[i], hidden[i][:, n:], weights[i], beta=scale, out=self.z[i])
+                torch.baddbmm(self.z[i], step.images[i], step.weights[i], beta=scale, out=self.z[i])
             if i < last:
-                torch.mul(self.z[i], self.slopes[step][i], out=hidden[i + 1][:, n:, :-1])
-        curvature = self.curvature[step]
-        if curvature.dim() == 2:
-            torch.mul(self.z[last], curvature.unsqueeze(-1), out=deltas[last][:, :n])
+                torch.mul(self.z[i], step.slopes[i], out=step.hidden_images[i + 1])
+        if step.curvature.dim() == 2:
+            torch.mul(self.z[last], step.curvature.unsqueeze(-1), out=step.delta_images[last])
         else:
-            deltas[last][:, :n] = (curvature @ self.z[last].unsqueeze(-1)).squeeze(-1)
-        for i in range(last, -1, -1):
-            if i == 0 and self.input_adjoint is None:
-                break
+            step.delta_images[last].copy_((step.curvature @ self.z[last].unsqueeze(-1)).squeeze(-1))
+        for i in range(last, -1 if self.input_adjoint is not None else 0, -1):
             direction, scale = directions[i]
-            _apply_back(deltas[i][:, :n], weights[i], self.back[i])
-            _apply_back(deltas[i][:, n:], direction, self.back[i], beta=1.0, alpha=scale)
-            if i == 0:
-                assert self.input_adjoint is not None  # noqa: S101
+            _apply_below(step.delta_images[i], step.below[i], self.back[i])
+            _apply_below(step.deltas[i], direction, self.back[i], beta=1.0, alpha=scale)
+            if i == 0 and self.input_adjoint is not None:
                 self.input_adjoint -= self.back[0]
                 break
-            image = torch.mul(self.back[i], self.slopes[step][i - 1], out=deltas[i - 1][:, :n])
+            torch.mul(self.back[i], step.slopes[i - 1], out=step.delta_images[i - 1])
             if self.activation.bend is not None:
-                bend = self.activation.bend(hidden[i][:, :n, :-1])
-                image.addcmul_(bend.mul_(self.z[i - 1]), deltas[i - 1][:, n:])
+                bend = self.activation.bend(step.hidden[i])
+                step.delta_images[i - 1].addcmul_(bend.mul_(self.z[i - 1]), step.deltas[i - 1])
         for i in range(self.layers):
             if i == 0 and self.gram:
-                self.adjoint_z.baddbmm_(self.inner, deltas[0][:, :n], alpha=-1)
-                self.rows_z.sub_(deltas[0][:, :n])
+                self.adjoint_z.baddbmm_(self.inner, step.delta_images[0], alpha=-1)
+                self.rows_z.sub_(step.delta_images[0])
             elif i == 0:
-                _accumulate(self.adjoint[0], self.support.x, deltas[0][:, :n], self.adjoint[0], self.wide, alpha=-1.0)
+                self._gather(self.adjoint[0], self.support.x, step.delta_images[0], self.adjoint[0], alpha=-1.0)
             else:
-                _accumulate(self.adjoint[i], hidden[i], deltas[i], self.adjoint[i], self.wide, alpha=-1.0)
+                self._gather(self.adjoint[i], step.both[i], step.deltas_both[i], self.adjoint[i], alpha=-1.0)
         return found
 
-    def _rate_gradients(self, step: int, rates: Sequence[Rate]) -> tuple[list[Tensor], list[tuple[Tensor, float]]]:
-        """Gradients of the rates, and the directions of the Hessian-vector product as (matrix, factor).
+    def _rate_gradients(self, step: _Step, rates: Sequence[Rate]) -> tuple[list[Tensor], list[tuple[Tensor, float]]]:
+        """Gradients of the rates, and the directions of the Hessian-vector product.
 
-        Leaves h times direction (without the factor) of each layer in `z`.
+        A direction is a factor and a matrix, transposed and without its bias row. Inputs times the whole direction
+        (without the factor) are left in `z`.
         """
         found: list[Tensor] = []
         directions: list[tuple[Tensor, float]] = []
         for i, rate in enumerate(rates):
-            delta = self.deltas[step][i][:, self.n :]
+            adjoint = self.adjoint[i]
             if i == 0 and self.gram:
                 if self.plan.learn_rates:
-                    found.append(-(self.adjoint_z * delta).sum() / self.tasks)
+                    found.append(-(self.adjoint_z * step.deltas[0]).sum() / self.tasks)
                 torch.mul(self.adjoint_z, rate, out=self.z[0])
-                directions.append((self.adjoint_z, 1.0))
-                continue
-            adjoint = self.adjoint[i]
-            if isinstance(rate, float):
-                directions.append((adjoint, rate))
-                _apply(self._inputs(step, i), adjoint, self.z[i], self.wide)
+                directions.append((adjoint, 1.0))
+            elif isinstance(rate, float):
+                self._apply(step.inputs[i], adjoint, self.z[i])
+                directions.append((self.adjoint_below[i], rate))
                 if self.plan.learn_rates:
-                    found.append(-(self.z[i] * delta).sum() / self.tasks)
-                continue
-            if self.plan.learn_rates:
-                each = -(adjoint * self.gradients[step][i]).sum(0) / self.tasks
-                found.append(each.sum() if rate.dim() == 0 else each)
-            directions.append((torch.mul(adjoint, rate, out=self.scaled[i]), 1.0))
-            _apply(self._inputs(step, i), self.scaled[i], self.z[i], self.wide)
+                    found.append(-(self.z[i] * step.deltas[i]).sum() / self.tasks)
+            else:
+                if self.plan.learn_rates:
+                    each = -(adjoint * step.gradients[i]).sum(0) / self.tasks
+                    found.append(each.sum() if rate.dim() == 0 else each)
+                scaled = torch.mul(adjoint, rate, out=self.scaled[i])
+                self._apply(step.inputs[i], scaled, self.z[i])
+                directions.append((scaled[:, :-1].mT, 1.0))
         return found, directions
 
     def _collect(self, losses: Tensor, rates: list[list[Tensor]]) -> Unrolled:
@@ -362,6 +374,27 @@ class Unroll:
             None if adjoint is None else adjoint / self.tasks for adjoint in (self.input_adjoint, self.input_adjoint_q)
         )
         return Unrolled(losses, gradients, rates, support, query)
+
+    def _apply(self, inputs: Tensor, weight: Tensor, out: Tensor) -> None:
+        """out = inputs @ weight; a single output is a weighted sum, many times faster than a product of that shape."""
+        if weight.shape[-1] == 1:
+            wide = torch.mul(inputs, weight.mT, out=self.wide[inputs.shape[1]])
+            torch.sum(wide, -1, keepdim=True, out=out)
+        else:
+            torch.bmm(inputs, weight, out=out)
+
+    def _gather(
+        self, base: Tensor, inputs: Tensor, delta: Tensor, out: Tensor, *, beta: float = 1.0, alpha: float = 1.0
+    ) -> None:
+        """out = beta base + alpha inputs^T @ delta; beta is 0 or 1."""
+        if delta.shape[-1] != 1:
+            torch.baddbmm(base, inputs.mT, delta, beta=beta, alpha=alpha, out=out)
+            return
+        total = torch.mul(inputs, delta, out=self.wide[inputs.shape[1]]).sum(1).unsqueeze(-1)
+        if beta:
+            torch.add(base, total, alpha=alpha, out=out)
+        else:
+            torch.mul(total, alpha, out=out)
 
     def _check(self, weights: Sequence[Tensor], rates: Sequence[Sequence[Rate]], support: Block, query: Block) -> None:
         wanted: dict[str, tuple[Tensor, tuple[int, ...]]]
@@ -412,35 +445,14 @@ def free_memory(device: torch.device) -> int:
     return found["MemAvailable"] * 1024
 
 
-def _apply(inputs: Tensor, weight: Tensor, out: Tensor, wide: Tensor) -> None:
-    """out = inputs @ weight; a single output is a weighted sum, many times faster than a product of that shape."""
-    if weight.shape[-1] == 1:
-        rows = inputs.shape[1]
-        torch.mul(inputs, weight.mT, out=wide[:, :rows])
-        torch.sum(wide[:, :rows], -1, keepdim=True, out=out)
-    else:
-        torch.bmm(inputs, weight, out=out)
+def _scores(z: Tensor, base: Tensor) -> Tensor:
+    """Scores in the likelihood's shape, the base score added to the first output in place."""
+    z[..., 0].add_(base)
+    return z.squeeze(-1) if z.shape[-1] == 1 else z
 
 
-def _apply_back(delta: Tensor, weight: Tensor, out: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
-    """out = beta out + alpha delta @ weight^T without the bias row; beta is 0 or 1."""
-    weight = weight[:, :-1].mT
-    if weight.shape[1] != 1:
-        return torch.baddbmm(out, delta, weight, beta=beta, alpha=alpha, out=out)
-    return out.addcmul_(delta, weight, value=alpha) if beta else torch.mul(delta, weight, out=out)
-
-
-def _accumulate(
-    base: Tensor, inputs: Tensor, delta: Tensor, out: Tensor, wide: Tensor, *, beta: float = 1.0, alpha: float = 1.0
-) -> None:
-    """out = beta base + alpha inputs^T @ delta; beta is 0 or 1."""
-    if delta.shape[-1] != 1:
-        torch.baddbmm(base, inputs.mT, delta, beta=beta, alpha=alpha, out=out)
-        return
-    rows = inputs.shape[1]
-    torch.mul(inputs, delta, out=wide[:, :rows])
-    total = wide[:, :rows].sum(1).unsqueeze(-1)
-    if beta:
-        torch.add(base, total, alpha=alpha, out=out)
-    else:
-        torch.mul(total, alpha, out=out)
+def _apply_below(delta: Tensor, below: Tensor, out: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
+    """out = beta out + alpha delta @ below, where below is a weight transposed, without its bias; beta is 0 or 1."""
+    if below.shape[1] != 1:
+        return torch.baddbmm(out, delta, below, beta=beta, alpha=alpha, out=out)
+    return out.addcmul_(delta, below, value=alpha) if beta else torch.mul(delta, below, out=out)
