@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +16,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pyarrow as pa
 
 from metarisk.domain import Scalar, Transaction, Warehouse
 from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import DuckDBWarehouse
 
 ROOT = Path(__file__).resolve().parents[1]
 MIGRATIONS, VIEWS = ROOT / "sql" / "migrations", ROOT / "sql" / "views"
@@ -48,6 +53,12 @@ class Server:
         return name
 
 
+def _in_memory() -> str | None:
+    """A folder in memory where it has room: each test has a database of its own, thousands of files in all."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30 else None
+
+
 @contextmanager
 def server() -> Iterator[Server]:
     """Start a PostgreSQL server in a folder of its own, and take both away afterwards."""
@@ -63,7 +74,7 @@ def server() -> Iterator[Server]:
         if before is not None:
             os.environ["XDG_RUNTIME_DIR"] = before
     # A short path: a Unix socket's may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="metarisk-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="metarisk-pg-", dir=_in_memory()))
     folder.chmod(0o755)
     instance = get_server(folder / "data")
     try:
@@ -73,6 +84,9 @@ def server() -> Iterator[Server]:
         )
         yield running
     finally:
+        postmaster = psutil.Process(instance.get_pid())
+        postmaster.send_signal(signal.SIGQUIT)  # at once: nothing is to be kept
+        postmaster.wait(60)
         instance.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(runtime, ignore_errors=True)
@@ -158,3 +172,20 @@ def scores(as_of: date, run_id: str, portfolio: str, score: float, entities: int
         score_high=[score * 2] * entities,
         adaptation_id=[f"{run_id}-north|auto" if n % 2 == 0 else f"{run_id}-south|auto" for n in numbers],
     )
+
+
+def child(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Another process that runs `code` (sys.argv[1:] are the arguments); its lines are read from stdout."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def address(warehouse: Warehouse, folder: Path) -> tuple[str, str]:
+    """What a child process needs to open the same warehouse: its URL and its data folder."""
+    url = f"duckdb:///{warehouse.path}" if isinstance(warehouse, DuckDBWarehouse) else warehouse._url  # type: ignore[attr-defined]
+    return url, str(folder)

@@ -21,7 +21,10 @@ def open_warehouse(url: str, data_dir: Path, *, threads: int, memory_mb: int) ->
     """
     scheme, _, rest = url.partition("://")
     if scheme == "postgresql" and rest:
-        return PostgreSQLWarehouse(url)
+        try:
+            return PostgreSQLWarehouse(url)
+        except ValueError as error:  # of urllib; it names the part that is wrong
+            raise ConfigError(f"METARISK_WAREHOUSE is no URL ({error})", remedy="correct host and port") from None
     if scheme == "duckdb" and rest.startswith("/") and len(rest) > 1:
         return DuckDBWarehouse(data_dir / rest[1:], data_dir, threads=threads, memory_mb=memory_mb)
     raise ConfigError(

@@ -78,7 +78,7 @@ class DuckDBWarehouse:
     def __init__(
         self, path: Path, data_dir: Path, *, threads: int, memory_mb: int, busy_seconds: float = 300.0
     ) -> None:
-        self.path = path.absolute()
+        self.path = path.resolve()
         self._limits = Limits(threads, memory_mb, data_dir.absolute() / "tmp" / "duckdb", busy_seconds)
 
     def __repr__(self) -> str:
@@ -110,7 +110,7 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with duck_file(self.path).cursor(self._limits, write=False) as cursor, explained(self.path):
+        with duck_file(self.path).cursor(self._limits, write=False) as cursor, explained(self.path, reading=True):
             # Read-only as a transaction too: another thread's transaction may have the file open for writing.
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             yield cursor

@@ -128,7 +128,6 @@ def _open(path: Path, limits: Limits, write: bool, deadline: float) -> duckdb.Du
             f"the warehouse {path} does not exist yet",
             remedy="load or seed the source tables, or correct METARISK_WAREHOUSE and METARISK_DATA",
         )
-    root = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         root = memory_instance(limits)
@@ -146,10 +145,6 @@ def _open(path: Path, limits: Limits, write: bool, deadline: float) -> duckdb.Du
                 time.sleep(next(pauses))
     except (duckdb.Error, OSError) as error:
         raise explain(error, path) from None
-    except WarehouseError:
-        if root is not None:
-            root.close()
-        raise
 
 
 def _conflict(error: duckdb.Error) -> str:
@@ -176,9 +171,11 @@ _REMEDIES = (
 )  # fmt: skip
 
 
-def explain(error: duckdb.Error | OSError, path: Path) -> MetariskError:
-    """The native exception as an error of this job, with the remedy."""
+def explain(error: duckdb.Error | OSError, path: Path, *, reading: bool = False) -> MetariskError:
+    """The native exception as an error of this job, with the remedy; `reading`: the transaction was read-only by us."""
     said = str(error).strip().split("\n")[0]
+    if reading and re.search("attached in read-only mode|transaction is launched in read-only mode", said):
+        return ConfigError(f"the SQL writes ({said})", remedy="write one SELECT or WITH ... SELECT that only reads")
     if isinstance(error, duckdb.OutOfMemoryException) and "max_temp_directory_size" not in said:
         return WarehouseError(f"DuckDB ran out of memory ({said})", remedy="raise METARISK_MEMORY_MB")
     if isinstance(error, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException) and (
@@ -196,9 +193,9 @@ def explain(error: duckdb.Error | OSError, path: Path) -> MetariskError:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path, *, reading: bool = False) -> Iterator[None]:
     """Turn native exceptions of the block into this job's errors; the native text may quote data, so no chain."""
     try:
         yield
     except (duckdb.Error, OSError) as error:
-        raise explain(error, path) from None
+        raise explain(error, path, reading=reading) from None

@@ -38,6 +38,8 @@ _STATES: Sequence[tuple[str, type[MetariskError], str, str]] = (
 """SQLSTATE prefixes, longer ones before the shorter that they are exceptions of."""
 _SAYINGS = (
     (r"read-write mode|read-only transaction", "25006"),
+    (r"No space left|temp_file_limit", "53100"),
+    (r"canceling statement", "57014"),
     (r"authentication failed|no password supplied|role .* does not exist|no pg_hba.conf", "28000"),
     (r"database .* does not exist", "3D000"),
     (r"too many clients|remaining connection slots", "53300"),
@@ -60,9 +62,11 @@ def is_refused(error: Exception) -> bool:
     return _sqlstate(error)[:2] in {"08", "57"} or _sqlstate(error) == "53300"
 
 
-def explain(error: Exception, secrets: Sequence[str] = ()) -> MetariskError:
-    """The native exception as an error of this job, with the remedy."""
+def explain(error: Exception, secrets: Sequence[str] = (), *, reading: bool = False) -> MetariskError:
+    """The native exception as an error of this job, with the remedy; `reading`: the connection was read-only by us."""
     said, state = _said(error, secrets), _sqlstate(error)
+    if reading and state in {"25001", "25006"}:
+        return ConfigError(f"the SQL writes ({said})", remedy="write one SELECT or WITH ... SELECT that only reads")
     for prefix, kind, what, remedy in _STATES:
         if state.startswith(prefix):
             return kind(f"PostgreSQL {what} ({said})", remedy=remedy)
@@ -70,12 +74,12 @@ def explain(error: Exception, secrets: Sequence[str] = ()) -> MetariskError:
 
 
 @contextmanager
-def explained(secrets: Sequence[str]) -> Iterator[None]:
+def explained(secrets: Sequence[str], *, reading: bool = False) -> Iterator[None]:
     """Turn native exceptions of the block into this job's; the native text quotes the statement, so no chain."""
     try:
         yield
     except (dbapi.Error, pa.ArrowException, OSError) as error:
-        raise explain(error, secrets) from None
+        raise explain(error, secrets, reading=reading) from None
 
 
 def _sqlstate(error: Exception) -> str:

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 from adbc_driver_manager import dbapi
+from adbc_driver_postgresql import StatementOptions
 from adbc_driver_postgresql.dbapi import connect
 
 from metarisk.domain import LockedError, Scalar
@@ -30,6 +31,8 @@ from metarisk.warehouse.migrations import apply
 from metarisk.warehouse.pgerrors import explain, explained, is_refused, secrets_of
 
 _CONNECT_TRIES = 5
+FIRST_PAUSE = 0.2
+"""Seconds before the second try to connect; the tests shorten it."""
 _DEFAULTS = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -69,8 +72,9 @@ class PostgreSQLTransaction:
         if first is None:
             return 0
         schema, name = statements.split_table(table)
-        with explained(self._warehouse.secrets), _reader(self._connection, f"TABLE {quoted} LIMIT 0") as reader:
-            target = arrow.appended_schema(first.schema.names, arrow.plain_schema(reader.schema), table)
+        with explained(self._warehouse.secrets):
+            whole = _table(self._connection, f"TABLE {quoted} LIMIT 0").schema
+        target = arrow.appended_schema(first.schema.names, whole, table)
         key = partition_key(self, table)
         months = partial(months_of, key=key if key in target.names else None)
         rows = 0
@@ -102,11 +106,9 @@ class PostgreSQLTransaction:
 
     def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
         """A small result, as seen inside the transaction."""
-        with (
-            explained(self._warehouse.secrets),
-            _reader(self._connection, statements.render(sql, parameters)) as reader,
-        ):
-            return _rows(reader)
+        with explained(self._warehouse.secrets):
+            rows: list[dict[str, Any]] = _table(self._connection, statements.render(sql, parameters)).to_pylist()
+            return rows
 
 
 class PostgreSQLWarehouse:
@@ -130,10 +132,8 @@ class PostgreSQLWarehouse:
     ) -> Iterator[pa.RecordBatchReader]:
         """Read-only: one SELECT, streamed by COPY in a read-only transaction of its own."""
         statement = statements.render_select(sql, parameters)
-        with self._connection() as connection:
-            with explained(self.secrets):
-                _execute(connection, "SET TRANSACTION READ ONLY")
-                cursor = connection.cursor()
+        with self._reading() as connection, closing(connection.cursor()) as cursor:
+            with explained(self.secrets, reading=True):
                 result = cursor.execute(statement).fetch_record_batch()
             schema = arrow.plain_schema(result.schema)
             batches = arrow.plain_batches(self._explained(result), schema, batch_rows)
@@ -141,14 +141,22 @@ class PostgreSQLWarehouse:
                 yield reader
 
     def _explained(self, result: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        with explained(self.secrets):
+        with explained(self.secrets, reading=True):
             yield from result
 
     def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
         """Read-only: a small result."""
-        with self.stream(sql, parameters) as reader:
-            rows: list[dict[str, Any]] = reader.read_all().to_pylist()
+        statement = statements.render_select(sql, parameters)
+        with self._reading() as connection, explained(self.secrets, reading=True):
+            rows: list[dict[str, Any]] = _table(connection, statement).to_pylist()
             return rows
+
+    @contextmanager
+    def _reading(self) -> Iterator[dbapi.Connection]:
+        with self._connection() as connection:
+            with explained(self.secrets):
+                _execute(connection, "SET TRANSACTION READ ONLY")
+            yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[PostgreSQLTransaction]:
@@ -217,7 +225,7 @@ class PostgreSQLWarehouse:
     def _connection(
         self, *, application_name: str = "metarisk", autocommit: bool = False
     ) -> Iterator[dbapi.Connection]:
-        pauses = backoff(0.1, 2.0)
+        pauses = backoff(FIRST_PAUSE, 2.0)
         for left in reversed(range(_CONNECT_TRIES)):
             try:
                 connection = connect(_with_defaults(self._url, application_name), autocommit=autocommit)
@@ -279,21 +287,18 @@ def _locked(connection: dbapi.Connection, name: str, key: int) -> LockedError:
 
 def _execute(connection: dbapi.Connection, statement: str) -> None:
     with closing(connection.cursor()) as cursor:
+        # Otherwise a statement with a result would run, and fail, only as its result is read.
+        cursor.adbc_statement.set_options(**{StatementOptions.USE_COPY.value: "false"})
         cursor.execute(statement)
 
 
-@contextmanager
-def _reader(connection: dbapi.Connection, statement: str) -> Iterator[pa.RecordBatchReader]:
+def _table(connection: dbapi.Connection, statement: str) -> pa.Table:
+    """The whole result, as plain types."""
     with closing(connection.cursor()) as cursor:
-        yield cursor.execute(statement).fetch_record_batch()
-
-
-def _rows(result: pa.RecordBatchReader) -> list[dict[str, Any]]:
+        result = cursor.execute(statement).fetch_arrow_table()
     schema = arrow.plain_schema(result.schema)
-    rows: list[dict[str, Any]] = pa.Table.from_batches(arrow.plain_batches(result, schema), schema).to_pylist()
-    return rows
+    return pa.Table.from_batches(arrow.plain_batches(result.to_batches(), schema), schema)
 
 
 def _one(connection: dbapi.Connection, statement: str) -> dict[str, Any]:
-    with _reader(connection, statement) as reader:
-        return next(iter(_rows(reader)), {})
+    return next(iter(_table(connection, statement).to_pylist()), {})
