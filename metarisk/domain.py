@@ -225,6 +225,8 @@ class Portfolio:
     calendar_sql: str | None = None
     """With calendar `table`: one SELECT that yields the dates on which a night is due."""
     catch_up: Literal["all", "latest"] = "all"
+    scheduled: bool = True
+    """Whether scheduled flows run it; false: it runs only when it is named."""
     learner: LearnerChoice = LearnerChoice()
     candidates: tuple[str, ...] = ()
     """Recipes that compete each week; empty: the risk type's own list."""

@@ -18,7 +18,8 @@ from metarisk.domain import ConfigError, QualityError
 from metarisk.pipeline import night, pages, week
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
 from metarisk.pipeline.publish import Attempt, current_publication, publish, record_failure
-from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios
+from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
+from metarisk.risks import RISKS
 from metarisk.settings import Settings
 
 __all__ = [
@@ -193,8 +194,9 @@ def backfill(context: Context, start: date, call: Caller = direct) -> list[Night
 
 
 def portfolio_names(settings: Settings) -> list[str]:
-    """Names of all portfolios of the project."""
-    return list_portfolios(settings.project)
+    """Names of the portfolios that schedules run."""
+    names = list_portfolios(settings.project)
+    return [name for name in names if load_portfolio(settings.project, name, risks=RISKS).scheduled]
 
 
 def _calendar_table(context: Context) -> Sequence[date]:
