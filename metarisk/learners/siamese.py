@@ -1,0 +1,94 @@
+"""Siamese networks: an embedding that learns whether two rows of a task share their class.
+
+Koch, Zemel and Salakhutdinov (2015), ICML deep learning workshop (pair loss); Hadsell, Chopra and LeCun (2006), CVPR
+(contrastive loss).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from metarisk.domain import Array
+from metarisk.learners.loop import Parameters
+from metarisk.learners.metric import MetricLearner, evidence
+from metarisk.learners.packing import Block
+
+
+@dataclass(frozen=True)
+class Siamese(MetricLearner):
+    """Correction = evidence under a kernel, the learned probability that two rows share their class.
+
+    The embedding learns from pairs of a query and a support row alone: of both kinds of equal pairs and of unequal
+    pairs each the same total weight, so that rare events count. The log-loss of query rows trains only what turns
+    distance into a calibrated score: threshold, sharpness and shrinkage.
+
+    Adaptation: `embedded` (M, E), `y`, `weight` and `expected` (M,), packed by `starts`.
+
+    Attributes:
+        pair_loss: "binary" (Koch): cross-entropy of sigmoid(threshold - sum_k scale_k |e_k - f_k|); "contrastive"
+            (Hadsell): squared distance of equal pairs, and (margin - distance)^2 of unequal ones that are nearer.
+        margin: of the contrastive loss.
+    """
+
+    pair_loss: Literal["binary", "contrastive"] = "binary"
+    margin: float = 2.0
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Every kept support row is compared with."""
+        return True
+
+    def start(self, rng: np.random.Generator) -> dict[str, Array]:
+        """Scales of the weighted distance, its threshold, and the sharpness of the kernel."""
+        return {
+            "log_scale": np.full(self.embedding, -np.log(self.embedding)),
+            "threshold": np.array(1.0),
+            "log_sharpness": np.array(0.0),
+        }
+
+    def summarise(self, parameters: Parameters, embedded: Tensor, block: Block, expected: Tensor) -> dict[str, Tensor]:
+        """The rows themselves."""
+        return {"embedded": embedded, "y": block.y, "weight": block.weight, "expected": expected}
+
+    def correct(self, parameters: Parameters, summary: Mapping[str, Tensor], embedded: Tensor) -> Tensor:
+        """(B, m)."""
+        with torch.no_grad():
+            distance = self._distance(parameters, embedded, summary["embedded"])
+        kernel = torch.sigmoid(torch.exp(parameters["log_sharpness"]) * (parameters["threshold"] - distance))
+        rows = Block(summary["embedded"], summary["y"], summary["weight"], summary["expected"])
+        return evidence(kernel, rows, summary["expected"], parameters["log_mass"])
+
+    def extra_loss(self, parameters: Parameters, support: tuple[Tensor, Block], query: tuple[Tensor, Block]) -> Tensor:
+        """Loss of all pairs of a query and a support row, the three kinds of pair balanced (B,)."""
+        (here, rows), (there, others) = support, query
+        equal = others.y.unsqueeze(2) == rows.y.unsqueeze(1)
+        both = others.y.unsqueeze(2) + rows.y.unsqueeze(1)
+        weight = others.weight.unsqueeze(2) * rows.weight.unsqueeze(1)
+        distance = self._distance(parameters, there, here)
+        if self.pair_loss == "binary":
+            logit = parameters["threshold"] - distance
+            loss = torch.where(equal, softplus(-logit), softplus(logit))
+        else:
+            loss = torch.where(equal, distance**2, torch.relu(self.margin - distance) ** 2)
+        total = torch.zeros(len(weight), dtype=loss.dtype, device=loss.device)
+        for kind in (0, 1, 2):
+            of_kind = weight * (both == kind)
+            mass = of_kind.sum((1, 2))
+            total = total + (of_kind * loss).sum((1, 2)) / torch.where(mass > 0, mass, torch.ones_like(mass)) / 3
+        return total
+
+    def _distance(self, parameters: Parameters, one: Tensor, other: Tensor) -> Tensor:
+        """(B, m, n): weighted city-block for binary pairs, Euclidean for contrastive ones."""
+        if self.pair_loss == "binary":
+            scale = torch.exp(parameters["log_scale"])
+            return torch.cdist(one * scale, other * scale, p=1.0)
+        lengths = (one**2).sum(-1).unsqueeze(2) + (other**2).sum(-1).unsqueeze(1)
+        squares = torch.relu(torch.baddbmm(lengths, one, other.transpose(1, 2), alpha=-2.0))
+        return (squares + 1e-12).sqrt()
