@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HELPERS = {"__init__", "__main__", "harness"}
+HELPERS = {"__init__", "__main__", "harness", "segments"}
 
 
 def main() -> int:
