@@ -1,7 +1,7 @@
 """The command line: every command says what it did and what to do next; `--json` says it to machines.
 
-What needs a Prefect server (`up`, `demo`) is started as `python -m flows.ops`, so that everything else works without
-one.
+What needs a Prefect server (`up`, `demo`) is started as `python -m flows.…`, so that everything else works without one.
+The pipeline is imported by the commands that run it: it brings torch, and `load` or `runs` should answer at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
@@ -24,13 +24,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from metarisk import __version__, demo, lake, pipeline
+from metarisk import __version__, demo, lake
 from metarisk.domain import ConfigError, Job, MetariskError, Warehouse
-from metarisk.pipeline import Context
-from metarisk.pipeline.context import Quiet
-from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios
+from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios, load_portfolio
+from metarisk.risks import RISKS
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
+
+if TYPE_CHECKING:
+    from metarisk.pipeline import Context, NightResult
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 portfolio_app = typer.Typer(no_args_is_help=True, help="Draft, check and list portfolios.")
@@ -148,6 +150,8 @@ def load(
 def weekly(portfolio: Name, as_of: AsOf, as_json: Json = False) -> None:
     """Judge the candidates, train the chosen one, and register it."""
 
+    from metarisk import pipeline
+
     def work(context: Context) -> tuple[dict[str, Any], str]:
         result = pipeline.weekly(context)
         state = "champion" if result.promoted else "candidate"
@@ -171,6 +175,8 @@ def nightly(
 ) -> None:
     """Adapt, score, watch for drift, publish."""
 
+    from metarisk import pipeline
+
     def work(context: Context) -> tuple[dict[str, Any], str]:
         result = pipeline.nightly(context)
         return _plain(result), _night_text(result)
@@ -187,6 +193,8 @@ def backfill(
     as_json: Json = False,
 ) -> None:
     """Run past nights of the calendar, oldest first; done nights are skipped."""
+    from metarisk import pipeline
+
     first = _date(start, as_json)
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
@@ -219,7 +227,11 @@ def runs(
         if as_json:
             _say({"attempts": rows}, "", True)
         elif rows:
-            Console().print(rich_table("Attempts, newest first", [_readable(row) for row in rows]))
+            console = Console()
+            console.print(rich_table("Attempts, newest first", [_readable(row) for row in rows]))
+            for row in rows:
+                if row["error"]:
+                    console.print(escape(f"{row['as_of']} {row['step']}: {row['error']}"), soft_wrap=True)
         else:
             Console().print("no attempt yet\nNext: metarisk weekly, then metarisk nightly")
 
@@ -265,11 +277,10 @@ def portfolio_check(
 ) -> None:
     """Validate a portfolio against the live warehouse."""
     day = _date(as_of, as_json) if as_of else date.today()  # noqa: DTZ011
-    context = _context(Job(name, day), Quiet())
+    warehouse, settings = _warehouse()
     with _errors(as_json):
-        findings = check_portfolio(
-            context.portfolio, context.settings.project, context.warehouse, day, check_schema=lake.check_schema
-        )
+        portfolio = load_portfolio(settings.project, name, risks=RISKS)
+        findings = check_portfolio(portfolio, settings.project, warehouse, day, check_schema=lake.check_schema)
         wrong = [finding for finding in findings if not finding.ok]
         lines = [
             f"{'ok   ' if finding.ok else 'WRONG'} {finding.about}: {finding.what}"
@@ -317,17 +328,15 @@ def main() -> None:
 
 
 def _run(job: Job, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
+    from metarisk.pipeline import Context, Quiet
+
     with _errors(as_json):
         if as_json:
-            content, text = work(_context(job, Quiet()))
+            content, text = work(Context(job, Settings(), Quiet()))
         else:
             with RichReporter(Console(stderr=True)) as reporter:
-                content, text = work(_context(job, reporter))
+                content, text = work(Context(job, Settings(), reporter))
         _say(content, text, as_json)
-
-
-def _context(job: Job, reporter: Any) -> Context:
-    return Context(job, Settings(), reporter)
 
 
 def _warehouse() -> tuple[Warehouse, Settings]:
@@ -378,7 +387,7 @@ def _reader(parquet: pq.ParquetFile) -> Any:
     return pa.RecordBatchReader.from_batches(parquet.schema_arrow, parquet.iter_batches())
 
 
-def _night_text(result: pipeline.NightResult) -> str:
+def _night_text(result: NightResult) -> str:
     if result.outcome == "already_published":
         return f"{result.portfolio} {result.as_of}: already published as run {result.run_id}; nothing was done"
     return (
@@ -392,9 +401,8 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _readable(row: Mapping[str, Any]) -> dict[str, object]:
-    return {
-        name: "" if value is None else str(value)[:19] if name == "started_at" else value for name, value in row.items()
-    }
+    shown = {name: "" if value is None else value for name, value in row.items() if name != "error"}
+    return shown | {"started_at": str(row["started_at"])[:19]}
 
 
 def _say(content: Mapping[str, Any], text: str, as_json: bool) -> None:
