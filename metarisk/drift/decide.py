@@ -26,6 +26,7 @@ VOLUME = math.log(2.0)
 MIN_ROWS = 50
 """With fewer rows on either side a tenth expects less than five: the segment is judged with others like it."""
 REFINE_BELOW = 1e-3
+_LEAST_DRAWS = 20_000
 _TAIL_ERROR = 100.0
 """No chi-square tail here is further off (5 was measured): a p-value that stays significant so is not refined."""
 
@@ -79,23 +80,20 @@ class _Tests:
 def compare(segments: Sequence[str], reference: Counts, current: Counts, *, seed: int = 0) -> pl.DataFrame:
     """Rows of `drift_metric`: PSI tests by segment and feature, segment volumes, and measures that describe what moved.
 
-    Tests are `psi` and `volume`; they share one false discovery rate. The measures `js`, `wasserstein`, `missing_rate`
-    and `unseen` have no test of their own: they stand for the whole portfolio and wherever `psi` is not ok, and take
-    over its status.
+    Tests are `psi` and `volume`, each kind with its own false discovery rate. The measures `js`, `wasserstein`,
+    `missing_rate` and `unseen` have no test of their own: they stand for the whole portfolio and wherever `psi` is not
+    ok, and take over its status.
     """
     groups = _group(segments, reference, current)
     tests = [_test(bins, groups, reference, current) for name, bins in current.bins.items() if name in reference.bins]
     volume = _volume(groups, reference, current)
-    p = np.concatenate([*(test.p for test in tests), volume["p"].to_numpy()])
-    effect = np.concatenate([*(test.effect for test in tests), np.zeros(len(volume))])
     tables = [(test, group) for test in tests for group in range(len(groups.names))]
-    p = _refined(p, effect, tables, seed)
-    q = benjamini_hochberg(p)
+    p, q = _discoveries(tables, seed)
     parts, at, size = [], 0, len(groups.names)
     for test in tests:
         parts += _feature_rows(test, groups, p[at : at + size], q[at : at + size])
         at += size
-    parts.append(_volume_rows(volume, q[at:]))
+    parts.append(_volume_rows(volume))
     parts += [blind(reason, feature=name) for name, reason in current.uncounted.items()]
     return pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
 
@@ -192,8 +190,8 @@ def _bin_name(bins: Bins, members: Array) -> str:
         return f"up to {bins.edges[last]:.4g}" if last < len(bins.edges) else "any value"
     if last >= len(bins.edges):
         return f"above {bins.edges[first - 1]:.4g}"
-    low, high = f"{bins.edges[first - 1]:.4g}", f"{bins.edges[last]:.4g}"
-    return f"{low} to {high}" if low != high else high
+    low, high = bins.edges[max(first - 1, 1)], bins.edges[last]  # the very first edge lies just below the least value
+    return f"{low:.4g} to {high:.4g}" if low != high else f"{high:.4g}"
 
 
 def _described(bins: Bins, ref: Array, cur: Array, js: Array) -> dict[str, Array]:
@@ -215,22 +213,28 @@ def _rate(part_ref: Array, part_cur: Array, ref: Array, cur: Array) -> Array:
     return np.stack([now, now - before])
 
 
-def _refined(p: Array, effect: Array, tables: Sequence[tuple[_Tests, int]], seed: int) -> Array:
-    """Small p-values by conditional Monte Carlo, where the chi-square tail's error could change a decision."""
-    refined = p.copy()
-    small = np.zeros(len(p), dtype=bool)
-    small[: len(tables)] = (p[: len(tables)] < REFINE_BELOW) & (effect[: len(tables)] >= WATCH)
-    bound = np.where(small, np.minimum(_TAIL_ERROR * p, 1.0), p)
-    certain = small & (benjamini_hochberg(bound) <= DISCOVERY_RATE)
+def _discoveries(tables: Sequence[tuple[_Tests, int]], seed: int) -> tuple[Array, Array]:
+    """P-values of all feature tests, refined where that could change a decision, and their q-values.
+
+    A test whose effect is below a watch is no candidate: its p counts as 1 in the false discovery rate. Otherwise
+    differences without importance, which every large segment has, would lend small segments their discoveries.
+    """
+    p = np.array([test.p[group] for test, group in tables])
+    candidate = np.array([test.effect[group] >= WATCH for test, group in tables], dtype=bool)
+
+    def q_values(p: Array) -> Array:
+        return benjamini_hochberg(np.where(candidate | np.isnan(p), p, 1.0))
+
+    small = candidate & (p < REFINE_BELOW)
+    certain = small & (q_values(np.where(small, np.minimum(_TAIL_ERROR * p, 1.0), p)) <= DISCOVERY_RATE)
     # as many draws as a p-value needs to pass the step-up rule beside those that surely pass
     most = math.ceil(2.0 * np.count_nonzero(~np.isnan(p)) / DISCOVERY_RATE / (1 + np.count_nonzero(certain)))
     rng = np.random.default_rng(seed)
     for i in np.flatnonzero(small & ~certain).tolist():
         test, group = tables[i]
-        refined[i] = measures.monte_carlo_p(
-            test.reference[group].astype(np.int64), test.current[group].astype(np.int64), most=max(most, 2_000), rng=rng
-        )
-    return refined
+        counts = test.reference[group].astype(np.int64), test.current[group].astype(np.int64)
+        p[i] = measures.monte_carlo_p(*counts, most=max(most, _LEAST_DRAWS), rng=rng)
+    return p, q_values(p)
 
 
 def _feature_rows(test: _Tests, groups: Groups, p: Array, q: Array) -> list[pl.DataFrame]:
@@ -287,7 +291,11 @@ def _volume(groups: Groups, reference: Counts, current: Counts) -> pl.DataFrame:
     )
 
 
-def _volume_rows(volume: pl.DataFrame, q: Array) -> pl.DataFrame:
+def _volume_rows(volume: pl.DataFrame) -> pl.DataFrame:
+    large = volume["effect"].abs() >= VOLUME
+    q = benjamini_hochberg(
+        volume.select(pl.when(large | pl.col("p").is_nan()).then("p").otherwise(1.0))["p"].to_numpy()
+    )
     moved = pl.col("q").le(DISCOVERY_RATE) & (pl.col("effect").abs() >= VOLUME)
     status = (
         pl.when(moved.fill_null(False))

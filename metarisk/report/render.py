@@ -58,7 +58,8 @@ def render_night(report: NightReport) -> str:
             statuses=_status_counts(report.segments),
             segments=_interesting_segments(report.segments),
             score_chart=charts.score_chart(report.scores) if report.scores else None,
-            drift_counts=Counter(line.status for line in report.drift),
+            drift_counts=Counter(line.status for line in _tests(report.drift)),
+            drift_tests=len(_tests(report.drift)),
             drift=_worst_drift(report.drift),
             drift_map=_drift_map(report.drift),
             forest=_forest(report.evidence),
@@ -92,7 +93,7 @@ def _night_problems(report: NightReport) -> list[Problem]:
     if report.outcome in ("refused", "failed"):
         problems.append(Problem("bad", report.reason or "Nothing was published."))
     problems += _quality_problems(report.quality)
-    alerts = [line for line in report.drift if line.status == "alert"]
+    alerts = [line for line in _tests(report.drift) if line.status == "alert"]
     if alerts:
         worst = _worst_drift(alerts)[0]
         where = worst.segment.replace("|", " · ") or "the whole portfolio"
@@ -146,9 +147,14 @@ def _interesting_segments(segments: Sequence[SegmentLine]) -> list[SegmentLine]:
     return sorted(segments, key=lambda line: (-move(line), -line.rows, line.name))[:_SHOWN_SEGMENTS]
 
 
+def _tests(drift: Iterable[DriftLine]) -> list[DriftLine]:
+    """Lines that decide; the others describe what a `psi` line found and repeat its status."""
+    return [line for line in drift if line.metric in ("psi", "volume")]
+
+
 def _worst_drift(drift: Iterable[DriftLine]) -> list[DriftLine]:
     return sorted(
-        (line for line in drift if line.status != "ok"),
+        (line for line in _tests(drift) if line.status != "ok" and (line.metric, line.status) != ("volume", "blind")),
         key=lambda line: (_BADNESS[line.status], -(line.effect or 0.0), line.segment, line.feature),
     )[:_SHOWN_DRIFT]
 
