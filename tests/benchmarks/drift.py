@@ -1,0 +1,189 @@
+"""Drift of a night: speed and memory against a plain pandas loop, and how often it cries wolf beside a fixed PSI limit.
+
+Speed: 5 M rows x 30 features x 200 segments in Parquet, counted and judged. No wolf: 500 nights without drift, 200
+segments x 40 features of all shapes, 100 to 5,000 rows a segment.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+from scipy import stats
+
+from metarisk import drift
+from metarisk.domain import Feature
+from metarisk.drift import measures
+from tests.benchmarks.harness import Figure, main, peak_memory_above
+
+SEGMENTS = ("region", "product")
+NUMBERS, CATEGORIES = 26, 4
+FEATURES = {f"x{j}": Feature("numeric") for j in range(NUMBERS)}
+FEATURES |= {f"c{j}": Feature("categorical") for j in range(CATEGORIES)}
+
+
+def book(rng: np.random.Generator, rows: int) -> pl.DataFrame:
+    """Long-tailed segments (10 regions x 20 products); normal, skewed and counted numbers, nulls, categories."""
+    segment = (200 * rng.beta(0.7, 2.5, rows)).astype(np.int64)
+    columns: dict[str, object] = {
+        "region": np.array([f"r{i}" for i in range(10)])[segment // 20],
+        "product": np.array([f"p{i}" for i in range(20)])[segment % 20],
+    }
+    for j in range(NUMBERS):
+        drawn = rng.normal(segment / 100, 1.0)
+        columns[f"x{j}"] = np.round(np.exp(drawn)) if j % 3 == 0 else np.where(drawn > 3.5, np.nan, drawn)
+    for j in range(CATEGORIES):
+        columns[f"c{j}"] = np.array([f"L{k}" for k in range(8 + 4 * j)])[rng.integers(0, 8 + 4 * j, rows)]
+    return pl.DataFrame(columns)
+
+
+def write(folder: Path, rows: int) -> pl.LazyFrame:
+    """A night in Parquet files of at most half a million rows."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for part, start in enumerate(range(0, rows, 500_000)):
+        book(rng, min(500_000, rows - start)).write_parquet(folder / f"part-{part:02d}.parquet")
+    return pl.scan_parquet(folder)
+
+
+def plain(frame: pd.DataFrame, known: pd.DataFrame) -> int:
+    """PSI of every segment and feature as one would write it first: the number of cells."""
+    cells = 0
+    for key, now in frame.groupby(list(SEGMENTS)):
+        before = known[(known["region"] == key[0]) & (known["product"] == key[1])]
+        for name, feature in FEATURES.items():
+            if before.empty:
+                continue
+            if feature.kind == "categorical":
+                p, q = before[name].value_counts(normalize=True), now[name].value_counts(normalize=True)
+            else:
+                edges = np.unique(before[name].dropna().quantile(np.arange(1, 10) / 10).dropna())
+                bounds = [-np.inf, *edges, np.inf]
+                p, q = (pd.cut(x[name], bounds).value_counts(normalize=True, dropna=False) for x in (before, now))
+            both = pd.concat([p, q], axis=1).fillna(0.0).clip(lower=1e-4).to_numpy()
+            cells += bool(np.isfinite(((both[:, 0] - both[:, 1]) * np.log(both[:, 0] / both[:, 1])).sum()))
+    return cells
+
+
+MEMORY = """
+import polars as pl
+from metarisk import drift
+
+def prepare():
+    reference = pl.read_parquet({reference!r})
+    small = pl.scan_parquet({night!r}).head(50_000)
+    drift.detect(small, reference)
+    return reference
+
+def work(reference):
+    return drift.detect(pl.scan_parquet({night!r}), reference)
+"""
+
+
+def speed(quick: bool) -> list[Figure]:
+    """Seconds, memory and growth of one night; cells (rows x features) a second beside pandas."""
+    rows = 500_000 if quick else 5_000_000
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        night = write(Path(name, "night"), rows)
+        begin = time.perf_counter()
+        reference = drift.reference(night.head(rows // 5), FEATURES, SEGMENTS)
+        figures.append(Figure(f"reference of {rows // 5:,} rows", time.perf_counter() - begin, "s"))
+        path = Path(name, "reference.parquet")
+        reference.write_parquet(path)
+        figures.append(Figure("reference file", path.stat().st_size / 2**20, "MiB"))
+        rates = {}
+        for part in (4, 2, 1):
+            some = night.head(rows // part)
+            begin, cpu = time.perf_counter(), time.process_time()
+            drift.detect(some, reference)
+            wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+            rates[part] = rows // part * len(FEATURES) / wall
+            figures.append(Figure(f"night of {rows // part:,} rows, processor", cpu, "s"))
+            reach = 10.0 if part == 1 and not quick else None
+            figures.append(Figure(f"night of {rows // part:,} rows", wall, "s", reach=reach))
+        code = MEMORY.format(reference=str(path), night=str(Path(name, "night")))
+        reach = None if quick else 1024.0
+        figures.append(Figure("memory above the idle process", peak_memory_above(code), "MiB", reach=reach))
+        sample = night.head(50_000 if quick else 250_000).collect().to_pandas()
+        begin = time.perf_counter()
+        plain(sample, sample)
+        rate = len(sample) * len(FEATURES) / (time.perf_counter() - begin)
+        figures.append(
+            Figure("cells a second", rates[1], "1/s", rates[1] / rate, f"pandas ({rate:.3g} 1/s)", more=True)
+        )
+    return figures
+
+
+def quiet_book(rng: np.random.Generator, sizes: Sequence[int], features: int) -> pl.LazyFrame:
+    """A book in which nothing drifts; each segment has its own level, a quarter of the features each shape."""
+    rows = int(np.sum(sizes))
+    place = np.repeat(np.linspace(-1.0, 1.0, len(sizes)), sizes)
+    columns: dict[str, object] = {"segment": np.repeat([f"s{i:03d}" for i in range(len(sizes))], sizes)}
+    letters = np.array(list("ABCDEF"))
+    for f in range(features):
+        if f % 4 == 3:
+            columns[f"f{f}"] = letters[np.minimum(rng.geometric(0.4, rows), 6) - 1]
+        elif f % 4 == 2:
+            columns[f"f{f}"] = rng.poisson(np.exp(place)).astype(np.float32)
+        else:
+            drawn = rng.standard_normal(rows, dtype=np.float32) + place.astype(np.float32)
+            columns[f"f{f}"] = np.exp(drawn) if f % 4 == 1 else drawn
+    return pl.DataFrame(columns).lazy()
+
+
+def no_wolf(quick: bool) -> list[Figure]:
+    """Nights without drift on which anything is an alert or a watch, and on which a fixed PSI limit fires."""
+    nights, segments, features = (20, 60, 20) if quick else (500, 200, 40)
+    watched = {f"f{f}": Feature("categorical" if f % 4 == 3 else "numeric") for f in range(features)}
+    rng = np.random.default_rng(0)
+    sizes = np.round(np.geomspace(100, 5000, segments)).astype(int)
+    reference = drift.reference(quiet_book(rng, [5000] * segments, features), watched, ("segment",))
+    alerts = watches = fixed = fixed_tests = tests = 0
+    for night in range(nights):
+        if night and night % 50 == 0:  # a new model: one reference's luck must not stand for all
+            reference = drift.reference(quiet_book(rng, [5000] * segments, features), watched, ("segment",))
+        found = drift.detect(quiet_book(rng, rng.permutation(sizes), features), reference)
+        found = found.filter(pl.col("segment").is_not_null(), metric="psi")
+        alerts += "alert" in found["status"]
+        watches += "watch" in found["status"]
+        above = int((found["value"] > 0.1).sum())
+        fixed, fixed_tests, tests = fixed + (above > 0), fixed_tests + above, tests + found.height
+    bound = 0.066
+    return [
+        Figure(f"nights with an alert of {nights} without drift", alerts / nights, "share", reach=bound, aim=0.05),
+        Figure(f"nights with a watch of {nights} without drift", watches / nights, "share"),
+        Figure("nights on which PSI > 0.1 fires", fixed / nights, "share"),
+        Figure("tests on which PSI > 0.1 fires", fixed_tests / tests, "share"),
+    ]
+
+
+def tail(quick: bool) -> list[Figure]:
+    """How often p falls below 1e-5 without drift at 100 rows, against the nominal rate."""
+    trials = 200_000 if quick else 2_000_000
+    rng = np.random.default_rng(0)
+    reference = np.full((trials, 10), 500)
+    current = rng.multinomial(100, rng.dirichlet(np.full(10, 500.0), trials))
+    _, p = measures.homogeneity(reference, current)
+    suspects = np.flatnonzero(p < 3e-5)
+    refined = np.array(
+        [measures.monte_carlo_p(reference[i], current[i], most=400_000, rng=rng) for i in suspects.tolist()]
+    )
+    scaled = stats.chi2.sf(measures.psi(reference, current) / (1 / 100 + 1 / 5000), 9)
+    found = {"refined": refined, "chi-square of Pearson": p, "chi-square of PSI": scaled}
+    counts = {name: int((values < 1e-5).sum()) for name, values in found.items()}
+    return [Figure(f"p < 1e-5, {n}", count, "tests", count / (1e-5 * trials), "nominal") for n, count in counts.items()]
+
+
+def benchmark(quick: bool) -> list[Figure]:
+    """All figures."""
+    return [*speed(quick), *tail(quick), *no_wolf(quick)]
+
+
+if __name__ == "__main__":
+    main(benchmark)
