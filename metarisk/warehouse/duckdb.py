@@ -152,7 +152,7 @@ class DuckDBWarehouse:
             plain = arrow.plain_batches(batches, schema)
             return transaction.insert(f"CREATE OR REPLACE TABLE {quoted} AS", schema, plain)
 
-    def snapshot(self) -> Path | None:
+    def snapshot(self) -> Path:
         """Swap in `<warehouse>-bi.duckdb`; see `snapshot.build`."""
         target = self.path.with_name(f"{self.path.stem}-bi.duckdb")
         with self.lock("metarisk/snapshot", wait_seconds=self._limits.busy_seconds), explained(self.path):

@@ -197,7 +197,7 @@ class PostgreSQLWarehouse:
             transaction.execute(f"ANALYZE {quoted}")
             return rows
 
-    def snapshot(self) -> Path | None:
+    def snapshot(self) -> None:
         """None: readers use the warehouse itself."""
         return None
 

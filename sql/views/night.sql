@@ -3,7 +3,8 @@ CREATE VIEW metarisk.night AS
 SELECT
     p.portfolio, p.as_of, p.seq, p.published_at, p.seq = c.seq AS is_current, r.mode, p.reason, p.run_id, r.model_id,
     r.model_age_days, r.rows_extracted, r.rows_scored, r.rows_quarantined, r.segments_adapted, r.segments_carried,
-    r.segments_abstained, r.segments_fallback, r.code_version, a.started_at, a.ended_at, a.attempts
+    r.segments_abstained, r.segments_fallback, r.code_version, a.started_at, a.ended_at,
+    CAST(extract(EPOCH FROM a.ended_at - a.started_at) AS DOUBLE PRECISION) AS duration_seconds, a.attempts
 FROM metarisk.publication AS p
 JOIN metarisk.publication_current AS c ON c.portfolio = p.portfolio AND c.as_of = p.as_of
 JOIN metarisk.run AS r ON r.run_id = p.run_id

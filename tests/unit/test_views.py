@@ -1,0 +1,271 @@
+"""What BI sees: the views over published, restated and dropped nights, the five documented queries, the snapshot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pytest
+
+from metarisk.domain import Warehouse
+from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.snapshot import NIGHTS
+from tests.conftest import BOTH
+from tests.warehouses import MIGRATIONS, ROOT, VIEWS, Server, insert, open_duckdb, open_postgresql, publish_night
+
+FRIDAY, MONDAY = date(2026, 3, 27), date(2026, 3, 30)
+NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
+QUERIES = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "bi-queries.md").read_text("utf-8"), flags=re.DOTALL)
+Read = Callable[[str], list[tuple[Any, ...]]]
+
+
+def fill(warehouse: Warehouse) -> None:
+    """Two nights of loans, Monday restated the day after noon; an older night of cards; two models."""
+    publish_night(warehouse, FRIDAY, run_id="friday", score=0.1, at=NOON - timedelta(days=4))
+    publish_night(warehouse, MONDAY, run_id="monday", score=0.2, at=NOON - timedelta(days=1))
+    publish_night(warehouse, MONDAY, run_id="again", score=0.3, at=NOON + timedelta(days=1), reason="late file")
+    publish_night(warehouse, FRIDAY, run_id="cards", portfolio="cards", score=0.4, at=NOON - timedelta(days=4))
+    with warehouse.transaction() as transaction:
+        insert(
+            transaction, "metarisk.adaptation", run_id="friday", adaptation_id="old", model_id="m1", portfolio="loans",
+            as_of=FRIDAY, segment="gone", status="adapted", support_rows=9, support_hash="h", parameters="{}",
+        )  # fmt: skip
+        insert(
+            transaction, "metarisk.drift_metric", run_id="again", portfolio="loans", as_of=MONDAY, segment="south|auto",
+            level="segment", feature="age", metric="psi", value=0.4, effect=0.3, threshold=0.1, status="alert",
+        )  # fmt: skip
+        for model, state in (("m1", "champion"), ("m2", "candidate")):
+            insert(
+                transaction, "metarisk.model", model_id=model, portfolio="loans", as_of=FRIDAY, recipe="map_head",
+                created_at=NOON, path=f"registry/{model}", metrics="{}", config_hash="c", code_version="1",
+            )  # fmt: skip
+            for seq, reached in enumerate(("candidate", state), start=1):
+                insert(
+                    transaction, "metarisk.model_state", model_id=model, portfolio="loans", seq=seq, state=reached,
+                    since=NOON, by_whom="job",
+                )  # fmt: skip
+            insert(
+                transaction, "metarisk.evidence", model_id=model, portfolio="loans", as_of=FRIDAY,
+                protocol="walk_forward", candidate="map_head", slice="all", metric="log_loss", value=0.3, rows=10,
+            )  # fmt: skip
+        insert(
+            transaction, "metarisk.run_attempt", attempt_id="late", run_id=None, portfolio="loans", as_of=MONDAY,
+            mode="nightly", step="ready", started_at=NOON, ended_at=NOON, host="h", pid=1, outcome="source_late",
+        )  # fmt: skip
+        for night, rule in ((FRIDAY, "old"), (MONDAY, "unique")):
+            insert(
+                transaction, "metarisk.quality_result", attempt_id="late", portfolio="loans", as_of=night,
+                suite="loans.json", rule=rule, severity="warning", success=True,
+            )  # fmt: skip
+
+
+@pytest.fixture(params=BOTH)
+def read(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Read]:
+    """Read as BI does: the DuckDB snapshot opened read-only; PostgreSQL as a role that has the views alone."""
+    if request.param == "duckdb":
+        warehouse = open_duckdb(tmp_path)
+        warehouse.migrate(MIGRATIONS, VIEWS)
+        fill(warehouse)
+        with closing(duckdb.connect(str(warehouse.snapshot()), read_only=True)) as snapshot:
+            snapshot.execute("SET TimeZone = 'UTC'")
+            yield lambda sql: snapshot.execute(sql).fetchall()
+        return
+    server: Server = request.getfixturevalue("postgresql")
+    name = server.create_database()
+    server.execute("CREATE ROLE metarisk_bi LOGIN")
+    try:
+        warehouse = open_postgresql(server.url(name), tmp_path)
+        warehouse.migrate(MIGRATIONS, VIEWS)
+        fill(warehouse)
+        with psycopg.connect(server.url(name, user="metarisk_bi"), autocommit=True) as connection:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("SELECT * FROM metarisk.publication")
+            yield lambda sql: connection.execute(sql.encode()).fetchall()
+    finally:
+        server.execute("DROP OWNED BY metarisk_bi", database=name)
+        server.execute("DROP ROLE metarisk_bi")
+
+
+def test_the_views_tell_the_nights(read: Read) -> None:
+    current = read("SELECT portfolio, as_of, run_id, count(*) FROM metarisk.score_current GROUP BY 1, 2, 3 ORDER BY 1")
+    assert current == [("cards", FRIDAY, "cards", 3), ("loans", MONDAY, "again", 3)]
+    history = read(
+        "SELECT as_of, run_id, count(*) FROM metarisk.score_history WHERE portfolio = 'loans' GROUP BY 1, 2 ORDER BY 1"
+    )
+    assert history == [(FRIDAY, "friday", 3), (MONDAY, "again", 3)]
+    known = read(
+        "SELECT run_id, known_from, known_to FROM metarisk.score_as_known "
+        "WHERE portfolio = 'loans' AND entity = 'loan-0' ORDER BY known_from"
+    )
+    day = timedelta(days=1)
+    assert known == [
+        ("friday", NOON - 4 * day, None),
+        ("monday", NOON - day, NOON + day),
+        ("again", NOON + day, None),
+    ]
+    nights = read(
+        "SELECT as_of, seq, is_current, reason, duration_seconds "
+        "FROM metarisk.night WHERE portfolio = 'loans' ORDER BY 1, 2"
+    )
+    assert nights == [(FRIDAY, 1, True, None, 120), (MONDAY, 1, False, None, 120), (MONDAY, 2, True, "late file", 120)]
+    assert read("SELECT outcome FROM metarisk.attempt_recent WHERE attempt_id = 'late'") == [("source_late",)]
+
+
+def test_the_views_tell_segments_models_and_drift(read: Read) -> None:
+    health = read(
+        "SELECT segment, last_as_of, age_days, status, run_id "
+        "FROM metarisk.segment_health WHERE portfolio = 'loans' ORDER BY 1"
+    )
+    assert health == [
+        ("gone", FRIDAY, 3, "adapted", "friday"),
+        ("north|auto", MONDAY, 0, "adapted", "again"),
+        ("south|auto", MONDAY, 0, "abstained", "again"),
+    ]
+    assert read("SELECT DISTINCT age_days FROM metarisk.segment_health WHERE portfolio = 'cards'") == [(0,)]
+    assert read("SELECT model_id, state FROM metarisk.model_current ORDER BY 1") == [
+        ("m1", "champion"),
+        ("m2", "candidate"),
+    ]
+    assert read("SELECT model_id, value FROM metarisk.evidence_current") == [("m1", 0.3)]
+    drift = read("SELECT run_id, feature, status FROM metarisk.drift_current WHERE portfolio = 'loans' ORDER BY 2")
+    assert drift == [("again", "age", "alert"), ("again", "income", "ok")]
+    assert read("SELECT count(*) FROM metarisk.drift_history WHERE portfolio = 'loans'") == [(3,)]
+    assert read("SELECT rule FROM metarisk.quality_current") == [("unique",)]
+    summary = read(
+        "SELECT segment, entities, mean_score, lowest_score "
+        "FROM metarisk.segment_summary WHERE as_of = DATE '2026-03-30' ORDER BY 1"
+    )
+    assert summary == [("north|auto", 2, pytest.approx(0.301), 0.3), ("south|auto", 1, pytest.approx(0.301), 0.301)]
+
+
+def test_the_documented_queries_answer(read: Read) -> None:
+    riskiest, moved, known, look, nights = (read(query) for query in QUERIES)
+    assert [(row[0], row[3]) for row in riskiest] == [
+        *(("cards", f"loan-{number}") for number in (2, 1, 0)),
+        *(("loans", f"loan-{number}") for number in (2, 1, 0)),
+    ]
+    assert [row[-1] for row in moved] == [None, None, None, pytest.approx(0.2), None, pytest.approx(0.2)]
+    assert known == [
+        ("loans", MONDAY, f"loan-{n}", "pd_12m", 0.2 + n / 1000, 0.3 + n / 1000, "late file") for n in range(3)
+    ]
+    assert [(row[0], row[1], row[2], row[7]) for row in look] == [
+        ("loans", "gone", 3, 0),
+        ("loans", "south|auto", 0, 1),
+        ("cards", "south|auto", 0, 0),
+    ]
+    assert [(row[0], row[1]) for row in nights] == [
+        ("loans", MONDAY),
+        ("loans", MONDAY),
+        ("cards", FRIDAY),
+        ("loans", FRIDAY),
+    ]
+    assert {row[12] for row in nights} == {"map_head"}
+
+
+# the snapshot
+
+
+def nights_of(path: Path) -> list[tuple[str, date]]:
+    with closing(duckdb.connect(str(path), read_only=True)) as snapshot:
+        sql = "SELECT DISTINCT run_id, as_of FROM metarisk.risk_score ORDER BY as_of, run_id"
+        return snapshot.execute(sql).fetchall()
+
+
+def content(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table and view of the snapshot."""
+    with closing(duckdb.connect(str(path), read_only=True)) as snapshot:
+        names = snapshot.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'metarisk' ORDER BY 1"
+        ).fetchall()
+        return {name: sorted(snapshot.execute(f"FROM metarisk.{name}").fetchall(), key=repr) for (name,) in names}
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> DuckDBWarehouse:
+    """A migrated DuckDB warehouse."""
+    warehouse = open_duckdb(tmp_path)
+    warehouse.migrate(MIGRATIONS, VIEWS)
+    assert isinstance(warehouse, DuckDBWarehouse)
+    return warehouse
+
+
+def publish_many(warehouse: Warehouse, first: date, days: int) -> None:
+    with warehouse.transaction() as transaction:
+        for number in range(days):
+            as_of = first + timedelta(days=number)
+            at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=(as_of - date(2025, 1, 1)).days)
+            night = {"portfolio": "loans", "as_of": as_of, "run_id": f"run-{as_of}"}
+            insert(transaction, "metarisk.publication", **night, seq=1, published_at=at)
+            insert(
+                transaction, "metarisk.risk_score", **night, entity="a", target="t", segment="s", status="adapted",
+                score=number / 7,
+            )  # fmt: skip
+
+
+def test_the_snapshot_holds_recent_nights_and_month_ends(embedded: DuckDBWarehouse) -> None:
+    publish_many(embedded, date(2026, 1, 1), 80)
+    newest = date(2026, 1, 1) + timedelta(days=79)
+    recent = [newest - timedelta(days=back) for back in range(NIGHTS)]
+    expected = sorted({*recent, date(2026, 1, 31)})
+    assert [as_of for _, as_of in nights_of(embedded.snapshot())] == expected
+    publish_many(embedded, newest + timedelta(days=1), 45)
+    path = embedded.snapshot()
+    nights = [as_of for _, as_of in nights_of(path)]
+    assert len(nights) == NIGHTS + 3
+    assert nights[:3] == [date(2026, 1, 31), date(2026, 2, 28), date(2026, 3, 31)]
+    grown = content(path)
+    path.unlink()
+    assert content(embedded.snapshot()) == grown
+    assert set(grown) >= {view.stem for view in VIEWS.glob("*.sql")}
+
+
+def test_the_snapshot_follows_a_restatement_and_keeps_what_was_known(embedded: DuckDBWarehouse) -> None:
+    fill(embedded)
+    embedded.snapshot()
+    publish_night(embedded, FRIDAY, run_id="friday-2", score=0.5, at=NOON + timedelta(days=2), reason="corrected")
+    path = embedded.snapshot()
+    assert [run for run, _ in nights_of(path)] == ["cards", "friday", "friday-2", "again", "monday"]
+    with closing(duckdb.connect(str(path), read_only=True)) as snapshot:
+        sql = "SELECT DISTINCT run_id FROM metarisk.score_history WHERE portfolio = 'loans' ORDER BY 1"
+        assert snapshot.execute(sql).fetchall() == [("again",), ("friday-2",)]
+
+
+def test_a_reader_keeps_the_snapshot_it_opened(embedded: DuckDBWarehouse) -> None:
+    fill(embedded)
+    with closing(duckdb.connect(str(embedded.snapshot()), read_only=True)) as before:
+        publish_night(embedded, date(2026, 3, 31), run_id="tuesday", at=NOON + timedelta(days=3))
+        path = embedded.snapshot()
+        assert before.execute("SELECT max(as_of) FROM metarisk.score_current").fetchone() == (MONDAY,)
+    assert {row[1] for row in content(path)["score_current"]} == {FRIDAY, date(2026, 3, 31)}
+
+
+def test_a_damaged_or_older_snapshot_is_built_anew(embedded: DuckDBWarehouse, tmp_path: Path) -> None:
+    fill(embedded)
+    path = embedded.snapshot()
+    whole = content(path)
+    for spoil in (lambda: path.write_bytes(b"torn" * 4096), lambda: alter(path)):
+        spoil()
+        (tmp_path / f"{path.stem}.building.duckdb").write_bytes(b"left by a killed process")
+        assert content(embedded.snapshot()) == whole
+        assert not list(tmp_path.glob("*building*"))
+
+
+def alter(path: Path) -> None:
+    """Make the snapshot look as one of an older schema."""
+    with closing(duckdb.connect(str(path))) as snapshot:
+        for (view,) in snapshot.execute(
+            "SELECT view_name FROM duckdb_views() WHERE schema_name = 'metarisk'"
+        ).fetchall():
+            snapshot.execute(f"DROP VIEW metarisk.{view}")
+        snapshot.execute("ALTER TABLE metarisk.risk_score DROP COLUMN points")
+
+
+@pytest.mark.xdist_group("postgresql")
+def test_postgresql_needs_no_snapshot(postgresql: Server, tmp_path: Path) -> None:
+    assert open_postgresql(postgresql.url(), tmp_path).snapshot() is None
