@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarisk.domain import Array, Arrays, Episodes, Learner, LikelihoodName, ModelError, Packed, Progress
+from metarisk.domain import Array, Arrays, Episodes, Learner, LikelihoodName, ModelError, Packed, Progress, SegmentKey
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
 from metarisk.learners.loop import Draw, Fitted, Loop, Parameters, by_autograd, digest_of, fit
-from metarisk.learners.packing import Block, Store, canonical, check, shuffled
+from metarisk.learners.packing import Block, Fusion, Store, canonical, check, shuffled
 
 BLOCK_NUMBERS = 1 << 20
 """Numbers in one block of inputs or features when segments are adapted: keeps memory flat and the cache warm."""
+SCORE_ROWS = 4096
+"""Rows of a segment that are scored at once."""
 
 
 def single_output(name: LikelihoodName, learner: str, allowed: frozenset[str] | None = None) -> Likelihood:
@@ -52,6 +54,59 @@ def apply_body(parameters: Parameters, x: Tensor, *, last_linear: bool) -> Tenso
         if number + 1 < len(layers) or not last_linear:
             x = torch.relu(x)
     return x
+
+
+def head_features(parameters: Parameters, x: Tensor, base: Tensor, fusion: Fusion) -> Tensor:
+    """What a linear head weighs, (..., K): one, the centred base (...,) unless `fusion` is "none", and the body's
+    outputs on x (..., D)."""
+    columns = [torch.ones_like(base).unsqueeze(-1)]
+    if fusion != "none":
+        columns.append(base.unsqueeze(-1))
+    return torch.cat([*columns, apply_body(parameters, x, last_linear=False)], -1)
+
+
+def start_head(inputs: int, hidden: tuple[int, ...], fusion: Fusion, rng: np.random.Generator) -> dict[str, Array]:
+    """A body, and the mean (K,) of linear heads on its features: it scores the base, or 0 where there is none."""
+    mean = np.zeros(1 + (fusion != "none") + (hidden[-1] if hidden else inputs))
+    if fusion == "feature":
+        mean[1] = 1.0
+    return {**start_body(inputs, hidden, rng), "mean": mean}
+
+
+def head_inputs(state: Arrays, fusion: Fusion) -> int:
+    """Columns of x that a head and its body were trained on."""
+    return int(state["body.0"].shape[0] if "body.0" in state else state["mean"].size - (fusion != "none")) - 1
+
+
+def score_heads(
+    parameters: Parameters,
+    rows: Packed,
+    head_of: Callable[[SegmentKey], tuple[Tensor, Tensor | None]],
+    fusion: Fusion,
+    centre: float,
+) -> tuple[Array, Array | None]:
+    """Scores (N,) under linear heads, without offset, and their variances.
+
+    Args:
+        parameters: of the body.
+        rows: what to score.
+        head_of: weights (K,) of a segment and their covariance (K, K) or None.
+        fusion, centre: how the base score enters the features.
+    """
+    eta, variance, dtype = np.empty(rows.rows), np.empty(rows.rows), parameters["mean"].dtype
+    stated = True
+    for segment, key in enumerate(rows.keys):
+        weights, covariance = head_of(key)
+        last = int(rows.starts[segment + 1])
+        for begin in range(int(rows.starts[segment]), last, SCORE_ROWS):
+            part = slice(begin, min(begin + SCORE_ROWS, last))
+            x, base = (torch.from_numpy(values[part]).to(dtype) for values in (rows.x, rows.base))
+            features = head_features(parameters, x, base - centre, fusion)
+            eta[part] = (features @ weights).numpy()
+            if covariance is not None:
+                variance[part] = ((features @ covariance) * features).sum(1).numpy()
+        stated = stated and covariance is not None
+    return eta, variance if stated else None
 
 
 def as_tensors(state: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:

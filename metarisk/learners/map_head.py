@@ -14,17 +14,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarisk.domain import Adaptation, Array, Arrays, Episodes, LikelihoodName, ModelError, Packed, Progress
+from metarisk.domain import (
+    Adaptation,
+    Array,
+    Arrays,
+    Episodes,
+    LikelihoodName,
+    ModelError,
+    Packed,
+    Progress,
+    SegmentKey,
+)
 from metarisk.learners.episodic import (
-    apply_body,
     as_tensors,
     blocks,
     centre_of,
+    head_features,
+    head_inputs,
     mean_loss,
     meta_train,
     prepare,
+    score_heads,
     single_output,
-    start_body,
+    start_head,
     validation_loss,
 )
 from metarisk.learners.likelihoods import Likelihood
@@ -35,7 +47,6 @@ NEWTON_STEPS = 100
 FRESH_STEPS = 2
 REFRESH_EVERY = 8
 HALVINGS = 30
-SCORE_ROWS = 4096
 
 
 class Problem(NamedTuple):
@@ -155,6 +166,9 @@ class MapHead:
     query_rows: int = 128
     loop: Loop = field(default_factory=lambda: Loop(rate=1e-2, graph=False))
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
     ) -> Arrays:
@@ -198,7 +212,7 @@ class MapHead:
         """
         loss = single_output(likelihood, "the MAP head")
         loss.validate(support.y)
-        rows, _ = canonical(check(support, features=self._inputs(state), name="support"))
+        rows, _ = canonical(check(support, features=head_inputs(state, self.fusion), name="support"))
         parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
         mean, precision = parameters["mean"], self._precision(parameters)
         weights = mean.repeat(len(rows.keys), 1)
@@ -214,44 +228,26 @@ class MapHead:
     ) -> tuple[Array, Array | None]:
         """Score (N,) and its posterior variance (N,); an unseen segment has the prior's weights."""
         single_output(likelihood, "the MAP head")
-        check(rows, features=self._inputs(state))
+        check(rows, features=head_inputs(state, self.fusion))
         parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
         prior = torch.cholesky_inverse(torch.linalg.cholesky(self._precision(parameters))) * float(state["noise"])
         known = {key: number for number, key in enumerate(adaptation.keys)}
-        eta, variance = np.empty(rows.rows), np.empty(rows.rows)
-        for segment, key in enumerate(rows.keys):
-            if key in known:
-                weights, covariance = (
-                    torch.from_numpy(adaptation.arrays[name][known[key]]) for name in ("weights", "covariance")
-                )
-            else:
-                weights, covariance = parameters["mean"], prior
-            for begin in range(int(rows.starts[segment]), int(rows.starts[segment + 1]), SCORE_ROWS):
-                part = slice(begin, min(begin + SCORE_ROWS, int(rows.starts[segment + 1])))
-                base = torch.from_numpy(rows.base[part]).to(self.loop.dtype)
-                features = self._features(parameters, torch.from_numpy(rows.x[part]).to(self.loop.dtype), base - centre)
-                eta[part] = (features @ weights).numpy()
-                variance[part] = ((features @ covariance) * features).sum(1).numpy()
-        if self.fusion == "offset":
-            eta += rows.base
-        return eta, variance
+
+        def head_of(key: SegmentKey) -> tuple[Tensor, Tensor]:
+            if key not in known:
+                return parameters["mean"], prior
+            weights, covariance = (adaptation.arrays[name][known[key]] for name in ("weights", "covariance"))
+            return torch.from_numpy(weights), torch.from_numpy(covariance)
+
+        eta, variance = score_heads(parameters, rows, head_of, self.fusion, centre)
+        return eta + rows.base if self.fusion == "offset" else eta, variance
 
     def _start(self, inputs: int, rng: np.random.Generator) -> dict[str, Array]:
-        width = 1 + (self.fusion != "none") + (self.hidden[-1] if self.hidden else inputs)
-        mean = np.zeros(width)
-        if self.fusion == "feature":
-            mean[1] = 1.0
-        start = {**start_body(inputs, self.hidden, rng), "mean": mean}
-        start["log_precision"] = np.full(width, -2 * np.log(self.prior_scale))
+        start = start_head(inputs, self.hidden, self.fusion, rng)
+        start["log_precision"] = np.full(start["mean"].size, -2 * np.log(self.prior_scale))
         if self.prior == "full":
-            start["lower"] = np.zeros((width, width))
+            start["lower"] = np.zeros((start["mean"].size,) * 2)
         return start
-
-    def _inputs(self, state: Arrays) -> int:
-        """Columns of x that the state was trained on."""
-        return (
-            int(state["body.0"].shape[0]) - 1 if self.hidden else int(state["mean"].size) - 1 - (self.fusion != "none")
-        )
 
     def _precision(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """(K, K), with diagonal factor exp(log_precision / 2) and, for a full prior, what stands below it."""
@@ -260,16 +256,9 @@ class MapHead:
             factor = factor + torch.tril(parameters["lower"], -1)
         return factor @ factor.T
 
-    def _features(self, parameters: Mapping[str, Tensor], x: Tensor, base: Tensor) -> Tensor:
-        """(..., K) of x (..., D) and the centred base (...,)."""
-        columns = [torch.ones_like(base).unsqueeze(-1)]
-        if self.fusion != "none":
-            columns.append(base.unsqueeze(-1))
-        return torch.cat([*columns, apply_body(parameters, x, last_linear=False)], -1)
-
     def _problem(self, parameters: Mapping[str, Tensor], block: Block, centre: float) -> Problem:
         offset = block.base if self.fusion == "offset" else torch.zeros_like(block.base)
-        features = self._features(parameters, block.x, block.base - centre)
+        features = head_features(parameters, block.x, block.base - centre, self.fusion)
         return Problem(features, block.y, block.weight, offset, parameters["mean"], self._precision(parameters))
 
     def _implicit(self, parameters: Mapping[str, Tensor], problem: Problem, likelihood: Likelihood) -> Tensor:

@@ -220,14 +220,12 @@ def test_rows_of_weight_zero_are_not_there(name: str) -> None:
 
 
 def test_evidence_is_the_smoothed_odds_ratio_of_observed_to_expected() -> None:
-    y = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).double()
-    block = Block(torch.zeros(1, 4, 1), y, torch.ones(1, 4).double(), y)
-    none = evidence(torch.ones(1, 1, 4).double(), block, torch.full((1, 4), 0.1).double(), torch.tensor(-30.0).double())
-    assert float(none) == pytest.approx(np.log((1 / 0.4) / (3 / 3.6)), abs=1e-9)
-    strong = evidence(
-        torch.ones(1, 1, 4).double(), block, torch.full((1, 4), 0.1).double(), torch.tensor(30.0).double()
-    )
-    assert abs(float(strong)) < 1e-10
+    y = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    alike, expected = torch.ones((1, 1, 4), dtype=torch.float64), torch.full((1, 4), 0.1, dtype=torch.float64)
+    block = Block(alike, y, torch.ones_like(y), y)
+    free, held = (evidence(alike, block, expected, torch.tensor(m, dtype=torch.float64)) for m in (-30.0, 30.0))
+    assert float(free) == pytest.approx(np.log((1 / 0.4) / (3 / 3.6)), abs=1e-9)
+    assert abs(float(held)) < 1e-10
 
 
 def test_thinning_keeps_events_first_and_the_weight_of_each_class() -> None:
