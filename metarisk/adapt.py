@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as write_arrays
 
@@ -42,6 +44,20 @@ from metarisk.learners.loop import Loop
 from metarisk.learners.maml import Maml
 from metarisk.learners.reptile import Reptile
 from metarisk.tasks import LABEL, pack, segment_keys
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread of the processor: episodes are small, and no bit may depend on how many cores there are.
+
+    On a busy machine several threads wait for each other at every small product: ten times slower was seen.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -232,7 +248,9 @@ class Adapted:
         """Link-scale score (N,) and its variance or None, of rows in any order."""
         keys, codes = segment_keys(frame, portfolio)
         rows, order = pack(keys, codes, self.model.inputs(frame), np.zeros(frame.height), self.model.fresh(frame))
-        score, variance = self.model.learner.predict(self.model.state, self.adaptation, rows, self.model.likelihood)
+        with one_thread():
+            found = self.model.learner.predict(self.model.state, self.adaptation, rows, self.model.likelihood)
+        score, variance = found
         return _put_back(score, order), None if variance is None else _put_back(variance, order)
 
     def carried(self, previous: Mapping[str, str]) -> Adapted:
@@ -285,7 +303,8 @@ def adapt(model: FittedModel, model_id: str, support: pl.DataFrame, portfolio: P
     joint = model.recipe.kind.joint
     too_few = [_too_few(int(n), int(e), portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
     taken = np.arange(len(keys)) if joint else np.flatnonzero([lack is None for lack in too_few])
-    adaptation = model.learner.adapt(model.state, packed.select(taken), model.likelihood)
+    with one_thread():
+        adaptation = model.learner.adapt(model.state, packed.select(taken), model.likelihood)
     hashes = _support_hashes(packed)
     together = _short_hash("".join(hashes).encode()) if joint else ""
     segments = {}

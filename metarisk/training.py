@@ -8,7 +8,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 
-from metarisk.adapt import RECIPES, FittedModel, Recipe, adapt
+from metarisk.adapt import RECIPES, FittedModel, Recipe, adapt, one_thread
 from metarisk.bases import CrossFitted, blend
 from metarisk.domain import Array, Episodes, Feature, ModelError, Portfolio, Progress, RiskSpec
 from metarisk.features import Encoder
@@ -74,7 +74,8 @@ def fit(
         tasks, validation = Episodes(rows.packed(), rows.packed(np.zeros(teach.height, dtype=bool))), None
     else:
         tasks, validation = episodes(rows, cuts=CUTS, fold_months=portfolio.validation.fold_months)
-    state = learner.train(tasks, validation, spec.likelihood, seed=seed, progress=progress)
+    with one_thread():
+        state = learner.train(tasks, validation, spec.likelihood, seed=seed, progress=progress)
     return FittedModel(name, recipe, spec.likelihood, used, encoder, state, keys)
 
 
