@@ -21,7 +21,7 @@ ActivationName = Literal["relu", "tanh"]
 
 CHUNK_ROWS = 1024
 """Rows adapted together: long enough to spread the cost of a call, short enough to stay in the second-level cache."""
-BLOCK_ROWS = 512
+BLOCK_ROWS = 2048
 """Rows scored together."""
 
 
@@ -61,7 +61,7 @@ def _tanh_pull(u: Tensor, h: Tensor) -> None:
 
 
 ACTIVATIONS: dict[ActivationName, Activation] = {
-    "relu": Activation(lambda z: z.clamp_min_(0.0), _relu_slope, _relu_pull, None, torch.relu),
+    "relu": Activation(torch.relu_, _relu_slope, _relu_pull, None, torch.relu),
     "tanh": Activation(torch.tanh_, _tanh_slope, _tanh_pull, lambda h: -2.0 * h, torch.tanh),
 }
 
@@ -249,7 +249,7 @@ def score_rows(
     *,
     extra: Callable[[Array], Array] | None = None,
     activation: ActivationName = "relu",
-) -> Array:
+) -> tuple[Array, bool]:
     """Outputs of each row's network, the base score added to the first: (N, outputs) in the dtype of the weights.
 
     Products are taken over a multiple of 16 rows, which MKL rounds alike wherever a row stands: a row's score does not
@@ -260,33 +260,48 @@ def score_rows(
         rows: what to score; `rows.base` is added.
         extra: base scores of a block (n,) to one more input column, in place of adding them.
         activation: between layers.
+
+    Returns:
+        The scores, and whether every input was finite, as seen in the first product (which any other number spoils).
     """
+    if not rows.rows:
+        return np.empty((0, 1), dtype=np.float32), True
     apply = ACTIVATIONS[activation].apply
-    first = weights_of(0) if rows.keys else []
-    dtype, outputs = (first[0].dtype, first[-1].shape[1]) if first else (torch.float32, 1)
-    out = torch.empty(rows.rows, outputs, dtype=dtype)
-    room = [torch.empty(BLOCK_ROWS, weight.shape[1], dtype=dtype) for weight in first]
-    copied = torch.zeros(BLOCK_ROWS, len(first[0]) - 1 if first else 0, dtype=dtype)
-    x, base = torch.from_numpy(rows.x), torch.from_numpy(rows.base)
+    first = weights_of(0)
+    dtype, outputs = first[0].dtype, first[-1].shape[1]
+    # Rounding up to 16 rows may write a little past a segment; the next one, or the cut at the end, mends that.
+    out = torch.zeros(rows.rows + 16, outputs, dtype=dtype)
+    room = [torch.empty(BLOCK_ROWS, weight.shape[1], dtype=dtype) for weight in first[:-1]]
+    copied = torch.zeros(BLOCK_ROWS, len(first[0]) - 1, dtype=dtype)
+    x = torch.from_numpy(rows.x)
+    direct = extra is None and x.dtype == dtype
+    sound = torch.zeros((), dtype=dtype)
     with torch.no_grad():
         for segment in np.flatnonzero(rows.sizes):
-            layers = [(weight[-1], weight[:-1], z) for weight, z in zip(weights_of(int(segment)), room, strict=True)]
+            layers = [(weight[-1], weight[:-1]) for weight in weights_of(int(segment))]
             begin, end = int(rows.starts[segment]), int(rows.starts[segment + 1])
             for a in range(begin, end, BLOCK_ROWS):
                 b = min(a + BLOCK_ROWS, end)
-                taken = -(-(b - a) // 16) * 16
-                if extra is None and x.dtype == dtype and a + taken <= rows.rows:
+                taken = (b - a + 15) // 16 * 16
+                if direct and a + taken <= rows.rows:
                     h = x[a : a + taken]
                 else:
                     copied[: b - a, : x.shape[1]] = x[a:b]
                     if extra is not None:
                         copied[: b - a, -1] = torch.from_numpy(extra(rows.base[a:b]))
                     h = copied[:taken]
-                for bias, weight, z in layers[:-1]:
-                    h = apply(torch.addmm(bias, h, weight, out=z[:taken]))
-                bias, weight, z = layers[-1]
-                torch.addmm(bias, h, weight, out=z[:taken])
-                out[a:b] = z[: b - a]
-                if extra is None:
-                    out[a:b, 0] += base[a:b]
-    return out.numpy()
+                for (bias, weight), z in zip(layers[:-1], room, strict=True):
+                    h = torch.addmm(bias, h, weight, out=z[:taken])
+                    if z is room[0]:
+                        sound += h[: b - a, 0].sum()
+                    apply(h)
+                bias, weight = layers[-1]
+                if outputs == 1:
+                    torch.mv(h, weight[:, 0], out=out[a : a + taken, 0])
+                else:
+                    torch.mm(h, weight, out=out[a : a + taken])
+            out[begin:end] += layers[-1][0]
+    out = out[: rows.rows]
+    if extra is None:
+        out[:, 0] += torch.from_numpy(rows.base)
+    return out.numpy(), bool(torch.isfinite(sound)) and (bool(room) or bool(torch.isfinite(out).all()))

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -248,9 +249,9 @@ class _Run:
         """Continue from a checkpoint of the same work."""
         remedy = f"remove {file.name} to train from the start"
         try:
-            with np.load(file, allow_pickle=False) as saved:
+            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
                 contents = {name: saved[name] for name in saved.files}
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ModelError(f"checkpoint {file.name} cannot be read: {error}", remedy=remedy) from error
         if str(contents["identity"]) != identity:
             raise ModelError(

@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarisk.domain import Adaptation, Array, Arrays, ConfigError, Episodes, LikelihoodName, Packed, Progress
+from metarisk.domain import (
+    Adaptation,
+    Array,
+    Arrays,
+    ConfigError,
+    Episodes,
+    LikelihoodName,
+    ModelError,
+    Packed,
+    Progress,
+)
 from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments, score_rows
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Gradient, Loop, digest_of, fit
@@ -127,7 +137,7 @@ class GradientLearner(ABC):
 
     def _outputs(self, state: Arrays, adaptation: Adaptation, rows: Packed) -> Array:
         """All outputs of every row (N, outputs)."""
-        check(rows, features=self._features(state), name="rows to score")
+        check(rows, features=self._features(state), name="rows to score", inputs=False)
         start = _tensors(state, "weight")
         adapted = [torch.from_numpy(adaptation.arrays[f"weight{i}"]) for i in range(self.frozen, len(start))]
         place = {key: position for position, key in enumerate(adaptation.keys)}
@@ -137,12 +147,15 @@ class GradientLearner(ABC):
             return start if position is None else start[: self.frozen] + [layer[position] for layer in adapted]
 
         mean, scale = state["base"]
-        scores = score_rows(
+        scores, sound = score_rows(
             weights_of,
             rows if self.fusion != "none" else rows.with_base(np.zeros_like(rows.base)),
             extra=(lambda base: ((base - mean) / scale).astype(base.dtype)) if self.fusion == "feature" else None,
             activation=self.activation,
         )
+        if not sound:
+            check(rows, features=self._features(state), name="rows to score")
+            raise ModelError("a score overflowed on finite inputs", remedy="check the units of the features")
         # Odds learned from positives that count c times are c times too high.
         shift = float(np.log(state["class_weight"][0]))
         if shift:

@@ -19,13 +19,14 @@ Fusion = Literal["offset", "feature", "none"]
 """How a base score enters a learner: added to its output, one more input, or not at all."""
 
 
-def check(packed: Packed, *, features: int | None = None, name: str = "rows") -> Packed:
+def check(packed: Packed, *, features: int | None = None, name: str = "rows", inputs: bool = True) -> Packed:
     """The same rows, known to be usable: shapes agree, floats are finite, weights are not negative.
 
     Args:
         packed: what to check.
         features: columns of `x` that the model was trained on; None accepts any number.
         name: what the rows are, for the error.
+        inputs: look for numbers that are not finite in `x` too, which takes a pass over it.
 
     Raises:
         DataError: saying what was expected and what came, with the segment where one is to blame.
@@ -55,7 +56,7 @@ def check(packed: Packed, *, features: int | None = None, name: str = "rows") ->
         raise refuse(f"integer starts of shape ({len(packed.keys) + 1},)", f"{starts.dtype} {starts.shape}", remedy)
     if starts[0] != 0 or starts[-1] != rows or (np.diff(starts) < 0).any():
         raise refuse(f"starts that rise from 0 to {rows}", f"{starts[0]} to {starts[-1]}", remedy)
-    for field in ("x", "y", "weight", "base"):
+    for field in ("x", "y", "weight", "base") if inputs else ("y", "weight", "base"):
         where = _first_not_finite(getattr(packed, field))
         if where is not None:
             row, column = where

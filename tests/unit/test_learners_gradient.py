@@ -14,7 +14,7 @@ from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Draw, Loop
 from metarisk.learners.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
 from metarisk.learners.mlp import GradientLearner
-from metarisk.learners.packing import take
+from metarisk.learners.packing import Fusion, take
 from metarisk.learners.reptile import Reptile
 
 FAST = Loop(steps=150, meta_batch=16, rate=5e-3, evaluate_every=50, device="cpu")
@@ -245,6 +245,18 @@ def test_bad_rows_are_refused_with_what_was_expected_and_what_came(
     state = {**learner._start((4, 16, 16, 1), 0), "base": np.array([0.0, 1.0]), "class_weight": np.ones(1)}
     with pytest.raises(DataError, match=words):
         learner.adapt(state, spoil(change), "bernoulli")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("fusion", ["offset", "feature"])
+def test_a_row_to_score_that_is_not_finite_is_named(value: float, fusion: Fusion) -> None:
+    learner = replace(LEARNERS["maml"], fusion=fusion)
+    state = {**learner._start((4 + (fusion == "feature"), 16, 16, 1), 0), "base": np.array([0.0, 1.0])}
+    state["class_weight"] = np.ones(1)
+    rows = book(3, (5, 9), 0)
+    rows.x[-1, 3] = value
+    with pytest.raises(DataError, match=rf"rows to score: .* x\[{rows.rows - 1}, 3\] = {value} in segment s\|2"):
+        learner.predict(state, learner.adapt(state, book(3, (5, 9), 1), "bernoulli"), rows, "bernoulli")
 
 
 def test_labels_outside_the_likelihood_are_refused() -> None:
