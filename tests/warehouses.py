@@ -23,6 +23,7 @@ import pyarrow as pa
 from metarisk.domain import Scalar, Transaction, Warehouse
 from metarisk.warehouse import open_warehouse
 from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.postgresql import PostgreSQLWarehouse
 
 ROOT = Path(__file__).resolve().parents[1]
 MIGRATIONS, VIEWS = ROOT / "sql" / "migrations", ROOT / "sql" / "views"
@@ -187,5 +188,7 @@ def child(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 def address(warehouse: Warehouse, folder: Path) -> tuple[str, str]:
     """What a child process needs to open the same warehouse: its URL and its data folder."""
-    url = f"duckdb:///{warehouse.path}" if isinstance(warehouse, DuckDBWarehouse) else warehouse._url  # type: ignore[attr-defined]
-    return url, str(folder)
+    if isinstance(warehouse, DuckDBWarehouse):
+        return f"duckdb:///{warehouse.path}", str(folder)
+    assert isinstance(warehouse, PostgreSQLWarehouse)
+    return warehouse.connector._url, str(folder)

@@ -23,6 +23,13 @@ _HAS_HISTORY = """
     SELECT 1 AS one FROM information_schema.tables
     WHERE table_schema = 'metarisk' AND table_name = 'schema_migration'
 """
+_STATE = """
+    SELECT 'migration' AS kind, version AS number, name, checksum FROM metarisk.schema_migration
+    UNION ALL SELECT 'built', seq, 'views', checksum FROM metarisk.view_set
+    UNION ALL SELECT 'view', 0, CAST(table_name AS TEXT), '' FROM information_schema.views
+    WHERE table_schema = 'metarisk'
+    ORDER BY number
+"""
 _UNREADABLE = """
     SELECT v.viewname FROM pg_views v JOIN pg_roles r ON r.rolname = $role
     WHERE v.schemaname = 'metarisk'
@@ -86,29 +93,45 @@ def apply(warehouse: Warehouse, migrations: Path, views: Path) -> list[str]:
     concurrent callers wait for each other. Raises ConfigError for an edited, missing or late file.
     """
     files, definitions = read(migrations, warehouse.dialect), read_views(views)
-    if not _pending(warehouse, files) and _views_stand(warehouse, definitions):
+    state = _state(warehouse)
+    if not _pending(state, files) and _views_stand(warehouse, state, definitions):
         return []
     with warehouse.lock(_LOCK, wait_seconds=_WAIT_SECONDS):
         done = []
-        for migration in _pending(warehouse, files):
+        for migration in _pending(_state(warehouse), files):
             with warehouse.transaction() as transaction:
                 _run(transaction, migration)
             done.append(migration.name)
-        if not _views_stand(warehouse, definitions):
+        if not _views_stand(warehouse, _state(warehouse), definitions):
             with warehouse.transaction() as transaction:
                 _rebuild(transaction, definitions, warehouse.dialect)
             done.append("views")
         return done
 
 
-def _pending(warehouse: Warehouse, files: list[Migration]) -> list[Migration]:
+@dataclass(frozen=True)
+class _State:
+    """What the warehouse says was done to it."""
+
+    history: list[dict[str, Any]]
+    """Rows of `schema_migration` by number."""
+    built: str | None
+    """Checksum of the views as last built."""
+    views: set[str]
+
+
+def _state(warehouse: Warehouse) -> _State:
+    rows = warehouse.rows(_STATE) if warehouse.rows(_HAS_HISTORY) else []
+    by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("migration", "built", "view")}
+    built = [str(row["checksum"]) for row in by_kind["built"]]
+    return _State(by_kind["migration"], built[-1] if built else None, {str(row["name"]) for row in by_kind["view"]})
+
+
+def _pending(state: _State, files: list[Migration]) -> list[Migration]:
     """What is not applied yet; ConfigError where the files do not continue what is."""
-    if not warehouse.rows(_HAS_HISTORY):
-        return files
-    history = warehouse.rows("SELECT version, name, checksum FROM metarisk.schema_migration ORDER BY version")
     known = {migration.number: migration for migration in files}
-    for row in history:
-        migration = known.get(int(row["version"]))
+    for row in state.history:
+        migration = known.get(int(row["number"]))
         if migration is None or migration.name != row["name"]:
             raise ConfigError(
                 f"the warehouse has the migration {row['name']}, which this code has not",
@@ -119,8 +142,10 @@ def _pending(warehouse: Warehouse, files: list[Migration]) -> list[Migration]:
                 f"{migration.path.name} was edited after it ran on this warehouse",
                 remedy="restore its text (git log shows it) and put the change into a new migration",
             )
-    newest = max((int(row["version"]) for row in history), default=0)
-    pending = [migration for migration in files if migration.number not in {int(row["version"]) for row in history}]
+    newest = max((int(row["number"]) for row in state.history), default=0)
+    pending = [
+        migration for migration in files if migration.number not in {int(row["number"]) for row in state.history}
+    ]
     late = next((migration for migration in pending if migration.number < newest), None)
     if late is not None:
         raise ConfigError(
@@ -172,13 +197,8 @@ def _reads(sql: str) -> set[str]:
     return {name for schema, dot, name in zip(texts, texts[1:], texts[2:], strict=False) if (schema, dot) == _PREFIX}
 
 
-def _views_stand(warehouse: Warehouse, definitions: Mapping[str, str]) -> bool:
-    if not warehouse.rows(_HAS_HISTORY):
-        return False
-    newest = warehouse.rows("SELECT checksum FROM metarisk.view_set ORDER BY seq DESC LIMIT 1")
-    if [row["checksum"] for row in newest] != [_checksum("".join(definitions.values()))]:
-        return False
-    if {str(row["name"]) for row in warehouse.rows(_VIEWS)} != set(definitions):
+def _views_stand(warehouse: Warehouse, state: _State, definitions: Mapping[str, str]) -> bool:
+    if state.built != _checksum("".join(definitions.values())) or state.views != set(definitions):
         return False
     return warehouse.dialect == "duckdb" or not warehouse.rows(_UNREADABLE, {"role": BI_ROLE})
 

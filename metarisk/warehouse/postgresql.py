@@ -10,36 +10,24 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import date
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from adbc_driver_manager import dbapi
-from adbc_driver_postgresql import StatementOptions
-from adbc_driver_postgresql.dbapi import connect
 
 from metarisk.domain import LockedError, Scalar
 from metarisk.warehouse import arrow, statements
 from metarisk.warehouse.locks import backoff
 from metarisk.warehouse.migrations import apply
-from metarisk.warehouse.pgerrors import explain, explained, is_refused, secrets_of
+from metarisk.warehouse.pgconnect import Connector, execute
+from metarisk.warehouse.pgerrors import explained
 
-_CONNECT_TRIES = 5
-FIRST_PAUSE = 0.2
-"""Seconds before the second try to connect; the tests shorten it."""
-_DEFAULTS = {
-    "connect_timeout": "10",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-}
-_SESSION = ("SET TimeZone = 'UTC'", "SET standard_conforming_strings = on")
 _LOCK_SESSION = (
     "SET idle_session_timeout = 0",
     # The server notices a client whose host is gone, and frees its locks.
@@ -72,7 +60,7 @@ class PostgreSQLTransaction:
         if first is None:
             return 0
         schema, name = statements.split_table(table)
-        with explained(self._warehouse.secrets):
+        with explained(self._warehouse.connector.secrets):
             whole = _table(self._connection, f"TABLE {quoted} LIMIT 0").schema
         target = arrow.appended_schema(first.schema.names, whole, table)
         key = partition_key(self, table)
@@ -91,7 +79,7 @@ class PostgreSQLTransaction:
         feed = arrow.Feed(batches)
         reader = pa.RecordBatchReader.from_batches(target, feed)
         try:
-            with explained(self._warehouse.secrets), closing(self._connection.cursor()) as cursor:
+            with explained(self._warehouse.connector.secrets), closing(self._connection.cursor()) as cursor:
                 cursor.adbc_ingest(name, reader, mode=mode, db_schema_name=schema)
         except Exception:
             if feed.error is not None:
@@ -101,12 +89,12 @@ class PostgreSQLTransaction:
 
     def execute(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> None:
         """Run one statement."""
-        with explained(self._warehouse.secrets):
-            _execute(self._connection, statements.render(sql, parameters))
+        with explained(self._warehouse.connector.secrets):
+            execute(self._connection, statements.render(sql, parameters))
 
     def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
         """A small result, as seen inside the transaction."""
-        with explained(self._warehouse.secrets):
+        with explained(self._warehouse.connector.secrets):
             rows: list[dict[str, Any]] = _table(self._connection, statements.render(sql, parameters)).to_pylist()
             return rows
 
@@ -117,14 +105,10 @@ class PostgreSQLWarehouse:
     dialect: Literal["postgresql"] = "postgresql"
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self.secrets = secrets_of(url)
+        self.connector = Connector(url)
 
     def __repr__(self) -> str:
         return "PostgreSQLWarehouse(...)"
-
-    def __reduce__(self) -> str:
-        raise TypeError("a warehouse is not pickled, for its URL may hold a password: open it again from the settings")
 
     @contextmanager
     def stream(
@@ -133,7 +117,7 @@ class PostgreSQLWarehouse:
         """Read-only: one SELECT, streamed by COPY in a read-only transaction of its own."""
         statement = statements.render_select(sql, parameters)
         with self._reading() as connection, closing(connection.cursor()) as cursor:
-            with explained(self.secrets, reading=True):
+            with explained(self.connector.secrets, reading=True):
                 result = cursor.execute(statement).fetch_record_batch()
             schema = arrow.plain_schema(result.schema)
             batches = arrow.plain_batches(self._explained(result), schema, batch_rows)
@@ -141,29 +125,29 @@ class PostgreSQLWarehouse:
                 yield reader
 
     def _explained(self, result: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        with explained(self.secrets, reading=True):
+        with explained(self.connector.secrets, reading=True):
             yield from result
 
     def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
         """Read-only: a small result."""
         statement = statements.render_select(sql, parameters)
-        with self._reading() as connection, explained(self.secrets, reading=True):
+        with self._reading() as connection, explained(self.connector.secrets, reading=True):
             rows: list[dict[str, Any]] = _table(connection, statement).to_pylist()
             return rows
 
     @contextmanager
     def _reading(self) -> Iterator[dbapi.Connection]:
-        with self._connection() as connection:
-            with explained(self.secrets):
-                _execute(connection, "SET TRANSACTION READ ONLY")
+        with self.connector.open() as connection:
+            with explained(self.connector.secrets):
+                execute(connection, "SET TRANSACTION READ ONLY")
             yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[PostgreSQLTransaction]:
         """Commit at the end of the block, roll back on any exception."""
-        with self._connection() as connection:
+        with self.connector.open() as connection:
             yield PostgreSQLTransaction(self, connection)
-            with explained(self.secrets):
+            with explained(self.connector.secrets):
                 connection.commit()
 
     @contextmanager
@@ -171,10 +155,10 @@ class PostgreSQLWarehouse:
         """Hold the advisory lock `name` on a connection of its own; the server frees it when the holder dies."""
         deadline, pauses, key = time.monotonic() + wait_seconds, backoff(), _lock_key(name)
         holder = f"metarisk pid {os.getpid()} on {socket.gethostname()}"[:63]
-        with self._connection(application_name=holder, autocommit=True) as connection:
-            with explained(self.secrets):
-                for setting in _LOCK_SESSION:
-                    _execute(connection, setting)
+        with self.connector.open(autocommit=True) as connection:
+            with explained(self.connector.secrets):
+                for setting in (*_LOCK_SESSION, f"SET application_name = {statements.literal(holder)}"):
+                    execute(connection, setting)
                 while not _one(connection, f"SELECT pg_try_advisory_lock({key}) AS held")["held"]:
                     if time.monotonic() >= deadline:
                         raise _locked(connection, name, key)
@@ -199,7 +183,7 @@ class PostgreSQLWarehouse:
 
     def snapshot(self) -> None:
         """None: readers use the warehouse itself."""
-        return None
+        return
 
     def make_partition(self, table: str, month: date) -> None:
         """Make the table's partition of a month, where it is missing, in a transaction of its own.
@@ -221,28 +205,6 @@ class PostgreSQLWarehouse:
                 {"first": month, "after": after},
             )
 
-    @contextmanager
-    def _connection(
-        self, *, application_name: str = "metarisk", autocommit: bool = False
-    ) -> Iterator[dbapi.Connection]:
-        pauses = backoff(FIRST_PAUSE, 2.0)
-        for left in reversed(range(_CONNECT_TRIES)):
-            try:
-                connection = connect(_with_defaults(self._url, application_name), autocommit=autocommit)
-                break
-            except (dbapi.Error, OSError) as error:
-                if left == 0 or not is_refused(error):
-                    raise explain(error, self.secrets) from None
-            time.sleep(next(pauses))
-        try:
-            with explained(self.secrets):
-                for setting in _SESSION:
-                    _execute(connection, setting)
-            yield connection
-        finally:
-            with suppress(dbapi.Error, RuntimeError):  # a connection that was cut cannot be closed in order
-                connection.close()
-
 
 def partition_key(transaction: PostgreSQLTransaction, table: str) -> str | None:
     """The column by whose month the table is partitioned, or None."""
@@ -263,15 +225,6 @@ def months_of(batch: pa.RecordBatch, key: str | None) -> tuple[date, ...]:
     return tuple(sorted(month for month in months if month is not None))
 
 
-def _with_defaults(url: str, application_name: str) -> str:
-    given = parse_qs(urlsplit(url).query)
-    added = {name: word for name, word in _DEFAULTS.items() if name not in given}
-    added |= (
-        {} if "application_name" in given and application_name == "metarisk" else {"application_name": application_name}
-    )
-    return url + ("&" if urlsplit(url).query else "?") + urlencode(added, quote_via=quote)
-
-
 def _lock_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
@@ -283,13 +236,6 @@ def _locked(connection: dbapi.Connection, name: str, key: int) -> LockedError:
         f"the lock {name!r} is held by {who}",
         remedy="wait until that run has ended, or end it: the lock is freed with its process",
     )
-
-
-def _execute(connection: dbapi.Connection, statement: str) -> None:
-    with closing(connection.cursor()) as cursor:
-        # Otherwise a statement with a result would run, and fail, only as its result is read.
-        cursor.adbc_statement.set_options(**{StatementOptions.USE_COPY.value: "false"})
-        cursor.execute(statement)
 
 
 def _table(connection: dbapi.Connection, statement: str) -> pa.Table:

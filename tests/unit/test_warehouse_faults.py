@@ -252,7 +252,7 @@ def unused_port() -> Iterator[int]:
 
 
 def test_a_server_that_is_down(unused_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarisk.warehouse.postgresql.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("metarisk.warehouse.pgconnect.FIRST_PAUSE", 0.001)
     urls = (
         f"postgresql://bob:s3cret%2Fword@127.0.0.1:{unused_port}/risk",
         f"postgresql://bob@/risk?host={tmp_path}&password=s3cret%2Fword",
