@@ -51,6 +51,11 @@ def week_page():
     return render_week(examples.week())
 
 
+def _without_charts(**changes):
+    """A night whose page needs no chart: quick to render where the test is about words."""
+    return examples.night(**{"scores": None, "drift": (), **changes})
+
+
 def _words(page):
     return re.sub(r"\s+", " ", _Outline(page.split("</style>", 1)[1]).text)
 
@@ -86,7 +91,7 @@ def test_a_night_says_first_whether_it_was_published_how_many_were_scored_and_wh
     ],
 )
 def test_the_verdict_is_in_the_title_and_the_head(outcome, word):
-    page = render_night(examples.night(outcome=outcome, reason="source `loans` was not ready by 06:00"))
+    page = render_night(_without_charts(outcome=outcome, reason="source `loans` was not ready by 06:00"))
     assert f"<title>{word}: " in page
     assert f"<strong>{word}</strong>" in page
     assert "source <code>loans</code> was not ready by 06:00" in page
@@ -94,24 +99,24 @@ def test_the_verdict_is_in_the_title_and_the_head(outcome, word):
 
 
 def test_a_refused_night_tells_readers_what_they_see():
-    page = render_night(examples.night(outcome="refused", published_at=None, reason="12 rows share 6 loan ids"))
+    page = render_night(_without_charts(outcome="refused", published_at=None, reason="12 rows share 6 loan ids"))
     assert "readers keep the last published night" in page
     assert '<li class="bad"><bdi>12 rows share 6 loan ids</bdi></li>' in page
 
 
 def test_a_backfill_says_that_it_is_one():
-    page = render_night(examples.night(mode="backfill", reason="quarter 1 filled in later"))
+    page = render_night(_without_charts(mode="backfill", reason="quarter 1 filled in later"))
     assert "<strong>backfill</strong>" in page
     assert "quarter 1 filled in later" in page
 
 
 def test_a_calm_night_says_so():
-    calm = examples.night(quality=(), drift=(), warnings=(), next_steps=())
+    calm = _without_charts(quality=(), warnings=(), next_steps=())
     assert "Nothing needs attention" in render_night(calm)
 
 
 def test_a_failed_critical_check_is_bad_and_stands_before_warnings():
-    report = examples.night()
+    report = _without_charts()
     broken = replace(report.quality[1], passed=False, failing=7)
     page = render_night(replace(report, quality=(report.quality[0], broken)))
     assert f'<li class="bad"><bdi>Check failed: {broken.rule} (7 of 29,347 rows).' in page
@@ -148,7 +153,7 @@ def test_an_infinite_interval_fills_the_axis_and_an_unknown_one_is_left_out():
         EvidenceLine("a", 0.1, None, Interval(-0.001, -math.inf, math.inf)),
         EvidenceLine("b", math.nan, math.nan, Interval(math.nan, math.nan, math.nan)),
     )
-    page = render_night(examples.night(evidence=Evidence(rows, "a")))
+    page = render_night(_without_charts(evidence=Evidence(rows, "a")))
     assert 'style="left:0.00%;right:0.00%"' in page
     assert page.count('<b class="') == 1
     assert "−∞ to ∞" in page
