@@ -1,0 +1,164 @@
+"""Base scores: cross-fitting that never meets its own label, texts that read back to the last bit, monotone trees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import lightgbm
+import numpy as np
+import polars as pl
+import pytest
+from scipy import optimize, special
+
+from metarisk import bases
+from metarisk.bases import BASES, FOLDS, LIMIT, CrossFitted, LinearBase, TreeBase, blend, entity_fold
+from metarisk.domain import Feature
+from metarisk.features import Encoder
+from metarisk.tasks import LABEL
+from tests.unit.loan_examples import PORTFOLIO, book, support
+
+FEATURES = PORTFOLIO.features
+
+
+@pytest.fixture(scope="module")
+def teach() -> pl.DataFrame:
+    return support()
+
+
+@pytest.fixture(scope="module")
+def fitted(teach) -> dict[str, CrossFitted]:
+    return {kind: CrossFitted.fit(kind, teach, teach[LABEL].to_numpy(), PORTFOLIO) for kind in BASES}
+
+
+def test_folds_are_pinned_for_ever_and_come_from_the_entity_alone():
+    # CRC-32 of "123456789" is 0xCBF43926, as every table of check values says
+    frame = pl.DataFrame({"loan": ["123456789", "L00001", "L00002", "Zürich", "", None, "42"]})
+    assert entity_fold(frame, "loan").tolist() == [0xCBF43926 % 5, 1, 0, 3, 0, 1, 3]
+    assert entity_fold(pl.DataFrame({"loan": [42]}), "loan").tolist() == [3]
+    shares = np.bincount(entity_fold(book(), "loan"), minlength=FOLDS) / book().height
+    assert (np.abs(shares - 1 / FOLDS) < 0.05).all()
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_a_row_never_meets_a_fit_that_saw_its_entity(kind, teach, fitted):
+    loan = teach.filter(pl.col(LABEL) == 1)["loan"][0]
+    own = pl.col("loan") == loan
+    changed = teach.with_columns(
+        pl.when(own).then(1 - pl.col(LABEL)).otherwise(LABEL).alias(LABEL),
+        pl.when(own).then(pl.col("burden") + 3).otherwise("burden").alias("burden"),
+    )
+    # the changed row teaches, the row as it was is scored
+    again = CrossFitted.fit(kind, changed, changed[LABEL].to_numpy(), PORTFOLIO)
+    row = teach.filter(own)
+    assert again.unseen(row)[0] == fitted[kind].unseen(row)[0]
+    assert again.full.predict(row)[0] != fitted[kind].full.predict(row)[0]
+
+
+def test_unseen_scores_are_the_parts_put_together(teach, fitted):
+    base, folds = fitted["logistic"], entity_fold(teach, "loan")
+    by_hand = [base.parts[fold].predict(teach[i])[0] for i, fold in enumerate(folds)]
+    assert base.unseen(teach).tolist() == by_hand
+
+
+def test_logistic_regression_is_the_penalised_optimum(teach):
+    y = teach[LABEL].to_numpy()
+    base = LinearBase.fit(teach, y, FEATURES, "opened")
+    design = base.encoder.design(teach, np.float64)
+
+    def objective(weights):
+        eta = design @ weights[:-1] + weights[-1]
+        return np.sum(np.logaddexp(0, eta) - y * eta) + weights[:-1] @ weights[:-1] / (2 * 0.05)
+
+    best = optimize.minimize(objective, np.zeros(design.shape[1] + 1), method="BFGS", options={"gtol": 1e-6})
+    np.testing.assert_allclose([*base.weights, base.intercept], best.x, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_texts_read_back_to_the_same_bits(kind, teach, fitted):
+    again = CrossFitted.from_texts(kind, "loan", fitted[kind].to_texts())
+    frame = book()
+    np.testing.assert_array_equal(again.full.predict(frame), fitted[kind].full.predict(frame))
+    np.testing.assert_array_equal(again.unseen(teach), fitted[kind].unseen(teach))
+    assert again.to_texts() == fitted[kind].to_texts()
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_a_score_depends_on_its_row_alone(kind, fitted):
+    frame, full = book(), fitted[kind].full
+    score = full.predict(frame)
+    parts = [full.predict(frame[start : start + 11]) for start in range(0, frame.height, 11)]
+    np.testing.assert_array_equal(np.concatenate(parts), score)
+
+
+def test_trees_are_the_same_on_any_number_of_threads(teach, monkeypatch):
+    y = teach[LABEL].to_numpy()
+    one = CrossFitted.fit("lightgbm", teach, y, PORTFOLIO)
+    monkeypatch.setattr(bases.os, "cpu_count", lambda: 1)
+    assert CrossFitted.fit("lightgbm", teach, y, PORTFOLIO).to_texts() == one.to_texts()
+    parameters = bases._tree_parameters(y, one.full.encoder.monotone)
+    raw = one.full.encoder.raw(teach)
+    for threads in (1, 3):
+        data = lightgbm.Dataset(raw, y, categorical_feature=[2])
+        booster = lightgbm.train(parameters | {"num_threads": threads}, data)
+        np.testing.assert_array_equal(booster.predict(raw, raw_score=True), one.full.predict(teach))
+
+
+def test_monotone_features_never_turn_a_tree_score_round(fitted):
+    rows = book(200)
+    grid = np.linspace(-4, 4, 41)
+    scores = np.array([fitted["lightgbm"].full.predict(rows.with_columns(burden=pl.lit(v))) for v in grid])
+    assert (np.diff(scores, axis=0) >= 0).all()
+    assert (np.diff(scores, axis=0) > 0).any()
+
+
+def test_a_falling_constraint_holds_against_the_data(teach):
+    against = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=-1)}
+    base = TreeBase.fit(teach, teach[LABEL].to_numpy(), against, "opened")
+    scores = [base.predict(book(50).with_columns(burden=pl.lit(v))) for v in (-3.0, 0.0, 3.0)]
+    assert (np.diff(scores, axis=0) <= 0).all()
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_segment_columns_are_read_by_the_kinds_that_say_so(kind, fitted):
+    frame = book(100)
+    moved = frame.with_columns(region=pl.lit("north"), product=pl.lit("home"))
+    differs = (fitted[kind].full.predict(moved) != fitted[kind].full.predict(frame)).any()
+    assert differs == BASES[kind].segments
+
+
+@pytest.mark.parametrize("fit", [LinearBase.fit, TreeBase.fit])
+@pytest.mark.parametrize(("y", "events"), [(np.zeros(9), 0.5), (np.ones(9), 9.5)])
+def test_one_class_gives_the_constant_of_the_smoothed_rate(fit, y, events):
+    base = fit(book(9), y, FEATURES, "opened")
+    np.testing.assert_allclose(special.expit(base.predict(book(20))), events / 10)
+    again = type(base).from_text(base.to_text())
+    np.testing.assert_array_equal(again.predict(book(20)), base.predict(book(20)))
+
+
+def test_few_rows_whose_folds_are_empty_or_of_one_class_still_fit():
+    frame = book(4)
+    for kind in BASES:
+        base = CrossFitted.fit(kind, frame, np.array([0.0, 1.0, 0.0, 0.0]), PORTFOLIO)
+        assert np.isfinite(base.unseen(frame)).all()
+        assert np.isfinite(base.full.predict(frame)).all()
+
+
+def test_scores_are_cut_at_the_limit():
+    encoder = Encoder.fit(book(), {"burden": Feature("numeric")}, "opened")
+    score = LinearBase(encoder, np.array([100.0]), 0.0).predict(book())
+    assert score.max() == LIMIT
+    assert score.min() == -LIMIT
+
+
+def test_a_blend_is_the_mean_of_logits_and_zero_without_bases():
+    np.testing.assert_array_equal(blend([np.array([0.0, 1.0]), np.array([2.0, 5.0])], 2), [1.0, 3.0])
+    np.testing.assert_array_equal(blend([], 3), np.zeros(3))
+
+
+def test_trees_have_few_leaves_while_events_are_few_and_half_the_rounds_once_they_are_many():
+    few = bases._tree_parameters(np.repeat([0.0, 1.0], [5_000, 150]), [0])
+    many = bases._tree_parameters(np.repeat([0.0, 1.0], [90_000, 9_000]), [0, 1])
+    assert (few["num_leaves"], few["num_iterations"], few["learning_rate"]) == (4, 150, 0.03)
+    assert (many["num_leaves"], many["num_iterations"], many["learning_rate"]) == (16, 200, 0.06)
+    assert "monotone_constraints" not in few
+    assert many["monotone_constraints"] == [0, 1]

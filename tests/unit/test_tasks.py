@@ -1,0 +1,321 @@
+"""Maturity, labels and populations against a plain Python twin; folds and episodes that never look ahead."""
+
+from __future__ import annotations
+
+import calendar
+from dataclasses import replace
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metarisk.domain import Portfolio, Target, Validation
+from metarisk.tasks import (
+    LABEL,
+    Matrix,
+    as_known,
+    episodes,
+    forward_folds,
+    labelled,
+    matrix,
+    newest,
+    opened_within,
+    pack,
+    population,
+    segment_keys,
+)
+from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book
+
+VALUE_SPEC = replace(SPEC, label="value")
+VALUES = replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, event_date=None, value="amount", exit_date=None))
+HORIZONS = [
+    Target("t", horizon_months=12, reporting_lag_days=30),
+    Target("t", horizon_months=1),
+    Target("t", horizon_days=10, reporting_lag_days=3),
+    Target("t", horizon_months=6, horizon_days=5, reporting_lag_days=60),
+]
+
+
+# a twin of the rule, a row at a time
+
+
+def add_months(day: date, months: int) -> date:
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    return date(year, month + 1, min(day.day, calendar.monthrange(year, month + 1)[1]))
+
+
+def end_of_horizon(opened: date, target: Target) -> date:
+    return add_months(opened, target.horizon_months) + timedelta(days=target.horizon_days)
+
+
+def label_of(row: dict, target: Target, as_of: date) -> float | None:
+    """1 or 0, or None while the row is immature."""
+    end = end_of_horizon(row["opened"], target)
+    if end + timedelta(days=target.reporting_lag_days) > as_of:
+        return None
+    event, known = row["event"], row["known"]
+    return float(event is not None and known is not None and event <= end and known <= as_of)
+
+
+def is_scored(row: dict, target: Target, as_of: date) -> bool:
+    ended = any(day is not None and day <= as_of for day in (row["known"], row["left"]))
+    return row["opened"] <= as_of < end_of_horizon(row["opened"], target) and not ended
+
+
+def frame_of(rows: list[dict]) -> pl.LazyFrame:
+    dates = dict.fromkeys(("opened", "event", "known", "left"), pl.Date)
+    numbered = [row | {"loan": f"L{i}", "region": "north", "product": "card"} for i, row in enumerate(rows)]
+    return pl.LazyFrame(numbered, schema_overrides=dates)
+
+
+def portfolio_of(target: Target) -> Portfolio:
+    return replace(PORTFOLIO, targets=(target,))
+
+
+def found_labels(rows: list[dict], target: Target, as_of: date) -> list[float | None]:
+    found = labelled(frame_of(rows), portfolio_of(target), SPEC, as_of).collect()
+    by_loan = dict(zip(found["loan"], found[LABEL], strict=True))
+    return [by_loan.get(f"L{i}") for i in range(len(rows))]
+
+
+def loan(opened: date, event: date | None = None, known: date | None = None, left: date | None = None) -> dict:
+    return {"opened": opened, "event": event, "known": known if known is not None else event, "left": left}
+
+
+dates = st.dates(date(2019, 10, 1), date(2021, 4, 30))
+rows_of = st.builds(
+    lambda opened, event, delay, left: loan(opened, event, event and event + timedelta(days=delay), left),
+    dates,
+    st.none() | dates,
+    st.integers(0, 60),
+    st.none() | dates,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(rows_of, min_size=1, max_size=12), target=st.sampled_from(HORIZONS), as_of=dates)
+def test_labels_and_population_are_those_of_the_twin(rows, target, as_of):
+    assert found_labels(rows, target, as_of) == [label_of(row, target, as_of) for row in rows]
+    scored = population(frame_of(rows), portfolio_of(target), as_of).collect()["loan"].to_list()
+    assert scored == [f"L{i}" for i, row in enumerate(rows) if is_scored(row, target, as_of)]
+
+
+@pytest.mark.parametrize(
+    ("opened", "months", "matures"),
+    [
+        (date(2020, 2, 29), 12, date(2021, 2, 28)),
+        (date(2019, 2, 28), 12, date(2020, 2, 28)),
+        (date(2021, 1, 31), 1, date(2021, 2, 28)),
+        (date(2020, 1, 31), 1, date(2020, 2, 29)),
+        (date(2020, 8, 31), 6, date(2021, 2, 28)),
+        (date(2020, 12, 15), 12, date(2021, 12, 15)),
+    ],
+)
+def test_months_end_where_the_month_ends(opened, months, matures):
+    target = Target("t", horizon_months=months)
+    assert found_labels([loan(opened)], target, matures) == [0.0]
+    assert found_labels([loan(opened)], target, matures - timedelta(days=1)) == [None]
+
+
+def test_an_event_on_the_last_day_counts_and_one_a_day_later_does_not():
+    target, opened, as_of = HORIZONS[0], date(2020, 2, 29), date(2022, 1, 1)
+    rows = [loan(opened, date(2021, 2, 28)), loan(opened, date(2021, 3, 1))]
+    assert found_labels(rows, target, as_of) == [1.0, 0.0]
+
+
+def test_an_event_counts_from_the_day_it_is_known():
+    target, opened = HORIZONS[0], date(2020, 1, 1)
+    row = loan(opened, date(2020, 12, 31), known=date(2021, 3, 1))
+    assert found_labels([row], target, date(2021, 2, 28)) == [0.0]
+    assert found_labels([row], target, date(2021, 3, 1)) == [1.0]
+
+
+def test_the_reporting_lag_keeps_a_row_from_teaching_too_early():
+    target, opened = HORIZONS[0], date(2020, 1, 1)
+    assert found_labels([loan(opened)], target, date(2021, 1, 30)) == [None]
+    assert found_labels([loan(opened)], target, date(2021, 1, 31)) == [0.0]
+
+
+def test_a_prepaid_row_is_good_once_mature_and_scored_only_until_it_left():
+    target, row = HORIZONS[0], loan(date(2020, 6, 1), left=date(2020, 9, 1))
+    assert found_labels([row], target, date(2021, 7, 1)) == [0.0]
+    for as_of, rows in ((date(2020, 8, 31), 1), (date(2020, 9, 1), 0)):
+        assert population(frame_of([row]), portfolio_of(target), as_of).collect().height == rows
+
+
+def test_an_early_event_of_an_immature_row_neither_teaches_nor_is_scored():
+    row, as_of = loan(date(2020, 6, 1), date(2020, 7, 1)), date(2020, 8, 1)
+    assert found_labels([row], HORIZONS[0], as_of) == [None]
+    assert population(frame_of([row]), portfolio_of(HORIZONS[0]), as_of).collect().height == 0
+
+
+def test_an_event_dated_before_opening_is_positive_as_the_rule_says():
+    assert found_labels([loan(date(2020, 6, 1), date(2020, 5, 1))], HORIZONS[0], date(2022, 1, 1)) == [1.0]
+
+
+def test_values_teach_when_mature_and_known():
+    rows = pl.LazyFrame(
+        {
+            "loan": ["a", "b", "c", "d"],
+            "opened": [date(2020, 1, 1)] * 3 + [date(2020, 5, 1)],
+            "known": [date(2021, 1, 1), date(2021, 3, 1), date(2021, 1, 1), date(2020, 6, 1)],
+            "amount": [2.5, 1.0, None, 7.0],
+        }
+    )
+    found = labelled(rows, VALUES, VALUE_SPEC, date(2021, 2, 15)).collect()
+    assert found.select("loan", LABEL).rows() == [("a", 2.5)]
+
+
+def test_what_was_not_known_is_blank():
+    frame = book().lazy()
+    for rows in (labelled(frame, PORTFOLIO, SPEC, AS_OF), population(frame, PORTFOLIO, AS_OF)):
+        seen = rows.collect()
+        assert seen.height
+        for told in ("event", "known", "left"):
+            assert (seen[told].max() or AS_OF) <= AS_OF
+    late = frame.filter(pl.col("known") > AS_OF).collect()
+    assert late.height
+    assert as_known(late.lazy(), PORTFOLIO, AS_OF).collect()["event"].null_count() == late.height
+
+
+# which rows are kept
+
+
+def twin_of_newest(frame: pl.DataFrame, per_segment: int, total: int) -> list[str]:
+    taken: dict[tuple, int] = {}
+    kept = []
+    for row in sorted(frame.iter_rows(named=True), key=lambda row: (row["opened"], row["loan"]), reverse=True):
+        key = (row["region"], row["product"])
+        taken[key] = taken.get(key, 0) + 1
+        if taken[key] <= per_segment:
+            kept.append(row["loan"])
+    return sorted(kept[:total])
+
+
+@pytest.mark.parametrize(("per_segment", "total"), [(5, 1000), (40, 150), (1, 3), (1000, 100), (2000, 2000)])
+def test_newest_keeps_the_newest_of_each_segment_and_settles_ties_by_entity(per_segment, total):
+    # opening dates by quarter, so that most are tied; a segment value is missing
+    frame = book().with_columns(
+        pl.col("opened").dt.truncate("1q"),
+        pl.when(pl.col("region") == "west").then(None).otherwise("region").alias("region"),
+    )
+    kept = newest(frame.lazy(), PORTFOLIO, per_segment=per_segment, total=total).collect()
+    assert kept["loan"].to_list() == twin_of_newest(frame, per_segment, total)
+    mixed = frame.sample(fraction=1, shuffle=True, seed=1).lazy()
+    assert newest(mixed, PORTFOLIO, per_segment=per_segment, total=total).collect().equals(kept)
+
+
+def test_newest_streams_to_the_same_rows():
+    rows = newest(book().lazy(), PORTFOLIO, per_segment=20, total=200)
+    assert rows.collect(engine="streaming").equals(rows.collect())
+
+
+# segments and packing
+
+
+def test_segment_keys_are_sorted_and_a_missing_value_has_a_name():
+    frame = pl.DataFrame({"region": ["b", None, "a", "b"], "product": ["x", "x", "y", "x"]})
+    keys, codes = segment_keys(frame, PORTFOLIO)
+    assert keys == (("(missing)", "x"), ("a", "y"), ("b", "x"))
+    assert [keys[code] for code in codes] == [("b", "x"), ("(missing)", "x"), ("a", "y"), ("b", "x")]
+    assert segment_keys(frame.head(0), PORTFOLIO)[0] == ()
+
+
+@given(codes=st.lists(st.integers(0, 4), max_size=30))
+def test_packing_groups_rows_and_keeps_their_order(codes):
+    n, keys = len(codes), tuple((str(i),) for i in range(5))
+    number = np.arange(n, dtype=float)
+    packed, order = pack(keys, np.array(codes, dtype=np.int64), number[:, None], number, -number)
+    assert packed.sizes.tolist() == [codes.count(i) for i in range(5)]
+    assert [codes[i] for i in order] == packed.index.tolist()
+    for begin, end in zip(packed.starts[:-1], packed.starts[1:], strict=True):
+        assert (np.diff(packed.y[begin:end]) > 0).all()
+    np.testing.assert_array_equal(packed.x[:, 0], packed.y)
+    np.testing.assert_array_equal(packed.base, -packed.y)
+    assert packed.weight.tolist() == [1.0] * n
+
+
+# folds
+
+
+@given(
+    as_of=st.dates(date(2019, 12, 1), date(2024, 3, 31)),
+    target=st.sampled_from(HORIZONS),
+    folds=st.integers(1, 4),
+    months=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_judged_rows_are_mature_and_windows_follow_each_other_without_overlap(as_of, target, folds, months):
+    portfolio = replace(portfolio_of(target), validation=Validation(folds, months))
+    found = forward_folds(portfolio, as_of)
+    assert len(found) == folds
+    for fold in found:
+        assert fold.cut < fold.end
+        assert end_of_horizon(fold.end, target) + timedelta(days=target.reporting_lag_days) <= as_of
+    assert [fold.end for fold in found[:-1]] == [fold.cut for fold in found[1:]]
+    # no judged window could begin a whole month later
+    later = add_months(found[-1].end, 1)
+    assert end_of_horizon(later, target) + timedelta(days=target.reporting_lag_days) > as_of
+
+
+def test_a_judged_row_opens_after_the_cut_so_that_no_row_can_teach_and_be_judged():
+    (fold,) = forward_folds(replace(PORTFOLIO, validation=Validation(1, 3)), AS_OF)
+    days = [fold.cut + timedelta(days=i) for i in (-1, 0, 1)] + [fold.end + timedelta(days=i) for i in (0, 1)]
+    inside = pl.DataFrame({"opened": days}).select(opened_within(PORTFOLIO, fold)).to_series()
+    assert inside.to_list() == [False, False, True, True, False]
+
+
+# episodes
+
+
+def rows_of_book() -> tuple[pl.DataFrame, Matrix]:
+    frame = labelled(book(6_000).lazy(), PORTFOLIO, SPEC, AS_OF).collect().sort("loan")
+    number = np.arange(frame.height, dtype=float)
+    return frame, matrix(frame, PORTFOLIO, number[:, None], number)
+
+
+def test_a_label_is_known_at_maturity_or_when_its_event_was_told():
+    frame, rows = rows_of_book()
+    twin = [
+        max(
+            end_of_horizon(row["opened"], PORTFOLIO.target) + timedelta(days=30),
+            row["known"] if row[LABEL] else date.min,
+        )
+        for row in frame.iter_rows(named=True)
+    ]
+    assert rows.mature_at.astype(object).tolist() == twin
+    assert (rows.mature_at <= np.datetime64(AS_OF)).all()
+    assert any(row["known"] == known for row, known in zip(frame.iter_rows(named=True), twin, strict=True))
+
+
+def test_support_was_known_before_its_query_opened():
+    _, rows = rows_of_book()
+    tasks, validation = episodes(rows, cuts=6, fold_months=3)
+    assert validation is not None
+    opened, known = rows.opened, rows.mature_at
+    for part in (tasks, validation):
+        assert part.query.rows and part.support.rows
+        for task in range(len(part.query.keys)):
+            support, query = (
+                packed.x[packed.starts[task] : packed.starts[task + 1], 0].astype(int)
+                for packed in (part.support, part.query)
+            )
+            assert len(query)
+            if len(support):
+                assert known[support].max() <= opened[query].min()
+            assert {rows.keys[code] for code in rows.codes[query]} == {part.query.keys[task]}
+            np.testing.assert_array_equal(rows.y[query], part.query.y[slice(*part.query.starts[task : task + 2])])
+    last = opened[validation.query.x[:, 0].astype(int)].min()
+    assert opened[tasks.query.x[:, 0].astype(int)].max() < last
+
+
+def test_without_a_usable_cut_the_older_half_supports_the_newer():
+    frame = book(60).with_columns(pl.lit(0.0).alias(LABEL)).sort("loan")
+    rows = matrix(frame, PORTFOLIO, np.zeros((60, 1)), np.zeros(60))
+    tasks, validation = episodes(rows, cuts=2, fold_months=3)
+    assert validation is None
+    assert tasks.support.rows + tasks.query.rows == 60
+    assert abs(tasks.support.rows - tasks.query.rows) <= 2
