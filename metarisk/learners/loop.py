@@ -164,6 +164,8 @@ def fit(
             losses = step_once(draw)
             run.step += 1
             due = run.step % loop.evaluate_every == 0 or run.step == loop.steps
+            if device.type != "cpu" and due:
+                run.raise_trouble(keys)
             if device.type == "cpu" or due:
                 run.watch(losses, draw, keys)
             if due:
@@ -190,6 +192,8 @@ class _Run:
         self.views = self._views(parameters)
         self.gradient = torch.zeros_like(parameters)
         self.chosen = parameters.clone()
+        # On a GPU, whose losses are read at evaluations alone: steps done, then step and task of the first bad loss.
+        self.trouble = torch.tensor([0, -1, -1], device=device)
         self.step, self.stale = 0, 0
         self.loss, self.validation, self.best = np.nan, np.nan, np.inf
 
@@ -207,19 +211,29 @@ class _Run:
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             task = int(draw.tasks[int(wrong[0])])
-            raise ModelError(
-                f"training diverged in step {self.step}: loss {values[wrong[0]]} of task {segment_name(keys[task])}",
-                remedy="lower the outer rate, the inner rate or the number of inner steps, or look at the task's rows",
-            )
+            raise _diverged(self.step, f"loss {values[wrong[0]]} of task {segment_name(keys[task])}")
         if not bool(torch.isfinite(self.optimiser.parameters).all()):
             worst = int(draw.tasks[int(values.argmax())])
-            raise ModelError(
-                f"training diverged in step {self.step}: parameters are not finite; the largest loss, {values.max()}, "
-                f"is that of task {segment_name(keys[worst])}",
-                remedy="lower the outer rate, the inner rate or the number of inner steps",
+            raise _diverged(
+                self.step,
+                f"parameters are not finite; the largest loss, {values.max()}, is of task {segment_name(keys[worst])}",
             )
         mean = float(values.mean())
         self.loss = mean if np.isnan(self.loss) else 0.95 * self.loss + 0.05 * mean
+
+    def note_trouble(self, losses: Tensor, tasks: Tensor) -> None:
+        """Remember, on the device and without waiting for it, the first step and task whose loss is not finite."""
+        bad = ~torch.isfinite(losses)
+        done = self.trouble[:1] + 1
+        first = torch.cat([done, done, tasks[bad.long().argmax()].unsqueeze(0)])
+        still = torch.cat([done, self.trouble[1:]])
+        self.trouble.copy_(torch.where(bad.any() & (self.trouble[1] < 0), first, still))
+
+    def raise_trouble(self, keys: Sequence[SegmentKey]) -> None:
+        """Stop on what `note_trouble` saw."""
+        _, step, task = self.trouble.tolist()
+        if step >= 0:
+            raise _diverged(step, f"the loss of task {segment_name(keys[task])} is not finite")
 
     def judge(self, validation: float) -> None:
         """Keep the parameters if they are the best so far."""
@@ -262,6 +276,14 @@ class _Run:
         step, stale, *losses = contents["numbers"].tolist()
         self.step, self.stale = int(step), int(stale)
         self.loss, self.validation, self.best = losses
+        self.trouble.copy_(torch.tensor([self.step, -1, -1]))
+
+
+def _diverged(step: int, how: str) -> ModelError:
+    return ModelError(
+        f"training diverged in step {step}: {how}",
+        remedy="lower the outer rate, the inner rate or the number of inner steps, or look at the task's rows",
+    )
 
 
 def _identity(start: Arrays, loop: Loop, seed: int, identity: str) -> str:
@@ -302,6 +324,8 @@ def _eager(run: _Run, gradient: Gradient, loop: Loop) -> Callable[[Draw], Tensor
         torch.cat([gradients[name].reshape(-1) for name in run.views], out=run.gradient)
         mean, everything = distributed.combine(run.gradient, losses, len(draw.tasks))
         run.optimiser.update(mean)
+        if everything.device.type != "cpu":
+            run.note_trouble(everything, draw.tasks)
         return everything
 
     return step
@@ -328,6 +352,7 @@ def _captured(run: _Run, gradient: Gradient, loop: Loop) -> Callable[[Draw], Ten
         torch.cuda.current_stream().wait_stream(side)
         for name, tensor in run.optimiser.state.items():
             tensor.copy_(before[name])
+        run.trouble.copy_(torch.tensor([run.step, -1, -1]))
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             losses = eager(feed)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Arrays, ModelError
-from metarisk.learners.loop import Draw, Fitted, Gradient, Loop, Parameters, by_autograd, fit
+from metarisk.learners.loop import Draw, Fitted, Gradient, Loop, Parameters, _Run, by_autograd, fit
 from metarisk.learners.optimisers import Optimiser, rate_at
 
 LOOP = Loop(steps=60, meta_batch=4, rate=0.05, evaluate_every=10, checkpoint_every=7, device="cpu", precision="float64")
@@ -136,6 +136,15 @@ def test_parameters_that_are_not_finite_stop_training() -> None:
 
     with pytest.raises(ModelError, match="diverged in step 1: parameters are not finite"):
         run(gradient=gradient)
+
+
+def test_a_device_that_is_read_seldom_remembers_its_first_bad_loss() -> None:
+    record = _Run(START, LOOP, torch.device("cpu"))
+    fine, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, torch.nan])
+    for losses_now, tasks in ((fine, [1, 2]), (fine, [3, 4]), (bad, [5, 6]), (bad, [7, 0])):
+        record.note_trouble(losses_now, torch.tensor(tasks))
+    with pytest.raises(ModelError, match="diverged in step 3: the loss of task g is not finite"):
+        record.raise_trouble(KEYS)
 
 
 def test_tasks_are_drawn_by_size_when_asked() -> None:
