@@ -14,6 +14,7 @@ from metarisk.domain import segment_name
 from metarisk.evidence import Evidence
 from metarisk.metrics import Interval
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.night import Run, load_adapted, score_files
 from metarisk.pipeline.week import Trained
 
@@ -44,7 +45,7 @@ def report_night(
         outcome="published",
         reason=context.job.reason,
         published_at=publication["published_at"],
-        champion=report.Champion(run.model_id, run.recipe, run.cut_off, (context.job.as_of - run.cut_off).days),
+        champion=report.Champion(run.model_id, run.recipe, run.cut_off, _model_age(context, run)),
         score_unit=context.spec.score_unit,
         rows_extracted=run.extract.rows,
         rows_scored=publication["rows_scored"],
@@ -56,9 +57,8 @@ def report_night(
         drift=_drift(drift_folder),
         evidence=_evidence_of(context, run.model_id),
         warnings=_warnings(context, run),
+        next_steps=_next_steps(context, run),
         provenance={
-            "run": run.run_id,
-            "model": run.model_id,
             "extract": run.extract.extract_hash,
             "configuration": run.config_hash,
             "code": run.code_version,
@@ -75,17 +75,17 @@ def report_week(
     """Write the page of a week."""
     judged = trained.judged
     decision = judged.decision
-    champion = judged.champion_recipe
-    challenger = "" if decision.recipe == champion else decision.recipe
+    waits = not registered["promoted"]
+    best = next((line.name for line in judged.evidence.candidates), decision.recipe)
     page = report.WeekReport(
         title=context.portfolio.title or context.portfolio.name,
         portfolio=context.portfolio.name,
         as_of=context.job.as_of,
         run_id=judged.week_id,
-        decision="promoted" if registered["promoted"] else "waiting",
+        decision="waiting" if waits else "kept" if decision.recipe == judged.champion_recipe else "promoted",
         reason=decision.reason,
         champion=report.Champion(trained.model_id, decision.recipe, context.job.as_of, 0),
-        challenger=challenger,
+        challenger="" if best == decision.recipe and not waits else best,
         training_rows=trained.rows,
         training_events=trained.events,
         training_segments=trained.segments,
@@ -93,7 +93,7 @@ def report_week(
         quality=_quality(judged.checked.quality),
         evidence=_evidence(judged.evidence, decision.recipe),
         warnings=tuple(judged.checked.extract.warnings),
-        provenance={"model": trained.model_id, "extract": judged.checked.extract.extract_hash},
+        provenance={"extract": judged.checked.extract.extract_hash, "code": code_version()},
     )
     path = _write(_folder(context) / f"week-{context.job.as_of}-{judged.week_id}.html", report.render_week(page))
     context.reporter.link(f"week-{context.job.portfolio}", f"Week of {context.job.as_of}", path)
@@ -193,10 +193,10 @@ def _histogram(context: Context, run: Run, before: pl.LazyFrame | None) -> repor
 
 def _counts(frame: pl.LazyFrame, edges: np.ndarray[Any, Any]) -> tuple[int, ...]:
     """Rows a bin; what lies outside the edges counts in the outermost bins."""
-    inner = [float(edge) for edge in edges[1:-1]]
-    bins = frame.select(pl.col("score").cut(inner, labels=[str(i) for i in range(len(inner) + 1)]).alias("bin"))
+    inner = pl.Series([float(edge) for edge in edges[1:-1]])
+    bins = frame.select(pl.lit(inner).search_sorted(pl.col("score"), side="left").alias("bin"))
     found = dict(bins.group_by("bin").len().collect().iter_rows())
-    return tuple(found.get(str(i), 0) for i in range(len(inner) + 1))
+    return tuple(found.get(i, 0) for i in range(len(inner) + 1))
 
 
 def _drift(folder: Path) -> tuple[report.DriftLine, ...]:
@@ -260,9 +260,21 @@ def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:
     return report.Evidence(tuple(lines), baseline, note)
 
 
+def _next_steps(context: Context, run: Run) -> tuple[str, ...]:
+    job = context.job
+    if _model_age(context, run) <= context.portfolio.thresholds.max_model_age_days:
+        return ()
+    return (f"metarisk weekly --portfolio {job.portfolio} --as-of {job.as_of}",)
+
+
+def _model_age(context: Context, run: Run) -> int:
+    """Days since the model's label cut-off."""
+    return (context.job.as_of - run.cut_off).days
+
+
 def _warnings(context: Context, run: Run) -> tuple[str, ...]:
     warnings = [*run.extract.warnings, *run.checked.quality.warnings]
-    age, limit = (context.job.as_of - run.cut_off).days, context.portfolio.thresholds.max_model_age_days
+    age, limit = _model_age(context, run), context.portfolio.thresholds.max_model_age_days
     if age > limit:
         warnings.append(f"the model is {age} days old, more than max_model_age_days = {limit}: run the weekly")
     return tuple(warnings)
