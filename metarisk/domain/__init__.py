@@ -1,0 +1,88 @@
+"""Nouns, protocols and errors that every layer shares.
+
+No I/O and no mathematics lives here, and nothing heavier than numpy is imported, so that learners run on a GPU node
+that has torch and numpy alone.
+"""
+
+from metarisk.domain.database import Scalar, Transaction, Warehouse
+from metarisk.domain.episodes import (
+    Adaptation,
+    Array,
+    Arrays,
+    Episodes,
+    Learner,
+    Packed,
+    Progress,
+    SegmentKey,
+    segment_name,
+)
+from metarisk.domain.errors import (
+    ConfigError,
+    DataError,
+    LockedError,
+    MetariskError,
+    ModelError,
+    QualityError,
+    SourceLate,
+    WarehouseError,
+)
+from metarisk.domain.names import did_you_mean, quoted
+from metarisk.domain.portfolio import (
+    Calendar,
+    Columns,
+    Feature,
+    FeatureKind,
+    LearnerChoice,
+    LikelihoodName,
+    Portfolio,
+    Promotion,
+    RiskSpec,
+    Source,
+    Target,
+    Thresholds,
+    Validation,
+)
+from metarisk.domain.runs import Job, Mode, Model, Reporter, SegmentStatus
+
+__all__ = [
+    "Adaptation",
+    "Array",
+    "Arrays",
+    "Calendar",
+    "Columns",
+    "ConfigError",
+    "DataError",
+    "Episodes",
+    "Feature",
+    "FeatureKind",
+    "Job",
+    "Learner",
+    "LearnerChoice",
+    "LikelihoodName",
+    "LockedError",
+    "MetariskError",
+    "Mode",
+    "Model",
+    "ModelError",
+    "Packed",
+    "Portfolio",
+    "Progress",
+    "Promotion",
+    "QualityError",
+    "Reporter",
+    "RiskSpec",
+    "Scalar",
+    "SegmentKey",
+    "SegmentStatus",
+    "Source",
+    "SourceLate",
+    "Target",
+    "Thresholds",
+    "Transaction",
+    "Validation",
+    "Warehouse",
+    "WarehouseError",
+    "did_you_mean",
+    "quoted",
+    "segment_name",
+]

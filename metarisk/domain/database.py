@@ -1,0 +1,67 @@
+"""The protocol of warehouses: a database that holds the sources and the schema `metarisk`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Scalar = str | int | float | bool | date | datetime | None
+
+
+class Transaction(Protocol):
+    """Writes that all become visible at once, or never."""
+
+    def append(self, table: str, batches: Iterable[pa.RecordBatch]) -> int:
+        """Append batches by column name to `schema.table`; the number of rows."""
+        ...
+
+    def execute(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> None:
+        """Run one statement with `$name` parameters."""
+        ...
+
+    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
+        """A small result, as seen inside the transaction."""
+        ...
+
+
+class Warehouse(Protocol):
+    """A database that holds the sources and the schema `metarisk`: DuckDB embedded, or PostgreSQL."""
+
+    @property
+    def dialect(self) -> Literal["duckdb", "postgresql"]: ...
+
+    def stream(
+        self, sql: str, parameters: Mapping[str, Scalar] | None = None, *, batch_rows: int = 65_536
+    ) -> AbstractContextManager[pa.RecordBatchReader]:
+        """Read-only: stream one SELECT (or WITH ... SELECT) in batches of flat memory. Writing SQL is refused."""
+        ...
+
+    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
+        """Read-only: a small result."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Commit at the end of the block, roll back on any exception."""
+        ...
+
+    def lock(self, name: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
+        """Hold the exclusive lock `name` across processes, freed when the holder dies. Raises LockedError."""
+        ...
+
+    def migrate(self, migrations: Path, views: Path) -> list[str]:
+        """Apply numbered migrations not applied yet, then drop, create and re-grant all views in one transaction."""
+        ...
+
+    def load(self, table: str, batches: pa.RecordBatchReader) -> int:
+        """Create or replace `source.<table>` from batches; any other schema is refused."""
+        ...
+
+    def snapshot(self) -> Path | None:
+        """Swap in the read-only file for BI (DuckDB); None where readers use the warehouse itself."""
+        ...

@@ -1,0 +1,166 @@
+"""Portfolios as values, and what a risk type adds to them.
+
+Plain frozen dataclasses: `metarisk.portfolios` validates TOML against them with pydantic, which forbids unknown keys
+through `__pydantic_config__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FeatureKind = Literal["numeric", "categorical", "date-age"]
+Calendar = Literal["daily", "business", "month_end", "table"]
+LikelihoodName = Literal[
+    "bernoulli", "hazard", "gaussian", "gaussian_mv", "qlike", "poisson", "negative_binomial", "quantile"
+]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a portfolio's rows come from, and when they may be read."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    extract: str
+    """File in sql/extracts: one SELECT with `$as_of` bound."""
+    suite: str
+    """File in expectations: the extract's suite. The score table's suite is `scores.json` unless named."""
+    scores_suite: str = "scores.json"
+    ready_sql: str | None = None
+    """One SELECT with `$as_of` bound that yields one true or false; None: always ready."""
+    deadline_minutes: int = 0
+    """Minutes after the start to go on asking `ready_sql`; 0 asks once."""
+    min_rows_vs_median: float = 0.5
+    """Fewest extract rows, as a share of the median of the last published nights."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the extract's columns mean."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    entity: str
+    opened_on: str
+    """Date from which the target's horizon runs (origination, transaction or price date)."""
+    segments: tuple[str, ...]
+    """Segment columns, parents of the cell: a segment's key is the tuple of their values."""
+    event_date: str | None = None
+    known_date: str | None = None
+    """Date at which the event was (or will be) known to the lender; null while none is known."""
+    value: str | None = None
+    """Realised value, for targets that are not events; known from `known_date`."""
+    exit_date: str | None = None
+    """Date of a competing exit (prepayment); the row leaves the risk set and is no event."""
+    protected: tuple[str, ...] = ()
+    personal: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One model input; `date-age` is the age in years of a date column at `opened_on`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    kind: FeatureKind
+    description: str = ""
+    monotone: Literal[-1, 0, 1] = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a score predicts and over what horizon."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    name: str
+    horizon_months: int = 0
+    horizon_days: int = 0
+    reporting_lag_days: int = 0
+    """Days after the horizon's end until events inside it are known: a row is mature only after them."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How candidates are judged: walk-forward folds inside the training period."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    folds: int = 4
+    fold_months: int = 3
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits of a portfolio; every one has a default that suits a monthly credit book."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    min_support_rows: int = 30
+    """Fewer matured rows: the segment's own effect is not used (abstained)."""
+    min_support_events: int = 1
+    max_support_rows: int = 20_000
+    """Newest matured rows kept a segment."""
+    max_training_rows: int = 400_000
+    max_unseen_share: float = 0.20
+    """Share of rows in never-seen segments above which the segment key is taken to be recoded."""
+    max_model_age_days: int = 60
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """When a challenger replaces the champion."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    rule: Literal["interval", "always", "manual"] = "interval"
+
+
+@dataclass(frozen=True)
+class LearnerChoice:
+    """A pinned learner and its options; `auto` lets validation choose among all candidates."""
+
+    name: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Portfolio:
+    """One configured job: everything the core needs to know of a book."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    name: str
+    risk: str
+    source: Source
+    columns: Columns
+    targets: tuple[Target, ...]
+    features: Mapping[str, Feature]
+    title: str = ""
+    timezone: str = "UTC"
+    calendar: Calendar = "daily"
+    calendar_sql: str | None = None
+    """With calendar `table`: one SELECT that yields the dates on which a night is due."""
+    catch_up: Literal["all", "latest"] = "all"
+    scheduled: bool = True
+    """Whether scheduled flows run it; false: it runs only when it is named."""
+    learner: LearnerChoice = LearnerChoice()
+    candidates: tuple[str, ...] = ()
+    """Recipes that compete each week; empty: the risk type's own list."""
+    validation: Validation = Validation()
+    thresholds: Thresholds = Thresholds()
+    promotion: Promotion = Promotion()
+
+    @property
+    def target(self) -> Target:
+        """The first target: the one that trains the model."""
+        return self.targets[0]
+
+
+@dataclass(frozen=True)
+class RiskSpec:
+    """What a target means: the code half of a portfolio. The core knows these fields and never a risk's name."""
+
+    name: str
+    likelihood: LikelihoodName
+    label: Literal["event", "value"]
+    candidates: tuple[str, ...]
+    """Names of recipes in adapt.RECIPES that compete by default."""
+    default: str
+    """Recipe that scores until validation shows another to be better."""
+    score_unit: str
+    """Words for reports: what the number is."""
