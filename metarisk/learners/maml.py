@@ -146,13 +146,14 @@ class _MetaGradient:
         return self.workspaces[tasks]
 
     def _rates(self, parameters: Parameters, live: int) -> list[list[Rate]]:
-        steps = self.plan.steps
+        """Learned rates are multiples of the learner's, so that outer steps change them in proportion."""
+        steps, rate = self.plan.steps, float(self.learner.inner_rate)
         if self.plan.rates == "matrix":
             frozen = self.learner.frozen
-            return [[parameters[f"rate{frozen + layer}"] for layer in range(live)]] * steps
+            return [[rate * parameters[f"rate{frozen + layer}"] for layer in range(live)]] * steps
         if not self.plan.learn_rates:
-            return [[float(self.learner.inner_rate)] * live] * steps
-        learned = parameters["rate"]
+            return [[rate] * live] * steps
+        learned = rate * parameters["rate"]
         if self.plan.rates == "number":
             return [list(row) for row in learned.tolist()]
         return [list(row.unbind()) for row in learned.unbind()]
@@ -160,7 +161,8 @@ class _MetaGradient:
     def _rate_gradients(self, found: list[list[Tensor]], frozen: int) -> dict[str, Tensor]:
         if not found:
             return {}
+        rate = float(self.learner.inner_rate)
         if self.plan.rates == "matrix":
             columns = zip(*found, strict=True)
-            return {f"rate{frozen + layer}": torch.stack(steps).sum(0) for layer, steps in enumerate(columns)}
-        return {"rate": torch.stack([torch.stack(row) for row in found])}
+            return {f"rate{frozen + layer}": rate * torch.stack(steps).sum(0) for layer, steps in enumerate(columns)}
+        return {"rate": rate * torch.stack([torch.stack(row) for row in found])}

@@ -40,7 +40,7 @@ class GradientLearner(ABC):
     """A network whose start is meta-learned, and which gradient steps on a segment's support rows adapt.
 
     State arrays: `weight0`, `weight1`, ... (in + 1, out) with the bias as last row; `rate` (steps, live layers) or
-    `rate0`, ... (in + 1, out); `base` (mean, scale) of the base score; `class_weight` (1,).
+    `rate0`, ... (in + 1, out), multiples of `inner_rate`; `base`, mean and scale of the base score; `class_weight` (1,).
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -213,9 +213,9 @@ class GradientLearner(ABC):
             start[f"weight{layer}"] = weight
         live = range(self.frozen, len(widths) - 1)
         if self.rates == "step_layer":
-            start["rate"] = np.full((self.inner_steps, len(live)), self.inner_rate)
+            start["rate"] = np.ones((self.inner_steps, len(live)))
         elif self.rates == "parameter":
-            start |= {f"rate{layer}": np.full_like(start[f"weight{layer}"], self.inner_rate) for layer in live}
+            start |= {f"rate{layer}": np.ones_like(start[f"weight{layer}"]) for layer in live}
         return start
 
     def _rates(self, state: Arrays) -> list[list[float | Tensor]]:
@@ -223,10 +223,10 @@ class GradientLearner(ABC):
         steps = self.inner_steps if self.adapt_steps is None else self.adapt_steps
         live = len(_tensors(state, "weight")) - self.frozen
         if self.rates == "parameter":
-            return [list(_tensors(state, "rate"))] * steps
+            return [[self.inner_rate * rate for rate in _tensors(state, "rate")]] * steps
         if self.rates == "fixed":
             return [[float(self.inner_rate)] * live] * steps
-        learned = [[float(rate) for rate in row] for row in state["rate"]]
+        learned = [[self.inner_rate * float(rate) for rate in row] for row in state["rate"]]
         return [list(learned[min(step, len(learned) - 1)]) for step in range(steps)]
 
     def _validate(

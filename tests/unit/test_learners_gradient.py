@@ -275,3 +275,29 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Reptile(rates="parameter")
     with pytest.raises(ConfigError, match=r"class_weight 2\.0 needs the bernoulli likelihood, got poisson"):
         Maml(class_weight=2.0).train(episodes(), None, "poisson", seed=0, progress=silent)
+
+
+@pytest.mark.parametrize("name", ["maml", "anil", "meta-sgd", "maml++"])
+def test_meta_gradients_of_all_parameters_equal_central_differences(name: str) -> None:
+    """Body, head and learned rates together, through the learner's own gradient function."""
+    learner = replace(
+        LEARNERS[name], activation="tanh", loop=replace(FAST, precision="float64"), support_rows=9, fusion="none"
+    )
+    tasks, widths = Episodes(book(3, (5, 9), 0), book(3, (8, 20), 1)), (4, *learner.hidden, 1)
+    rng = np.random.default_rng(0)
+    start = {key: value + 0.1 * rng.normal(size=value.shape) for key, value in learner._start(widths, 0).items()}
+    gradient = learner.gradient_of(tasks, widths, "bernoulli", 0)
+    draw = Draw(torch.arange(3), torch.rand(3, 2, dtype=torch.float64))
+
+    def at(shift: float, direction: Arrays) -> tuple[float, Arrays]:
+        moved = {key: torch.from_numpy(value + shift * direction[key]) for key, value in start.items()}
+        with torch.no_grad():
+            losses, found = gradient(moved, draw)
+        return float(losses.mean()), {key: value.numpy().copy() for key, value in found.items()}
+
+    for _ in range(3):
+        direction = {key: rng.normal(size=value.shape) for key, value in start.items()}
+        _, found = at(0.0, direction)
+        slope = sum(float((found[key] * direction[key]).sum()) for key in start)
+        difference = (at(1e-5, direction)[0] - at(-1e-5, direction)[0]) / 2e-5
+        assert difference == pytest.approx(slope, rel=1e-5)
