@@ -168,7 +168,7 @@ def _adaptations(context: Context, run: Run) -> pl.DataFrame:
                 "support_rows": segment.support_rows,
                 "support_events": segment.support_events,
                 "support_hash": segment.support_hash,
-                "parameters": json.dumps(numbers) if few else None,
+                "parameters": json.dumps(numbers, sort_keys=True) if few else None,
             }
         )
     known = {row["segment"] for row in rows}
