@@ -6,12 +6,10 @@ The pipeline is imported by the commands that run it: it brings torch, and `load
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,11 +19,10 @@ import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from metarisk import __version__, demo, lake
-from metarisk.domain import ConfigError, Job, MetariskError, Warehouse
+from metarisk.cli.console import RichReporter, date_of, errors, plain, readable, rich_table, say
+from metarisk.domain import ConfigError, Job, Warehouse
 from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -43,70 +40,6 @@ AsOf = Annotated[str, typer.Option("--as-of", help="Local date up to whose end t
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-class RichReporter:
-    """A Reporter that draws a progress bar a step, and prints warnings and tables."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description:<9}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> RichReporter:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
-
-    @contextmanager
-    def step(self, job: Job, name: str) -> Iterator[None]:
-        """One line with a bar; done when the step ends."""
-        task = self._bars.add_task(name, total=None, note=f"{job.portfolio} {job.as_of}")
-        self._tasks[name] = task
-        try:
-            yield
-        except BaseException:
-            self._bars.update(task, note="[red]failed[/]")
-            self._bars.stop_task(task)
-            raise
-        self._bars.update(task, total=1, completed=1)
-        self._bars.stop_task(task)
-
-    def progress(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Move the bar of a step."""
-        if name in self._tasks:
-            self._bars.update(self._tasks[name], completed=done, total=max(total, 1), note=escape(note))
-
-    def table(self, key: str, title: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Print the evidence; other tables stand in the report."""
-        if key.startswith("evidence") and rows:
-            self._console.print(rich_table(title, rows))
-
-    def link(self, key: str, title: str, target: Path) -> None:
-        """Links are printed with the result."""
-
-    def warn(self, message: str) -> None:
-        """Print a warning."""
-        self._console.print(f"[yellow]warning[/] {escape(message)}")
-
-
-def rich_table(title: str, rows: Sequence[Mapping[str, object]]) -> Table:
-    """Rows as a Rich table, columns from the first row."""
-    table = Table(title=title, title_justify="left", show_edge=False)
-    for name in rows[0]:
-        table.add_column(str(name), justify="left" if isinstance(rows[0][name], str) else "right")
-    for row in rows:
-        table.add_row(*(escape(str(value)) for value in row.values()))
-    return table
-
-
 @app.command()
 def seed(
     scale: Annotated[float, typer.Option(help="Multiplies the rows of the demo's loan book.")] = 1.0,
@@ -115,10 +48,10 @@ def seed(
 ) -> None:
     """Generate the demo's loan book into schema `source`."""
     warehouse, settings = _warehouse()
-    with _errors(as_json):
+    with errors(as_json):
         _migrate(warehouse, settings)
         rows = {name: warehouse.load(name, reader) for name, reader in demo.generate(scale, random_seed).items()}
-        _say(
+        say(
             {"rows": rows, "as_of": str(demo.DEMO_AS_OF)},
             "\n".join(f"{count:>12,} rows in source.{name}" for name, count in rows.items())
             + f"\nNext: metarisk weekly --portfolio consumer_loans --as-of {demo.DEMO_AS_OF}",
@@ -134,12 +67,12 @@ def load(
 ) -> None:
     """Load a file into schema `source`."""
     warehouse, _ = _warehouse()
-    with _errors(as_json):
+    with errors(as_json):
         schema, _, name = table.rpartition(".")
         if schema != "source" or not name:
             raise ConfigError(f"{table} is not in schema source", remedy="name the table source.NAME")
         rows = warehouse.load(name, _read(file))
-        _say(
+        say(
             {"table": table, "rows": rows},
             f"{rows:,} rows in {table}\nNext: metarisk portfolio new NAME --table {table}",
             as_json,
@@ -159,9 +92,9 @@ def weekly(portfolio: Name, as_of: AsOf, as_json: Json = False) -> None:
             f"model {result.model_id} ({result.recipe}) is {state}: {result.reason}\n"
             f"report {result.page}\nNext: metarisk nightly --portfolio {portfolio} --as-of {as_of}"
         )
-        return _plain(result), text
+        return plain(result), text
 
-    _run(Job(portfolio, _date(as_of, as_json)), work, as_json)
+    _run(Job(portfolio, date_of(as_of, as_json)), work, as_json)
 
 
 @app.command()
@@ -179,9 +112,9 @@ def nightly(
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         result = pipeline.nightly(context)
-        return _plain(result), _night_text(result)
+        return plain(result), _night_text(result)
 
-    day = _date(as_of, as_json)
+    day = date_of(as_of, as_json)
     _run(Job(portfolio, day, "restatement", reason) if reason else Job(portfolio, day), work, as_json)
 
 
@@ -195,18 +128,18 @@ def backfill(
     """Run past nights of the calendar, oldest first; done nights are skipped."""
     from metarisk import pipeline
 
-    first = _date(start, as_json)
+    first = date_of(start, as_json)
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         results = pipeline.backfill(context, first)
         done = [result for result in results if result.outcome == "published"]
         text = "\n".join(_night_text(result) for result in results)
         return (
-            {"nights": [_plain(result) for result in results]},
+            {"nights": [plain(result) for result in results]},
             f"{text}\n{len(done)} of {len(results)} nights published now",
         )
 
-    _run(Job(portfolio, _date(end, as_json), "backfill"), work, as_json)
+    _run(Job(portfolio, date_of(end, as_json), "backfill"), work, as_json)
 
 
 @app.command()
@@ -217,7 +150,7 @@ def runs(
 ) -> None:
     """Show the latest attempts, with how they ended."""
     warehouse, settings = _warehouse()
-    with _errors(as_json):
+    with errors(as_json):
         _migrate(warehouse, settings)
         rows = warehouse.rows(
             "SELECT started_at, portfolio, as_of, mode, outcome, step, run_id, error FROM metarisk.run_attempt "
@@ -225,10 +158,10 @@ def runs(
             {"portfolio": portfolio},
         )[:last]
         if as_json:
-            _say({"attempts": rows}, "", True)
+            say({"attempts": rows}, "", True)
         elif rows:
             console = Console()
-            console.print(rich_table("Attempts, newest first", [_readable(row) for row in rows]))
+            console.print(rich_table("Attempts, newest first", [readable(row) for row in rows]))
             for row in rows:
                 if row["error"]:
                     console.print(escape(f"{row['as_of']} {row['step']}: {row['error']}"), soft_wrap=True)
@@ -240,7 +173,7 @@ def runs(
 def report(portfolio: Name, as_of: Annotated[str, typer.Option(help="A night; the newest if left out.")] = "") -> None:
     """Print the path of a night's report."""
     settings = Settings()
-    with _errors(False):
+    with errors(False):
         pages = sorted((settings.data_dir / "reports" / portfolio).glob(f"{as_of or '2'}*.html"))
         if not pages:
             raise ConfigError(
@@ -276,9 +209,9 @@ def portfolio_check(
     name: str, as_of: Annotated[str, typer.Option(help="Date to probe; today if left out.")] = "", as_json: Json = False
 ) -> None:
     """Validate a portfolio against the live warehouse."""
-    day = _date(as_of, as_json) if as_of else date.today()  # noqa: DTZ011
+    day = date_of(as_of, as_json) if as_of else date.today()  # noqa: DTZ011
     warehouse, settings = _warehouse()
-    with _errors(as_json):
+    with errors(as_json):
         portfolio = load_portfolio(settings.project, name, risks=RISKS)
         findings = check_portfolio(portfolio, settings.project, warehouse, day, check_schema=lake.check_schema)
         wrong = [finding for finding in findings if not finding.ok]
@@ -290,7 +223,7 @@ def portfolio_check(
         following = (
             "correct what is wrong, then check again" if wrong else f"metarisk weekly --portfolio {name} --as-of {day}"
         )
-        _say({"findings": [_plain(f) for f in findings]}, "\n".join([*lines, f"Next: {following}"]), as_json)
+        say({"findings": [plain(f) for f in findings]}, "\n".join([*lines, f"Next: {following}"]), as_json)
         if wrong:
             raise typer.Exit(1)
 
@@ -301,7 +234,7 @@ def portfolio_new(
 ) -> None:
     """Write a first draft of TOML, SQL and suite from a table's columns."""
     warehouse, settings = _warehouse()
-    with _errors(False):
+    with errors(False):
         draft = draft_portfolio(name, table, warehouse)
         existing = [str(path) for path in draft if (settings.project / path).exists()]
         if existing:
@@ -330,13 +263,13 @@ def main() -> None:
 def _run(job: Job, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
     from metarisk.pipeline import Context, Quiet
 
-    with _errors(as_json):
+    with errors(as_json):
         if as_json:
             content, text = work(Context(job, Settings(), Quiet()))
         else:
             with RichReporter(Console(stderr=True)) as reporter:
                 content, text = work(Context(job, Settings(), reporter))
-        _say(content, text, as_json)
+        say(content, text, as_json)
 
 
 def _warehouse() -> tuple[Warehouse, Settings]:
@@ -348,28 +281,6 @@ def _warehouse() -> tuple[Warehouse, Settings]:
 
 def _migrate(warehouse: Warehouse, settings: Settings) -> None:
     warehouse.migrate(settings.project / "sql" / "migrations", settings.project / "sql" / "views")
-
-
-@contextmanager
-def _errors(as_json: bool) -> Iterator[None]:
-    """Errors of the job end the command with their text and exit code 1; anything else is a fault and is raised."""
-    try:
-        yield
-    except MetariskError as error:
-        if as_json:
-            typer.echo(json.dumps({"error": type(error).__name__, "what": str(error), "remedy": error.remedy}))
-        else:
-            Console(stderr=True).print(f"[bold red]{type(error).__name__}[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
-def _date(text: str, as_json: bool) -> date:
-    with _errors(as_json):
-        try:
-            return date.fromisoformat(text)
-        except ValueError:
-            raise ConfigError(f"{text!r} is not a date", remedy="write it as YYYY-MM-DD") from None
-    raise AssertionError
 
 
 def _read(file: Path) -> Any:
@@ -394,23 +305,3 @@ def _night_text(result: NightResult) -> str:
         f"{result.portfolio} {result.as_of}: {result.rows_scored:,} rows published as run {result.run_id}\n"
         f"report {result.page}"
     )
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    return dict(value.__dict__)
-
-
-def _readable(row: Mapping[str, Any]) -> dict[str, object]:
-    shown = {name: "" if value is None else value for name, value in row.items() if name != "error"}
-    return shown | {"started_at": str(row["started_at"])[:19]}
-
-
-def _say(content: Mapping[str, Any], text: str, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(content, default=str))
-    else:
-        Console().print(escape(text), soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    main()

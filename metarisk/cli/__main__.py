@@ -1,0 +1,5 @@
+"""`python -m metarisk.cli`."""
+
+from metarisk.cli import main
+
+main()
