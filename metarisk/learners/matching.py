@@ -43,8 +43,8 @@ class Matching(MetricLearner):
         return True
 
     def start(self, rng: np.random.Generator) -> dict[str, Array]:
-        """Sharpness, and the LSTMs where context is asked for: (inputs + E + 1, 4 E), the bias as last row."""
-        start = {"log_sharpness": np.array(np.log(5.0))}
+        """Sharpness, a shrinkage fit for it and, for context, LSTMs (inputs + E + 1, 4 E) with the bias as last row."""
+        start = {"log_sharpness": np.array(np.log(10.0)), "log_mass": np.array(np.log(0.1))}
         if self.context:
             for name, inputs in (("forward", 1), ("backward", 1), ("read", 2)):
                 rows = (inputs + 1) * self.embedding

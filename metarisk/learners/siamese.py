@@ -25,9 +25,9 @@ from metarisk.learners.packing import Block
 class Siamese(MetricLearner):
     """Correction = evidence under a kernel, the learned probability that two rows share their class.
 
-    The embedding learns from pairs of a query and a support row alone: of both kinds of equal pairs and of unequal
-    pairs each the same total weight, so that rare events count. The log-loss of query rows trains only what turns
-    distance into a calibrated score: threshold, sharpness and shrinkage.
+    The embedding learns from pairs of a query and a support row, both kinds of equal pairs and the unequal ones each of
+    the same total weight, so that rare events count; and from the log-loss of query rows, which also calibrates. With
+    few classes the pair loss alone learns to verify the classes it saw, and not the next one.
 
     Adaptation: `embedded` (M, E), `y`, `weight` and `expected` (M,), packed by `starts`.
 
@@ -35,10 +35,12 @@ class Siamese(MetricLearner):
         pair_loss: "binary" (Koch): cross-entropy of sigmoid(threshold - sum_k scale_k |e_k - f_k|); "contrastive"
             (Hadsell): squared distance of equal pairs, and (margin - distance)^2 of unequal ones that are nearer.
         margin: of the contrastive loss.
+        pair_weight: of the pair loss beside the log-loss.
     """
 
     pair_loss: Literal["binary", "contrastive"] = "binary"
     margin: float = 2.0
+    pair_weight: float = 0.3
 
     @property
     def keeps_rows(self) -> bool:
@@ -46,11 +48,12 @@ class Siamese(MetricLearner):
         return True
 
     def start(self, rng: np.random.Generator) -> dict[str, Array]:
-        """Scales of the weighted distance, its threshold, and the sharpness of the kernel."""
+        """Scales of the weighted distance, its threshold, the sharpness of the kernel and a shrinkage fit for it."""
         return {
             "log_scale": np.full(self.embedding, -np.log(self.embedding)),
             "threshold": np.array(1.0),
-            "log_sharpness": np.array(0.0),
+            "log_sharpness": np.array(np.log(5.0)),
+            "log_mass": np.array(np.log(0.5)),
         }
 
     def summarise(self, parameters: Parameters, embedded: Tensor, block: Block, expected: Tensor) -> dict[str, Tensor]:
@@ -59,8 +62,7 @@ class Siamese(MetricLearner):
 
     def correct(self, parameters: Parameters, summary: Mapping[str, Tensor], embedded: Tensor) -> Tensor:
         """(B, m)."""
-        with torch.no_grad():
-            distance = self._distance(parameters, embedded, summary["embedded"])
+        distance = self._distance(parameters, embedded, summary["embedded"])
         kernel = torch.sigmoid(torch.exp(parameters["log_sharpness"]) * (parameters["threshold"] - distance))
         rows = Block(summary["embedded"], summary["y"], summary["weight"], summary["expected"])
         return evidence(kernel, rows, summary["expected"], parameters["log_mass"])
@@ -82,7 +84,7 @@ class Siamese(MetricLearner):
             of_kind = weight * (both == kind)
             mass = of_kind.sum((1, 2))
             total = total + (of_kind * loss).sum((1, 2)) / torch.where(mass > 0, mass, torch.ones_like(mass)) / 3
-        return total
+        return self.pair_weight * total
 
     def _distance(self, parameters: Parameters, one: Tensor, other: Tensor) -> Tensor:
         """(B, m, n): weighted city-block for binary pairs, Euclidean for contrastive ones."""
