@@ -1,0 +1,209 @@
+"""The evidence table against scikit-learn and a plain bootstrap, and the table of decisions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import special
+from sklearn import metrics as sk
+
+from metarisk.domain import LearnerChoice, Portfolio, Promotion
+from metarisk.evidence import Decision, against, decide, evidence_rows, summarise, table
+from metarisk.tasks import LABEL
+from tests.unit.loan_examples import PORTFOLIO, SPEC, days
+
+BASELINES = frozenset({"plain", "segments"})
+NAMES = ("plain", "segments", "map_head", "copy")
+
+
+def judged_rows(rows: int = 4_000, seed: int = 0, events: int | None = None) -> pl.DataFrame:
+    """`map_head` knows the truth, `segments` a part of it, `plain` less; `copy` is `map_head` with a little noise."""
+    r = np.random.default_rng(seed)
+    truth = r.normal(-2, 1.2, rows)
+    y = (r.random(rows) < special.expit(truth)).astype(float)
+    if events is not None:
+        y = (np.arange(rows) < events).astype(float)
+    opened = days("2022-01-01", r.integers(0, 270, rows))
+    return pl.DataFrame(
+        {
+            "loan": [f"L{i}" for i in range(rows)],
+            "region": r.choice(["north", "south", None], rows).tolist(),
+            "product": r.choice(["card", "car"], rows),
+            "opened": opened,
+            LABEL: y,
+            "fold": np.where(opened < np.datetime64("2022-05-01"), "2022-01-01", "2022-05-01"),
+            "support_rows": r.integers(0, 100, rows),
+            "support_events": r.choice([0.0, 1.0, 4.0, 5.0, 19.0, 20.0, 300.0], rows),
+            "plain": -2 + 0.4 * (truth + 2),
+            "segments": -2 + 0.7 * (truth + 2),
+            "map_head": truth,
+            "copy": truth + r.normal(0, 0.15, rows),
+        }
+    )
+
+
+JUDGED = judged_rows()
+EVIDENCE = summarise(JUDGED, NAMES, BASELINES, PORTFOLIO)
+
+
+def loss(frame: pl.DataFrame, name: str) -> np.ndarray:
+    p = special.expit(frame[name].to_numpy())
+    return -np.where(frame[LABEL].to_numpy() == 1, np.log(p), np.log1p(-p))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_are_those_of_scikit_learn(name):
+    y, p = JUDGED[LABEL].to_numpy(), special.expit(JUDGED[name].to_numpy())
+    false, true, _ = sk.roc_curve(y, p, drop_intermediate=False)
+    found = EVIDENCE.candidate(name).metrics
+    assert found["log_loss"] == pytest.approx(sk.log_loss(y, p), rel=1e-12)
+    assert found["auc"] == pytest.approx(sk.roc_auc_score(y, p), rel=1e-12)
+    assert found["gini"] == pytest.approx(2 * sk.roc_auc_score(y, p) - 1, rel=1e-12)
+    assert found["ks"] == pytest.approx((true - false).max(), rel=1e-12)
+    assert found["brier"] == pytest.approx(sk.brier_score_loss(y, p), rel=1e-12)
+
+
+def test_the_table_is_sorted_by_loss_and_names_the_best_baseline():
+    losses = [line.metrics["log_loss"] for line in EVIDENCE.candidates]
+    assert losses == sorted(losses)
+    assert EVIDENCE.best_baseline == "segments"
+    assert [line.name for line in EVIDENCE.candidates if line.baseline] == ["segments", "plain"]
+    assert (EVIDENCE.rows, EVIDENCE.events) == (JUDGED.height, int(JUDGED[LABEL].sum()))
+    assert EVIDENCE.folds == ("2022-01-01", "2022-05-01")
+    assert EVIDENCE.candidate("nobody") is None
+
+
+def plain_bootstrap(frame: pl.DataFrame, one: str, other: str) -> tuple[float, float, float]:
+    """Draw whole blocks of opening month and segment, a loop over draws."""
+    blocks: dict[tuple, list[float]] = {}
+    for row, difference in zip(frame.iter_rows(named=True), loss(frame, one) - loss(frame, other), strict=True):
+        blocks.setdefault((row["opened"].strftime("%Y%m"), row["region"], row["product"]), []).append(difference)
+    values = list(blocks.values())
+    r = np.random.default_rng(99)
+    means = []
+    for _ in range(2_000):
+        drawn = [values[i] for i in r.integers(0, len(values), len(values))]
+        means.append(sum(map(sum, drawn)) / sum(map(len, drawn)))
+    return float(np.mean(np.concatenate(values))), *np.quantile(means, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("name", ["map_head", "plain"])
+def test_the_interval_is_that_of_a_plain_bootstrap_over_months_and_segments(name):
+    mean, low, high = plain_bootstrap(JUDGED, name, "segments")
+    found = EVIDENCE.candidate(name).against_baseline
+    assert found.mean == pytest.approx(mean, rel=1e-9)
+    # two bootstraps of 2,000 draws: the error of a 2.5 % quantile is near a twentieth of the width
+    assert found.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.1 * (high - low))
+    assert against(JUDGED, name, "segments", PORTFOLIO) == found
+
+
+def test_against_itself_there_is_no_difference_and_against_the_unknown_no_answer():
+    same = EVIDENCE.candidate("segments").against_baseline
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    assert against(JUDGED, "map_head", "retired", PORTFOLIO) is None
+    assert against(JUDGED, "retired", "map_head", PORTFOLIO) is None
+
+
+def test_bands_of_support_part_the_rows():
+    bands = EVIDENCE.candidate("map_head").by_support
+    limits = {"0 events": (0, 0), "1-4 events": (1, 4), "5-19 events": (5, 19), "20+ events": (20, 1e9)}
+    assert list(bands) == list(limits)
+    difference = loss(JUDGED, "map_head") - loss(JUDGED, "segments")
+    for band, (low, high) in limits.items():
+        inside = JUDGED["support_events"].is_between(low, high).to_numpy()
+        assert bands[band].mean == pytest.approx(difference[inside].mean(), rel=1e-9)
+
+
+def test_the_order_of_judged_rows_changes_no_decision_number():
+    mixed = summarise(JUDGED.sample(fraction=1, shuffle=True, seed=1), NAMES, BASELINES, PORTFOLIO)
+    for line in EVIDENCE.candidates:
+        other = mixed.candidate(line.name).against_baseline
+        for bound in ("mean", "low", "high"):
+            assert getattr(other, bound) == pytest.approx(getattr(line.against_baseline, bound), abs=1e-12)
+
+
+def test_without_rows_there_is_a_table_without_candidates():
+    nothing = summarise(pl.DataFrame(), NAMES, BASELINES, PORTFOLIO)
+    assert nothing.candidates == ()
+    assert evidence_rows(nothing) == table(nothing) == []
+
+
+def test_rows_for_the_warehouse_hold_every_number_and_no_nan():
+    one_class = summarise(judged_rows(300, events=0), NAMES, BASELINES, PORTFOLIO)
+    for evidence in (EVIDENCE, one_class):
+        rows = evidence_rows(evidence)
+        assert len({(row["candidate"], row["slice"], row["metric"]) for row in rows}) == len(rows)
+        numbers = [row[name] for row in rows for name in ("value", "low", "high")]
+        assert all(number is None or np.isfinite(number) for number in numbers)
+    by_name = {(row["candidate"], row["slice"], row["metric"]): row for row in evidence_rows(EVIDENCE)}
+    row = by_name["map_head", "all", "loss_minus_best_baseline"]
+    found = EVIDENCE.candidate("map_head").against_baseline
+    assert (row["value"], row["low"], row["high"]) == (found.mean, found.low, found.high)
+    assert (row["rows"], row["events"], row["protocol"]) == (4_000, EVIDENCE.events, "walk_forward")
+    assert "best baseline: segments" in row["note"]
+    assert by_name["plain", "all", "auc"]["value"] == EVIDENCE.candidate("plain").metrics["auc"]
+    lost = {row["metric"] for row in evidence_rows(one_class) if row["slice"] == "all" and row["value"] is None}
+    assert lost == {"auc", "gini", "ks", "calibration_in_the_large"}
+
+
+def test_people_read_differences_in_ten_thousandths():
+    (best, *_) = table(EVIDENCE)
+    found = EVIDENCE.candidates[0]
+    assert best["candidate"] == found.name
+    assert best["minus segments, x 1e-4"] == round(1e4 * found.against_baseline.mean, 1)
+    assert [line["candidate"] for line in table(EVIDENCE)][2:] == ["segments (baseline)", "plain (baseline)"]
+
+
+# decisions
+
+
+def portfolio(rule: str = "interval", pinned: str = "auto") -> Portfolio:
+    return replace(PORTFOLIO, promotion=Promotion(rule), learner=LearnerChoice(pinned))
+
+
+def decided(book: Portfolio, champion: str | None, *, names=NAMES, rows: pl.DataFrame = JUDGED) -> Decision:
+    return decide(rows, summarise(rows, names, BASELINES, book), book, SPEC, champion)
+
+
+@pytest.mark.parametrize(
+    ("what", "rule", "pinned", "champion", "names", "recipe", "promote", "because"),
+    [
+        ("the default is best", "interval", "auto", None, NAMES[:3], "map_head", True, "lowest validation loss"),
+        ("the incumbent is best", "interval", "auto", "map_head", NAMES[:3], "map_head", True, "map_head stays"),
+        ("a better one, surely", "interval", "auto", "plain", NAMES[:3], "map_head", True, "wholly below zero"),
+        ("a better one, by luck", "interval", "auto", "copy", NAMES, "copy", True, "not wholly below zero"),
+        ("the same, but at once", "always", "auto", "copy", NAMES, "map_head", True, "the rule is `always`"),
+        ("surely, but a person decides", "manual", "auto", "plain", NAMES[:3], "map_head", False, "must approve"),
+        ("by luck, a person is not asked", "manual", "auto", "copy", NAMES, "copy", True, "copy stays"),
+        ("the incumbent was not judged", "interval", "auto", "gone", NAMES, "gone", True, "not judged on the same"),
+        ("pinned, first", "manual", "plain", None, NAMES, "plain", True, "pinned"),
+        ("pinned, again", "manual", "plain", "plain", NAMES, "plain", True, "pinned"),
+        ("newly pinned", "interval", "plain", "map_head", NAMES, "plain", True, "pinned"),
+        ("newly pinned, a person decides", "manual", "plain", "map_head", NAMES, "plain", False, "pinned"),
+    ],
+)
+def test_decisions(what, rule, pinned, champion, names, recipe, promote, because):
+    found = decided(portfolio(rule, pinned), champion, names=names)
+    assert (found.recipe, found.promote) == (recipe, promote), what
+    assert because in found.reason
+
+
+@pytest.mark.parametrize(("champion", "recipe"), [(None, "map_head"), ("plain", "plain")])
+@pytest.mark.parametrize("rule", ["interval", "always"])
+def test_too_few_events_keep_the_incumbent(champion, recipe, rule):
+    for rows in (judged_rows(500, events=19), pl.DataFrame()):
+        found = decided(portfolio(rule), champion, rows=rows)
+        assert (found.recipe, found.promote) == (recipe, True)
+        assert "tell no candidates apart" in found.reason
+
+
+def test_one_opening_month_of_one_segment_proves_nothing():
+    rows = JUDGED.with_columns(region=pl.lit("north"), product=pl.lit("card"), opened=pl.lit(date(2022, 1, 5)))
+    found = decided(portfolio(), "plain", rows=rows)
+    assert found.recipe == "plain"
+    assert "not wholly below zero" in found.reason

@@ -1,0 +1,104 @@
+"""Score tables: schema, intervals, statuses, and scores that do not depend on how rows are batched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from metarisk.domain import segment_name
+from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.scoring import SCHEMA, Z90, mean_score, score
+from tests.unit.loan_examples import AS_OF, PORTFOLIO, adapted, to_score
+
+MOON = pl.when(pl.col("loan").str.ends_with("7")).then(pl.lit("moon|base")).otherwise("region").alias("region")
+
+SINGLE = sorted(name for name, likelihood in LIKELIHOODS.items() if likelihood.outputs == 1)
+
+
+def scored(batches: list[pl.DataFrame], recipe: str = "map_head") -> pl.DataFrame:
+    return pl.concat(score(batches, adapted(recipe), PORTFOLIO, run_id="run", as_of=AS_OF))
+
+
+def test_a_table_has_the_schema_and_the_rows_of_the_population_in_order():
+    rows = to_score()
+    table = scored([rows])
+    assert dict(table.schema) == SCHEMA
+    assert table["entity"].to_list() == rows["loan"].to_list()
+    constants = table.select("run_id", "portfolio", "as_of", "target").unique().rows()
+    assert constants == [("run", "loans", AS_OF, "pd_12m")]
+
+
+def test_scores_are_probabilities_of_the_link_and_the_interval_is_central():
+    rows = to_score()
+    table = scored([rows])
+    link, variance = adapted().score(rows, PORTFOLIO)
+    np.testing.assert_allclose(table["score"], special.expit(link), rtol=1e-14)
+    low, high = stats.norm.interval(0.9, link, np.sqrt(variance))
+    np.testing.assert_allclose(table["score_low"], special.expit(low), rtol=1e-12)
+    np.testing.assert_allclose(table["score_high"], special.expit(high), rtol=1e-12)
+    assert (table["score_low"] < table["score"]).all()
+    assert (table["score"] < table["score_high"]).all()
+    assert Z90 == pytest.approx(stats.norm.ppf(0.95), abs=1e-15)
+
+
+def test_without_a_variance_there_is_no_interval():
+    table = scored([to_score()], "pooled_logistic")
+    assert table["score_low"].null_count() == table.height == table["score_high"].null_count()
+    assert table["score"].is_between(0, 1).all()
+
+
+def test_every_row_tells_its_segment_and_what_was_done_for_it():
+    rows = to_score().with_columns(MOON)
+    table = scored([rows])
+    for line, row in zip(table.iter_rows(named=True), rows.iter_rows(named=True), strict=True):
+        key = (row["region"], row["product"])
+        segment = adapted().segments.get(key)
+        assert line["segment"] == segment_name(key)
+        expected = (segment.status, segment.adaptation_id) if segment else ("fallback", None)
+        assert (line["status"], line["adaptation_id"]) == expected
+    assert set(table["status"]) >= {"adapted", "fallback"}
+    assert "moon\\|base" in table["segment"][table["status"].to_list().index("fallback")]
+
+
+@pytest.mark.parametrize("recipe", ["map_head", "maml", "pooled_lightgbm"])
+def test_batches_and_order_change_no_bit(recipe):
+    rows = to_score().with_columns(MOON)
+    whole = scored([rows], recipe)
+    assert scored([rows[i : i + 17] for i in range(0, rows.height, 17)], recipe).equals(whole)
+    mixed = rows.sample(fraction=1, shuffle=True, seed=2)
+    assert scored([mixed], recipe).sort("entity").equals(whole.sort("entity"))
+
+
+def test_it_streams():
+    batches = iter([to_score(), to_score().head(0), to_score().head(1)])
+    tables = score(batches, adapted(), PORTFOLIO, run_id="run", as_of=AS_OF)
+    assert next(tables).height == to_score().height
+    assert [table.height for table in tables] == [0, 1]
+
+
+@given(link=st.lists(st.floats(-30, 30), max_size=40), offset=st.integers(0, 40), name=st.sampled_from(SINGLE))
+def test_a_mean_does_not_depend_on_its_place(link, offset, name):
+    one = adapted()
+    night = replace(one, model=replace(one.model, likelihood=name))
+    values = np.array(link)
+    moved = mean_score(night, np.concatenate([np.zeros(offset), values]))[offset:]
+    assert moved.tolist() == mean_score(night, values).tolist()
+
+
+def test_a_variance_that_rounds_below_zero_gives_a_point():
+    class Rounded:
+        segments = {}
+        model = adapted().model
+
+        def score(self, frame, portfolio):
+            return np.zeros(frame.height), np.full(frame.height, -1e-18)
+
+    (table,) = score([to_score()], Rounded(), PORTFOLIO, run_id="run", as_of=AS_OF)
+    assert (table["score_low"] == 0.5).all()
+    assert (table["score_high"] == 0.5).all()
