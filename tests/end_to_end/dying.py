@@ -1,0 +1,138 @@
+"""What runs in processes of its own: a night that dies by SIGKILL at a stated point, and a reader beside a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from datetime import date, datetime
+from multiprocessing.connection import Connection
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from typing import Literal, TypeVar
+
+import duckdb
+
+from metarisk import pipeline
+from metarisk.domain import MetariskError
+from metarisk.pipeline import Context, Quiet
+from tests.end_to_end import tiny
+from tests.end_to_end.tiny import NAME, Project
+
+Result = TypeVar("Result")
+When = Literal["before", "inside", "after"]
+Seen = set[tuple[str, int]]
+
+
+def die() -> None:
+    """End this process at once: nothing is flushed, rolled back or cleaned up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dying(Quiet):
+    """Calls steps, reports and tells the time, and dies at one point of one step.
+
+    Inside a step it dies at the first sign of life that the step gives: progress is told while a Parquet file is being
+    written, the clock is asked inside the publishing transaction when only the publication row is missing, and of the
+    adaptation's two files one stands when the other is opened.
+    """
+
+    def __init__(self, step: str, when: When) -> None:
+        self._step, self._when, self._now = step, when, ""
+        sys.addaudithook(self._opened)
+
+    def __call__(self, step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        """Run a step as `pipeline.direct` does."""
+        self._now = step.__name__
+        self._reached("before")
+        result = step(context, *inputs)
+        self._reached("after")
+        self._now = ""
+        return result
+
+    def progress(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Die where rows are half written."""
+        if note != "extracting":
+            self._reached("inside")
+
+    def clock(self) -> datetime:
+        """The tiny project's clock."""
+        self._reached("inside")
+        return tiny.noon()
+
+    def _opened(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]).endswith("adaptation.safetensors") and arguments[1] == "wb":
+            self._reached("inside")
+
+    def _reached(self, when: When) -> None:
+        if (self._now, when) == (self._step, self._when):
+            die()
+
+
+def night(project: Project, as_of: date, step: str, when: When) -> None:
+    """Run a night that never ends."""
+    dying = Dying(step, when)
+    context = project.context(as_of)
+    pipeline.nightly(Context(context.job, context.settings, dying, dying.clock), dying)
+
+
+def read(project: Project, as_of: date, orders: Connection) -> None:
+    """Read a night's scores from the warehouse and from the file for BI again and again, until told to stop.
+
+    Sends first that it has begun, at the end what it saw: where, and how many scores.
+    """
+    seen: Seen = set()
+    question = f"SELECT count(*) AS n FROM metarisk.score_current WHERE portfolio = '{NAME}' AND as_of = DATE '{as_of}'"
+    snapshot = project.settings.data_dir / "warehouse-bi.duckdb"
+    told = False
+    while True:
+        seen.add(("warehouse", project.warehouse.rows(question)[0]["n"]))
+        if snapshot.exists():
+            with duckdb.connect(snapshot, read_only=True) as connection:
+                seen.add(("snapshot", connection.execute(question).fetchall()[0][0]))
+        if not told:
+            orders.send("begun")
+            told = True
+        if orders.poll(0.1):
+            orders.send(seen)
+            return
+
+
+def hold(project: Project, as_of: date, orders: Connection) -> None:
+    """Run a night that stops before it scores until it is told to go on; sends how it ended."""
+
+    def waiting(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        if step.__name__ == "score":
+            orders.send("holding")
+            orders.recv()
+        return pipeline.direct(step, context, *inputs)
+
+    orders.send(pipeline.nightly(project.context(as_of), waiting).outcome)
+
+
+def race(project: Project, as_of: date, gate: Barrier, results: SimpleQueue[str]) -> None:
+    """Run a night as soon as everybody stands at the gate; tells how it ended."""
+    gate.wait()
+    try:
+        results.put(project.nightly(as_of).outcome)
+    except MetariskError as error:
+        results.put(type(error).__name__)
+
+
+def fill_up(project: Project, as_of: date, step: str, limit: int, orders: Connection) -> None:
+    """Run a night in which no file may grow beyond `limit` bytes from a step on; sends its error."""
+    import resource
+
+    def limited(called: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        if called.__name__ == step:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        return pipeline.direct(called, context, *inputs)
+
+    try:
+        pipeline.nightly(project.context(as_of), limited)
+    except Exception as error:
+        orders.send(error)
+    else:
+        orders.send(None)

@@ -1,0 +1,156 @@
+"""Nights in sequence: done, due, backfilled, restated, carried, and with the champion of their own time."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from multiprocessing import Pipe
+from multiprocessing.context import ForkServerContext
+
+import polars as pl
+import pytest
+
+from metarisk import pipeline
+from metarisk.domain import LockedError
+from tests.end_to_end import dying, tiny
+from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project, differences
+
+PATIENCE_SECONDS = 120
+THIRD = date(2026, 7, 1)
+
+
+def nights(project: Project) -> list[tuple[date, str, int]]:
+    """As of, mode and sequence number of every publication, in the order of publication."""
+    rows = project.warehouse.rows("SELECT as_of, mode, seq FROM metarisk.night ORDER BY published_at")
+    return [(row["as_of"], row["mode"], row["seq"]) for row in rows]
+
+
+def test_two_runs_at_once(project: Project, forked: ForkServerContext, undisturbed: dict[str, list[str]]) -> None:
+    here, there = Pipe()
+    first = forked.Process(target=dying.hold, args=(project, FIRST, there))
+    first.start()
+    assert here.recv() == "holding"
+    with pytest.raises(LockedError, match=rf"lock 'tiny' is held by .*pid {first.pid} on .*Remedy: wait until"):
+        project.nightly(FIRST)
+    assert project.count("publication") == 0
+    here.send("go on")
+    assert here.recv() == "published"
+    first.join(PATIENCE_SECONDS)
+    assert project.nightly(FIRST).outcome == "already_published"
+    assert differences(project.contents(), undisturbed) == []
+
+
+def test_two_runs_that_race(project: Project, forked: ForkServerContext, undisturbed: dict[str, list[str]]) -> None:
+    gate = forked.Barrier(2)
+    results = forked.SimpleQueue()
+    both = [forked.Process(target=dying.race, args=(project, FIRST, gate, results)) for _ in range(2)]
+    for process in both:
+        process.start()
+    ended = sorted(results.get() for _ in both)
+    for process in both:
+        process.join(PATIENCE_SECONDS)
+    assert "published" in ended
+    assert ended in (["LockedError", "published"], ["already_published", "published"])
+    assert differences(project.contents(), undisturbed) == []
+
+
+def test_a_done_night_is_left_alone(project: Project, undisturbed: dict[str, list[str]]) -> None:
+    first = project.nightly(FIRST)
+    attempts = project.count("run_attempt")
+    project.load(tiny.book().head(300))
+    again = project.nightly(FIRST)
+    assert (again.outcome, again.run_id, again.page) == ("already_published", first.run_id, first.page)
+    assert project.count("run_attempt") == attempts
+    assert differences(project.contents(), undisturbed) == []
+
+
+def test_restated_after_a_correction(project: Project) -> None:
+    project.nightly(FIRST)
+    before = project.scores()
+    corrected = tiny.book().with_columns(amount=pl.col("amount").abs())
+    project.load(corrected)
+    result = project.nightly(FIRST, "restatement", "wrong signs")
+    assert result.outcome == "published"
+    assert nights(project) == [(FIRST, "nightly", 1), (FIRST, "restatement", 2)]
+    assert project.scores().height == result.rows_scored > before.height
+    assert project.count("score_current") == result.rows_scored
+    known = project.warehouse.rows(
+        "SELECT run_id, seq, publication_reason, known_from, known_to, count(*) AS n FROM metarisk.score_as_known "
+        "GROUP BY run_id, seq, publication_reason, known_from, known_to ORDER BY seq"
+    )
+    assert [row["n"] for row in known] == [before.height, result.rows_scored]
+    assert [row["publication_reason"] for row in known] == [None, "wrong signs"]
+    assert known[0]["known_from"] < known[0]["known_to"] == known[1]["known_from"]
+    assert known[1]["known_to"] is None
+
+
+def test_restated_from_the_same_inputs_is_the_same_run(duckdb: Project) -> None:
+    run_id = duckdb.nightly(FIRST).run_id
+    scores = duckdb.count("risk_score")
+    assert duckdb.nightly(FIRST, "restatement", "to be sure").run_id == run_id
+    assert (duckdb.count("risk_score"), duckdb.count("run")) == (scores, 1)
+    assert nights(duckdb) == [(FIRST, "nightly", 1)]
+
+
+def test_what_is_due_is_caught_up_and_backfill_skips_what_is_done(project: Project) -> None:
+    assert pipeline.due(project.context(THIRD)) == [THIRD]
+    project.nightly(FIRST)
+    assert pipeline.due(project.context(THIRD)) == [SECOND, THIRD]
+    project.nightly(THIRD)
+    assert pipeline.due(project.context(THIRD)) == [SECOND]
+    results = pipeline.backfill(project.context(THIRD, "backfill"), FIRST)
+    assert [result.as_of for result in results] == [FIRST, SECOND, THIRD]
+    assert [result.outcome for result in results] == ["already_published", "published", "already_published"]
+    assert nights(project) == [(FIRST, "nightly", 1), (THIRD, "nightly", 1), (SECOND, "backfill", 1)]
+    assert pipeline.due(project.context(THIRD)) == []
+    project.edit("portfolios/tiny.toml", 'risk = "credit"', 'risk = "credit"\ncatch_up = "latest"')
+    assert pipeline.due(project.context(THIRD + timedelta(days=3))) == [THIRD + timedelta(days=3)]
+
+
+def test_a_backfilled_night_is_the_night_itself(duckdb: Project, undisturbed: dict[str, list[str]]) -> None:
+    duckdb.nightly(THIRD)
+    pipeline.backfill(duckdb.context(FIRST, "backfill"), FIRST)
+    both, alone = duckdb.contents(), undisturbed
+    for table in ("risk_score", "adaptation", "drift_metric"):
+        assert [row for row in both[table] if f"datetime.date{(2026, 6, 29)}" in row] == alone[table]
+
+
+def test_segments_without_new_labels_are_carried(duckdb: Project) -> None:
+    duckdb.nightly(FIRST)
+    duckdb.nightly(SECOND)
+    was, now = ({row["segment"]: row["status"] for row in duckdb.scores(day).to_dicts()} for day in (FIRST, SECOND))
+    assert was == {
+        "east|auto": "abstained",
+        "north|auto": "adapted",
+        "north|cash": "adapted",
+        "south|auto": "adapted",
+        "south|cash": "adapted",
+        "west|cash": "fallback",
+    }
+    assert now == {segment: status.replace("adapted", "carried") for segment, status in was.items()}
+    ids = duckdb.warehouse.rows(
+        "SELECT segment, count(DISTINCT adaptation_id) AS n FROM metarisk.adaptation GROUP BY segment"
+    )
+    assert all(row["n"] == 1 for row in ids)
+
+
+def test_a_night_uses_the_champion_of_its_own_time(duckdb: Project) -> None:
+    first = duckdb.weekly(CUT_OFF).model_id
+    newer = duckdb.weekly(THIRD).model_id
+    assert newer != first
+    for day in (SECOND, THIRD):
+        duckdb.nightly(day)
+    rows = duckdb.warehouse.rows("SELECT as_of, model_id FROM metarisk.night ORDER BY as_of")
+    assert [(row["as_of"], row["model_id"]) for row in rows] == [(SECOND, first), (THIRD, newer)]
+    states = duckdb.warehouse.rows("SELECT model_id, state FROM metarisk.model_current")
+    assert {row["model_id"]: row["state"] for row in states} == {first: "retired", newer: "champion"}
+
+
+def test_a_week_that_is_trained_late_serves_its_past_alone(duckdb: Project) -> None:
+    champion = duckdb.weekly(CUT_OFF).model_id
+    late = duckdb.weekly(CUT_OFF - timedelta(days=30)).model_id
+    duckdb.nightly(FIRST)
+    duckdb.nightly(CUT_OFF - timedelta(days=1))
+    rows = duckdb.warehouse.rows("SELECT model_id FROM metarisk.night ORDER BY as_of")
+    assert [row["model_id"] for row in rows] == [late, champion]
+    states = duckdb.warehouse.rows("SELECT model_id, state FROM metarisk.model_current")
+    assert {row["model_id"]: row["state"] for row in states} == {late: "retired", champion: "champion"}
