@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from metarisk.domain import Warehouse
+from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.warehouses import MIGRATIONS, VIEWS, Server, open_duckdb, open_postgresql, server
 
 POSTGRESQL = pytest.mark.xdist_group("postgresql")
@@ -29,6 +31,23 @@ def migrated_template(postgresql: Server, tmp_path_factory: pytest.TempPathFacto
     return name
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DuckDB file with the schema `metarisk`, to be copied."""
+    folder = tmp_path_factory.mktemp("template")
+    open_duckdb(folder).migrate(MIGRATIONS, VIEWS)
+    return folder / "warehouse.duckdb"
+
+
+@pytest.fixture
+def embedded(migrated_file: Path, tmp_path: Path) -> DuckDBWarehouse:
+    """A DuckDB warehouse with the schema `metarisk`."""
+    shutil.copyfile(migrated_file, tmp_path / "warehouse.duckdb")
+    opened = open_duckdb(tmp_path)
+    assert isinstance(opened, DuckDBWarehouse)
+    return opened
+
+
 @pytest.fixture(params=BOTH)
 def empty_warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
     """A warehouse of either kind without any table."""
@@ -42,8 +61,7 @@ def empty_warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
     """A warehouse of either kind with the schema `metarisk`."""
     if request.param == "duckdb":
-        opened = open_duckdb(tmp_path)
-        opened.migrate(MIGRATIONS, VIEWS)
+        opened: Warehouse = request.getfixturevalue("embedded")
         return opened
     running: Server = request.getfixturevalue("postgresql")
     template: str = request.getfixturevalue("migrated_template")

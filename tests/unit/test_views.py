@@ -17,7 +17,7 @@ from metarisk.domain import Warehouse
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from metarisk.warehouse.snapshot import NIGHTS
 from tests.conftest import BOTH
-from tests.warehouses import MIGRATIONS, ROOT, VIEWS, Server, insert, open_duckdb, open_postgresql, publish_night
+from tests.warehouses import MIGRATIONS, ROOT, VIEWS, Server, insert, open_postgresql, publish_night, table
 
 FRIDAY, MONDAY = date(2026, 3, 27), date(2026, 3, 30)
 NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
@@ -69,10 +69,9 @@ def fill(warehouse: Warehouse) -> None:
 def read(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Read]:
     """Read as BI does: the DuckDB snapshot opened read-only; PostgreSQL as a role that has the views alone."""
     if request.param == "duckdb":
-        warehouse = open_duckdb(tmp_path)
-        warehouse.migrate(MIGRATIONS, VIEWS)
-        fill(warehouse)
-        with closing(duckdb.connect(str(warehouse.snapshot()), read_only=True)) as snapshot:
+        embedded: DuckDBWarehouse = request.getfixturevalue("embedded")
+        fill(embedded)
+        with closing(duckdb.connect(str(embedded.snapshot()), read_only=True)) as snapshot:
             snapshot.execute("SET TimeZone = 'UTC'")
             yield lambda sql: snapshot.execute(sql).fetchall()
         return
@@ -186,26 +185,15 @@ def content(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         return {name: sorted(snapshot.execute(f"FROM metarisk.{name}").fetchall(), key=repr) for (name,) in names}
 
 
-@pytest.fixture
-def embedded(tmp_path: Path) -> DuckDBWarehouse:
-    """A migrated DuckDB warehouse."""
-    warehouse = open_duckdb(tmp_path)
-    warehouse.migrate(MIGRATIONS, VIEWS)
-    assert isinstance(warehouse, DuckDBWarehouse)
-    return warehouse
-
-
 def publish_many(warehouse: Warehouse, first: date, days: int) -> None:
+    """Nights of one score each."""
+    nights = [first + timedelta(days=number) for number in range(days)]
+    key = {"run_id": [f"run-{night}" for night in nights], "portfolio": ["loans"] * days, "as_of": nights}
+    times = [datetime(night.year, night.month, night.day, 4, tzinfo=UTC) for night in nights]
+    score = {"entity": ["a"] * days, "target": ["t"] * days, "segment": ["s"] * days, "status": ["adapted"] * days}
     with warehouse.transaction() as transaction:
-        for number in range(days):
-            as_of = first + timedelta(days=number)
-            at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=(as_of - date(2025, 1, 1)).days)
-            night = {"portfolio": "loans", "as_of": as_of, "run_id": f"run-{as_of}"}
-            insert(transaction, "metarisk.publication", **night, seq=1, published_at=at)
-            insert(
-                transaction, "metarisk.risk_score", **night, entity="a", target="t", segment="s", status="adapted",
-                score=number / 7,
-            )  # fmt: skip
+        transaction.append("metarisk.publication", [table(**key, seq=[1] * days, published_at=times)])
+        transaction.append("metarisk.risk_score", [table(**key, **score, score=[night.day / 31 for night in nights])])
 
 
 def test_the_snapshot_holds_recent_nights_and_month_ends(embedded: DuckDBWarehouse) -> None:

@@ -176,7 +176,7 @@ from metarisk.warehouse import open_warehouse
 from metarisk.domain import WarehouseError
 from tests.warehouses import scores
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
-resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (warehouse.path.stat().st_size + (1 << 20), resource.RLIM_INFINITY))
 try:
     with warehouse.transaction() as transaction:
         batches = (scores(date(2026, 3, 31), f"r{n}", "loans", n / 7, 50_000) for n in range(200))
@@ -186,15 +186,13 @@ except WarehouseError as error:
 """
 
 
-def test_a_full_disk_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
-    warehouse = open_duckdb(tmp_path)
-    warehouse.migrate(MIGRATIONS, VIEWS)
-    publish_night(warehouse, NIGHT, run_id="r1")
-    with child(FILL, *address(warehouse, tmp_path)) as writer:
+def test_a_full_disk_is_named_and_nothing_is_kept(embedded: DuckDBWarehouse, tmp_path: Path) -> None:
+    publish_night(embedded, NIGHT, run_id="r1")
+    with child(FILL, *address(embedded, tmp_path)) as writer:
         printed, _ = writer.communicate()
     assert "is full" in printed
     assert "Remedy: free disk space" in printed
-    assert warehouse.rows("SELECT count(*) AS n FROM metarisk.risk_score") == [{"n": 3}]
+    assert embedded.rows("SELECT count(*) AS n FROM metarisk.risk_score") == [{"n": 3}]
 
 
 @pytest.mark.xdist_group("postgresql")
