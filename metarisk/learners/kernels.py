@@ -70,6 +70,7 @@ def adapt_segments(
     weights: Sequence[Tensor],
     rates: Sequence[Sequence[float | Tensor]],
     rows: Packed,
+    order: Array,
     likelihood: Likelihood,
     *,
     activation: ActivationName = "relu",
@@ -85,6 +86,7 @@ def adapt_segments(
         weights: L matrices (in + 1, out), the start.
         rates: inner rates [step][live layer], each a number or a matrix of one rate a parameter.
         rows: support of S segments in float of any width; a segment without rows keeps the start.
+        order: (N,) the order in which rows are read, from inside segments (see `packing.canonical_order`).
         likelihood: of the labels.
         activation: between layers.
         frozen: layers at the bottom that are not adapted (ANIL: all but the head).
@@ -94,12 +96,12 @@ def adapt_segments(
         The adapted layers, L - frozen tensors (S, in + 1, out).
     """
     live = [weight.expand(len(rows.keys), -1, -1).clone() for weight in weights[frozen:]]
-    order = np.argsort(rows.sizes, kind="stable")
-    order = order[rows.sizes[order] > 0]
+    queue = np.argsort(rows.sizes, kind="stable")
+    queue = queue[rows.sizes[queue] > 0]
     buffers = _Buffers(weights, max(CHUNK_ROWS, int(rows.sizes.max(initial=0))))
     with torch.no_grad():
-        for chunk in _chunks(order, rows.sizes):
-            _Chunk(chunk, rows, weights, live, likelihood, activation, frozen, prior_rows, buffers).run(rates)
+        for chunk in _chunks(queue, rows.sizes):
+            _Chunk(chunk, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers).run(rates)
     return live
 
 
@@ -140,6 +142,7 @@ class _Chunk:
         self,
         segments: Array,
         rows: Packed,
+        order: Array,
         weights: Sequence[Tensor],
         live: Sequence[Tensor],
         likelihood: Likelihood,
@@ -155,15 +158,14 @@ class _Chunk:
         self.layers = len(weights)
         spans = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
         dtype = weights[0].dtype
-        source = [slice(int(rows.starts[s]), int(rows.starts[s + 1])) for s in segments]
+        source = np.concatenate([order[rows.starts[s] : rows.starts[s + 1]] for s in segments])
 
         def gather(values: Array) -> Tensor:
-            return torch.from_numpy(np.concatenate([values[span] for span in source])).to(dtype)
+            return torch.from_numpy(values[source]).to(dtype)
 
         self.inputs = [buffer[: self.total] for buffer in buffers.inputs]
         self.deltas = [buffer[: self.total] for buffer in buffers.deltas]
-        for span, taken in zip(spans, source, strict=True):
-            self.inputs[0][span, :-1] = torch.from_numpy(rows.x[taken])
+        self.inputs[0][:, :-1] = torch.from_numpy(rows.x[source])
         self.y, self.base = gather(rows.y), gather(rows.base)
         weight = gather(rows.weight)
         totals = torch.stack([weight[span].sum() for span in spans])

@@ -29,7 +29,7 @@ from metarisk.domain import (
 from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments, score_rows
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Gradient, Loop, digest_of, fit
-from metarisk.learners.packing import Fusion, canonical, check, first_rows, shuffled
+from metarisk.learners.packing import Fusion, canonical_order, check, first_rows, shuffled
 
 RateKind = Literal["fixed", "step_layer", "parameter"]
 """Inner rates: one fixed number, one learned per step and layer (MAML++), or one learned per parameter (Meta-SGD)."""
@@ -39,8 +39,9 @@ RateKind = Literal["fixed", "step_layer", "parameter"]
 class GradientLearner(ABC):
     """A network whose start is meta-learned, and which gradient steps on a segment's support rows adapt.
 
-    State arrays: `weight0`, `weight1`, ... (in + 1, out) with the bias as last row; `rate` (steps, live layers) or
-    `rate0`, ... (in + 1, out), multiples of `inner_rate`; `base`, mean and scale of the base score; `class_weight` (1,).
+    State arrays: `weight0`, `weight1`, ... (in + 1, out) with the bias as last row; learned rates as multiples of
+    `inner_rate`, `rate` (steps, live layers) or `rate0`, ... (in + 1, out); `base`, mean and scale of the base score;
+    `class_weight` (1,).
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -115,11 +116,12 @@ class GradientLearner(ABC):
         weights = _tensors(state, "weight")
         check(support, features=self._features(state), name="support")
         LIKELIHOODS[likelihood].validate(support.y)
-        prepared, _ = canonical(self._prepared(support, state))
+        prepared = self._prepared(support, state)
         live = adapt_segments(
             weights,
             self._rates(state),
             prepared,
+            canonical_order(prepared),
             LIKELIHOODS[likelihood],
             activation=self.activation,
             frozen=self.frozen,

@@ -90,20 +90,32 @@ def _first_not_finite(values: Array) -> tuple[int, int] | None:
 
 
 def canonical(packed: Packed) -> tuple[Packed, Array]:
-    """Rows of each segment in an order that depends on their content alone, and the (N,) order that led there.
+    """Rows of each segment in the order of `canonical_order`, and that order (N,)."""
+    order = canonical_order(packed)
+    return take(packed, order), order
+
+
+def canonical_order(packed: Packed) -> Array:
+    """An order (N,) inside segments that depends on the rows' content alone.
 
     Sums over rows are rounded in the order of the rows, so sorted rows make every later result independent, to the last
     bit, of the order in the source. Rows are ordered by a 64-bit hash of their bits; rows with equal hashes that are
     not equal (never seen) are told apart by a full sort.
     """
     index = packed.index
-    columns = [_bits(column) for column in (packed.y, packed.weight, packed.base, *packed.x.T)]
-    hashes = _hash(columns, packed.rows)
+    x = packed.x
+    if x.dtype == np.float32 and x.shape[1] % 2 == 0 and x.flags.c_contiguous:
+        x = x.view(np.uint64)
+    columns = [packed.y, packed.weight, packed.base, *x.T]
+    # In blocks that stay in the cache, since columns of x are not contiguous.
+    starts = range(0, packed.rows, 4096)
+    parts = [_hash([column[start : start + 4096] for column in columns]) for start in starts]
+    hashes = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
     order = np.lexsort((hashes, index))
     tied = np.flatnonzero((np.diff(hashes[order]) == 0) & (np.diff(index[order]) == 0))
-    if any((column[order[tied]] != column[order[tied + 1]]).any() for column in columns):
-        order = np.lexsort((*columns, index))
-    return take(packed, order), order
+    if any((_bits(column[order[tied]]) != _bits(column[order[tied + 1]])).any() for column in columns):
+        order = np.lexsort((*(_bits(column) for column in columns), index))
+    return order
 
 
 def take(packed: Packed, order: Array) -> Packed:
@@ -115,11 +127,11 @@ def _bits(column: Array) -> Array:
     return np.ascontiguousarray(column).view(np.uint32 if column.dtype == np.float32 else np.uint64)
 
 
-def _hash(columns: list[Array], rows: int) -> Array:
-    """A 64-bit multiply-and-shift hash of each row, column by column, so that memory stays at two columns."""
-    value = np.full(rows, 0x9E3779B97F4A7C15, dtype=np.uint64)
+def _hash(columns: list[Array]) -> Array:
+    """A 64-bit multiply-and-shift hash of each row, column by column."""
+    value = np.full(len(columns[0]), 0x9E3779B97F4A7C15, dtype=np.uint64)
     for column in columns:
-        value ^= column
+        value ^= _bits(column)
         value *= np.uint64(0xD6E8FEB86659FD93)
         value ^= value >> np.uint64(32)
     return value
