@@ -1,0 +1,62 @@
+"""The README's commands are run as they stand there, on a fresh data folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from metarisk import demo
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(block: int) -> list[str]:
+    """Commands of the README's n-th console block."""
+    found = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)[block]
+    return [line.removeprefix("$ ") for line in found.splitlines() if line.startswith("$ ")]
+
+
+def run(command: str, folder: Path, data: Path) -> str:
+    """Run one command line in a folder with its own data; what it printed."""
+    words = shlex.split(command)
+    words[0] = {"make": shutil.which("make") or "make"}.get(words[0], str(ROOT / words[0]))
+    environment = os.environ | {"METARISK_DATA": str(data), "COLUMNS": "200"}
+    done = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.xdist_group("prefect")
+@pytest.mark.skipif(not (ROOT / ".venv/bin/metarisk").exists(), reason="the README's .venv was not made")
+def test_the_first_block_makes_the_demo(tmp_path: Path) -> None:
+    first, second = commands(0)
+    assert (first, second) == ("make demo", "make test")
+    said = run(first, ROOT, tmp_path / "data")
+    pages = re.findall(r"^report\s+(\S+\.html)$", said, flags=re.MULTILINE)
+    assert len(pages) == 2, said
+    assert all("consumer_loans" in page and Path(page).stat().st_size > 10_000 for page in pages)
+    assert "metarisk up" in said
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/metarisk").exists(), reason="the README's .venv was not made")
+def test_the_own_portfolio_works_from_a_file_to_a_published_night(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    for name in ("sql", "expectations", "portfolios"):
+        shutil.copytree(ROOT / name, project / name)
+    tables = {name: pl.from_arrow(reader.read_all()) for name, reader in demo.generate(0.3, 0).items()}
+    loans, outcomes = (pl.DataFrame(tables[name]) for name in ("demo_loans", "demo_outcomes"))
+    known = outcomes.filter(pl.col("known_date") <= demo.DEMO_AS_OF)
+    loans.join(known, on="loan_id", how="left").write_parquet(project / "loans.parquet")
+    for command in commands(1):
+        said = run(command, project, tmp_path / "data")
+    assert re.search(r"my_book 2025-06-30: [\d,]+ rows published", said)
