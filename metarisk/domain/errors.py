@@ -32,6 +32,17 @@ class MetariskError(Exception):
         ]
         super().__init__(f"{', '.join(place)}{': ' if place else ''}{self.what}. Remedy: {self.remedy}.")
 
+    def place(self, portfolio: str, on: date) -> None:
+        """Add portfolio and date where whoever raised this could not know them."""
+        MetariskError.__init__(
+            self,
+            self.what,
+            remedy=self.remedy,
+            portfolio=self.portfolio or portfolio,
+            column=self.column,
+            on=self.on or on,
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_error, (type(self), self.what, self.remedy, self.portfolio, self.column, self.on)
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from metarisk.domain import ConfigError, QualityError
+from metarisk.domain import ConfigError, MetariskError, QualityError
 from metarisk.pipeline import night, pages, week
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
 from metarisk.pipeline.publish import Attempt, current_publication, publish, record_failure
@@ -99,16 +99,14 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
     run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first.
     """
     job = context.job
-    migrate(context)
-    with context.warehouse.lock(job.portfolio):
+    with _alone(context, job.portfolio):
+        run = _Timed(call, context)
         current = current_publication(context)
         if current is not None and job.mode != "restatement":
-            page = pages.night_page(context, current["run_id"])
-            existing = page if page.exists() else None
+            page = _page_of(context, run, current)
             return NightResult(
-                job.portfolio, job.as_of, "already_published", current["run_id"], current["rows_scored"], existing
+                job.portfolio, job.as_of, "already_published", current["run_id"], current["rows_scored"], page
             )
-        run = _Timed(call, context)
         with _recorded(context, run) as attempt:
             run(night.ready)
             extract = run(night.extract)
@@ -128,8 +126,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
 def weekly(context: Context, call: Caller = direct) -> WeekResult:
     """Run one week of one portfolio: judge the candidates, train the chosen one, register it."""
     job = context.job
-    migrate(context)
-    with context.warehouse.lock(f"{job.portfolio}.weekly"):
+    with _alone(context, f"{job.portfolio}.weekly"):
         run = _Timed(call, context)
         with _recorded(context, run):
             extract = run(night.extract)
@@ -206,6 +203,41 @@ def _calendar_table(context: Context) -> Sequence[date]:
     return [next(iter(row.values())) for row in context.warehouse.rows(sql)]
 
 
+def _page_of(context: Context, run: _Timed, current: Mapping[str, Any]) -> Path | None:
+    """The page of a published night; None where there is none and its run is no longer in the lake.
+
+    An attempt that died between its commit and its page left the lake with the whole run: what comes after the commit
+    is done now.
+    """
+    page = pages.night_page(context, current["run_id"])
+    if page.exists():
+        return page
+    context.warehouse.snapshot()
+    if not night.run_folder(context, current["run_id"]).exists():
+        return None
+    try:
+        again = run(night.adapt, run(night.check, run(night.extract)))
+        if again.run_id != current["run_id"]:
+            return None
+        scored = run(night.score, again)
+        return run(pages.report_night, scored, run(night.guard, scored), run(night.drift, scored), current, {})
+    except MetariskError as error:
+        context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")
+        return None
+
+
+@contextmanager
+def _alone(context: Context, lock: str) -> Iterator[None]:
+    """The schema is up to date and nobody else has the lock; every error that gets out names portfolio and date."""
+    try:
+        migrate(context)
+        with context.warehouse.lock(lock):
+            yield
+    except MetariskError as error:
+        error.place(context.job.portfolio, context.job.as_of)
+        raise
+
+
 @contextmanager
 def _recorded(context: Context, run: _Timed) -> Iterator[Attempt]:
     """An attempt that is written to the warehouse if it fails; the error goes on."""
@@ -213,6 +245,8 @@ def _recorded(context: Context, run: _Timed) -> Iterator[Attempt]:
     try:
         yield attempt
     except Exception as error:
+        if isinstance(error, MetariskError):
+            error.place(context.job.portfolio, context.job.as_of)
         found = error.results if isinstance(error, QualityError) else ()
         try:
             record_failure(context, replace(attempt, seconds=dict(run.seconds)), run.step, error, found)

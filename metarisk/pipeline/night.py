@@ -138,7 +138,7 @@ def adapt(context: Context, checked: Checked) -> Run:
         "code": code_version(),
     }
     run_id = identity(parts)
-    folder = context.settings.data_dir / "lake" / context.job.portfolio / str(context.job.as_of) / "runs" / run_id
+    folder = run_folder(context, run_id)
     run = Run(
         run_id,
         champion.model_id,
@@ -158,6 +158,11 @@ def adapt(context: Context, checked: Checked) -> Run:
                 (into / name).write_bytes(content)
             lake.write_manifest(into, parts)
     return run
+
+
+def run_folder(context: Context, run_id: str) -> Path:
+    """Where the files of a run of this night are."""
+    return context.settings.data_dir / "lake" / context.job.portfolio / str(context.job.as_of) / "runs" / run_id
 
 
 def support(context: Context, run: Run) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""SIGKILL before, inside and after each step: the run that follows leaves the warehouse as if nobody had been killed."""
+"""SIGKILL before, inside and after each step: the next run leaves the warehouse as if never killed."""
 
 from __future__ import annotations
 

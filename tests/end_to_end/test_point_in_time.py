@@ -91,7 +91,7 @@ def test_the_future_that_was_altered_does_matter_later(tmp_path: Path, duckdb: P
 def test_ids_and_contents_are_those_of_the_other_warehouse_and_of_another_order(
     project: Project, undisturbed: dict[str, list[str]]
 ) -> None:
-    """Both warehouses hold the same rows, ids and scores, whatever became known later and in whatever order rows came."""
+    """Both warehouses hold the same ids and rows, whatever became known later and in whatever order."""
     project.load(altered(tiny.book(), tiny.FIRST, 2))
     project.nightly(tiny.FIRST)
     assert differences(project.contents(), undisturbed) == []

@@ -245,14 +245,19 @@ def make(
     for sub in ("migrations", "views"):
         shutil.copytree(REPOSITORY / "sql" / sub, folder / "sql" / sub)
     shutil.copy(REPOSITORY / "expectations" / "scores.json", folder / "expectations")
-    suite = SUITE | {"expectations": [*SUITE["expectations"], *rules]}
-    (folder / "expectations" / "tiny.json").write_text(json.dumps(suite))
     (folder / "portfolios" / "tiny.toml").write_text(toml)
-    (folder / "sql" / "extracts" / "tiny.sql").write_text(sql)
+    write_rules(folder, sql, rules)
     project = Project(Settings(project=folder, warehouse=SecretStr(warehouse), threads=1, memory_mb=256))
     project.load(book() if frame is None else frame)
     pipeline.migrate(project.context(FIRST))
     return project
+
+
+def write_rules(folder: Path, sql: str, rules: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write extract SQL and suite into a project folder; `rules` are added to the suite."""
+    suite = SUITE | {"expectations": [*SUITE["expectations"], *rules]}
+    (folder / "expectations" / "tiny.json").write_text(json.dumps(suite))
+    (folder / "sql" / "extracts" / "tiny.sql").write_text(sql)
 
 
 def copy(project: Project, folder: Path, warehouse: str | None = None) -> Project:
