@@ -235,7 +235,25 @@ def drift(context: Context, run: Run) -> Path:
         with lake.staged(run.folder / "drift") as into:
             found.write_parquet(into / "drift.parquet")
             lake.write_manifest(into, {"run_id": run.run_id})
+    found = pl.read_parquet(run.folder / "drift" / "drift.parquet")
+    context.reporter.table("drift", f"Drift of {context.job.portfolio} {context.job.as_of}", _worst_first(found))
     return run.folder / "drift"
+
+
+def _worst_first(found: pl.DataFrame) -> list[dict[str, object]]:
+    """Drift as a table to read: alerts, watches, what could not be seen, then the rest, by effect."""
+    order = pl.col("status").replace_strict({"alert": 0, "watch": 1, "blind": 2}, default=3)
+    shown = found.sort(order, -pl.col("effect").fill_null(0.0), maintain_order=True).select(
+        "status",
+        pl.col("segment").fill_null("whole portfolio"),
+        "feature",
+        "metric",
+        "value",
+        "effect",
+        "n_cur",
+        "detail",
+    )
+    return shown.to_dicts()
 
 
 def scored_population(context: Context, run: Run) -> pl.LazyFrame:
