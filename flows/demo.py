@@ -11,7 +11,6 @@ import sys
 from datetime import date
 
 import typer
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 
 from flows import server
 from flows.nightly import nightly
@@ -33,14 +32,7 @@ def demo() -> list[Line]:
         if seeding.returncode:
             raise typer.Exit(seeding.returncode)
         as_of = date.fromisoformat(json.loads(said)["as_of"])
-        with temporary_settings(
-            {
-                PREFECT_API_URL: api,
-                PREFECT_HOME: server.prefect_home(settings),
-                # It would cost a second a flow, to tell other machines that this one lives.
-                PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-            }
-        ):
+        with server.reporting_to(api, server.prefect_home(settings)):
             states = [flow(PORTFOLIO, as_of, return_state=True) for flow in (weekly, nightly)]
     return [line for state in states for line in lines_of(state)]
 

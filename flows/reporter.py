@@ -51,8 +51,7 @@ class PrefectReporter:
 
     @contextmanager
     def step(self, job: Job, name: str) -> Iterator[None]:
-        """Say which step runs; Prefect keeps its time and state as a task run."""
-        get_run_logger().info("%s of %s as of %s", name, job.portfolio, job.as_of)
+        """Nothing to add: the step is a task run, which has its name, its time and its state."""
         yield
 
     def progress(self, name: str, done: int, total: int, note: str = "") -> None:
@@ -76,14 +75,14 @@ class PrefectReporter:
         shown = [{name: _cell(value) for name, value in row.items()} for row in rows[:MAX_ROWS]]
         more = f" First {MAX_ROWS:,} of {len(rows):,} rows; the report has all." if len(rows) > MAX_ROWS else ""
         with self._kept_going(f"table {key}"):
-            create_table_artifact(shown, key=self._key(key), description=f"**{self.portfolio}**: {title}.{more}")
+            create_table_artifact(shown, key=self._key(key), description=f"{self._titled(title)}.{more}")
 
     def link(self, key: str, title: str, target: Path) -> None:
         """Link to a page: over METARISK_REPORT_URL where it is served, else by its path."""
         address = report_address(self.data, target)
         with self._kept_going(f"link {key}"):
             create_link_artifact(
-                address, link_text=title, key=self._key(key), description=f"**{self.portfolio}**: {title}, `{target}`"
+                address, link_text=title, key=self._key(key), description=f"{self._titled(title)}: `{target}`"
             )
         get_run_logger().info("%s: %s", title, address)
 
@@ -91,8 +90,13 @@ class PrefectReporter:
         """Log a warning."""
         get_run_logger().warning(message)
 
+    def _titled(self, title: str) -> str:
+        return title if self.portfolio in title else f"{self.portfolio}: {title}"
+
     def _key(self, name: str) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", f"{self.portfolio}-{name}".lower()).strip("-")
+        """Artifacts of all portfolios share one space of keys: lower case and dashes, the portfolio in front."""
+        key, portfolio = _slug(name), _slug(self.portfolio)
+        return f"{portfolio}-{key.removesuffix(portfolio).strip('-')}"
 
     @contextmanager
     def _kept_going(self, what: str) -> Iterator[None]:
@@ -108,6 +112,10 @@ def report_address(reports: Path, target: Path) -> str:
     if base and target.resolve().is_relative_to(reports.resolve()):
         return f"{base.rstrip('/')}/{target.resolve().relative_to(reports.resolve()).as_posix()}"
     return target.resolve().as_uri()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _cell(value: object) -> Any:

@@ -5,6 +5,7 @@ No flow is defined here and nothing about risk.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from prefect import runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
@@ -147,17 +149,16 @@ def outcome(portfolio: str, as_of: date | None, state: State[Any]) -> Line:
 
 
 def conclude(title: str, lines: Sequence[Line]) -> State[Any]:
-    """Store the summary artifact; the flow's final state is failed if any line is, and says which and why."""
-    create_markdown_artifact(
-        summary(title, lines), key=f"{title}-summary", description=f"What became of the {title} run"
-    )
+    """Log every line, store the summary, and give the final state: failed if any line is, saying which and why."""
+    for line in lines:
+        get_run_logger().log(logging.ERROR if line.failed else logging.INFO, "%s", line.text)
     failed = [line for line in lines if line.failed]
+    counted = f"{len(failed)} of {len(lines)} failed" if failed else f"all {len(lines)} done"
+    create_markdown_artifact(summary(lines), key=f"{title}-summary", description=f"What became of {title}: {counted}")
     if failed:
-        message = f"{len(failed)} of {len(lines)} failed. " + "; ".join(line.text for line in failed)
+        message = f"{counted}. " + "; ".join(line.text for line in failed)
         return Failed(message=message, data=list(lines))
-    if not lines:
-        return Completed(message="Nothing to do: no portfolio is configured", data=[])
-    return Completed(message="; ".join(line.text for line in lines), data=list(lines))
+    return Completed(message="; ".join(line.text for line in lines) or "no portfolio is configured", data=list(lines))
 
 
 def lines_of(state: State[Any]) -> list[Line]:
@@ -168,17 +169,15 @@ def lines_of(state: State[Any]) -> list[Line]:
     return list(lines)
 
 
-def summary(title: str, lines: Sequence[Line]) -> str:
+def summary(lines: Sequence[Line]) -> str:
     """The lines as a markdown table, failures first."""
     data = Settings().data_dir
     rows = [
         f"| {line.portfolio} | {line.as_of or ''} | {'**FAILED**' if line.failed else line.outcome} "
-        f"| {_escaped(line.note)} | {f'[report]({report_address(data, line.page)})' if line.page else ''} |"
+        f"| {_escaped(line.note)} | {f'[open]({report_address(data, line.page)})' if line.page else ''} |"
         for line in sorted(lines, key=lambda line: not line.failed)
     ]
-    return "\n".join(
-        [f"# {title}", "", "| portfolio | as of | outcome | details | report |", "|---|---|---|---|---|", *rows]
-    )
+    return "\n".join(["| portfolio | as of | outcome | details | report |", "|---|---|---|---|---|", *rows])
 
 
 def _escaped(text: str) -> str:

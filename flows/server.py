@@ -28,7 +28,10 @@ from filelock import FileLock, Timeout
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import WorkerStatus
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 from prefect.workers.process import ProcessWorker
 
 from flows import upkeep
@@ -40,6 +43,7 @@ HOME = Path(__file__).resolve().parent.parent
 """Folder of prefect.yaml and flows/."""
 HOST = "127.0.0.1"
 DEFAULT_PORT = 4200
+REPORTS_PORT = 4201
 POOLS = {"default": 1, "gpu": 1}
 """Work pools and how many runs their worker takes at once: a backlog runs one after another."""
 SCHEDULED = ("nightly", "weekly")
@@ -185,6 +189,20 @@ def server(env: Mapping[str, str], stop: threading.Event = NEVER) -> Iterator[st
 
 
 @contextmanager
+def reporting_to(api: str, home: Path) -> Iterator[None]:
+    """Flows called in this process report to `api`; all they had to say has arrived when the block ends.
+
+    No heartbeats: they cost a second a flow, and tell other machines what a process that waits for its flows knows.
+    """
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        try:
+            yield
+        finally:
+            EventsWorker.drain_all(timeout=STOP_SECONDS)
+            APILogWorker.drain_all(timeout=STOP_SECONDS)
+
+
+@contextmanager
 def worker(pool: str, env: Mapping[str, str], limit: int = 1) -> Iterator[Child]:
     """A worker of `pool` while the block runs; it is online when the block starts."""
     name = f"worker-{pool}"
@@ -244,8 +262,11 @@ class _Pages(SimpleHTTPRequestHandler):
 
 @contextmanager
 def pages(data: Path) -> Iterator[str]:
-    """Serve the HTML reports under `data` on a free port of HOST; yields the address."""
-    httpd = ThreadingHTTPServer((HOST, 0), partial(_Pages, directory=str(data)))
+    """Serve the HTML reports under `data` to this machine; yields the address.
+
+    The port is the same every time if it is free, so that yesterday's links still work.
+    """
+    httpd = ThreadingHTTPServer((HOST, free_port(REPORTS_PORT)), partial(_Pages, directory=str(data)))
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
     try:

@@ -10,14 +10,13 @@ from typing import TypeVar
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 
 from flows import server
 from metarisk.settings import Settings
 from tests.flows.tiny import variables
 
 Value = TypeVar("Value")
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 400.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,5 @@ def client(prefect: Prefect) -> Iterator[SyncPrefectClient]:
 @pytest.fixture
 def in_process(prefect: Prefect) -> Iterator[None]:
     """Flows called in the test report to the session's server."""
-    with temporary_settings(
-        {PREFECT_API_URL: prefect.api, PREFECT_HOME: prefect.home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    ):
+    with server.reporting_to(prefect.api, prefect.home):
         yield
