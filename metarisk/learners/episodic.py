@@ -212,25 +212,31 @@ def padded_lengths(sizes: Array) -> Array:
     return lengths
 
 
-def blocks(packed: Packed, width: int, dtype: torch.dtype) -> Iterator[tuple[Array, Block]]:
+def blocks(packed: Packed, width: int, dtype: torch.dtype, order: Array | None = None) -> Iterator[tuple[Array, Block]]:
     """Blocks of segments of about equal size, with their segment numbers; segments without rows are left out.
 
     Args:
-        packed: canonical rows.
+        packed: checked rows.
         width: numbers a row takes in the caller's largest array, to bound memory.
         dtype: of the blocks.
+        order: (N,) of `packing.canonical_order`; None where the rows stand in it.
     """
     lengths = padded_lengths(packed.sizes)
-    order = np.lexsort((np.arange(len(lengths)), lengths))
-    order = order[packed.sizes[order] > 0]
+    by_length = np.lexsort((np.arange(len(lengths)), lengths))
+    by_length = by_length[packed.sizes[by_length] > 0]
+    sorted_lengths = lengths[by_length]
     begin = 0
-    while begin < len(order):
-        length = int(lengths[order[begin]])
-        same = int(np.searchsorted(lengths[order], length, side="right"))
+    while begin < len(by_length):
+        length = int(sorted_lengths[begin])
+        same = int(np.searchsorted(sorted_lengths, length, side="right"))
         end = min(same, begin + max(1, BLOCK_NUMBERS // (length * max(width, 1))))
-        chosen = order[begin:end]
-        part = packed.select(chosen)
-        store = Store(part, device=torch.device("cpu"), dtype=dtype)
-        tasks = torch.arange(len(chosen))
-        yield chosen, store.block(tasks, torch.zeros(len(chosen), dtype=torch.float64), length)
+        chosen = by_length[begin:end]
+        within = np.arange(length)
+        real = within < packed.sizes[chosen, None]
+        # the padding repeats a row of the segment, so it is finite; its weight is 0
+        index = packed.starts[chosen, None] + np.where(real, within, 0)
+        index = index if order is None else order[index]
+        columns = (torch.from_numpy(getattr(packed, name)[index]).to(dtype) for name in Block._fields)
+        block = Block(*columns)
+        yield chosen, block._replace(weight=block.weight * torch.from_numpy(real))
         begin = end

@@ -41,7 +41,7 @@ from metarisk.learners.episodic import (
 )
 from metarisk.learners.likelihoods import Likelihood
 from metarisk.learners.loop import Loop, Parameters
-from metarisk.learners.packing import Block, Fusion, canonical, check
+from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 NEWTON_STEPS = 100
 FRESH_STEPS = 2
@@ -102,7 +102,7 @@ def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
     full step at the solution makes the result as exact as Newton's. Converged problems stand still while others go on,
     so none depends on its neighbours.
     """
-    tolerance = torch.finfo(problem.features.dtype).eps ** 0.6
+    tolerance = 4e-10 if problem.features.dtype == torch.float64 else 3e-4
     weights = problem.mean.expand(len(problem.y), -1).clone()
     eta = problem.scores(weights)
     value = problem.objective(likelihood, weights, eta)
@@ -212,12 +212,12 @@ class MapHead:
         """
         loss = single_output(likelihood, "the MAP head")
         loss.validate(support.y)
-        rows, _ = canonical(check(support, features=head_inputs(state, self.fusion), name="support"))
+        rows = check(support, features=head_inputs(state, self.fusion), name="support")
         parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
         mean, precision = parameters["mean"], self._precision(parameters)
         weights = mean.repeat(len(rows.keys), 1)
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision)).repeat(len(rows.keys), 1, 1)
-        for chosen, block in blocks(rows, len(mean), self.loop.dtype):
+        for chosen, block in blocks(rows, len(mean), self.loop.dtype, canonical_order(rows)):
             found, factor = solve(self._problem(parameters, block, centre), loss)
             weights[chosen], covariance[chosen] = found, torch.cholesky_inverse(factor)
         covariance *= float(state["noise"])

@@ -28,7 +28,7 @@ from metarisk.learners.episodic import (
 )
 from metarisk.learners.likelihoods import Likelihood
 from metarisk.learners.loop import Loop, Parameters
-from metarisk.learners.packing import Block, Fusion, canonical, check
+from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class RidgeHead:
         """Arrays `weights` (S, K), features in the order constant, base, body; if Gaussian, `covariance` (S, K, K)."""
         loss = self._likelihood(likelihood)
         loss.validate(support.y)
-        rows, _ = canonical(check(support, features=head_inputs(state, self.fusion), name="support"))
+        rows = check(support, features=head_inputs(state, self.fusion), name="support")
         parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
         mean = parameters["mean"]
         weights = mean.repeat(len(rows.keys), 1)
         covariance = self._prior(parameters).repeat(len(rows.keys), 1, 1)
-        for chosen, block in blocks(rows, len(mean), self.loop.dtype):
+        for chosen, block in blocks(rows, len(mean), self.loop.dtype, canonical_order(rows)):
             weights[chosen], covariance[chosen] = self._solve(parameters, block, centre, loss)
         arrays = {"weights": weights.numpy()}
         if likelihood == "gaussian":
