@@ -41,8 +41,13 @@ from metarisk.features import Encoder
 from metarisk.learners.hierarchical import HierarchicalHead
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import Maml
+from metarisk.learners.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
+from metarisk.learners.map_head import MapHead
+from metarisk.learners.matching import Matching
+from metarisk.learners.prototypical import Prototypical
 from metarisk.learners.reptile import Reptile
+from metarisk.learners.ridge_head import RidgeHead
+from metarisk.learners.siamese import Siamese
 from metarisk.tasks import LABEL, pack, segment_keys
 
 
@@ -95,8 +100,17 @@ class LearnerKind:
 LEARNERS: Mapping[str, LearnerKind] = {
     "none": LearnerKind(Pooled, reads_inputs=False),
     "map_head": LearnerKind(HierarchicalHead, joint=True, reads_inputs=False),
+    "map_network": LearnerKind(MapHead),
+    "ridge_head": LearnerKind(RidgeHead),
     "maml": LearnerKind(Maml),
+    "fomaml": LearnerKind(Fomaml),
+    "anil": LearnerKind(Anil),
+    "meta_sgd": LearnerKind(MetaSgd),
+    "maml_plus_plus": LearnerKind(MamlPlusPlus),
     "reptile": LearnerKind(Reptile),
+    "prototypical": LearnerKind(Prototypical),
+    "matching": LearnerKind(Matching),
+    "siamese": LearnerKind(Siamese),
 }
 
 
@@ -126,22 +140,25 @@ class Recipe:
             ) from error
 
 
-NETWORK = {"hidden": (32,)}
+BASE = ("lightgbm", "logistic_segments")
 SHORT = {"steps": 300, "meta_batch": 16, "evaluate_every": 50, "patience": 3}
 """Networks that compete each week on a few thousand labelled rows of a book: longer training only overfits there."""
+NETWORK = {"hidden": (32,), "loop": SHORT}
+REPTILE = SHORT | {"optimiser": "sgd", "momentum": 0.0, "rate": 0.1, "schedule": "linear"}
 RECIPES: Mapping[str, Recipe] = {
     "pooled_logistic": Recipe(("logistic",)),
     "segment_logistic": Recipe(("logistic_segments",)),
     "pooled_lightgbm": Recipe(("lightgbm",)),
     "segment_lightgbm": Recipe(("lightgbm_segments",)),
-    "blend": Recipe(("lightgbm", "logistic_segments")),
-    "map_head": Recipe(("lightgbm", "logistic_segments"), "map_head"),
-    "maml": Recipe(("lightgbm", "logistic_segments"), "maml", NETWORK | {"loop": SHORT}),
-    "reptile": Recipe(
-        ("lightgbm", "logistic_segments"),
-        "reptile",
-        NETWORK | {"loop": SHORT | {"optimiser": "sgd", "momentum": 0.0, "rate": 0.1, "schedule": "linear"}},
-    ),
+    "blend": Recipe(BASE),
+    "map_head": Recipe(BASE, "map_head"),
+    "map_network": Recipe(BASE, "map_network", {"loop": SHORT | {"rate": 1e-2, "graph": False}}),
+    "ridge_head": Recipe(BASE, "ridge_head", {"hidden": (32,), "loop": SHORT | {"rate": 3e-3, "graph": False}}),
+    "reptile": Recipe(BASE, "reptile", {"hidden": (32,), "loop": REPTILE}),
+    **{
+        name: Recipe(BASE, name, NETWORK)
+        for name in ("maml", "fomaml", "anil", "meta_sgd", "maml_plus_plus", "prototypical", "matching", "siamese")
+    },
 }
 BASELINES = frozenset(name for name, recipe in RECIPES.items() if recipe.learner == "none")
 

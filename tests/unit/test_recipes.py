@@ -1,0 +1,46 @@
+"""Every recipe can stand in every other's place: trained, adapted, written, read back, and scored from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from metarisk import training
+from metarisk.adapt import RECIPES, Adapted, FittedModel, adapt
+from metarisk.domain import LearnerChoice, ModelError
+from metarisk.tasks import population
+from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, silent
+
+
+def quick(name: str) -> FittedModel:
+    """A recipe trained for a few steps."""
+    recipe = RECIPES[name]
+    short = {"loop": dict(recipe.options["loop"]) | {"steps": 20}} if "loop" in recipe.options else {}
+    portfolio = replace(PORTFOLIO, learner=LearnerChoice(name, short))
+    teach = training.teaching_rows(book().lazy(), portfolio, SPEC, AS_OF)
+    bases = training.fit_bases([name], teach, portfolio)
+    return training.fit(name, teach, bases, portfolio, SPEC, seed=0, progress=silent)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if RECIPES[name].learner != "none"])
+def test_a_recipe_survives_the_registry_and_scores_every_row(name: str) -> None:
+    model = quick(name)
+    read = FittedModel.from_files(model.to_files())
+    support = training.teaching_rows(book().lazy(), PORTFOLIO, SPEC, AS_OF)
+    adapted = adapt(read, "model", support, PORTFOLIO, SPEC)
+    again = Adapted.from_files(read, adapted.to_files())
+    rows = population(book().lazy(), PORTFOLIO, AS_OF).collect()
+    score, variance = adapt(model, "model", support, PORTFOLIO, SPEC).score(rows, PORTFOLIO)
+    for other in (adapted, again):
+        np.testing.assert_array_equal(other.score(rows, PORTFOLIO)[0], score)
+    assert np.isfinite(score).all()
+    assert np.ptp(score) > 0.5
+    assert variance is None or (variance > 0).all()
+
+
+def test_an_unknown_option_is_refused_with_its_name() -> None:
+    portfolio = replace(PORTFOLIO, learner=LearnerChoice("maml", {"inner_stepps": 3}))
+    with pytest.raises(ModelError, match="inner_stepps"):
+        training.recipe_of("maml", portfolio).make()
