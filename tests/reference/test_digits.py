@@ -6,6 +6,9 @@ import pytest
 from tests.benchmarks.digits import compare, tasks
 
 
+pytestmark = pytest.mark.xdist_group("digits")
+
+
 @pytest.fixture(scope="module")
 def table() -> dict[str, tuple[float, float]]:
     return compare((1, 4, 7), steps=120, count=500)
