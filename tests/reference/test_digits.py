@@ -5,7 +5,6 @@ import pytest
 
 from tests.benchmarks.digits import compare, tasks
 
-
 pytestmark = pytest.mark.xdist_group("digits")
 
 
