@@ -19,7 +19,7 @@ from metarisk.learners.reptile import Reptile
 from tests.benchmarks.harness import Figure, main
 
 PUBLISHED = {1: 0.67, 5: 0.38, 10: 0.35}
-TASKS, SHOTS = 20_000, 5
+TASKS, SHOTS = 100_000, 5
 
 
 def sines(tasks: int, rows: int, seed: int) -> Packed:
@@ -53,11 +53,11 @@ def learners(steps: int) -> dict[str, GradientLearner]:
 
 def trained(learner: GradientLearner, tasks: int = TASKS) -> Arrays:
     """Meta-train on waves that no test sees."""
-    episodes = Episodes(sines(tasks, SHOTS, 1000), sines(tasks, 10, 1001))
+    episodes = Episodes(sines(tasks, 2 * SHOTS, 1000), sines(tasks, 2 * SHOTS, 1001))
     return learner.train(episodes, None, "gaussian", seed=0, progress=lambda *_: None)
 
 
-def error(learner: GradientLearner, state: Arrays, steps: int, tasks: int = 600) -> float:
+def error(learner: GradientLearner, state: Arrays, steps: int, tasks: int = 2_000) -> float:
     """Mean squared error on new waves after some steps on 5 points each."""
     support, query = sines(tasks, SHOTS, 2000), sines(tasks, 100, 2001)
     at = replace(learner, adapt_steps=steps)
