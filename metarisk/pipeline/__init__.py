@@ -6,6 +6,7 @@ tasks, say), a `Caller`.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from metarisk.domain import ConfigError, MetariskError, QualityError
+from metarisk.domain import ConfigError, DataError, MetariskError, QualityError
 from metarisk.pipeline import night, pages, week
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
 from metarisk.pipeline.publish import Attempt, current_publication, publish, record_failure
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Result = TypeVar("Result")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class _Timed:
         begun = time.perf_counter()
         try:
             return self._call(step, self._context, *inputs)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise DataError(
+                f"the disk of {self._context.settings.data_dir} is full", remedy="free space there, then run again"
+            ) from error
         finally:
             self.seconds[self.step] = time.perf_counter() - begun
 

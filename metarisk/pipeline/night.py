@@ -101,6 +101,7 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
 
     A critical failure raises QualityError: nothing is published.
     """
+    lake.verify(extracted.directory)
     _enough_rows(context, extracted)
     found = quality.check(
         suite_path(context.settings.project, context.portfolio),
@@ -150,8 +151,11 @@ def adapt(context: Context, checked: Checked) -> Run:
         parts["code"],
     )
     if not _finished(folder / "adapt"):
+        lake.verify(checked.extract.directory)
         model = load_model(context, champion.model_id)
-        adapted = adapt_segments(model, champion.model_id, support(context, run), context.portfolio, context.spec)
+        known = support(context, run)
+        strangers = _strangers(context, run, known) if model.borrows else None
+        adapted = adapt_segments(model, champion.model_id, known, context.portfolio, context.spec, population=strangers)
         adapted = adapted.carried(_last_night(context))
         with lake.staged(folder / "adapt") as into:
             for name, content in adapted.to_files().items():
@@ -173,6 +177,15 @@ def support(context: Context, run: Run) -> pl.DataFrame:
     return kept.collect(engine="streaming")
 
 
+def _strangers(context: Context, run: Run, known: pl.DataFrame) -> pl.DataFrame:
+    """Rows to be scored of segments without any labelled row, the newest up to the portfolio's maximum."""
+    segments, limits = list(context.portfolio.columns.segments), context.portfolio.thresholds
+    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
+    alone = rows.join(known.lazy().select(segments).unique(), on=segments, how="anti", maintain_order="left")
+    kept = newest(alone, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
+    return kept.collect(engine="streaming")
+
+
 def scan(context: Context, checked: Checked) -> pl.LazyFrame:
     """All rows of an extract but the quarantined ones."""
     frame = pl.scan_parquet(checked.extract.paths)
@@ -187,6 +200,7 @@ def score(context: Context, run: Run) -> Run:
     """Score the population into `score/part-0.parquet`, in the order of the extract and in flat memory."""
     if _finished(run.folder / "score"):
         return run
+    lake.verify(run.extract.directory)
     adapted = load_adapted(context, run)
     batches = _batches(context, run)
     with lake.staged(run.folder / "score") as into:
@@ -228,6 +242,7 @@ def guard(context: Context, run: Run) -> quality.Quality:
 def drift(context: Context, run: Run) -> Path:
     """Compare the scored population with the reference stored beside the model; a folder with `drift.parquet`."""
     if not _finished(run.folder / "drift"):
+        lake.verify(run.extract.directory)
         files = registry.load(context.settings.data_dir / "registry", context.job.portfolio, run.model_id)
         reference = pl.read_parquet(files["reference.parquet"])
         features = [*context.portfolio.features, context.portfolio.target.name]

@@ -64,8 +64,8 @@ def publish(
     current = current_publication(context)
     if current is not None and current["run_id"] == run.run_id:
         return current
-    lake.verify(run.folder / "score")
-    lake.verify(drift_folder)
+    for folder in (run.extract.directory, run.folder / "score", drift_folder):
+        lake.verify(folder)
     summary = _summary(context, run)
     with context.warehouse.transaction() as transaction:
         if not _exists(transaction, run.run_id):

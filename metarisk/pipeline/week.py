@@ -55,6 +55,7 @@ class Trained:
 def judge(context: Context, checked: Checked) -> Judged:
     """Fit every candidate at past cut-offs and judge it on what came after; decide which recipe is trained."""
     portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
+    lake.verify(checked.extract.directory)
     champion = champion_for(context)
     names = _candidates(context, champion.recipe if champion else None)
     week_id = identity(
@@ -94,6 +95,7 @@ def judge(context: Context, checked: Checked) -> Judged:
 def train(context: Context, judged: Judged) -> Trained:
     """Train the chosen recipe on everything known by as_of and write it, with its drift reference, to the registry."""
     portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
+    lake.verify(judged.checked.extract.directory)
     frame = scan(context, judged.checked)
     teach = training.teaching_rows(frame, portfolio, spec, as_of)
     recipe = judged.decision.recipe
@@ -174,8 +176,8 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
 def _drift_reference(context: Context, checked: Checked, model: FittedModel, teach: pl.DataFrame) -> pl.DataFrame:
     """Histograms of the population and its scores at the label cut-off: what later nights are compared with."""
     portfolio = context.portfolio
-    adapted = adapt(model, "", teach, portfolio, context.spec)
     rows = population(scan(context, checked), portfolio, context.job.as_of).collect(engine="streaming")
+    adapted = adapt(model, "", teach, portfolio, context.spec, population=rows)
     link, _ = adapted.score(rows, portfolio)
     scored = rows.with_columns(pl.Series(portfolio.target.name, scoring.mean_score(adapted, link)))
     columns = portfolio.columns

@@ -1,0 +1,184 @@
+"""What fails around a night: the source is late, the warehouse is down, read-only or full, files are damaged or edited.
+
+Each time the error says what to do, nothing is published, and the next run goes on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+import pytest
+from pydantic import SecretStr
+
+from metarisk import pipeline
+from metarisk.domain import ConfigError, DataError, MetariskError, SourceLate, WarehouseError
+from metarisk.pipeline import Context
+from tests.end_to_end import dying, tiny
+from tests.end_to_end.tiny import FIRST, NAME, Project, differences
+from tests.warehouses import Server
+
+Result = TypeVar("Result")
+Damage = Callable[[Path], None]
+
+
+@contextmanager
+def refused(project: Project, kind: type[MetariskError], words: str) -> Iterator[None]:
+    """The block ends in an error that names portfolio, date and remedy, and nothing is published."""
+    with pytest.raises(kind, match=rf"portfolio tiny, .*as of {FIRST}: .*{words}.*\. Remedy: \w+"):
+        yield
+
+
+def test_a_source_that_is_late(project: Project, undisturbed: dict[str, list[str]]) -> None:
+    loaded = tiny.book().filter(pl.col("opened_on") <= FIRST)
+    ready = 'ready_sql = "SELECT count(*) > 0 AS ready FROM source.arrived WHERE day >= $as_of"'
+    days = pl.DataFrame({"day": [FIRST]})
+    project.warehouse.load("source.arrived", days.clear().to_arrow().to_reader())
+    project.edit("portfolios/tiny.toml", "[columns]", f"{ready}\n\n[columns]")
+    with refused(project, SourceLate, "the source was not ready within 0 minutes; nothing was published"):
+        project.nightly()
+    assert project.count("publication") == 0
+    attempts = project.warehouse.rows("SELECT outcome, step FROM metarisk.run_attempt WHERE outcome <> 'published'")
+    assert attempts == [{"outcome": "source_late", "step": "ready"}]
+    project.warehouse.load("source.arrived", days.to_arrow().to_reader())
+    assert project.nightly().outcome == "published"
+    assert project.scores().height < loaded.height
+
+
+def test_a_server_that_is_down(duckdb: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarisk.warehouse.pgconnect.FIRST_PAUSE", 0.001)
+    url = SecretStr(f"postgresql://risk:s3cret@/risk?host={tmp_path}")
+    down = Project(duckdb.settings.model_copy(update={"warehouse": url}))
+    with refused(down, WarehouseError, "cannot be reached") as _:
+        down.nightly()
+    with pytest.raises(WarehouseError) as caught:
+        down.weekly()
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.xdist_group("postgresql")
+@pytest.mark.parametrize(
+    ("breaks", "mends", "words"),
+    [
+        (
+            "ALTER DATABASE {name} SET default_transaction_read_only = on",
+            "ALTER DATABASE {name} SET default_transaction_read_only = off",
+            "is read-only",
+        ),
+        (
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$; "
+            "CREATE TRIGGER no_room BEFORE INSERT ON metarisk.publication EXECUTE FUNCTION no_room()",
+            "DROP TRIGGER no_room ON metarisk.publication",
+            "is full",
+        ),
+    ],
+    ids=["read-only", "full"],
+)
+def test_a_server_that_refuses_to_write(
+    breaks: str,
+    mends: str,
+    words: str,
+    trained_on_postgresql: tuple[Project, str],
+    postgresql: Server,
+    tmp_path: Path,
+    undisturbed: dict[str, list[str]],
+) -> None:
+    name = postgresql.create_database(trained_on_postgresql[1])
+    project = tiny.copy(trained_on_postgresql[0], tmp_path / "project", postgresql.url(name))
+    outside = "postgres" if "ALTER DATABASE" in breaks else name
+    postgresql.execute(breaks.format(name=name), database=outside)
+    with refused(project, WarehouseError, words):
+        project.nightly()
+    assert (project.count("publication"), project.count("risk_score")) == (0, 0)
+    postgresql.execute(mends.format(name=name), database=outside)
+    project.nightly()
+    assert differences(project.contents(), undisturbed) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "limit", "words"),
+    [("extract", 8 << 10, "the disk of .* is full"), ("publish", 32 << 10, "the warehouse .* is full")],
+)
+def test_a_full_disk(
+    step: str,
+    limit: int,
+    words: str,
+    duckdb: Project,
+    forked: ForkServerContext,
+    undisturbed: dict[str, list[str]],
+) -> None:
+    here, there = Pipe()
+    process = forked.Process(target=dying.fill_up, args=(duckdb, FIRST, step, limit, there))
+    process.start()
+    error = here.recv()
+    process.join()
+    with refused(duckdb, MetariskError, words):
+        raise error
+    assert (duckdb.count("publication"), duckdb.count("risk_score")) == (0, 0)
+    duckdb.nightly()
+    assert differences(duckdb.contents(), undisturbed) == []
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped])
+@pytest.mark.parametrize(
+    ("before", "pattern"),
+    [
+        ("check", "extract/part-*.parquet"),
+        ("adapt", "extract/part-*.parquet"),
+        ("score", "extract/part-*.parquet"),
+        ("score", "adapt/adaptation.safetensors"),
+        ("guard", "score/part-*.parquet"),
+        ("publish", "score/part-*.parquet"),
+        ("publish", "drift/drift.parquet"),
+    ],
+)
+def test_files_damaged_between_steps(
+    before: str, pattern: str, damage: Damage, duckdb: Project, undisturbed: dict[str, list[str]]
+) -> None:
+    def damaging(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        if step.__name__ == before:
+            for path in duckdb.settings.data_dir.rglob(f"{FIRST}/**/{pattern}"):
+                damage(path)
+        return pipeline.direct(step, context, *inputs)
+
+    with refused(duckdb, DataError, "is damaged: SHA-256"):
+        pipeline.nightly(duckdb.context(FIRST), damaging)
+    assert duckdb.count("publication") == 0
+    duckdb.nightly()
+    assert differences(without_quality(duckdb.contents()), without_quality(undisturbed)) == []
+
+
+def without_quality(contents: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Contents less verdicts: those of the attempt that failed are kept."""
+    return {table: rows for table, rows in contents.items() if table != "quality_result"}
+
+
+def test_a_migration_that_was_edited(project: Project) -> None:
+    project.edit("sql/migrations/002_runs.sql", "TEXT    NOT NULL PRIMARY KEY", "TEXT    PRIMARY KEY")
+    with refused(project, ConfigError, r"002_runs\.sql was edited after it ran on this warehouse"):
+        project.nightly()
+    assert project.count("publication") == 0
+
+
+def test_a_model_that_was_edited(duckdb: Project) -> None:
+    (path,) = duckdb.settings.data_dir.glob(f"registry/{NAME}/*/model.json")
+    flipped(path)
+    with refused(duckdb, MetariskError, "is not as it was registered: model.json changed"):
+        duckdb.nightly()
+    assert duckdb.count("publication") == 0
