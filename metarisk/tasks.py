@@ -210,10 +210,11 @@ def _cut(rows: Matrix, cut: np.datetime64, fold_months: int) -> Episodes | None:
 
 
 def _join(parts: Sequence[Episodes]) -> Episodes:
-    return Episodes(_concat([part.support for part in parts]), _concat([part.query for part in parts]))
+    return Episodes(concat([part.support for part in parts]), concat([part.query for part in parts]))
 
 
-def _concat(parts: Sequence[Packed]) -> Packed:
+def concat(parts: Sequence[Packed]) -> Packed:
+    """The segments of all parts, one after the other."""
     sizes = np.concatenate([part.sizes for part in parts])
     return Packed(
         tuple(key for part in parts for key in part.keys),

@@ -12,6 +12,7 @@ from metarisk.adapt import RECIPES, FittedModel, Recipe, adapt, one_thread
 from metarisk.bases import CrossFitted, blend
 from metarisk.domain import Array, Episodes, Feature, ModelError, Portfolio, Progress, RiskSpec
 from metarisk.features import Encoder
+from metarisk.learners.similarity import neighbours_help
 from metarisk.tasks import LABEL, episodes, forward_folds, labelled, matrix, newest, opened_within, segment_keys
 
 CUTS = 6
@@ -76,7 +77,8 @@ def fit(
         tasks, validation = episodes(rows, cuts=CUTS, fold_months=portfolio.validation.fold_months)
     with one_thread():
         state = learner.train(tasks, validation, spec.likelihood, seed=seed, progress=progress)
-    return FittedModel(name, recipe, spec.likelihood, used, encoder, state, keys)
+        borrows = validation is not None and neighbours_help(learner, state, validation, spec.likelihood).helps
+    return FittedModel(name, recipe, spec.likelihood, used, encoder, state, keys, borrows)
 
 
 def walk_forward(
@@ -108,7 +110,7 @@ def walk_forward(
         for i, name in enumerate(names):
             progress(number * len(names) + i, len(folds) * len(names), f"{fold.cut:%Y-%m}: {name}")
             model = fit(name, teach, bases, portfolio, spec, seed=seed, progress=_silent)
-            scores[name] = adapt(model, "", teach, portfolio, spec).score(rows, portfolio)[0]
+            scores[name] = adapt(model, "", teach, portfolio, spec, population=rows).score(rows, portfolio)[0]
         judged.append(_judged(rows, teach, portfolio, str(fold.cut), scores))
     progress(len(folds) * len(names), len(folds) * len(names), "judged")
     return pl.concat(judged) if judged else pl.DataFrame()

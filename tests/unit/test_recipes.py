@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from metarisk import training
@@ -44,3 +45,22 @@ def test_an_unknown_option_is_refused_with_its_name() -> None:
     portfolio = replace(PORTFOLIO, learner=LearnerChoice("maml", {"inner_stepps": 3}))
     with pytest.raises(ModelError, match="inner_stepps"):
         training.recipe_of("maml", portfolio).make()
+
+
+def test_a_segment_without_labels_borrows_where_the_model_says_so() -> None:
+    stranger = pl.col("region") == "west"
+    support = training.teaching_rows(book().lazy(), PORTFOLIO, SPEC, AS_OF).filter(~stranger)
+    rows = population(book().lazy(), PORTFOLIO, AS_OF).collect()
+    model = quick("prototypical")
+    alone = adapt(replace(model, borrows=False), "model", support, PORTFOLIO, SPEC, population=rows)
+    lent = adapt(replace(model, borrows=True), "model", support, PORTFOLIO, SPEC, population=rows)
+    new = {key for key in lent.segments if key not in alone.segments}
+    assert new
+    assert {key[0] for key in new} == {"west"}
+    assert {lent.segments[key].status for key in new} == {"fallback"}
+    mine = rows["region"].to_numpy() == "west"
+    with_neighbours, without = (part.score(rows, PORTFOLIO)[0] for part in (lent, alone))
+    np.testing.assert_array_equal(with_neighbours[~mine], without[~mine])
+    assert not np.allclose(with_neighbours[mine], without[mine])
+    again = Adapted.from_files(replace(model, borrows=True), lent.to_files())
+    np.testing.assert_array_equal(again.score(rows, PORTFOLIO)[0], with_neighbours)

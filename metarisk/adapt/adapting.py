@@ -1,0 +1,193 @@
+"""The inner loop over many segments: what a night adapts, with the reason for each segment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load as read_arrays
+
+from metarisk.adapt.models import FittedModel, safetensors_of
+from metarisk.adapt.recipes import one_thread
+from metarisk.domain import (
+    Adaptation,
+    Array,
+    Packed,
+    Portfolio,
+    RiskSpec,
+    SegmentKey,
+    SegmentStatus,
+    Thresholds,
+    segment_name,
+)
+from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.similarity import borrow
+from metarisk.tasks import LABEL, concat, pack, segment_keys
+
+
+@dataclass(frozen=True)
+class SegmentAdaptation:
+    """What was done for one segment, and why."""
+
+    key: SegmentKey
+    status: SegmentStatus
+    reason: str
+    support_rows: int
+    support_events: int
+    support_hash: str
+    adaptation_id: str
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model adapted to the supports of one night."""
+
+    model: FittedModel
+    adaptation: Adaptation
+    segments: Mapping[SegmentKey, SegmentAdaptation]
+
+    def score(self, frame: pl.DataFrame, portfolio: Portfolio) -> tuple[Array, Array | None]:
+        """Link-scale score (N,) and its variance or None, of rows in any order."""
+        keys, codes = segment_keys(frame, portfolio)
+        rows, order = pack(keys, codes, self.model.inputs(frame), np.zeros(frame.height), self.model.fresh(frame))
+        with one_thread():
+            found = self.model.learner.predict(self.model.state, self.adaptation, rows, self.model.likelihood)
+        score, variance = found
+        return _put_back(score, order), None if variance is None else _put_back(variance, order)
+
+    def carried(self, previous: Mapping[str, str]) -> Adapted:
+        """The same with status `carried` where the adaptation id is the one that `previous` holds for the segment."""
+        segments = {
+            key: replace(segment, status="carried", reason=f"unchanged since the last night: {segment.reason}")
+            if segment.status == "adapted" and previous.get(segment_name(key)) == segment.adaptation_id
+            else segment
+            for key, segment in self.segments.items()
+        }
+        return replace(self, segments=segments)
+
+    def to_files(self) -> dict[str, bytes]:
+        """File contents by name, without the model."""
+        about = {
+            "keys": [list(key) for key in self.adaptation.keys],
+            "ragged": dict(self.adaptation.ragged),
+            "segments": [asdict(self.segments[key]) for key in sorted(self.segments)],
+        }
+        return {
+            "adaptation.json": json.dumps(about, indent=1, sort_keys=True).encode(),
+            "adaptation.safetensors": safetensors_of(self.adaptation.arrays),
+        }
+
+    @classmethod
+    def from_files(cls, model: FittedModel, files: Mapping[str, bytes]) -> Adapted:
+        """What `to_files` wrote, with its model."""
+        about = json.loads(files["adaptation.json"])
+        keys = tuple(tuple(key) for key in about["keys"])
+        arrays = read_arrays(files["adaptation.safetensors"])
+        segments = [SegmentAdaptation(**line | {"key": tuple(line["key"])}) for line in about["segments"]]
+        return cls(model, Adaptation(keys, arrays, about["ragged"]), {segment.key: segment for segment in segments})
+
+
+def adapt(
+    model: FittedModel,
+    model_id: str,
+    support: pl.DataFrame,
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    *,
+    population: pl.DataFrame | None = None,
+) -> Adapted:
+    """Adapt to every segment of `support` (labelled rows, LABEL holds y) and say for each what was done and why.
+
+    A segment below the portfolio's minimum of rows or events abstains: it is scored from what its parents and the pool
+    know. A joint learner keeps its few rows, for they tell of the parents, and shrinks its own effect away; for any
+    other learner they are left out. The order of the rows changes no bit.
+
+    Where the model borrows, a segment of `population` (rows to be scored) that has no row in `support` is adapted to
+    the rows of the segments whose inputs look most like its own.
+    """
+    support = support.sort(portfolio.columns.entity, portfolio.columns.opened_on)
+    keys, codes = segment_keys(support, portfolio)
+    y = support[LABEL].to_numpy()
+    LIKELIHOODS[model.likelihood].validate(y)
+    rows = np.bincount(codes, minlength=len(keys))
+    events = np.bincount(codes, weights=y, minlength=len(keys)) if spec.label == "event" else rows.astype(float)
+    base = np.zeros(support.height) if model.recipe.learner == "none" else model.unseen(support)
+    packed, _ = pack(keys, codes, model.inputs(support), y, base)
+    joint = model.recipe.kind.joint
+    too_few = [_too_few(int(n), int(e), portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
+    taken = np.arange(len(keys)) if joint else np.flatnonzero([lack is None for lack in too_few])
+    learned = packed.select(taken)
+    lent = _borrowed(model, learned, keys, population, portfolio) if model.borrows else None
+    if lent is not None:
+        learned = concat([learned, lent])
+    with one_thread():
+        adaptation = model.learner.adapt(model.state, learned, model.likelihood)
+    hashes = _support_hashes(packed)
+    together = _short_hash("".join(hashes).encode()) if joint else ""
+    segments = {}
+    for key, lack, n, e, support_hash in zip(keys, too_few, rows, events, hashes, strict=True):
+        identity = _short_hash(f"{model_id}/{segment_name(key)}/{support_hash}/{together}".encode())
+        status: SegmentStatus = "adapted" if lack is None else "abstained"
+        reason = lack or f"{n} matured rows, {int(e)} events"
+        if model.recipe.learner == "none":
+            status, reason = "fallback", f"the champion {model.recipe_name} is a pooled model"
+        segments[key] = SegmentAdaptation(key, status, reason, int(n), int(e), support_hash, identity)
+    for key, support_hash in zip(lent.keys, _support_hashes(lent), strict=True) if lent is not None else ():
+        identity = _short_hash(f"{model_id}/{segment_name(key)}/{support_hash}".encode())
+        reason = "no matured row of its own: adapted to the segments that look most like it"
+        segments[key] = SegmentAdaptation(key, "fallback", reason, 0, 0, support_hash, identity)
+    return Adapted(model, adaptation, segments)
+
+
+def _borrowed(
+    model: FittedModel,
+    support: Packed,
+    labelled: Sequence[SegmentKey],
+    population: pl.DataFrame | None,
+    portfolio: Portfolio,
+) -> Packed | None:
+    """Rows lent to the segments of the population that have no labelled row; None where nobody needs or has any."""
+    if population is None or population.is_empty() or not support.rows:
+        return None
+    keys, codes = segment_keys(population, portfolio)
+    strangers = [number for number, key in enumerate(keys) if key not in set(labelled)]
+    if not strangers:
+        return None
+    frame = population.filter(pl.Series(np.isin(codes, strangers)))
+    keys, codes = segment_keys(frame, portfolio)
+    rows, _ = pack(keys, codes, model.inputs(frame), np.zeros(frame.height), model.fresh(frame))
+    return borrow(support, rows)
+
+
+def _support_hashes(support: Packed) -> list[str]:
+    """A hash of each segment's support as the learner reads it: inputs, labels and base scores."""
+    return [
+        _short_hash(*(values[begin:end].tobytes() for values in (support.x, support.y, support.base)))
+        for begin, end in pairwise(support.starts)
+    ]
+
+
+def _short_hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def _put_back(values: Array, order: Array) -> Array:
+    """Packed values (N,) in the order that rows had before `pack`."""
+    out = np.empty(len(order))
+    out[order] = values
+    return out
+
+
+def _too_few(rows: int, events: int, limits: Thresholds) -> str | None:
+    for what, count, least in (
+        ("matured rows", rows, limits.min_support_rows),
+        ("events", events, limits.min_support_events),
+    ):
+        if count < least:
+            return f"scored from its parents and the pool: {count} {what}, at least {least} are wanted"
+    return None

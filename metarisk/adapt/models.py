@@ -1,0 +1,110 @@
+"""The fitted model: everything that a night needs of a week, and its form as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load as read_arrays
+from safetensors.numpy import save as write_arrays
+
+from metarisk.adapt.recipes import Recipe
+from metarisk.bases import CrossFitted, blend
+from metarisk.domain import (
+    Array,
+    Arrays,
+    Learner,
+    LikelihoodName,
+    SegmentKey,
+)
+from metarisk.features import Encoder
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """Everything that a night needs of a week: bases, encoder, learner and its state."""
+
+    recipe_name: str
+    recipe: Recipe
+    likelihood: LikelihoodName
+    bases: tuple[CrossFitted, ...]
+    encoder: Encoder
+    state: Arrays
+    segments: tuple[SegmentKey, ...]
+    """Segments seen in training, sorted."""
+    borrows: bool = False
+    """Whether a segment without labels is adapted to its neighbours' rows: so where that helped on validation."""
+
+    @property
+    def learner(self) -> Learner:
+        """The configured learner."""
+        return self.recipe.make()
+
+    def fresh(self, frame: pl.DataFrame) -> Array:
+        """Base score (N,) of rows to be scored."""
+        return blend([base.full.predict(frame) for base in self.bases], frame.height)
+
+    def unseen(self, frame: pl.DataFrame) -> Array:
+        """Base score (N,) of support rows, by the fits that have not seen their entities."""
+        return blend([base.unseen(frame) for base in self.bases], frame.height)
+
+    def inputs(self, frame: pl.DataFrame) -> Array:
+        """Input matrix float32 (N, D); without columns where the learner reads the base score alone."""
+        if not self.recipe.kind.reads_inputs:
+            return np.zeros((frame.height, 0), dtype=np.float32)
+        return self.encoder.design(frame)
+
+    def to_files(self) -> dict[str, bytes]:
+        """File contents by name: text and safetensors, never pickle."""
+        files = {
+            f"base.{base.kind}.{part}.json": text.encode()
+            for base in self.bases
+            for part, text in base.to_texts().items()
+        }
+        about = {
+            "recipe": self.recipe_name,
+            "bases": list(self.recipe.bases),
+            "learner": self.recipe.learner,
+            "options": dict(self.recipe.options),
+            "likelihood": self.likelihood,
+            "segments": [list(key) for key in self.segments],
+            "entity": self.bases[0].entity if self.bases else "",
+            "borrows": self.borrows,
+        }
+        files["model.json"] = json.dumps(about, indent=1, sort_keys=True).encode()
+        files["encoder.json"] = self.encoder.to_json().encode()
+        files["state.safetensors"] = safetensors_of(self.state)
+        return files
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> FittedModel:
+        """The model that `to_files` wrote."""
+        about = json.loads(files["model.json"])
+        bases = []
+        for kind in about["bases"]:
+            prefix = f"base.{kind}."
+            texts = {
+                name.removeprefix(prefix).removesuffix(".json"): content.decode()
+                for name, content in files.items()
+                if name.startswith(prefix)
+            }
+            bases.append(CrossFitted.from_texts(kind, about["entity"], texts))
+        return cls(
+            about["recipe"],
+            Recipe(tuple(about["bases"]), about["learner"], about["options"]),
+            about["likelihood"],
+            tuple(bases),
+            Encoder.from_json(files["encoder.json"].decode()),
+            read_arrays(files["state.safetensors"]),
+            tuple(tuple(key) for key in about["segments"]),
+            about["borrows"],
+        )
+
+
+def safetensors_of(arrays: Arrays) -> bytes:
+    """Arrays as safetensors, which want C order; `ascontiguousarray` would make vectors of scalars."""
+    content: bytes = write_arrays({name: np.asarray(values, order="C") for name, values in arrays.items()})
+    return content

@@ -1,0 +1,143 @@
+"""What competes in a week, as plain tables: LEARNERS, and RECIPES of bases with a learner on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from metarisk.domain import (
+    Adaptation,
+    Array,
+    Arrays,
+    Episodes,
+    Learner,
+    LikelihoodName,
+    ModelError,
+    Packed,
+    Progress,
+)
+from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.loop import Loop
+from metarisk.learners.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
+from metarisk.learners.map_head import MapHead
+from metarisk.learners.matching import Matching
+from metarisk.learners.prototypical import Prototypical
+from metarisk.learners.reptile import Reptile
+from metarisk.learners.ridge_head import RidgeHead
+from metarisk.learners.siamese import Siamese
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread of the processor: episodes are small, and no bit may depend on how many cores there are.
+
+    On a busy machine several threads wait for each other at every small product: ten times slower was seen.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The learner that does not adapt: the base score as it is. Every baseline is this on some base."""
+
+    def train(
+        self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
+    ) -> Arrays:
+        """Nothing to learn."""
+        return {}
+
+    def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
+        """Nothing to adapt."""
+        return Adaptation(support.keys, {})
+
+    def predict(
+        self, state: Arrays, adaptation: Adaptation, rows: Packed, likelihood: LikelihoodName
+    ) -> tuple[Array, Array | None]:
+        """The base score; no variance."""
+        return rows.base, None
+
+
+@dataclass(frozen=True)
+class LearnerKind:
+    """One row of LEARNERS."""
+
+    make: Callable[..., Learner]
+    joint: bool = False
+    """Whether the adaptation of one segment depends on the supports of the others."""
+    reads_inputs: bool = True
+    """Whether it reads the input matrix, and not the base score alone."""
+
+
+LEARNERS: Mapping[str, LearnerKind] = {
+    "none": LearnerKind(Pooled, reads_inputs=False),
+    "map_head": LearnerKind(HierarchicalHead, joint=True, reads_inputs=False),
+    "map_network": LearnerKind(MapHead),
+    "ridge_head": LearnerKind(RidgeHead),
+    "maml": LearnerKind(Maml),
+    "fomaml": LearnerKind(Fomaml),
+    "anil": LearnerKind(Anil),
+    "meta_sgd": LearnerKind(MetaSgd),
+    "maml_plus_plus": LearnerKind(MamlPlusPlus),
+    "reptile": LearnerKind(Reptile),
+    "prototypical": LearnerKind(Prototypical),
+    "matching": LearnerKind(Matching),
+    "siamese": LearnerKind(Siamese),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one candidate is made: its bases, averaged on the link scale, and the learner on top of them."""
+
+    bases: tuple[str, ...]
+    learner: str = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> LearnerKind:
+        """The learner's row of LEARNERS."""
+        return LEARNERS[self.learner]
+
+    def make(self) -> Learner:
+        """The configured learner; an unknown option is a ModelError."""
+        options = dict(self.options)
+        try:
+            if "loop" in options:
+                options["loop"] = Loop(**options["loop"])
+            return self.kind.make(**options)
+        except TypeError as error:
+            raise ModelError(
+                f"learner {self.learner} refuses its options: {error}", remedy="correct [learner.options]"
+            ) from error
+
+
+BASE = ("lightgbm", "logistic_segments")
+SHORT = {"steps": 300, "meta_batch": 16, "evaluate_every": 50, "patience": 3}
+"""Networks that compete each week on a few thousand labelled rows of a book: longer training only overfits there."""
+NETWORK = {"hidden": (32,), "loop": SHORT}
+REPTILE = SHORT | {"optimiser": "sgd", "momentum": 0.0, "rate": 0.1, "schedule": "linear"}
+RECIPES: Mapping[str, Recipe] = {
+    "pooled_logistic": Recipe(("logistic",)),
+    "segment_logistic": Recipe(("logistic_segments",)),
+    "pooled_lightgbm": Recipe(("lightgbm",)),
+    "segment_lightgbm": Recipe(("lightgbm_segments",)),
+    "blend": Recipe(BASE),
+    "map_head": Recipe(BASE, "map_head"),
+    "map_network": Recipe(BASE, "map_network", {"loop": SHORT | {"rate": 1e-2, "graph": False}}),
+    "ridge_head": Recipe(BASE, "ridge_head", {"hidden": (32,), "loop": SHORT | {"rate": 3e-3, "graph": False}}),
+    "reptile": Recipe(BASE, "reptile", {"hidden": (32,), "loop": REPTILE}),
+    **{
+        name: Recipe(BASE, name, NETWORK)
+        for name in ("maml", "fomaml", "anil", "meta_sgd", "maml_plus_plus", "prototypical", "matching", "siamese")
+    },
+}
+BASELINES = frozenset(name for name, recipe in RECIPES.items() if recipe.learner == "none")
