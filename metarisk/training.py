@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
 import polars as pl
 
-from metarisk.adapt import RECIPES, FittedModel, Recipe, adapt, one_thread
+from metarisk.adapt import RECIPES, Adapted, FittedModel, Recipe, adapt, one_thread
 from metarisk.bases import CrossFitted, blend
-from metarisk.domain import Array, Episodes, Feature, ModelError, Portfolio, Progress, RiskSpec
+from metarisk.domain import Array, Episodes, Feature, ModelError, Portfolio, Progress, RiskSpec, SegmentKey
 from metarisk.features import Encoder
-from metarisk.learners.similarity import neighbours_help
+from metarisk.learners.similarity import coordinates, distances, neighbours, neighbours_help, signatures
 from metarisk.tasks import LABEL, episodes, forward_folds, labelled, matrix, newest, opened_within, segment_keys
 
 CUTS = 6
 """Cut-offs of meta-training episodes, a fold's months apart."""
+NEIGHBOURS = 3
+"""Segments named as most like each segment."""
 MIN_EVENTS = 10
 """Fewer events teach nothing: such a fold is left out, such a history is refused."""
 
@@ -114,6 +117,36 @@ def walk_forward(
         judged.append(_judged(rows, teach, portfolio, str(fold.cut), scores))
     progress(len(folds) * len(names), len(folds) * len(names), "judged")
     return pl.concat(judged) if judged else pl.DataFrame()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a segment lies among the others: near ones were adapted alike."""
+
+    segment: SegmentKey
+    x: float
+    y: float
+    support_rows: int
+    nearest: tuple[SegmentKey, ...]
+    """The segments most like it, nearest first."""
+
+
+def likeness(adapted: Adapted) -> list[Place]:
+    """A map of the adapted segments by what was learned about each; empty for a pooled model or fewer than three."""
+    keys = [key for key in adapted.adaptation.keys if adapted.segments[key].status == "adapted"]
+    if not adapted.adaptation.arrays or len(keys) < 3:
+        return []
+    position = {key: number for number, key in enumerate(adapted.adaptation.keys)}
+    learned = signatures(adapted.adaptation)[[position[key] for key in keys]]
+    apart = distances(learned)
+    near: dict[SegmentKey, list[SegmentKey]] = {key: [] for key in keys}
+    for line in neighbours(keys, apart, NEIGHBOURS):
+        near[line.segment].append(line.neighbour)
+    places = coordinates(apart)
+    return [
+        Place(key, float(x), float(y), adapted.segments[key].support_rows, tuple(near[key]))
+        for key, (x, y) in zip(keys, places, strict=True)
+    ]
 
 
 def _silent(done: int, total: int, note: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk import quality, report
+from metarisk import quality, registry, report
 from metarisk.domain import segment_name
 from metarisk.evidence import Evidence
 from metarisk.metrics import Interval
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
+from metarisk.pipeline.models import registry_root
 from metarisk.pipeline.night import Run, load_adapted, score_files
 from metarisk.pipeline.week import Trained
 
 BINS = 40
+MOST_COLOURS = 6
 
 
 def night_page(context: Context, run_id: str) -> Path:
@@ -92,6 +95,7 @@ def report_week(
         steps=tuple(report.Step(name, value) for name, value in seconds.items()),
         quality=_quality(judged.checked.quality),
         evidence=_evidence(judged.evidence, decision.recipe),
+        similarity=_similarity(context, trained.model_id),
         warnings=tuple(judged.checked.extract.warnings),
         provenance={"extract": judged.checked.extract.extract_hash, "code": code_version()},
     )
@@ -226,6 +230,26 @@ def _evidence(evidence: Evidence, chosen: str) -> report.Evidence | None:
         "by bootstrap over opening month x segment"
     )
     return report.Evidence(tuple(lines), evidence.best_baseline, note)
+
+
+def _similarity(context: Context, model_id: str) -> tuple[report.MapPoint, ...]:
+    """The map of segments that came with the model, coloured by the part of the key that has the fewest values."""
+    files = registry.load(registry_root(context), context.job.portfolio, model_id)
+    places = json.loads(files["likeness.json"])
+    parts = list(zip(*(place["segment"] for place in places), strict=True))
+    distinct = [len(set(part)) for part in parts]
+    colour = distinct.index(min(distinct)) if distinct and min(distinct) <= MOST_COLOURS else None
+    return tuple(
+        report.MapPoint(
+            name=segment_name(tuple(place["segment"])),
+            x=place["x"],
+            y=place["y"],
+            rows=place["support_rows"],
+            group=place["segment"][colour] if colour is not None else "",
+            nearest=tuple(segment_name(tuple(key)) for key in place["nearest"]),
+        )
+        for place in places
+    )
 
 
 def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:

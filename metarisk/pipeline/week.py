@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import polars as pl
 from metarisk import drift as drifts
 from metarisk import evidence as evidences
 from metarisk import lake, registry, scoring, training
-from metarisk.adapt import BASELINES, FittedModel, adapt
+from metarisk.adapt import BASELINES, Adapted, adapt
 from metarisk.domain import MetariskError
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
@@ -108,8 +108,10 @@ def train(context: Context, judged: Judged) -> Trained:
         seed=SEED,
         progress=lambda done, total, note: context.reporter.progress("train", done, total, note),
     )
+    rows = population(frame, portfolio, as_of).collect(engine="streaming")
+    adapted = adapt(model, "", teach, portfolio, spec, population=rows)
     buffer = io.BytesIO()
-    _drift_reference(context, judged.checked, model, teach).write_parquet(buffer)
+    _drift_reference(context, adapted, rows).write_parquet(buffer)
     about = {
         "as_of": str(as_of),
         "recipe": recipe,
@@ -118,7 +120,11 @@ def train(context: Context, judged: Judged) -> Trained:
         "code": code_version(),
         "extract": judged.checked.extract.extract_hash,
     }
-    files = model.to_files() | {"reference.parquet": buffer.getvalue()}
+    likeness = [asdict(place) for place in training.likeness(adapted)]
+    files = model.to_files() | {
+        "reference.parquet": buffer.getvalue(),
+        "likeness.json": json.dumps(likeness, indent=1).encode(),
+    }
     model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
     return Trained(judged, model_id, path, teach.height, int(teach[LABEL].sum()), len(model.segments))
 
@@ -173,14 +179,11 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
     return {"model_id": trained.model_id, "promoted": promoted}
 
 
-def _drift_reference(context: Context, checked: Checked, model: FittedModel, teach: pl.DataFrame) -> pl.DataFrame:
+def _drift_reference(context: Context, adapted: Adapted, rows: pl.DataFrame) -> pl.DataFrame:
     """Histograms of the population and its scores at the label cut-off: what later nights are compared with."""
-    portfolio = context.portfolio
-    rows = population(scan(context, checked), portfolio, context.job.as_of).collect(engine="streaming")
-    adapted = adapt(model, "", teach, portfolio, context.spec, population=rows)
+    portfolio, columns = context.portfolio, context.portfolio.columns
     link, _ = adapted.score(rows, portfolio)
     scored = rows.with_columns(pl.Series(portfolio.target.name, scoring.mean_score(adapted, link)))
-    columns = portfolio.columns
     return drifts.reference(
         scored.lazy(), portfolio.features, columns.segments, opened_on=columns.opened_on, score=portfolio.target.name
     )

@@ -140,6 +140,8 @@ class MapPoint:
     y: float
     rows: int
     group: str = ""
+    nearest: tuple[str, ...] = ()
+    """Names of the segments most like it."""
 
 
 @dataclass(frozen=True)

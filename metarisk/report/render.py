@@ -81,6 +81,7 @@ def render_week(report: WeekReport) -> str:
             out_of_time_forest=_forest(report.out_of_time),
             learning_chart=charts.learning_chart(report.curves) if report.curves else None,
             similarity_map=charts.similarity_map(report.similarity) if report.similarity else None,
+            neighbours=sorted(report.similarity, key=lambda place: -place.rows)[:_SHOWN_SEGMENTS],
         )
     )
 
