@@ -170,14 +170,17 @@ def lines_of(state: State[Any]) -> list[Line]:
 
 
 def summary(lines: Sequence[Line]) -> str:
-    """The lines as a markdown table, failures first."""
+    """What failed in full, then all lines as a markdown table."""
     data = Settings().data_dir
+    failures = [f"- **{_escaped(line.text)}**" for line in lines if line.failed]
     rows = [
         f"| {line.portfolio} | {line.as_of or ''} | {'**FAILED**' if line.failed else line.outcome} "
-        f"| {_escaped(line.note)} | {f'[open]({report_address(data, line.page)})' if line.page else ''} |"
+        f"| {f'[open]({report_address(data, line.page)})' if line.page else ''} "
+        f"| {'see above' if line.failed else _escaped(line.note)} |"
         for line in sorted(lines, key=lambda line: not line.failed)
     ]
-    return "\n".join(["| portfolio | as of | outcome | details | report |", "|---|---|---|---|---|", *rows])
+    head = ["| portfolio | as of | outcome | report | details |", "|---|---|---|---|---|"]
+    return "\n".join([*failures, *([""] if failures else []), *head, *rows])
 
 
 def _escaped(text: str) -> str:

@@ -100,6 +100,7 @@ def test_a_page_elsewhere_is_named_by_its_path(tmp_path: Path, monkeypatch: pyte
 def test_a_summary_puts_failures_first_and_escapes_what_errors_say() -> None:
     good = Line("good", date(2026, 1, 2), "published", "5 rows")
     bad = Line("bad", date(2026, 1, 2), "failed", "ConfigError: a|b <script>\nRemedy", failed=True)
-    table = summary([good, bad]).splitlines()
-    assert table[2] == "| bad | 2026-01-02 | **FAILED** | ConfigError: a\\|b &lt;script> Remedy |  |"
-    assert table[3] == "| good | 2026-01-02 | published | 5 rows |  |"
+    said, _, _, _, failed, published = summary([good, bad]).splitlines()
+    assert said == "- **bad 2026-01-02: failed, ConfigError: a\\|b &lt;script> Remedy**"
+    assert failed == "| bad | 2026-01-02 | **FAILED** |  | see above |"
+    assert published == "| good | 2026-01-02 | published |  | 5 rows |"
