@@ -14,15 +14,17 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
 from metarisk import __version__, demo, lake
 from metarisk.cli.console import RichReporter, date_of, errors, plain, readable, rich_table, say
-from metarisk.domain import ConfigError, Job, Warehouse
+from metarisk.domain import ConfigError, DataError, Job, Warehouse
 from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -47,8 +49,8 @@ def seed(
     as_json: Json = False,
 ) -> None:
     """Generate the demo's loan book into schema `source`."""
-    warehouse, settings = _warehouse()
     with errors(as_json):
+        warehouse, settings = _warehouse()
         _migrate(warehouse, settings)
         rows = {name: warehouse.load(name, reader) for name, reader in demo.generate(scale, random_seed).items()}
         say(
@@ -66,12 +68,15 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Load a file into schema `source`."""
-    warehouse, _ = _warehouse()
     with errors(as_json):
+        warehouse, _ = _warehouse()
         schema, _, name = table.rpartition(".")
         if schema != "source" or not name:
             raise ConfigError(f"{table} is not in schema source", remedy="name the table source.NAME")
-        rows = warehouse.load(name, _read(file))
+        try:
+            rows = warehouse.load(name, _read(file))
+        except pa.ArrowException as error:
+            raise DataError(f"{file.name} cannot be read: {error}", remedy="correct or convert the file") from None
         say(
             {"table": table, "rows": rows},
             f"{rows:,} rows in {table}\nNext: metarisk portfolio new NAME --table {table}",
@@ -149,8 +154,8 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """Show the latest attempts, with how they ended."""
-    warehouse, settings = _warehouse()
     with errors(as_json):
+        warehouse, settings = _warehouse()
         _migrate(warehouse, settings)
         rows = warehouse.rows(
             "SELECT started_at, portfolio, as_of, mode, outcome, step, run_id, error FROM metarisk.run_attempt "
@@ -170,18 +175,23 @@ def runs(
 
 
 @app.command()
-def report(portfolio: Name, as_of: Annotated[str, typer.Option(help="A night; the newest if left out.")] = "") -> None:
+def report(
+    portfolio: Name,
+    as_of: Annotated[str, typer.Option(help="A night; the newest if left out.")] = "",
+    as_json: Json = False,
+) -> None:
     """Print the path of a night's report."""
-    settings = Settings()
-    with errors(False):
-        pages = sorted((settings.data_dir / "reports" / portfolio).glob(f"{as_of or '2'}*.html"))
+    with errors(as_json):
+        pages = list((_settings().data_dir / "reports" / portfolio).glob(f"{as_of or '2'}*.html"))
         if not pages:
             raise ConfigError(
                 "there is no report",
                 portfolio=portfolio,
                 remedy="run `metarisk nightly` first; `metarisk runs` shows what ran",
             )
-        Console().print(str(pages[-1]), soft_wrap=True)
+        # Of a restated night the page that was written last.
+        newest = max(pages, key=lambda page: (page.name[:10], page.stat().st_mtime))
+        say({"page": newest}, str(newest), as_json)
 
 
 @app.command()
@@ -198,10 +208,11 @@ def run_demo() -> None:
 
 
 @portfolio_app.command("list")
-def portfolio_list() -> None:
+def portfolio_list(as_json: Json = False) -> None:
     """Names of the project's portfolios."""
-    for name in list_portfolios(Settings().project):
-        Console().print(name)
+    with errors(as_json):
+        names = list_portfolios(_settings().project)
+        say({"portfolios": names}, "\n".join(names) or "none yet\nNext: metarisk portfolio new", as_json)
 
 
 @portfolio_app.command("check")
@@ -210,8 +221,8 @@ def portfolio_check(
 ) -> None:
     """Validate a portfolio against the live warehouse."""
     day = date_of(as_of, as_json) if as_of else date.today()  # noqa: DTZ011
-    warehouse, settings = _warehouse()
     with errors(as_json):
+        warehouse, settings = _warehouse()
         portfolio = load_portfolio(settings.project, name, risks=RISKS)
         findings = check_portfolio(portfolio, settings.project, warehouse, day, check_schema=lake.check_schema)
         wrong = [finding for finding in findings if not finding.ok]
@@ -230,11 +241,13 @@ def portfolio_check(
 
 @portfolio_app.command("new")
 def portfolio_new(
-    name: str, table: Annotated[str, typer.Option(help="A table of schema source: source.NAME.")]
+    name: str,
+    table: Annotated[str, typer.Option(help="A table of schema source: source.NAME.")],
+    as_json: Json = False,
 ) -> None:
     """Write a first draft of TOML, SQL and suite from a table's columns."""
-    warehouse, settings = _warehouse()
-    with errors(False):
+    with errors(as_json):
+        warehouse, settings = _warehouse()
         draft = draft_portfolio(name, table, warehouse)
         existing = [str(path) for path in draft if (settings.project / path).exists()]
         if existing:
@@ -243,8 +256,9 @@ def portfolio_new(
             target = settings.project / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
-            Console().print(f"wrote {path}", soft_wrap=True)
-        Console().print(f"Next: edit portfolios/{name}.toml, then metarisk portfolio check {name}", soft_wrap=True)
+        following = f"Next: edit portfolios/{name}.toml, then metarisk portfolio check {name}"
+        lines = [*(f"wrote {path}" for path in draft), following]
+        say({"written": [str(path) for path in draft]}, "\n".join(lines), as_json)
 
 
 @app.callback(invoke_without_command=True)
@@ -265,15 +279,27 @@ def _run(job: Job, work: Callable[[Context], tuple[dict[str, Any], str]], as_jso
 
     with errors(as_json):
         if as_json:
-            content, text = work(Context(job, Settings(), Quiet()))
+            content, text = work(Context(job, _settings(), Quiet()))
         else:
             with RichReporter(Console(stderr=True)) as reporter:
-                content, text = work(Context(job, Settings(), reporter))
+                content, text = work(Context(job, _settings(), reporter))
         say(content, text, as_json)
 
 
+def _settings() -> Settings:
+    """The environment; ConfigError names the variable that is wrong, and never shows its value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = f"METARISK_{first['loc'][0]}".upper()
+        raise ConfigError(
+            f"{variable} is wrong: {first['msg']}", remedy="correct that environment variable, or leave it out"
+        ) from None
+
+
 def _warehouse() -> tuple[Warehouse, Settings]:
-    settings = Settings()
+    settings = _settings()
     url = settings.warehouse.get_secret_value()
     opened = open_warehouse(url, settings.data_dir, threads=settings.threads, memory_mb=settings.memory_mb)
     return opened, settings
@@ -293,8 +319,6 @@ def _read(file: Path) -> Any:
 
 
 def _reader(parquet: pq.ParquetFile) -> Any:
-    import pyarrow as pa
-
     return pa.RecordBatchReader.from_batches(parquet.schema_arrow, parquet.iter_batches())
 
 

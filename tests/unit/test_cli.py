@@ -1,0 +1,254 @@
+"""Every command as a caller sees it: what it prints as text and as JSON, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from metarisk import __version__
+from metarisk.cli import app
+from metarisk.demo import DEMO_AS_OF
+from tests.end_to_end import tiny
+from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project
+
+WEEKLY = ["weekly", "--portfolio", "tiny", "--as-of", str(CUT_OFF)]
+NIGHTLY = ["nightly", "--portfolio", "tiny", "--as-of", str(FIRST)]
+BACKFILL = ["backfill", "--portfolio", "tiny", "--from", str(FIRST), "--to", str(SECOND)]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Runs commands on a project."""
+
+    project: Project
+    more: Mapping[str, str] | None = None
+
+    def __call__(self, *arguments: str, ends: int = 0) -> Result:
+        """Run one command in this process; it must end with the exit code `ends`, and without a traceback."""
+        environment = {
+            "METARISK_PROJECT": str(self.project.settings.project),
+            "METARISK_WAREHOUSE": self.project.settings.warehouse.get_secret_value(),
+            "METARISK_THREADS": "1",
+            "METARISK_MEMORY_MB": "256",
+            "COLUMNS": "200",
+            **(self.more or {}),
+        }
+        result = CliRunner().invoke(app, arguments, env=environment)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+        assert result.exit_code == ends, result.output
+        return result
+
+    def json(self, *arguments: str, ends: int = 0) -> dict[str, Any]:
+        """Run one command with --json: its standard output is one object."""
+        content: dict[str, Any] = json.loads(self(*arguments, "--json", ends=ends).stdout)
+        return content
+
+
+def made(folder: Path) -> Caller:
+    return Caller(tiny.make(folder / "project"))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Caller, dict[str, str], dict[str, dict[str, Any]]]:
+    """A project after a week and two nights, with what its commands said, as text and as JSON."""
+    call = made(tmp_path_factory.mktemp("job"))
+    text, data = {}, {}
+    text["no runs"] = call("runs").stdout
+    text["weekly"] = call(*WEEKLY).stdout
+    data["weekly"] = call.json(*WEEKLY)
+    text["nightly"] = call(*NIGHTLY).stdout
+    data["nightly again"] = call.json(*NIGHTLY)
+    text["nightly again"] = call(*NIGHTLY).stdout
+    text["backfill"] = call(*BACKFILL).stdout
+    data["backfill"] = call.json(*BACKFILL)
+    call.project.load(tiny.book().with_columns(pl.col("amount").abs()))
+    data["restated"] = call.json(*NIGHTLY, "--restate", "wrong signs")
+    return call, text, data
+
+
+Job = tuple[Caller, dict[str, str], dict[str, dict[str, Any]]]
+
+
+def test_week(job: Job) -> None:
+    _, text, data = job
+    assert set(data["weekly"]) == {
+        "portfolio", "as_of", "model_id", "recipe", "promoted", "reason", "page", "seconds",
+    }  # fmt: skip
+    assert f"model {data['weekly']['model_id']} (map_head) is champion: map_head stays" in text["weekly"]
+    assert Path(data["weekly"]["page"]).exists()
+    assert f"Next: metarisk nightly --portfolio tiny --as-of {CUT_OFF}" in text["weekly"]
+
+
+def test_night(job: Job) -> None:
+    _, text, data = job
+    night = data["nightly again"]
+    assert night["outcome"] == "already_published"
+    assert f"{night['rows_scored']} rows published as run {night['run_id']}" in text["nightly"]
+    assert f"report {night['page']}" in text["nightly"]
+    assert f"already published as run {night['run_id']}; nothing was done" in text["nightly again"]
+    assert data["restated"]["outcome"] == "published"
+    assert data["restated"]["rows_scored"] > night["rows_scored"]
+
+
+def test_backfill(job: Job) -> None:
+    _, text, data = job
+    assert "1 of 2 nights published now" in text["backfill"]
+    nights = [(night["as_of"], night["outcome"]) for night in data["backfill"]["nights"]]
+    assert nights == [(str(FIRST), "already_published"), (str(SECOND), "already_published")]
+
+
+def test_runs(job: Job) -> None:
+    call, text, _ = job
+    assert "no attempt yet" in text["no runs"]
+    assert "Next: metarisk weekly" in text["no runs"]
+    attempts = call.json("runs", "--last", "2")["attempts"]
+    assert [(a["as_of"], a["mode"], a["outcome"]) for a in attempts] == [
+        (str(FIRST), "restatement", "published"),
+        (str(SECOND), "backfill", "published"),
+    ]
+    assert call.json("runs", "--portfolio", "another")["attempts"] == []
+    shown = call("runs").stdout
+    assert "Attempts, newest first" in shown
+    assert shown.count("published") == 3
+
+
+def test_report(job: Job) -> None:
+    call, _, data = job
+    newest = data["backfill"]["nights"][1]["page"]
+    assert call("report", "--portfolio", "tiny").stdout.strip() == newest
+    assert call.json("report", "--portfolio", "tiny", "--as-of", str(FIRST)) == {"page": data["restated"]["page"]}
+
+
+def test_progress_goes_to_standard_error(tmp_path: Path) -> None:
+    failing = made(tmp_path)(*NIGHTLY, ends=1)
+    assert failing.stdout == ""
+    assert "extract" in failing.stderr
+    assert "failed" in failing.stderr
+    assert f"as of {FIRST}: no champion has a label cut-off" in failing.stderr
+    assert f"Remedy: run `metarisk weekly --portfolio tiny --as-of {FIRST}` first" in failing.stderr
+
+
+def test_seed_writes_the_demo_book(tmp_path: Path) -> None:
+    call = made(tmp_path)
+    data = call.json("seed", "--scale", "0.02")
+    assert data["as_of"] == str(DEMO_AS_OF)
+    assert set(data["rows"]) == {"demo_loans", "demo_outcomes"}
+    said = call("seed", "--scale", "0.02").stdout
+    assert f"{data['rows']['demo_loans']:,} rows in source.demo_loans" in said
+    assert f"Next: metarisk weekly --portfolio consumer_loans --as-of {DEMO_AS_OF}" in said
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_load_then_draft_then_check(suffix: str, tmp_path: Path) -> None:
+    call, file = made(tmp_path), tmp_path / f"loans.{suffix}"
+    book = tiny.book().head(100)
+    book.write_parquet(file) if suffix == "parquet" else book.write_csv(file)
+    assert call.json("load", str(file), "--table", "source.mine") == {"table": "source.mine", "rows": 100}
+    said = call("load", str(file), "--table", "source.mine").stdout
+    assert "100 rows in source.mine\nNext: metarisk portfolio new NAME --table source.mine" in said
+    written = call.json("portfolio", "new", "mine", "--table", "source.mine")["written"]
+    assert all((call.project.settings.project / path).is_file() for path in written)
+    assert "portfolios/mine.toml" in written
+    assert "Next: edit portfolios/other.toml, then metarisk portfolio check other" in call(
+        "portfolio", "new", "other", "--table", "source.mine"
+    ).stdout.replace("\n", " ")
+    assert call.json("portfolio", "list") == {"portfolios": ["mine", "other", "tiny"]}
+    assert call("portfolio", "list").stdout.split() == ["mine", "other", "tiny"]
+
+
+def test_check_of_a_portfolio(tmp_path: Path) -> None:
+    call = made(tmp_path)
+    check = ["portfolio", "check", "tiny", "--as-of", str(FIRST)]
+    assert all(finding["ok"] for finding in call.json(*check)["findings"])
+    assert f"Next: metarisk weekly --portfolio tiny --as-of {FIRST}" in call(*check).stdout
+    call.project.edit("portfolios/tiny.toml", "reporting_lag_days = 30", "reporting_lag_days = 3")
+    wrong = [finding for finding in call.json(*check, ends=1)["findings"] if not finding["ok"]]
+    assert [finding["about"] for finding in wrong] == ["reporting lag"]
+    said = call(*check, ends=1).stdout
+    assert "WRONG reporting lag: " in said
+    assert "Remedy: set `targets[0].reporting_lag_days` to 12 or more" in said
+    assert "Next: correct what is wrong, then check again" in said
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    call = made(tmp_path)
+    assert call("--version").stdout == f"metarisk {__version__}\n"
+    said = call("--help").stdout
+    for command in ("seed", "load", "weekly", "nightly", "backfill", "runs", "report", "portfolio", "up", "demo"):
+        assert command in said
+
+
+WRONG = {
+    "date": (["weekly", "-p", "tiny", "--as-of", "yesterday"], "'yesterday' is not a date", "YYYY-MM-DD"),
+    "portfolio": (
+        ["nightly", "-p", "tinny", "--as-of", str(FIRST)],
+        r"portfolios/tinny.toml does not exist (did you mean 'tiny'?)",
+        "use one of tiny",
+    ),
+    "champion": (NIGHTLY, "portfolio tiny, as of 2026-06-29: no champion", "run `metarisk weekly"),
+    "order": (
+        ["backfill", "-p", "tiny", "--from", str(SECOND), "--to", str(FIRST)],
+        "the backfill starts on 2026-06-30, after its end",
+        "swap the dates",
+    ),
+    "schema": (["load", "FILE", "--table", "metarisk.run"], "metarisk.run is not in schema source", "source.NAME"),
+    "kind": (["load", "FILE.txt", "--table", "source.x"], "neither .parquet nor .csv", "convert it"),
+    "file": (["load", "FILE", "--table", "source.x"], "book.parquet cannot be read", "correct or convert the file"),
+    "mixed": (["load", "FILE.csv", "--table", "source.x"], "book.csv cannot be read", "correct or convert the file"),
+    "report": (["report", "-p", "tiny"], "there is no report", "run `metarisk nightly` first"),
+    "drafted": (["portfolio", "new", "tiny", "--table", "source.tiny_loans"], "exist already", "choose another name"),
+    "check": (["portfolio", "check", "nobody"], "portfolios/nobody.toml does not exist", "use one of tiny"),
+}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Caller:
+    """A project where nothing has run."""
+    return made(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_errors_end_with_1_and_a_remedy(name: str, bare: Caller, tmp_path: Path) -> None:
+    arguments, what, remedy = WRONG[name]
+    files = {"FILE": tmp_path / "book.parquet", "FILE.txt": tmp_path / "book.txt", "FILE.csv": tmp_path / "book.csv"}
+    files["FILE"].write_bytes(b"PAR1 is not enough")
+    files["FILE.txt"].touch()
+    # The type of a column is taken from the first megabyte.
+    files["FILE.csv"].write_text("a,b\n" + "1,2\n" * 500_000 + "one,two\n")
+    filled = [str(files.get(argument, argument)) for argument in arguments]
+    error = bare.json(*filled, ends=1)
+    assert set(error) == {"error", "what", "remedy"}
+    assert what in error["what"]
+    assert remedy in error["remedy"]
+    said = " ".join(bare(*filled, ends=1).stderr.split())
+    assert error["error"] in said
+    assert f"Remedy: {error['remedy']}" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "what"),
+    [
+        ("METARISK_WAREHOUSE", "mysql://root:s3cret@host/db", "METARISK_WAREHOUSE has the scheme 'mysql'"),
+        ("METARISK_THREADS", "many", "METARISK_THREADS is wrong"),
+        ("METARISK_MEMORY_MB", "1", "METARISK_MEMORY_MB is wrong"),
+    ],
+)
+@pytest.mark.parametrize("command", [["runs"], NIGHTLY, ["load", "FILE", "--table", "source.x"]], ids=lambda c: c[0])
+def test_a_wrong_environment_is_an_error_like_any_other(
+    command: list[str], variable: str, value: str, what: str, bare: Caller, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text("a\n1\n")
+    call = Caller(bare.project, {variable: value})
+    error = call.json(*[str(file) if argument == "FILE" else argument for argument in command], ends=1)
+    assert error["error"] == "ConfigError"
+    assert what in error["what"]
+    assert "s3cret" not in json.dumps(error)
