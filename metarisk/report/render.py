@@ -110,10 +110,14 @@ def _week_problems(report: WeekReport) -> list[Problem]:
 
 def _quality_problems(quality: Iterable[QualityCheck]) -> list[Problem]:
     return [
-        Problem("bad" if check.severity == "critical" else "watch", f"Check failed: {check.rule} ({_failing(check)}).")
+        Problem("bad" if check.severity == "critical" else "watch", f"Check failed: {_about(check)}{check.rule} ({_failing(check)}).")
         for check in quality
         if not check.passed and check.severity != "info"
     ]
+
+
+def _about(check: QualityCheck) -> str:
+    return f"{check.column}: " if check.column else ""
 
 
 def _failing(check: QualityCheck) -> str:
