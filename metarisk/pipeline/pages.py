@@ -297,7 +297,7 @@ def _model_age(context: Context, run: Run) -> int:
 
 
 def _warnings(context: Context, run: Run) -> tuple[str, ...]:
-    warnings = [*run.extract.warnings, *run.checked.quality.warnings]
+    warnings = list(run.extract.warnings)
     age, limit = _model_age(context, run), context.portfolio.thresholds.max_model_age_days
     if age > limit:
         warnings.append(f"the model is {age} days old, more than max_model_age_days = {limit}: run the weekly")

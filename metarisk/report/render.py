@@ -110,7 +110,10 @@ def _week_problems(report: WeekReport) -> list[Problem]:
 
 def _quality_problems(quality: Iterable[QualityCheck]) -> list[Problem]:
     return [
-        Problem("bad" if check.severity == "critical" else "watch", f"Check failed: {_about(check)}{check.rule} ({_failing(check)}).")
+        Problem(
+            "bad" if check.severity == "critical" else "watch",
+            f"Check failed: {_about(check)}{check.rule} ({_failing(check)}).",
+        )
         for check in quality
         if not check.passed and check.severity != "info"
     ]
