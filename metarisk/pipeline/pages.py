@@ -16,7 +16,7 @@ from metarisk.evidence import Evidence
 from metarisk.metrics import Interval
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
-from metarisk.pipeline.models import registry_root
+from metarisk.pipeline.models import champion_for, registry_root
 from metarisk.pipeline.night import Run, load_adapted, score_files
 from metarisk.pipeline.week import Trained
 
@@ -87,7 +87,7 @@ def report_week(
         run_id=judged.week_id,
         decision="waiting" if waits else "kept" if decision.recipe == judged.champion_recipe else "promoted",
         reason=decision.reason,
-        champion=report.Champion(trained.model_id, decision.recipe, context.job.as_of, 0),
+        champion=_scoring_now(context),
         challenger="" if best == decision.recipe and not waits else best,
         training_rows=trained.rows,
         training_events=trained.events,
@@ -97,11 +97,21 @@ def report_week(
         evidence=_evidence(judged.evidence, decision.recipe),
         similarity=_similarity(context, trained.model_id),
         warnings=tuple(judged.checked.extract.warnings),
+        next_steps=(f"approve model {trained.model_id}, or leave the champion as it is",) if waits else (),
         provenance={"extract": judged.checked.extract.extract_hash, "code": code_version()},
     )
     path = _write(_folder(context) / f"week-{context.job.as_of}-{judged.week_id}.html", report.render_week(page))
     context.reporter.link(f"week-{context.job.portfolio}", f"Week of {context.job.as_of}", path)
     return path
+
+
+def _scoring_now(context: Context) -> report.Champion | None:
+    """The model that a night of this as_of takes."""
+    champion = champion_for(context)
+    if champion is None:
+        return None
+    age = (context.job.as_of - champion.as_of).days
+    return report.Champion(champion.model_id, champion.recipe, champion.as_of, age)
 
 
 def _folder(context: Context) -> Path:
