@@ -48,7 +48,7 @@ POOLS = {"default": 1, "gpu": 1}
 """Work pools and how many runs their worker takes at once: a backlog runs one after another."""
 SCHEDULED = ("nightly", "weekly")
 """Deployments that must have future runs."""
-START_SECONDS = 120.0
+START_SECONDS = 180.0
 STOP_SECONDS = 30.0
 NEVER = threading.Event()
 """A stop signal that nobody gives."""

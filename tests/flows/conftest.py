@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class Prefect:
 
     api: str
     environment: Mapping[str, str]
+
+    @property
+    def fresh(self) -> Path:
+        """A copy of the database as it was after the deployment, before any test."""
+        return self.home / "fresh.db"
 
     @property
     def home(self) -> Path:
@@ -55,7 +61,10 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     with server.server(environment) as api:
         server.create_pools(api)
         server.deploy(environment)
-        yield Prefect(api, environment)
+        running = Prefect(api, environment)
+        with sqlite3.connect(running.home / "prefect.db") as source, sqlite3.connect(running.fresh) as target:
+            source.backup(target)
+        yield running
 
 
 @pytest.fixture

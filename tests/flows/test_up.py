@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -41,8 +42,7 @@ def life(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Life:
     settings = Settings(project=tmp_path_factory.mktemp("up"))
     home = server.prefect_home(settings)
     home.mkdir(parents=True)
-    with sqlite3.connect(prefect.home / "prefect.db") as source, sqlite3.connect(home / "prefect.db") as target:
-        source.backup(target)
+    shutil.copy(prefect.fresh, home / "prefect.db")
     log, port = settings.project / "up.log", server.free_port(0)
     command = [sys.executable, "-m", "flows.ops", "up", "--port", str(port)]
     environment = {**prefect.of(settings), "PREFECT_HOME": str(home)}
