@@ -32,10 +32,42 @@ def trained_on_postgresql(postgresql: Server, tmp_path_factory: pytest.TempPathF
     return project, database
 
 
+@pytest.fixture(scope="session")
+def published_on_duckdb(trained_on_duckdb: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same after the night of FIRST, which nothing disturbed; to be copied."""
+    project = tiny.copy(trained_on_duckdb, tmp_path_factory.mktemp("published") / "project")
+    project.nightly(FIRST)
+    return project
+
+
+@pytest.fixture(scope="session")
+def published_on_postgresql(
+    trained_on_postgresql: tuple[Project, str], postgresql: Server, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, str]:
+    """The same on PostgreSQL, and its database; to be copied."""
+    trained, template = trained_on_postgresql
+    database = postgresql.create_database(template)
+    project = tiny.copy(trained, tmp_path_factory.mktemp("published") / "project", postgresql.url(database))
+    project.nightly(FIRST)
+    return project, database
+
+
+@pytest.fixture(scope="session")
+def undisturbed(published_on_duckdb: Project) -> dict[str, list[str]]:
+    """What the warehouse holds after a night that nothing disturbed."""
+    return published_on_duckdb.contents()
+
+
 @pytest.fixture
 def duckdb(trained_on_duckdb: Project, tmp_path: Path) -> Project:
     """A project of one's own on DuckDB, with a champion."""
     return tiny.copy(trained_on_duckdb, tmp_path / "project")
+
+
+@pytest.fixture
+def published(published_on_duckdb: Project, tmp_path: Path) -> Project:
+    """A project of one's own on DuckDB, with a champion and the night of FIRST."""
+    return tiny.copy(published_on_duckdb, tmp_path / "published")
 
 
 @pytest.fixture(params=BOTH)
@@ -48,12 +80,22 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def project(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Project:
     """A project of one's own on either warehouse, with a champion."""
+    return _own(kind, request, "trained", tmp_path / "project")
+
+
+@pytest.fixture
+def published_project(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Project:
+    """A project of one's own on either warehouse, with a champion and the night of FIRST."""
+    return _own(kind, request, "published", tmp_path / "published")
+
+
+def _own(kind: str, request: pytest.FixtureRequest, state: str, folder: Path) -> Project:
+    """A copy of a session's project."""
+    found = request.getfixturevalue(f"{state}_on_{kind}")
     if kind == "duckdb":
-        own: Project = request.getfixturevalue("duckdb")
-        return own
+        return tiny.copy(found, folder)
     server: Server = request.getfixturevalue("postgresql")
-    trained, database = request.getfixturevalue("trained_on_postgresql")
-    return tiny.copy(trained, tmp_path / "project", server.url(server.create_database(database)))
+    return tiny.copy(found[0], folder, server.url(server.create_database(found[1])))
 
 
 @pytest.fixture
@@ -67,14 +109,6 @@ def make(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[
         return tiny.make(tmp_path / name, server.url(server.create_database()), **options)  # type: ignore[arg-type]
 
     return new
-
-
-@pytest.fixture(scope="session")
-def undisturbed(trained_on_duckdb: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What the warehouse holds after a night that nothing disturbed."""
-    project = tiny.copy(trained_on_duckdb, tmp_path_factory.mktemp("undisturbed") / "project")
-    project.nightly(FIRST)
-    return project.contents()
 
 
 @pytest.fixture(scope="session")

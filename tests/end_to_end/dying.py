@@ -21,7 +21,7 @@ from tests.end_to_end import tiny
 from tests.end_to_end.tiny import NAME, Project
 
 Result = TypeVar("Result")
-When = Literal["before", "inside", "after"]
+When = Literal["before", "inside", "committed", "after"]
 Seen = set[tuple[str, int]]
 
 
@@ -35,7 +35,8 @@ class Dying(Quiet):
 
     Inside a step it dies at the first sign of life that the step gives: progress is told while a Parquet file is being
     written, the clock is asked inside the publishing transaction when only the publication row is missing, and of the
-    adaptation's two files one stands when the other is opened.
+    adaptation's two files one stands when the other is opened. `committed` is the moment between a commit and the file
+    for BI that follows it.
     """
 
     def __init__(self, step: str, when: When) -> None:
@@ -64,6 +65,8 @@ class Dying(Quiet):
     def _opened(self, event: str, arguments: tuple[object, ...]) -> None:
         if event == "open" and str(arguments[0]).endswith("adaptation.safetensors") and arguments[1] == "wb":
             self._reached("inside")
+        if event == "open" and str(arguments[0]).endswith("-bi.building.duckdb"):
+            self._reached("committed")
 
     def _reached(self, when: When) -> None:
         if (self._now, when) == (self._step, self._when):
@@ -75,6 +78,13 @@ def night(project: Project, as_of: date, step: str, when: When) -> None:
     dying = Dying(step, when)
     context = project.context(as_of)
     pipeline.nightly(Context(context.job, context.settings, dying, dying.clock), dying)
+
+
+def week(project: Project, as_of: date, step: str, when: When) -> None:
+    """Run a week that never ends."""
+    dying = Dying(step, when)
+    context = project.context(as_of)
+    pipeline.weekly(Context(context.job, context.settings, dying, dying.clock), dying)
 
 
 def read(project: Project, as_of: date, orders: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -14,6 +15,7 @@ from polars.testing import assert_frame_equal
 from metarisk.domain import ConfigError, DataError, MetariskError, ModelError, QualityError
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CAREFUL, EVERYTHING, FIRST, NAME, SECOND, Project
+from tests.warehouses import Server
 
 Spoil = Callable[[pl.DataFrame], pl.DataFrame]
 LONG = "x" * 10_000_000
@@ -92,14 +94,10 @@ REFUSED = {
 }
 
 
-def rewrite(project: Project, sql: str, rules: tuple[dict[str, Any], ...] = ()) -> None:
-    tiny.write_rules(project.settings.project, sql, rules)
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_by_name_and_nothing_is_published(name: str, duckdb: Project) -> None:
     case = REFUSED[name]
-    rewrite(duckdb, case.sql, case.rules)
+    tiny.write_rules(duckdb.settings.project, case.sql, case.rules)
     duckdb.load(case.spoil(tiny.book()))
     with pytest.raises(case.error, match=case.words) as caught:
         duckdb.nightly(FIRST)
@@ -116,9 +114,12 @@ def test_refused_by_name_and_nothing_is_published(name: str, duckdb: Project) ->
 
 @pytest.mark.parametrize("name", ["missing", "number as text", "recoded segments", "10 MB key"])
 @pytest.mark.xdist_group("postgresql")
-def test_the_server_refuses_the_same(name: str, project: Project, kind: str) -> None:
-    case = REFUSED[name]
-    rewrite(project, case.sql, case.rules)
+def test_the_server_refuses_the_same(
+    name: str, trained_on_postgresql: tuple[Project, str], postgresql: Server, tmp_path: Path
+) -> None:
+    case, (trained, database) = REFUSED[name], trained_on_postgresql
+    project = tiny.copy(trained, tmp_path / "project", postgresql.url(postgresql.create_database(database)))
+    tiny.write_rules(project.settings.project, case.sql, case.rules)
     project.load(case.spoil(tiny.book()))
     with pytest.raises(case.error, match=case.words) as caught:
         project.nightly(FIRST)
@@ -126,41 +127,38 @@ def test_the_server_refuses_the_same(name: str, project: Project, kind: str) -> 
     assert project.count("publication") == 0
 
 
-def test_far_fewer_rows_than_usual_then_the_whole_book(duckdb: Project) -> None:
-    duckdb.nightly(FIRST)
-    duckdb.load(tiny.book().head(200))
+def test_far_fewer_rows_than_usual_then_the_whole_book(published: Project) -> None:
+    published.load(tiny.book().head(200))
     with pytest.raises(DataError, match="rows were extracted, less than 50% of the usual"):
-        duckdb.nightly(SECOND)
-    duckdb.load(tiny.book())
-    assert duckdb.nightly(SECOND).outcome == "published"
+        published.nightly(SECOND)
+    published.load(tiny.book())
+    assert published.nightly(SECOND).outcome == "published"
 
 
-def test_future_labels_and_loans_are_not_read(duckdb: Project) -> None:
-    duckdb.nightly(FIRST)
-    expected = duckdb.scores().drop("status")
-    rewrite(duckdb, EVERYTHING)
-    duckdb.nightly(FIRST, "restatement", "the SQL lets the future in")
-    assert_frame_equal(duckdb.scores().drop("status"), expected, check_exact=True)
+def test_future_labels_and_loans_are_not_read(published: Project) -> None:
+    expected = published.scores().drop("status")
+    tiny.write_rules(published.settings.project, EVERYTHING)
+    published.nightly(FIRST, "restatement", "the SQL lets the future in")
+    assert_frame_equal(published.scores().drop("status"), expected, check_exact=True)
 
 
-def test_good_segments_are_published_where_others_fail(duckdb: Project) -> None:
-    duckdb.nightly(FIRST)
-    before = duckdb.scores()
+def test_good_segments_are_published_where_others_fail(published: Project) -> None:
+    before = published.scores()
     east, west = (pl.col("region") == region for region in ("east", "west"))
-    duckdb.load(
+    published.load(
         tiny.book().with_columns(
             amount=pl.when(east).then(-1.0).otherwise("amount"),
             product=pl.when(west).then(pl.lit("kash")).otherwise("product"),
         )
     )
-    duckdb.nightly(FIRST, "restatement", "one segment is broken, one has a new name")
-    after = duckdb.scores()
+    published.nightly(FIRST, "restatement", "one segment is broken, one has a new name")
+    after = published.scores()
     assert set(after.filter(pl.col("status") == "fallback")["segment"]) == {"west|kash"}
     assert "east|auto" not in after["segment"]
     good = pl.col("segment").str.contains("north|south")
     kept = [frame.filter(good).select("entity", "segment") for frame in (before, after)]
     assert_frame_equal(kept[0], kept[1])
-    run = duckdb.warehouse.rows("SELECT rows_quarantined, rows_scored FROM metarisk.night WHERE is_current")[0]
+    run = published.warehouse.rows("SELECT rows_quarantined, rows_scored FROM metarisk.night WHERE is_current")[0]
     aside = (pl.col("opened_on") <= FIRST) & (east | (pl.col("amount") < 0))
     assert run == {"rows_quarantined": tiny.book().filter(aside).height, "rows_scored": after.height}
 
@@ -204,7 +202,7 @@ def test_nan_and_infinities_are_missing_values(project: Project) -> None:
 
 def test_a_moment_near_midnight_is_a_date_of_the_portfolio(project: Project) -> None:
     """23:30 in New York is the next day in UTC: as a date of the portfolio it is the day it was there."""
-    rewrite(project, EVERYTHING)
+    tiny.write_rules(project.settings.project, EVERYTHING)
     project.edit("portfolios/tiny.toml", 'timezone = "UTC"', 'timezone = "America/New_York"')
     project.nightly(FIRST)
     expected = project.scores()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
+from duckdb import connect
 
 from metarisk import lake
 from metarisk.domain import DataError
 from metarisk.lake.folders import MANIFEST
-from tests.end_to_end import dying
+from metarisk.pipeline import NightResult
+from tests.end_to_end import dying, tiny
 from tests.end_to_end.dying import When
-from tests.end_to_end.tiny import FIRST, Project, differences
+from tests.end_to_end.tiny import CUT_OFF, FIRST, Project, differences
 
 PATIENCE_SECONDS = 120
 STEPS = ("extract", "adapt", "score", "publish")
@@ -39,12 +42,8 @@ def whole(folder: Path) -> bool:
 def test_killed_and_run_again(
     step: str, when: When, project: Project, forked: ForkServerContext, undisturbed: dict[str, list[str]]
 ) -> None:
-    killed = forked.Process(target=dying.night, args=(project, FIRST, step, when))
-    killed.start()
-    killed.join(PATIENCE_SECONDS)
-    assert killed.exitcode == -signal.SIGKILL
+    kill(forked, dying.night, project, FIRST, step, when)
     assert project.count("publication") == (step == "publish" and when == "after")
-    assert torn(project.settings.data_dir) == []
     here, there = Pipe()
     reader = forked.Process(target=dying.read, args=(project, FIRST, there))
     reader.start()
@@ -53,7 +52,54 @@ def test_killed_and_run_again(
     here.send("stop")
     seen: dying.Seen = here.recv()
     reader.join(PATIENCE_SECONDS)
-    assert differences(project.contents(), undisturbed) == []
-    assert list((project.settings.data_dir / "lake").rglob(".scratch-*")) == []
     assert {count for _, count in seen} <= {0, result.rows_scored}
-    assert {place for place, count in seen if count}
+    as_never_killed(project, result, undisturbed)
+
+
+def test_killed_between_the_commit_and_the_file_for_bi(
+    duckdb: Project, forked: ForkServerContext, undisturbed: dict[str, list[str]]
+) -> None:
+    kill(forked, dying.night, duckdb, FIRST, "publish", "committed")
+    assert duckdb.count("score_current") > 0
+    assert scores_for_bi(duckdb) == 0
+    result = duckdb.nightly(FIRST)
+    assert result.outcome == "already_published"
+    as_never_killed(duckdb, result, undisturbed)
+
+
+def test_a_week_killed_while_it_registers_its_model(
+    trained_on_duckdb: Project, tmp_path: Path, forked: ForkServerContext
+) -> None:
+    project = tiny.make(tmp_path / "project")
+    kill(forked, dying.week, project, CUT_OFF, "register", "inside")
+    assert [project.count(table) for table in ("model", "model_state", "evidence")] == [0, 0, 0]
+    project.weekly()
+    assert differences(project.contents(), trained_on_duckdb.contents()) == []
+
+
+def kill(forked: ForkServerContext, target: Callable[..., None], *arguments: object) -> None:
+    """Let a process run until it kills itself."""
+    process = forked.Process(target=target, args=arguments)
+    process.start()
+    process.join(PATIENCE_SECONDS)
+    assert process.exitcode == -signal.SIGKILL
+    project = arguments[0]
+    assert isinstance(project, Project)
+    assert torn(project.settings.data_dir) == []
+
+
+def as_never_killed(project: Project, result: NightResult, undisturbed: dict[str, list[str]]) -> None:
+    """The warehouse, the file for BI, the lake and the page are those of a run that nobody killed."""
+    assert differences(project.contents(), undisturbed) == []
+    if project.warehouse.dialect == "duckdb":
+        assert scores_for_bi(project) == result.rows_scored
+    assert list((project.settings.data_dir / "lake").rglob(".scratch-*")) == []
+    assert result.page is not None
+    assert result.page.read_text().rstrip().endswith("</html>")
+
+
+def scores_for_bi(project: Project) -> int:
+    """Scores in the file that BI reads."""
+    with connect(project.settings.data_dir / "warehouse-bi.duckdb", read_only=True) as connection:
+        found: int = connection.execute("SELECT count(*) FROM metarisk.score_current").fetchall()[0][0]
+    return found

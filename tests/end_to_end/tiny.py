@@ -6,6 +6,7 @@ The book has segments of every status: large ones, a thin one, and one too young
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -205,14 +206,15 @@ class Project:
         )
         own = {row["name"] for row in tables if not row["name"].startswith("risk_score_")}
         return {
-            name: sorted(self._readable(row) for row in self.warehouse.rows(f"SELECT * FROM metarisk.{name}"))
+            name: sorted(_readable(row) for row in self.warehouse.rows(f"SELECT * FROM metarisk.{name}"))
             for name in sorted(own - {"run_attempt", "schema_migration", "view_set"})
         }
 
-    def _readable(self, row: Mapping[str, Any]) -> str:
-        """A row as text; where the project lies and which attempt it was do not count."""
-        kept = {name: value for name, value in sorted(row.items()) if name != "attempt_id"}
-        return repr(kept).replace(str(self.settings.project), "PROJECT")
+
+def _readable(row: Mapping[str, Any]) -> str:
+    """A row as text; where the project lies and which attempt it was do not count."""
+    kept = {name: value for name, value in sorted(row.items()) if name != "attempt_id"}
+    return re.sub(r"'/[^']*(?=/var/lake/)", "'PROJECT", repr(kept))
 
 
 def differences(found: Mapping[str, Sequence[str]], expected: Mapping[str, Sequence[str]]) -> list[str]:
