@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metarisk import registry
 from metarisk.adapt import FittedModel
-from metarisk.domain import Model
+from metarisk.domain import Model, ModelError
 from metarisk.pipeline.context import Context
 
 _CHAMPIONS = """
@@ -46,4 +46,12 @@ def load_model(context: Context, model_id: str) -> FittedModel:
 
 @lru_cache(maxsize=4)
 def _read(root: Path, portfolio: str, model_id: str) -> FittedModel:
-    return FittedModel.from_files(registry.load(root, portfolio, model_id))
+    files = registry.load(root, portfolio, model_id)
+    try:
+        return FittedModel.from_files(files)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"model {model_id} was written by another version of metarisk ({type(error).__name__}: {error})",
+            portfolio=portfolio,
+            remedy="run the weekly again",
+        ) from error

@@ -366,4 +366,11 @@ WHERE a.run_id = (
 
 def _known_segments(context: Context) -> tuple[SegmentKey, ...] | None:
     champion = champion_for(context)
-    return load_model(context, champion.model_id).segments if champion is not None else None
+    if champion is None:
+        return None
+    try:
+        return load_model(context, champion.model_id).segments
+    except ModelError as error:
+        # A week replaces it; a night ends at the adapt step.
+        context.reporter.warn(str(error))
+        return None

@@ -80,6 +80,10 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            import great_expectations.data_context.types.base as chatty
+
+            # It sets a level of its own when it is imported, and tells of every temporary folder.
+            chatty.logger.setLevel(logging.WARNING)
             yield
     finally:
         logger.setLevel(level)
