@@ -1,4 +1,4 @@
-"""Tests that share a server stay on one worker: pytest-xdist marks them so, unless pytest took its way to do it away."""
+"""Tests that share a server stay on one worker: pytest-xdist marks them, unless pytest took away its way to do it."""
 
 from __future__ import annotations
 
