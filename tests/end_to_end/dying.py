@@ -63,9 +63,12 @@ class Dying(Quiet):
         return tiny.noon()
 
     def _opened(self, event: str, arguments: tuple[object, ...]) -> None:
-        if event == "open" and str(arguments[0]).endswith("adaptation.safetensors") and arguments[1] == "wb":
+        if event != "open":
+            return
+        path, _, flags = arguments
+        if str(path).endswith("adaptation.safetensors") and isinstance(flags, int) and flags & os.O_WRONLY:
             self._reached("inside")
-        if event == "open" and str(arguments[0]).endswith("-bi.building.duckdb"):
+        if str(path).endswith("-bi.building.duckdb"):
             self._reached("committed")
 
     def _reached(self, when: When) -> None:
