@@ -12,7 +12,7 @@ demo: $(VENV)/ready
 	$(BIN)/metarisk demo
 
 test: $(VENV)/ready
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
