@@ -1,15 +1,16 @@
-"""Base scores that learners adapt: LightGBM and logistic regression, with and without segments, cross-fitted.
+"""Base scores that learners adapt: LightGBM and linear models, with and without segments, cross-fitted.
 
-A base is fitted K+1 times: once on all rows, for rows to be scored, and once without each fold, for rows that may have
-been in training. A row's fold is a hash of its entity, so that on every later night a support row meets the one model
-that has never seen it, and no training row needs to be kept.
+A base predicts either whether the event falls into the horizon (a logit, from mature rows) or when it happens (a log
+hazard, from all rows at risk). It is fitted K+1 times: once on all rows, for rows to be scored, and once without each
+fold, for rows that may have been in training. A row's fold is a hash of its entity, so that on every later night a
+support row meets the one model that has never seen it, and no training row needs to be kept.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,9 +18,9 @@ from zlib import crc32
 
 import numpy as np
 import polars as pl
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, PoissonRegressor
 
-from metarisk.domain import Array, Feature, Portfolio
+from metarisk.domain import PERIODS, Array, Feature, Portfolio
 from metarisk.features import Encoder
 
 if TYPE_CHECKING:
@@ -29,14 +30,17 @@ FOLDS = 5
 MANY_EVENTS = 2_000
 """From here on half the trees at twice the rate lose nothing, and a night of a large book is mostly trees."""
 LIMIT = 15.0
-"""Logits are cut here: beyond it a probability is zero or one in single precision."""
+"""Scores are cut here: beyond it a probability is zero or one in single precision."""
+HAZARD_RIDGE = 10.0
+"""Prior precision of a coefficient of the linear hazard, on standardised inputs."""
+BRESLOW_ROUNDS = 3
 
 
 class Fitted(Protocol):
     """A fitted base: link-scale scores of a frame, and its text form."""
 
     def predict(self, frame: pl.DataFrame) -> Array:
-        """Logit, float64 (N,)."""
+        """Logit, or log of the hazard over the whole horizon, float64 (N,)."""
         ...
 
     def to_text(self) -> str:
@@ -46,24 +50,35 @@ class Fitted(Protocol):
 
 @dataclass(frozen=True)
 class LinearBase:
-    """Ridge logistic regression on the encoder's design matrix."""
+    """Ridge regression on the encoder's design matrix: logistic, or Poisson where rows have an exposure."""
 
     encoder: Encoder
     weights: Array
     intercept: float
 
     @classmethod
-    def fit(cls, frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], opened_on: str) -> LinearBase:
+    def fit(
+        cls,
+        frame: pl.DataFrame,
+        y: Array,
+        features: Mapping[str, Feature],
+        opened_on: str,
+        exposure: Array | None = None,
+    ) -> LinearBase:
         """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate."""
         encoder = Encoder.fit(frame, features, opened_on)
         if len(np.unique(y)) < 2:
-            return cls(encoder, np.zeros(len(encoder.columns)), _smoothed_logit(y))
+            return cls(encoder, np.zeros(len(encoder.columns)), _constant(y, exposure))
         design = encoder.design(frame, np.float64)
-        model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(design, y)
-        return cls(encoder, model.coef_[0].copy(), float(model.intercept_[0]))
+        if exposure is None:
+            model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(design, y)
+            return cls(encoder, model.coef_[0].copy(), float(model.intercept_[0]))
+        model = PoissonRegressor(alpha=HAZARD_RIDGE / exposure.sum(), solver="newton-cholesky", max_iter=100)
+        model.fit(design, y / exposure, sample_weight=exposure)
+        return cls(encoder, model.coef_.copy(), float(model.intercept_))
 
     def predict(self, frame: pl.DataFrame) -> Array:
-        """Logit, float64 (N,)."""
+        """Logit or log relative hazard, float64 (N,)."""
         score: Array = self.encoder.linear(frame, self.weights) + self.intercept
         return score.clip(-LIMIT, LIMIT)
 
@@ -89,20 +104,31 @@ class TreeBase:
     constant: float = 0.0
 
     @classmethod
-    def fit(cls, frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], opened_on: str) -> TreeBase:
+    def fit(
+        cls,
+        frame: pl.DataFrame,
+        y: Array,
+        features: Mapping[str, Feature],
+        opened_on: str,
+        exposure: Array | None = None,
+    ) -> TreeBase:
         """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate."""
         import lightgbm
 
         encoder = Encoder.fit(frame, features, opened_on)
         if len(np.unique(y)) < 2:
-            return cls(encoder, None, _smoothed_logit(y))
-        data = lightgbm.Dataset(encoder.raw(frame), y, categorical_feature=encoder.categorical)
-        booster = lightgbm.train(_tree_parameters(y, encoder.monotone), data)
+            return cls(encoder, None, _constant(y, exposure))
+        parameters, offset = _tree_parameters(y, encoder.monotone), None
+        if exposure is not None:
+            parameters |= {"objective": "poisson", "boost_from_average": False}
+            offset = np.log(exposure)
+        data = lightgbm.Dataset(encoder.raw(frame), y, init_score=offset, categorical_feature=encoder.categorical)
+        booster = lightgbm.train(parameters, data)
         booster.free_dataset()
         return cls(encoder, booster)
 
     def predict(self, frame: pl.DataFrame) -> Array:
-        """Logit, float64 (N,)."""
+        """Logit or log relative hazard, float64 (N,)."""
         if self.booster is None:
             return np.full(frame.height, self.constant)
         score: Array = np.asarray(self.booster.predict(self.encoder.raw(frame), raw_score=True))
@@ -123,23 +149,109 @@ class TreeBase:
         return cls(Encoder.from_json(parts["encoder"]), booster, parts["constant"])
 
 
+Relative = LinearBase | TreeBase
+
+
+@dataclass(frozen=True)
+class HazardBase:
+    """Proportional hazards: Breslow's baseline by period of the horizon times exp of a fitted relative log hazard.
+
+    A row that was at risk for T periods has hazard exp(f(x)) L(T), so that its likelihood collapses exactly to one
+    Poisson row with exposure L(T) (Breslow 1974, Biometrics 30, 89-99; Holford 1980, Biometrics 36, 299-305). The
+    probability of the event within a periods, 1 - exp(-exp(f(x)) L(a)), is a curve that never falls.
+    """
+
+    relative: Relative
+    baseline: Array
+    """L, float64 (periods + 1,): cumulative baseline hazard, from zero."""
+
+    @classmethod
+    def fit(
+        cls, kind: type[Relative], frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], opened_on: str
+    ) -> HazardBase:
+        """Fit on rows at risk: PERIODS known ones, y (N,) whether the event ended the last of them.
+
+        Trees are fitted once on the baseline of the pooled book. For a linear model, which reads shares of the risk
+        set off its own scores, baseline and regression take turns.
+        """
+        periods = frame[PERIODS].to_numpy()
+        baseline = breslow(periods, y, np.ones(len(y)))
+        for _ in range(1 if kind is TreeBase else BRESLOW_ROUNDS):
+            at_risk = baseline[periods] > 0
+            rows = frame.filter(pl.Series(at_risk))
+            relative = kind.fit(rows, y[at_risk], features, opened_on, baseline[periods][at_risk])
+            if kind is LinearBase:
+                baseline = breslow(periods, y, np.exp(relative.predict(frame)))
+        return cls(relative, baseline)
+
+    def predict(self, frame: pl.DataFrame) -> Array:
+        """Log of the hazard over the whole horizon, float64 (N,)."""
+        score: Array = self.relative.predict(frame) + np.log(max(self.baseline[-1], np.exp(-LIMIT)))
+        return score.clip(-LIMIT, LIMIT)
+
+    def share(self, periods: Array) -> Array:
+        """Log share of the horizon's hazard that the first periods (N,) hold, float64 (N,)."""
+        share: Array = np.log((self.baseline / max(self.baseline[-1], np.exp(-LIMIT))).clip(np.exp(-LIMIT)))
+        return share[periods]
+
+    def to_text(self) -> str:
+        """JSON that holds the text of the relative hazard."""
+        return json.dumps({"baseline": self.baseline.tolist(), "relative": self.relative.to_text()})
+
+    @classmethod
+    def from_text(cls, kind: type[Relative], text: str) -> HazardBase:
+        """The base that `to_text` wrote."""
+        parts = json.loads(text)
+        return cls(kind.from_text(parts["relative"]), np.array(parts["baseline"]))
+
+
+def breslow(periods: Array, y: Array, hazard: Array) -> Array:
+    """Breslow's cumulative baseline hazard by period, float64 (max(periods) + 1,), from zero.
+
+    Args:
+        periods: int (N,), the last period at risk of each row, from 1.
+        y: (N,), whether the event ended it.
+        hazard: (N,), relative hazard of each row.
+    """
+    leave = np.bincount(periods, weights=hazard)
+    at_risk = leave[::-1].cumsum()[::-1]
+    steps: Array = np.bincount(periods, weights=y) / np.maximum(at_risk, 1e-300)
+    return steps.cumsum()
+
+
 @dataclass(frozen=True)
 class BaseKind:
-    """One row of BASES: how it is fitted and read, and whether it sees the segment columns."""
+    """One row of BASES: what is fitted, on what, and whether it sees the segment columns."""
 
-    fit: Callable[[pl.DataFrame, Array, Mapping[str, Feature], str], Fitted]
-    read: Callable[[str], Fitted]
-    segments: bool
-    side_by_side: bool
-    """Whether folds are fitted at once, one thread each. LightGBM's own threads wait for each other at every leaf,
-    which on a busy machine takes many times as long; a linear fit has threads in BLAS, and a large matrix."""
+    model: type[Relative]
+    segments: bool = False
+    hazard: bool = False
+    """Whether it learns from every row at risk when the event happens, and not from mature rows whether it does."""
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether folds are fitted at once, one thread each. LightGBM's own threads wait for each other at every leaf,
+        which on a busy machine takes many times as long; a linear fit has threads in BLAS, and a large matrix."""
+        return self.model is TreeBase
+
+    def fit(self, frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], opened_on: str) -> Fitted:
+        """The base fitted on labelled rows."""
+        if self.hazard:
+            return HazardBase.fit(self.model, frame, y, features, opened_on)
+        return self.model.fit(frame, y, features, opened_on)
+
+    def read(self, text: str) -> Fitted:
+        """The base that `to_text` wrote."""
+        return HazardBase.from_text(self.model, text) if self.hazard else self.model.from_text(text)
 
 
 BASES: Mapping[str, BaseKind] = {
-    "logistic": BaseKind(LinearBase.fit, LinearBase.from_text, segments=False, side_by_side=False),
-    "logistic_segments": BaseKind(LinearBase.fit, LinearBase.from_text, segments=True, side_by_side=False),
-    "lightgbm": BaseKind(TreeBase.fit, TreeBase.from_text, segments=False, side_by_side=True),
-    "lightgbm_segments": BaseKind(TreeBase.fit, TreeBase.from_text, segments=True, side_by_side=True),
+    "logistic": BaseKind(LinearBase),
+    "logistic_segments": BaseKind(LinearBase, segments=True),
+    "lightgbm": BaseKind(TreeBase),
+    "lightgbm_segments": BaseKind(TreeBase, segments=True),
+    "linear_hazard_segments": BaseKind(LinearBase, segments=True, hazard=True),
+    "lightgbm_hazard": BaseKind(TreeBase, hazard=True),
 }
 
 
@@ -175,15 +287,21 @@ class CrossFitted:
             full, *parts = pool.map(fit_without, range(-1, FOLDS if folds else 0))
         return cls(kind, columns.entity, full, tuple(parts))
 
-    def unseen(self, frame: pl.DataFrame) -> Array:
-        """Logit (N,) of rows that may have been in training: each by the part that has not seen its entity."""
+    def unseen(self, frame: pl.DataFrame) -> tuple[Array, Array]:
+        """Score (N,) of rows that may have been in training: each by the part that has not seen its entity.
+
+        With it, for a hazard, the log share (N,) of the horizon's hazard that each row has been through; else zeros.
+        """
         folds = entity_fold(frame, self.entity)
-        out = np.zeros(frame.height)
+        score, share = np.zeros(frame.height), np.zeros(frame.height)
         for fold, part in enumerate(self.parts):
             rows = folds == fold
-            if rows.any():
-                out[rows] = part.predict(frame.filter(pl.Series(rows)))
-        return out
+            if not rows.any():
+                continue
+            score[rows] = part.predict(frame.filter(pl.Series(rows)))
+            if isinstance(part, HazardBase):
+                share[rows] = part.share(frame[PERIODS].to_numpy()[rows])
+        return score, share
 
     def to_texts(self) -> dict[str, str]:
         """Text of every fit by name."""
@@ -220,10 +338,11 @@ def _tree_parameters(y: Array, monotone: Sequence[int]) -> dict[str, Any]:
 
 
 def blend(scores: Sequence[Array], rows: int) -> Array:
-    """Mean of base logits, float64 (rows,); zeros where a recipe has no base."""
+    """Mean of base scores, float64 (rows,); zeros where a recipe has no base."""
     return np.mean(scores, axis=0) if scores else np.zeros(rows)
 
 
-def _smoothed_logit(y: Array) -> float:
-    """Logit of the rate with half an event and half a non-event added: finite when all labels are alike."""
-    return float(np.log((y.sum() + 0.5) / (len(y) - y.sum() + 0.5)))
+def _constant(y: Array, exposure: Array | None) -> float:
+    """Logit or log hazard with half an event and half a non-event added: finite when all labels are alike."""
+    quiet = len(y) - y.sum() if exposure is None else exposure.sum()
+    return float(np.log((y.sum() + 0.5) / (quiet + 0.5)))

@@ -9,23 +9,32 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target
+from metarisk.domain import PERIODS, Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target
 
 LABEL = "__y"
+MATURE = "__mature"
 MISSING_SEGMENT = "(missing)"
 
 
 def horizon_end(portfolio: Portfolio, target: Target) -> pl.Expr:
     """Date at which the horizon of a row ends."""
-    opened = pl.col(portfolio.columns.opened_on)
-    if target.horizon_months:
-        opened = opened.dt.offset_by(f"{target.horizon_months}mo")
-    return opened + pl.duration(days=target.horizon_days) if target.horizon_days else opened
+    return _later(pl.col(portfolio.columns.opened_on), target.horizon_months, target.horizon_days)
+
+
+def known_end(portfolio: Portfolio, target: Target) -> pl.Expr:
+    """Date at which all events inside a row's horizon are known."""
+    months = target.horizon_months + target.reporting_lag_months
+    return _later(pl.col(portfolio.columns.opened_on), months, target.horizon_days + target.reporting_lag_days)
+
+
+def _later(day: pl.Expr, months: int, days: int) -> pl.Expr:
+    later = day.dt.offset_by(f"{months}mo") if months else day
+    return later + pl.duration(days=days) if days else later
 
 
 def matured(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
     """Whether a row's outcome over the whole horizon is known by as_of: only such rows teach or judge."""
-    return horizon_end(portfolio, target) + pl.duration(days=target.reporting_lag_days) <= pl.lit(as_of)
+    return known_end(portfolio, target) <= pl.lit(as_of)
 
 
 def positive(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
@@ -62,6 +71,52 @@ def labelled(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: d
     return mature.with_columns(positive(portfolio, target, as_of).cast(pl.Float64).alias(LABEL))
 
 
+def observed(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> pl.LazyFrame:
+    """Rows that were at risk for at least one whole period known by as_of, with LABEL, PERIODS and MATURE.
+
+    A period (a month of a horizon in months, a day of one in days) is known a reporting lag after its end, so that no
+    row is taken as good for a period whose events are still to be reported. LABEL says whether the event fell into
+    the PERIODS known ones, the last of which is that of the event. A competing exit keeps a row at risk: the hazard is
+    that of the cumulative incidence (Fine and Gray 1999, JASA 94, 496-509). The rows with MATURE and their LABEL are
+    those of `labelled`; for targets whose horizon cannot be cut into equal periods there are no others, and no PERIODS.
+    """
+    target, columns = portfolio.target, portfolio.columns
+    if not target.periods or spec.label != "event":
+        return labelled(frame, portfolio, spec, as_of)
+    opened, event = pl.col(columns.opened_on), pl.col(str(columns.event_date))
+    last_day = as_of - timedelta(days=target.reporting_lag_days)
+    if target.horizon_months:
+        seen = _periods_between(opened, pl.lit(last_day), target) - target.reporting_lag_months
+    else:
+        seen = _periods_between(opened, pl.lit(_months_before(last_day, target.reporting_lag_months)), target)
+    seen, day = seen.clip(upper_bound=target.periods), pl.duration(days=1)
+    last = (_periods_between(opened, event - day, target) + 1).clip(lower_bound=1)
+    happened = (event.is_not_null() & (last <= seen)).fill_null(False)
+    known = as_known(frame.filter(seen >= 1), portfolio, as_of)
+    return known.with_columns(
+        happened.cast(pl.Float64).alias(LABEL),
+        pl.when(happened).then(last).otherwise(seen).cast(pl.Int64).alias(PERIODS),
+        (seen == target.periods).alias(MATURE),
+    )
+
+
+def _periods_between(start: pl.Expr, end: pl.Expr, target: Target) -> pl.Expr:
+    """Whole periods from one date to another: the largest a with start + a periods <= end."""
+    if not target.horizon_months:
+        return (end.cast(pl.Date) - start.cast(pl.Date)).dt.total_days()
+    months = 12 * (end.dt.year() - start.dt.year()).cast(pl.Int64) + (
+        end.dt.month().cast(pl.Int64) - start.dt.month().cast(pl.Int64)
+    )
+    # The day at which a month of this row ends: that of its opening, or the last one of a shorter month.
+    turn = pl.min_horizontal(start.dt.day(), end.dt.month_end().dt.day())
+    return months - (end.dt.day() < turn).cast(pl.Int64)
+
+
+def teaching(frame: pl.DataFrame, *, hazard: bool) -> pl.DataFrame:
+    """The rows of `observed` that teach a hazard (all of them) or a label over the whole horizon (the mature ones)."""
+    return frame if hazard or MATURE not in frame.columns else frame.filter(MATURE)
+
+
 def population(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyFrame:
     """Rows to be scored: opened by as_of, still inside the horizon, no event and no exit known by as_of.
 
@@ -78,14 +133,16 @@ def population(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.Laz
 def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total: int) -> pl.LazyFrame:
     """The newest rows, at most `per_segment` a segment and `total` in all, sorted by entity and opening date.
 
-    Ties are settled by entity. The keys alone are ranked, so that whole rows are held of those that stay.
+    Of `observed` rows the mature ones and the others are counted apart. Ties are settled by entity. The keys alone are
+    ranked, so that whole rows are held of those that stay.
     """
     columns = portfolio.columns
     order, place = [columns.opened_on, columns.entity], pl.int_range(pl.len())
-    keys = frame.select(*order, *columns.segments).sort(order, descending=True)
+    apart = [MATURE] if MATURE in frame.collect_schema().names() else []
+    keys = frame.select(*order, *columns.segments, *apart).sort(order, descending=True)
     if per_segment < total:
-        keys = keys.filter(place.over(list(columns.segments)) < per_segment)
-    kept = keys.filter(place < total).select(order)
+        keys = keys.filter(place.over([*columns.segments, *apart]) < per_segment)
+    kept = keys.filter((place.over(apart) if apart else place) < total).select(order)
     return frame.join(kept, on=order, how="semi", nulls_equal=True).sort(columns.entity, columns.opened_on)
 
 
@@ -121,7 +178,7 @@ def forward_folds(portfolio: Portfolio, as_of: date) -> list[Fold]:
     """Walk-forward folds, oldest first, whose judged rows are all mature at as_of."""
     target, rule = portfolio.target, portfolio.validation
     days = timedelta(days=target.reporting_lag_days + target.horizon_days)
-    end = _months_before(as_of - days, target.horizon_months)
+    end = _months_before(as_of - days, target.horizon_months + target.reporting_lag_months)
     folds: list[Fold] = []
     for _ in range(rule.folds):
         cut = _months_before(end, rule.fold_months)
@@ -166,7 +223,7 @@ def matrix(frame: pl.DataFrame, portfolio: Portfolio, x: Array, base: Array) -> 
     """Attach inputs (N, D) and base scores (N,) to a labelled frame (N rows)."""
     keys, codes = segment_keys(frame, portfolio)
     columns, target = portfolio.columns, portfolio.target
-    known = horizon_end(portfolio, target) + pl.duration(days=target.reporting_lag_days)
+    known = known_end(portfolio, target)
     if columns.known_date is not None:
         # An event may become known later than its row's maturity: until then the row would have taught another label.
         tells = pl.col(LABEL) > 0 if columns.event_date is not None else pl.lit(True)

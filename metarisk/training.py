@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 
 import numpy as np
 import polars as pl
 
 from metarisk.adapt import RECIPES, Adapted, FittedModel, Recipe, adapt, one_thread
-from metarisk.bases import CrossFitted, blend
+from metarisk.bases import BASES, CrossFitted
 from metarisk.domain import Array, Episodes, Feature, ModelError, Portfolio, Progress, RiskSpec, SegmentKey
 from metarisk.features import Encoder
 from metarisk.learners.similarity import coordinates, distances, neighbours, neighbours_help, signatures
-from metarisk.tasks import LABEL, episodes, forward_folds, labelled, matrix, newest, opened_within, segment_keys
+from metarisk.tasks import (
+    LABEL,
+    episodes,
+    forward_folds,
+    labelled,
+    matrix,
+    newest,
+    observed,
+    opened_within,
+    segment_keys,
+    teaching,
+)
 
 CUTS = 6
 """Cut-offs of meta-training episodes, a fold's months apart."""
@@ -32,15 +44,17 @@ def recipe_of(name: str, portfolio: Portfolio) -> Recipe:
         )
     recipe = RECIPES[name]
     if portfolio.learner.name == name:
-        return Recipe(recipe.bases, recipe.learner, dict(recipe.options) | dict(portfolio.learner.options))
+        return replace(recipe, options=dict(recipe.options) | dict(portfolio.learner.options))
     return recipe
 
 
 def teaching_rows(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> pl.DataFrame:
-    """Labelled rows as known at as_of, the newest up to the portfolio's maximum, sorted by entity and opening date."""
-    limits = portfolio.thresholds
-    known = labelled(frame, portfolio, spec, as_of)
-    return newest(known, portfolio, per_segment=limits.max_training_rows, total=limits.max_training_rows).collect()
+    """Rows at risk as known at as_of (see tasks.observed), sorted by entity and opening date.
+
+    The newest up to the portfolio's maximum, of the mature ones and of the others.
+    """
+    most = portfolio.thresholds.max_training_rows
+    return newest(observed(frame, portfolio, spec, as_of), portfolio, per_segment=most, total=most).collect()
 
 
 def fit_bases(names: Sequence[str], teach: pl.DataFrame, portfolio: Portfolio) -> dict[str, CrossFitted]:
@@ -48,8 +62,11 @@ def fit_bases(names: Sequence[str], teach: pl.DataFrame, portfolio: Portfolio) -
     recipes = [recipe_of(name, portfolio) for name in names]
     kinds = sorted({kind for recipe in recipes for kind in recipe.bases})
     adapted = {kind for recipe in recipes if recipe.learner != "none" for kind in recipe.bases}
-    y = teach[LABEL].to_numpy()
-    return {kind: CrossFitted.fit(kind, teach, y, portfolio, folds=kind in adapted) for kind in kinds}
+    fitted = {}
+    for kind in kinds:
+        rows = teaching(teach, hazard=BASES[kind].hazard)
+        fitted[kind] = CrossFitted.fit(kind, rows, rows[LABEL].to_numpy(), portfolio, folds=kind in adapted)
+    return fitted
 
 
 def fit(
@@ -64,24 +81,28 @@ def fit(
 ) -> FittedModel:
     """Meta-train one recipe on labelled rows (LABEL holds y), with its bases fitted on the same rows."""
     recipe = recipe_of(name, portfolio)
+    teach = teaching(teach, hazard=recipe.hazard)
+    likelihood = recipe.likelihood or spec.likelihood
     used = tuple(bases[kind] for kind in recipe.bases)
     features: dict[str, Feature] = dict(portfolio.features)
     encoder = Encoder.fit(teach, features, portfolio.columns.opened_on)
     keys, _ = segment_keys(teach, portfolio)
-    model = FittedModel(name, recipe, spec.likelihood, used, encoder, {}, keys)
+    model = FittedModel(name, recipe, likelihood, used, encoder, {}, keys)
     if recipe.learner == "none":
         return model
-    base = blend([b.unseen(teach) for b in used], teach.height)
-    rows = matrix(teach, portfolio, model.inputs(teach), base)
+    if not recipe.kind.joint:
+        # The tasks of the others are cut at past dates, at which the newest rows at risk had another label.
+        teach = teaching(teach, hazard=False)
+    rows = matrix(teach, portfolio, *model.unseen(teach))
     learner = recipe.make()
     if recipe.kind.joint:
         tasks, validation = Episodes(rows.packed(), rows.packed(np.zeros(teach.height, dtype=bool))), None
     else:
         tasks, validation = episodes(rows, cuts=CUTS, fold_months=portfolio.validation.fold_months)
     with one_thread():
-        state = learner.train(tasks, validation, spec.likelihood, seed=seed, progress=progress)
-        borrows = validation is not None and neighbours_help(learner, state, validation, spec.likelihood).helps
-    return FittedModel(name, recipe, spec.likelihood, used, encoder, state, keys, borrows)
+        state = learner.train(tasks, validation, likelihood, seed=seed, progress=progress)
+        borrows = validation is not None and neighbours_help(learner, state, validation, likelihood).helps
+    return replace(model, state=state, borrows=borrows)
 
 
 def walk_forward(
@@ -97,8 +118,8 @@ def walk_forward(
     """Judge recipes on rows they have not seen, with labels as they were known at each cut.
 
     Returns one row for each judged row: fold, entity, segment columns, opened_on, y, support_rows and support_events
-    of its segment at the cut, and one column of link-scale scores a recipe. Empty when no fold has MIN_EVENTS events
-    on both sides.
+    of its segment at the cut, and one column of scores a recipe (logits, where the score is a probability). Empty when
+    no fold has MIN_EVENTS events on both sides.
     """
     folds = forward_folds(portfolio, as_of)
     judged: list[pl.DataFrame] = []
@@ -108,15 +129,37 @@ def walk_forward(
         rows = judge.sort(portfolio.columns.entity, portfolio.columns.opened_on).collect()
         if not _can_teach(teach, spec) or not rows.height:
             continue
-        bases = fit_bases(names, teach, portfolio)
-        scores = {}
-        for i, name in enumerate(names):
-            progress(number * len(names) + i, len(folds) * len(names), f"{fold.cut:%Y-%m}: {name}")
-            model = fit(name, teach, bases, portfolio, spec, seed=seed, progress=_silent)
-            scores[name] = adapt(model, "", teach, portfolio, spec, population=rows).score(rows, portfolio)[0]
+        step = partial(_step, progress, number * len(names), len(folds) * len(names), f"{fold.cut:%Y-%m}")
+        scores = judge_rows(teach, rows, portfolio, spec, names, seed=seed, progress=step)
         judged.append(_judged(rows, teach, portfolio, str(fold.cut), scores))
     progress(len(folds) * len(names), len(folds) * len(names), "judged")
     return pl.concat(judged) if judged else pl.DataFrame()
+
+
+def judge_rows(
+    teach: pl.DataFrame,
+    rows: pl.DataFrame,
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    names: Sequence[str],
+    *,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Array]:
+    """Scores (N,) of `rows` (N) by every recipe taught by `teach`: logits, where the score is a probability."""
+    bases = fit_bases(names, teach, portfolio)
+    scores = {}
+    for done, name in enumerate(names):
+        progress(done, len(names), name)
+        model = fit(name, teach, bases, portfolio, spec, seed=seed, progress=_silent)
+        adapted = adapt(model, "", teach, portfolio, spec, population=rows)
+        scores[name] = model.logit(adapted.score(rows, portfolio)[0])
+    return scores
+
+
+def _step(progress: Progress, before: int, total: int, fold: str, done: int, _: int, note: str) -> None:
+    """Progress of one fold as part of that of all."""
+    progress(before + done, total, f"{fold}: {note}")
 
 
 @dataclass(frozen=True)
@@ -179,7 +222,8 @@ def _judged(
 ) -> pl.DataFrame:
     columns = portfolio.columns
     segments = list(columns.segments)
-    support = teach.group_by(segments).agg(pl.len().alias("support_rows"), pl.col(LABEL).sum().alias("support_events"))
+    mature = teaching(teach, hazard=False)
+    support = mature.group_by(segments).agg(pl.len().alias("support_rows"), pl.col(LABEL).sum().alias("support_events"))
     kept = rows.select(columns.entity, *segments, columns.opened_on, LABEL).with_columns(pl.lit(fold).alias("fold"))
     kept = kept.join(support, on=segments, how="left", nulls_equal=True, maintain_order="left")
     kept = kept.with_columns(pl.col("support_rows", "support_events").fill_null(0))

@@ -27,7 +27,7 @@ from metarisk.domain import (
 )
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.similarity import borrow
-from metarisk.tasks import LABEL, concat, pack, segment_keys
+from metarisk.tasks import LABEL, concat, pack, segment_keys, teaching
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Adapted:
     def score(self, frame: pl.DataFrame, portfolio: Portfolio) -> tuple[Array, Array | None]:
         """Link-scale score (N,) and its variance or None, of rows in any order."""
         keys, codes = segment_keys(frame, portfolio)
-        rows, order = pack(keys, codes, self.model.inputs(frame), np.zeros(frame.height), self.model.fresh(frame))
+        inputs, base = self.model.fresh(frame)
+        rows, order = pack(keys, codes, inputs, np.zeros(frame.height), base)
         with one_thread():
             found = self.model.learner.predict(self.model.state, self.adaptation, rows, self.model.likelihood)
         score, variance = found
@@ -110,16 +111,18 @@ def adapt(
     Where the model borrows, a segment of `population` (rows to be scored) that has no row in `support` is adapted to
     the rows of the segments whose inputs look most like its own.
     """
-    support = support.sort(portfolio.columns.entity, portfolio.columns.opened_on)
+    support = teaching(support, hazard=model.recipe.hazard).sort(portfolio.columns.entity, portfolio.columns.opened_on)
     keys, codes = segment_keys(support, portfolio)
     y = support[LABEL].to_numpy()
     LIKELIHOODS[model.likelihood].validate(y)
     rows = np.bincount(codes, minlength=len(keys))
     events = np.bincount(codes, weights=y, minlength=len(keys)) if spec.label == "event" else rows.astype(float)
-    base = np.zeros(support.height) if model.recipe.learner == "none" else model.unseen(support)
-    packed, _ = pack(keys, codes, model.inputs(support), y, base)
+    pooled = model.recipe.learner == "none"
+    inputs, base = (np.zeros((support.height, 0)), np.zeros(support.height)) if pooled else model.unseen(support)
+    packed, _ = pack(keys, codes, inputs, y, base)
     joint = model.recipe.kind.joint
-    too_few = [_too_few(int(n), int(e), portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
+    what = _ROWS[model.recipe.hazard]
+    too_few = [_too_few(int(n), int(e), what, portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
     taken = np.arange(len(keys)) if joint else np.flatnonzero([lack is None for lack in too_few])
     learned = packed.select(taken)
     lent = _borrowed(model, learned, keys, population, portfolio) if model.borrows else None
@@ -133,8 +136,8 @@ def adapt(
     for key, lack, n, e, support_hash in zip(keys, too_few, rows, events, hashes, strict=True):
         identity = _short_hash(f"{model_id}/{segment_name(key)}/{support_hash}/{together}".encode())
         status: SegmentStatus = "adapted" if lack is None else "abstained"
-        reason = lack or f"{n} matured rows, {int(e)} events"
-        if model.recipe.learner == "none":
+        reason = lack or f"{n} {what}, {int(e)} events"
+        if pooled:
             status, reason = "fallback", f"the champion {model.recipe_name} is a pooled model"
         segments[key] = SegmentAdaptation(key, status, reason, int(n), int(e), support_hash, identity)
     for key, support_hash in zip(lent.keys, _support_hashes(lent), strict=True) if lent is not None else ():
@@ -160,7 +163,8 @@ def _borrowed(
         return None
     frame = population.filter(pl.Series(np.isin(codes, strangers)))
     keys, codes = segment_keys(frame, portfolio)
-    rows, _ = pack(keys, codes, model.inputs(frame), np.zeros(frame.height), model.fresh(frame))
+    inputs, base = model.fresh(frame)
+    rows, _ = pack(keys, codes, inputs, np.zeros(frame.height), base)
     return borrow(support, rows)
 
 
@@ -183,11 +187,14 @@ def _put_back(values: Array, order: Array) -> Array:
     return out
 
 
-def _too_few(rows: int, events: int, limits: Thresholds) -> str | None:
-    for what, count, least in (
-        ("matured rows", rows, limits.min_support_rows),
+_ROWS = {True: "rows at risk", False: "matured rows"}
+
+
+def _too_few(rows: int, events: int, what: str, limits: Thresholds) -> str | None:
+    for named, count, least in (
+        (what, rows, limits.min_support_rows),
         ("events", events, limits.min_support_events),
     ):
         if count < least:
-            return f"scored from its parents and the pool: {count} {what}, at least {least} are wanted"
+            return f"scored from its parents and the pool: {count} {named}, at least {least} are wanted"
     return None

@@ -43,19 +43,33 @@ class FittedModel:
         """The configured learner."""
         return self.recipe.make()
 
-    def fresh(self, frame: pl.DataFrame) -> Array:
-        """Base score (N,) of rows to be scored."""
-        return blend([base.full.predict(frame) for base in self.bases], frame.height)
+    def fresh(self, frame: pl.DataFrame) -> tuple[Array, Array]:
+        """Inputs (N, D) and base score (N,) of rows to be scored."""
+        score = blend([base.full.predict(frame) for base in self.bases], frame.height)
+        return self._inputs(frame, score), score
 
-    def unseen(self, frame: pl.DataFrame) -> Array:
-        """Base score (N,) of support rows, by the fits that have not seen their entities."""
-        return blend([base.unseen(frame) for base in self.bases], frame.height)
+    def unseen(self, frame: pl.DataFrame) -> tuple[Array, Array]:
+        """Inputs (N, D) and base score (N,) of support rows, by the fits that have not seen their entities.
 
-    def inputs(self, frame: pl.DataFrame) -> Array:
-        """Input matrix float32 (N, D); without columns where the learner reads the base score alone."""
-        if not self.recipe.kind.reads_inputs:
-            return np.zeros((frame.height, 0), dtype=np.float32)
-        return self.encoder.design(frame)
+        The base score of a hazard is that of the periods a row has been at risk; its inputs tell the horizon's.
+        """
+        found = [base.unseen(frame) for base in self.bases]
+        score = blend([score for score, _ in found], frame.height)
+        return self._inputs(frame, score), score + blend([share for _, share in found], frame.height)
+
+    def logit(self, link: Array) -> Array:
+        """Logit (N,) of the probability that a link-scale score means; other than hazards are what they are."""
+        if not self.recipe.hazard:
+            return link
+        hazard = np.exp(link)
+        # log(exp(h) - 1) = h + log(1 - exp(-h))
+        return np.asarray(hazard + np.log(-np.expm1(-hazard)))
+
+    def _inputs(self, frame: pl.DataFrame, score: Array) -> Array:
+        """Float32 (N, D): the encoded features; the score of the whole horizon where the learner reads no features."""
+        if self.recipe.kind.reads_inputs:
+            return self.encoder.design(frame)
+        return score[:, None].astype(np.float64) if self.recipe.hazard else np.zeros((frame.height, 0), np.float32)
 
     def to_files(self) -> dict[str, bytes]:
         """File contents by name: text and safetensors, never pickle."""
@@ -69,6 +83,7 @@ class FittedModel:
             "bases": list(self.recipe.bases),
             "learner": self.recipe.learner,
             "options": dict(self.recipe.options),
+            "meaning": self.recipe.likelihood,
             "likelihood": self.likelihood,
             "segments": [list(key) for key in self.segments],
             "entity": self.bases[0].entity if self.bases else "",
@@ -94,7 +109,7 @@ class FittedModel:
             bases.append(CrossFitted.from_texts(kind, about["entity"], texts))
         return cls(
             about["recipe"],
-            Recipe(tuple(about["bases"]), about["learner"], about["options"]),
+            Recipe(tuple(about["bases"]), about["learner"], about["options"], about["meaning"]),
             about["likelihood"],
             tuple(bases),
             Encoder.from_json(files["encoder.json"].decode()),

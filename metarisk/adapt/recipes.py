@@ -101,6 +101,13 @@ class Recipe:
     bases: tuple[str, ...]
     learner: str = "none"
     options: Mapping[str, Any] = field(default_factory=dict)
+    likelihood: LikelihoodName | None = None
+    """What its scores mean, where that is not the risk type's own likelihood."""
+
+    @property
+    def hazard(self) -> bool:
+        """Whether rows at risk teach it, and not mature ones alone."""
+        return self.likelihood == "cumulative_hazard"
 
     @property
     def kind(self) -> LearnerKind:
@@ -121,6 +128,7 @@ class Recipe:
 
 
 BASE = ("lightgbm", "logistic_segments")
+HAZARD = ("lightgbm_hazard", "linear_hazard_segments")
 SHORT = {"steps": 300, "meta_batch": 16, "evaluate_every": 50, "patience": 3}
 """Networks that compete each week on a few thousand labelled rows of a book: longer training only overfits there."""
 NETWORK = {"hidden": (32,), "loop": SHORT}
@@ -132,6 +140,8 @@ RECIPES: Mapping[str, Recipe] = {
     "segment_lightgbm": Recipe(("lightgbm_segments",)),
     "blend": Recipe(BASE),
     "map_head": Recipe(BASE, "map_head"),
+    "hazard": Recipe(HAZARD, likelihood="cumulative_hazard"),
+    "hazard_head": Recipe(HAZARD, "map_head", {"slope_column": 0}, "cumulative_hazard"),
     "map_network": Recipe(BASE, "map_network", {"loop": SHORT | {"rate": 1e-2, "graph": False}}),
     "ridge_head": Recipe(BASE, "ridge_head", {"hidden": (32,), "loop": SHORT | {"rate": 3e-3, "graph": False}}),
     "reptile": Recipe(BASE, "reptile", {"hidden": (32,), "loop": REPTILE}),
@@ -140,4 +150,5 @@ RECIPES: Mapping[str, Recipe] = {
         for name in ("maml", "fomaml", "anil", "meta_sgd", "maml_plus_plus", "prototypical", "matching", "siamese")
     },
 }
-BASELINES = frozenset(name for name, recipe in RECIPES.items() if recipe.learner == "none")
+BASELINES = frozenset(name for name, recipe in RECIPES.items() if recipe.learner == "none" and not recipe.hazard)
+"""What a risk team would use instead."""

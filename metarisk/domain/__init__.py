@@ -26,7 +26,7 @@ from metarisk.domain.errors import (
     SourceLate,
     WarehouseError,
 )
-from metarisk.domain.names import did_you_mean, quoted
+from metarisk.domain.names import PERIODS, did_you_mean, quoted
 from metarisk.domain.portfolio import (
     Calendar,
     Columns,
@@ -45,6 +45,7 @@ from metarisk.domain.portfolio import (
 from metarisk.domain.runs import Job, Mode, Model, Reporter, SegmentStatus
 
 __all__ = [
+    "PERIODS",
     "Adaptation",
     "Array",
     "Arrays",

@@ -1,4 +1,4 @@
-"""Names that data bring: quoting them, and guessing what was meant."""
+"""Names of columns and tables: our own, quoting those that data bring, and guessing what was meant."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from metarisk.domain.errors import ConfigError
+
+PERIODS = "__periods"
+"""Column of labelled rows: the periods of the horizon that a row has been at risk, up to its event."""
 
 
 def quoted(identifier: str) -> str:

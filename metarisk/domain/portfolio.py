@@ -13,7 +13,15 @@ from typing import Any, Literal
 FeatureKind = Literal["numeric", "categorical", "date-age"]
 Calendar = Literal["daily", "business", "month_end", "table"]
 LikelihoodName = Literal[
-    "bernoulli", "hazard", "gaussian", "gaussian_mv", "qlike", "poisson", "negative_binomial", "quantile"
+    "bernoulli",
+    "hazard",
+    "cumulative_hazard",
+    "gaussian",
+    "gaussian_mv",
+    "qlike",
+    "poisson",
+    "negative_binomial",
+    "quantile",
 ]
 
 
@@ -74,8 +82,14 @@ class Target:
     name: str
     horizon_months: int = 0
     horizon_days: int = 0
+    reporting_lag_months: int = 0
     reporting_lag_days: int = 0
-    """Days after the horizon's end until events inside it are known: a row is mature only after them."""
+    """Months and days after the horizon's end until events inside it are known: a row is mature only after them."""
+
+    @property
+    def periods(self) -> int:
+        """Months or days of the horizon; 0 where it has both and so no equal periods."""
+        return 0 if self.horizon_months and self.horizon_days else self.horizon_months or self.horizon_days
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -122,6 +122,22 @@ def _hazard() -> Likelihood:
         lambda eta: -torch.expm1(-eta.exp()),
         "0 or 1 (one row a subject and period at risk)",
         lambda y: (y == 0) | (y == 1),
+    )
+
+
+def _cumulative_hazard() -> Likelihood:
+    """One row a subject: y tells whether the event ended its time at risk, eta is the log hazard summed over that time.
+
+    The likelihood of proportional hazards in a score that shifts eta, h(T)^y exp(-H(T)), is Poisson's (Holford 1980,
+    Biometrics 36, 299-305). Over a fixed horizon the probability of the event is 1 - exp(-exp(eta)).
+    """
+    poisson = _poisson()
+    return replace(
+        poisson,
+        name="cumulative_hazard",
+        mean=lambda eta: -torch.expm1(-eta.exp()),
+        labels="0 or 1 (one row a subject)",
+        inside=lambda y: (y == 0) | (y == 1),
     )
 
 
@@ -262,6 +278,7 @@ LIKELIHOODS: Mapping[LikelihoodName, Likelihood] = {
     for likelihood in (
         _bernoulli(),
         _hazard(),
+        _cumulative_hazard(),
         _gaussian(),
         _gaussian_mv(),
         _qlike(),

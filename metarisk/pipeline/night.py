@@ -24,7 +24,7 @@ from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
 from metarisk.pipeline.models import champion_for, load_model
 from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
-from metarisk.tasks import labelled, newest, population
+from metarisk.tasks import newest, observed, population
 
 BATCH_ROWS = 131_072
 READY_POLL_SECONDS = 30.0
@@ -170,9 +170,9 @@ def run_folder(context: Context, run_id: str) -> Path:
 
 
 def support(context: Context, run: Run) -> pl.DataFrame:
-    """Labelled rows as known at as_of, the newest of every segment, without quarantined ones."""
+    """Rows at risk with what was known of them at as_of, the newest of every segment, without quarantined ones."""
     limits = context.portfolio.thresholds
-    rows = labelled(scan(context, run.checked), context.portfolio, context.spec, context.job.as_of)
+    rows = observed(scan(context, run.checked), context.portfolio, context.spec, context.job.as_of)
     kept = newest(rows, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
     return kept.collect(engine="streaming")
 

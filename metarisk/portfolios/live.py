@@ -8,7 +8,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarisk.domain import DataError, MetariskError, Portfolio, Warehouse, quoted
+from metarisk.domain import DataError, MetariskError, Portfolio, Target, Warehouse, quoted
 from metarisk.portfolios.reading import extract_sql
 
 if TYPE_CHECKING:
@@ -102,13 +102,18 @@ def _lag(portfolio: Portfolio, as_of: date, seen: dict[str, Any]) -> Iterator[Fi
         observed = max(0, -int(-(seen["delay"] - horizon) // 1))
         what = (
             f"{seen['labels']:,} known labels; the 99th percentile of their delay is {observed} days, "
-            f"reporting_lag_days of {target.name} is {target.reporting_lag_days}"
+            f"the reporting lag of {target.name} is {_lag_text(target)}"
         )
-        enough = target.reporting_lag_days >= observed
+        enough = 31 * target.reporting_lag_months + target.reporting_lag_days >= observed
         remedy = (
             f"set `targets[{number}].reporting_lag_days` to {observed} or more: late events would be taught as good"
         )
         yield Finding(enough, "reporting lag", what, "" if enough else remedy)
+
+
+def _lag_text(target: Target) -> str:
+    months = f"{target.reporting_lag_months} months and " if target.reporting_lag_months else ""
+    return f"{months}{target.reporting_lag_days} days"
 
 
 def _ready(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:

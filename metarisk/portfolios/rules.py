@@ -41,8 +41,9 @@ def _targets(portfolio: Portfolio) -> Iterator[Broken]:
         key = f"targets[{number}]"
         if not target.name.strip():
             yield Broken(f"`{key}.name` is empty", "name the target")
-        if min(target.horizon_months, target.horizon_days, target.reporting_lag_days) < 0:
-            yield Broken(f"`{key}` has a negative horizon or reporting_lag_days", "use 0 or more")
+        lags = (target.reporting_lag_months, target.reporting_lag_days)
+        if min(target.horizon_months, target.horizon_days, *lags) < 0:
+            yield Broken(f"`{key}` has a negative horizon or reporting lag", "use 0 or more")
         elif target.horizon_months + target.horizon_days == 0:
             yield Broken(f"`{key}` has no horizon", f"set `{key}.horizon_months` or `{key}.horizon_days` above 0")
 

@@ -13,9 +13,11 @@ SPEC = RiskSpec(
         "segment_lightgbm",
         "blend",
         "map_head",
+        "hazard",
+        "hazard_head",
         "maml",
         "reptile",
     ),
-    default="map_head",
+    default="hazard_head",
     score_unit="probability of default",
 )

@@ -11,8 +11,12 @@ SELECT
     l.term,
     l.int_rate,
     l.installment,
-    l.sub_grade,
-    l.emp_length,
+    5 * (ascii(l.sub_grade) - ascii('A')) + CAST(substr(l.sub_grade, 2, 1) AS INTEGER) AS sub_grade,
+    CASE
+        WHEN l.emp_length = '< 1 year' THEN 0
+        WHEN l.emp_length = '10+ years' THEN 10
+        WHEN l.emp_length LIKE '% year%' THEN CAST(split_part(l.emp_length, ' ', 1) AS INTEGER)
+    END AS emp_length,
     l.home_ownership,
     l.annual_inc,
     l.verification_status,
@@ -27,7 +31,9 @@ SELECT
     l.revol_bal,
     l.revol_util,
     l.total_acc,
-    l.pub_rec_bankruptcies
+    l.pub_rec_bankruptcies,
+    l.loan_amnt / greatest(l.annual_inc, 1) AS loan_to_income,
+    12 * l.installment / greatest(l.annual_inc, 1) AS installment_to_income
 FROM source.loans AS l
 LEFT JOIN source.outcomes AS o
     ON o.id = l.id AND o.known_date <= $as_of

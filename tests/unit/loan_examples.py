@@ -13,7 +13,7 @@ from metarisk import training
 from metarisk.adapt import Adapted, FittedModel, adapt
 from metarisk.domain import Columns, Feature, Portfolio, Source, Target, Thresholds
 from metarisk.risks import RISKS
-from metarisk.tasks import population
+from metarisk.tasks import population, teaching
 
 SPEC = RISKS["credit"]
 AS_OF = date(2023, 3, 15)
@@ -92,7 +92,12 @@ def adapted(recipe: str = "map_head") -> Adapted:
 
 
 def support(frame: pl.DataFrame | None = None) -> pl.DataFrame:
-    """Labelled rows of the book at AS_OF."""
+    """Mature labelled rows of the book at AS_OF."""
+    return teaching(at_risk(frame), hazard=False)
+
+
+def at_risk(frame: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Rows of the book that were at risk by AS_OF, mature or not."""
     return training.teaching_rows((book() if frame is None else frame).lazy(), PORTFOLIO, SPEC, AS_OF)
 
 

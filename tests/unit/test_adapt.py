@@ -67,7 +67,7 @@ def test_a_pooled_model_falls_back_everywhere_and_scores_its_base():
     assert {segment.status for segment in found.segments.values()} == {"fallback"}
     rows = to_score()
     score, variance = found.score(rows, PORTFOLIO)
-    np.testing.assert_array_equal(score, model("pooled_logistic").fresh(rows))
+    np.testing.assert_array_equal(score, model("pooled_logistic").fresh(rows)[1])
     assert variance is None
 
 
@@ -162,7 +162,7 @@ def test_without_support_and_in_segments_never_seen_scores_come_from_the_prior(r
         score, _ = night.score(rows, PORTFOLIO)
         assert np.isfinite(score).all()
         # without own rows a segment scores near what the bases say
-        assert np.abs(score - model(recipe).fresh(rows)).max() < 3
+        assert np.abs(score - model(recipe).fresh(rows)[1]).max() < 3
 
 
 @pytest.mark.parametrize("recipe", ADAPTING)

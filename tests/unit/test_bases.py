@@ -8,14 +8,25 @@ import lightgbm
 import numpy as np
 import polars as pl
 import pytest
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from metarisk import bases
-from metarisk.bases import BASES, FOLDS, LIMIT, CrossFitted, LinearBase, TreeBase, blend, entity_fold
-from metarisk.domain import Feature
+from metarisk.bases import (
+    BASES,
+    FOLDS,
+    LIMIT,
+    CrossFitted,
+    HazardBase,
+    LinearBase,
+    TreeBase,
+    blend,
+    breslow,
+    entity_fold,
+)
+from metarisk.domain import PERIODS, Feature
 from metarisk.features import Encoder
 from metarisk.tasks import LABEL
-from tests.unit.loan_examples import PORTFOLIO, book, support
+from tests.unit.loan_examples import PORTFOLIO, at_risk, book, support
 
 FEATURES = PORTFOLIO.features
 
@@ -50,14 +61,14 @@ def test_a_row_never_meets_a_fit_that_saw_its_entity(kind, teach, fitted):
     # the changed row teaches, the row as it was is scored
     again = CrossFitted.fit(kind, changed, changed[LABEL].to_numpy(), PORTFOLIO)
     row = teach.filter(own)
-    assert again.unseen(row)[0] == fitted[kind].unseen(row)[0]
+    assert again.unseen(row)[0][0] == fitted[kind].unseen(row)[0][0]
     assert again.full.predict(row)[0] != fitted[kind].full.predict(row)[0]
 
 
 def test_unseen_scores_are_the_parts_put_together(teach, fitted):
     base, folds = fitted["logistic"], entity_fold(teach, "loan")
     by_hand = [base.parts[fold].predict(teach[i])[0] for i, fold in enumerate(folds)]
-    assert base.unseen(teach).tolist() == by_hand
+    assert base.unseen(teach)[0].tolist() == by_hand
 
 
 def test_logistic_regression_is_the_penalised_optimum(teach):
@@ -136,7 +147,7 @@ def test_one_class_gives_the_constant_of_the_smoothed_rate(fit, y, events):
 
 
 def test_few_rows_whose_folds_are_empty_or_of_one_class_still_fit():
-    frame = book(4)
+    frame = book(4).with_columns(pl.lit(3).alias(PERIODS))
     for kind in BASES:
         base = CrossFitted.fit(kind, frame, np.array([0.0, 1.0, 0.0, 0.0]), PORTFOLIO)
         assert np.isfinite(base.unseen(frame)).all()
@@ -162,3 +173,58 @@ def test_trees_have_few_leaves_while_events_are_few_and_half_the_rounds_once_the
     assert (many["num_leaves"], many["num_iterations"], many["learning_rate"]) == (16, 200, 0.06)
     assert "monotone_constraints" not in few
     assert many["monotone_constraints"] == [0, 1]
+
+
+# hazards
+
+
+def lives(rows: int, effect: float, periods: int = 12, seed: int = 5) -> tuple[pl.DataFrame, np.ndarray]:
+    """Subjects under proportional hazards in `burden`, followed for a random time, with the event of each."""
+    r = np.random.default_rng(seed)
+    frame = book(rows).with_columns(pl.Series("burden", r.normal(size=rows)))
+    monthly = 0.01 * np.arange(1, periods + 1) / periods * np.exp(effect * frame["burden"].to_numpy()[:, None])
+    happens = r.random((rows, periods)) < -np.expm1(-monthly)
+    last = np.where(happens.any(1), happens.argmax(1) + 1, periods + 1)
+    followed = r.integers(1, periods + 1, rows)
+    return frame.with_columns(pl.Series(PERIODS, np.minimum(last, followed))), (last <= followed).astype(float)
+
+
+def test_the_baseline_is_nelson_and_aalens_where_all_are_alike():
+    frame, y = lives(4_000, effect=0.0)
+    periods = frame[PERIODS].to_numpy()
+    data = stats.CensoredData(uncensored=periods[y == 1], right=periods[y == 0])
+    survival = stats.ecdf(data).sf
+    # Kaplan and Meier's survival falls by the factor 1 - d / n in a period: the same d / n
+    fall = 1 - survival.probabilities / np.append(1.0, survival.probabilities[:-1])
+    np.testing.assert_allclose(breslow(periods, y, np.ones(len(y)))[survival.quantiles.astype(int)], fall.cumsum())
+
+
+@pytest.mark.parametrize("kind", [LinearBase, TreeBase])
+def test_a_hazard_finds_the_effect_that_made_its_data_and_its_curve_ends_at_the_rate(kind):
+    frame, y = lives(20_000, effect=0.8)
+    base = HazardBase.fit(kind, frame, y, {"burden": Feature("numeric")}, "opened")
+    assert (np.diff(base.baseline) >= 0).all()
+    fresh, _ = lives(20_000, effect=0.8, seed=6)
+    truth = np.log(0.01 * 6.5) + 0.8 * fresh["burden"].to_numpy()
+    found = base.predict(fresh)
+    assert np.exp(found).mean() == pytest.approx(np.exp(truth).mean(), rel=0.08)
+    assert np.polyfit(truth, found, 1)[0] == pytest.approx(1.0, abs=0.15)
+
+
+def test_expected_events_of_the_linear_hazard_are_those_that_were_seen():
+    frame, y = lives(5_000, effect=0.5)
+    base = HazardBase.fit(LinearBase, frame, y, {"burden": Feature("numeric")}, "opened")
+    exposed = np.exp(base.predict(frame) + base.share(frame[PERIODS].to_numpy()))
+    assert exposed.sum() == pytest.approx(y.sum(), rel=1e-9)
+
+
+def test_rows_still_at_risk_teach_a_hazard_and_their_share_grows_with_their_age():
+    rows = at_risk()
+    base = CrossFitted.fit("linear_hazard_segments", rows, rows[LABEL].to_numpy(), PORTFOLIO)
+    score, share = base.unseen(rows)
+    aged = rows.with_columns(pl.lit(PORTFOLIO.target.periods).alias(PERIODS))
+    np.testing.assert_array_equal(base.unseen(aged)[0], score)
+    np.testing.assert_array_equal(base.unseen(aged)[1], np.zeros(rows.height))
+    assert (share <= 0).all()
+    young = rows[PERIODS].to_numpy() < PORTFOLIO.target.periods
+    assert share[young].mean() < share[~young].mean()

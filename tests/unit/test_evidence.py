@@ -14,8 +14,10 @@ from sklearn import metrics as sk
 from metarisk.domain import LearnerChoice, Portfolio, Promotion
 from metarisk.evidence import Decision, against, decide, evidence_rows, summarise, table
 from metarisk.tasks import LABEL
-from tests.unit.loan_examples import PORTFOLIO, SPEC, days
+from tests.unit import loan_examples
+from tests.unit.loan_examples import PORTFOLIO, days
 
+SPEC = replace(loan_examples.SPEC, default="map_head")
 BASELINES = frozenset({"plain", "segments"})
 NAMES = ("plain", "segments", "map_head", "copy")
 

@@ -16,7 +16,7 @@ ONE_OUTPUT = [name for name in NAMES if LIKELIHOODS[name].outputs == 1]
 
 def labels(likelihood: Likelihood, n: int) -> np.ndarray:
     r = np.random.default_rng(3)
-    if likelihood.name in ("bernoulli", "hazard"):
+    if likelihood.name in ("bernoulli", "hazard", "cumulative_hazard"):
         return (r.random(n) < 0.5).astype(float)
     if likelihood.name in ("poisson", "negative_binomial"):
         return r.poisson(2.0, n).astype(float)
@@ -54,7 +54,7 @@ def density(name: str, eta: np.ndarray, y: np.ndarray) -> np.ndarray:
         return -stats.norm.logpdf(y, eta[:, 0], np.exp(eta[:, 1] / 2))
     if name == "qlike":
         return -stats.expon.logpdf(y, scale=np.exp(eta))
-    if name == "poisson":
+    if name in ("poisson", "cumulative_hazard"):
         return -stats.poisson.logpmf(y, np.exp(eta))
     return -stats.nbinom.logpmf(y, 1.0, 1 / (1 + np.exp(eta)))
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarisk.domain import Portfolio, Target, Validation
+from metarisk.domain import PERIODS, Portfolio, Target, Validation
 from metarisk.tasks import (
     LABEL,
+    MATURE,
     Matrix,
     as_known,
     episodes,
@@ -22,6 +23,7 @@ from metarisk.tasks import (
     labelled,
     matrix,
     newest,
+    observed,
     opened_within,
     pack,
     population,
@@ -36,6 +38,8 @@ HORIZONS = [
     Target("t", horizon_months=1),
     Target("t", horizon_days=10, reporting_lag_days=3),
     Target("t", horizon_months=6, horizon_days=5, reporting_lag_days=60),
+    Target("t", horizon_months=6, reporting_lag_months=1),
+    Target("t", horizon_days=40, reporting_lag_months=1, reporting_lag_days=2),
 ]
 
 
@@ -51,10 +55,39 @@ def end_of_horizon(opened: date, target: Target) -> date:
     return add_months(opened, target.horizon_months) + timedelta(days=target.horizon_days)
 
 
+def told_by(opened: date, target: Target) -> date:
+    """Date at which all events inside the horizon are known."""
+    end = add_months(opened, target.horizon_months + target.reporting_lag_months)
+    return end + timedelta(days=target.horizon_days + target.reporting_lag_days)
+
+
+def at_risk_of(row: dict, target: Target, as_of: date) -> tuple[float, int] | None:
+    """Label and periods at risk, period by period; None before the first is known."""
+    months = target.horizon_months > 0
+    seen, label = 0, 0.0
+    for period in range(1, target.periods + 1):
+        unit = {"horizon_months": period} if months else {"horizon_days": period}
+        part = replace(target, **{"horizon_months": 0, "horizon_days": 0} | unit)
+        last_known = as_of - timedelta(days=target.reporting_lag_days)
+        known = (
+            told_by(row["opened"], part) <= as_of
+            if months
+            else (end_of_horizon(row["opened"], part) <= add_months(last_known, -target.reporting_lag_months))
+        )
+        if not known:
+            break
+        seen = period
+        event, told = row["event"], row["known"]
+        if event is not None and told is not None and told <= as_of and event <= end_of_horizon(row["opened"], part):
+            label = 1.0
+            break
+    return (label, seen) if seen else None
+
+
 def label_of(row: dict, target: Target, as_of: date) -> float | None:
     """1 or 0, or None while the row is immature."""
     end = end_of_horizon(row["opened"], target)
-    if end + timedelta(days=target.reporting_lag_days) > as_of:
+    if told_by(row["opened"], target) > as_of:
         return None
     event, known = row["event"], row["known"]
     return float(event is not None and known is not None and event <= end and known <= as_of)
@@ -101,6 +134,28 @@ def test_labels_and_population_are_those_of_the_twin(rows, target, as_of):
     assert found_labels(rows, target, as_of) == [label_of(row, target, as_of) for row in rows]
     scored = population(frame_of(rows), portfolio_of(target), as_of).collect()["loan"].to_list()
     assert scored == [f"L{i}" for i, row in enumerate(rows) if is_scored(row, target, as_of)]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(rows_of, min_size=1, max_size=12),
+    target=st.sampled_from([target for target in HORIZONS if target.periods]),
+    as_of=dates,
+)
+def test_rows_at_risk_are_those_of_the_twin_and_the_mature_ones_carry_their_label(rows, target, as_of):
+    found = observed(frame_of(rows), portfolio_of(target), SPEC, as_of).collect()
+    by_loan = {row["loan"]: (row[LABEL], row[PERIODS]) for row in found.iter_rows(named=True)}
+    assert [by_loan.get(f"L{i}") for i in range(len(rows))] == [at_risk_of(row, target, as_of) for row in rows]
+    mature = {row["loan"]: row[LABEL] for row in found.iter_rows(named=True) if row[MATURE]}
+    if target.horizon_months or not target.reporting_lag_months:
+        assert [mature.get(f"L{i}") for i in range(len(rows))] == found_labels(rows, target, as_of)
+
+
+def test_a_horizon_of_months_and_days_has_mature_rows_alone():
+    rows = [loan(date(2020, 1, 1)), loan(date(2020, 12, 1))]
+    found = observed(frame_of(rows), portfolio_of(HORIZONS[3]), SPEC, date(2021, 1, 1)).collect()
+    assert found["loan"].to_list() == ["L0"]
+    assert PERIODS not in found.columns
 
 
 @pytest.mark.parametrize(
@@ -254,11 +309,11 @@ def test_judged_rows_are_mature_and_windows_follow_each_other_without_overlap(as
     assert len(found) == folds
     for fold in found:
         assert fold.cut < fold.end
-        assert end_of_horizon(fold.end, target) + timedelta(days=target.reporting_lag_days) <= as_of
+        assert told_by(fold.end, target) <= as_of
     assert [fold.end for fold in found[:-1]] == [fold.cut for fold in found[1:]]
     # no judged window could begin a whole month later
     later = add_months(found[-1].end, 1)
-    assert end_of_horizon(later, target) + timedelta(days=target.reporting_lag_days) > as_of
+    assert told_by(later, target) > as_of
 
 
 def test_a_judged_row_opens_after_the_cut_so_that_no_row_can_teach_and_be_judged():
