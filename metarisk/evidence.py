@@ -68,10 +68,16 @@ class Decision:
     reason: str
 
 
-def summarise(judged: pl.DataFrame, names: Sequence[str], baselines: frozenset[str], portfolio: Portfolio) -> Evidence:
+def summarise(
+    judged: pl.DataFrame,
+    names: Sequence[str],
+    baselines: frozenset[str],
+    portfolio: Portfolio,
+    protocol: str = "walk_forward",
+) -> Evidence:
     """The evidence table of judged rows (see training.walk_forward); without rows, a table without candidates."""
     if judged.is_empty():
-        return Evidence("walk_forward", 0, 0, (), "", ())
+        return Evidence(protocol, 0, 0, (), "", ())
     y = judged[LABEL].to_numpy()
     blocks = _blocks(judged, portfolio)
     losses = {name: log_loss(judged[name].to_numpy(), y) for name in names}
@@ -93,7 +99,7 @@ def summarise(judged: pl.DataFrame, names: Sequence[str], baselines: frozenset[s
     ]
     candidates.sort(key=lambda candidate: candidate.metrics["log_loss"])
     folds = tuple(sorted(judged["fold"].unique().to_list()))
-    return Evidence("walk_forward", len(y), int(y.sum()), folds, best, tuple(candidates))
+    return Evidence(protocol, len(y), int(y.sum()), folds, best, tuple(candidates))
 
 
 def decide(

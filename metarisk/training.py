@@ -131,7 +131,7 @@ def walk_forward(
             continue
         step = partial(_step, progress, number * len(names), len(folds) * len(names), f"{fold.cut:%Y-%m}")
         scores = judge_rows(teach, rows, portfolio, spec, names, seed=seed, progress=step)
-        judged.append(_judged(rows, teach, portfolio, str(fold.cut), scores))
+        judged.append(judged_rows(rows, teach, portfolio, str(fold.cut), scores))
     progress(len(folds) * len(names), len(folds) * len(names), "judged")
     return pl.concat(judged) if judged else pl.DataFrame()
 
@@ -217,9 +217,10 @@ def require_labels(teach: pl.DataFrame, portfolio: Portfolio, spec: RiskSpec, as
         )
 
 
-def _judged(
+def judged_rows(
     rows: pl.DataFrame, teach: pl.DataFrame, portfolio: Portfolio, fold: str, scores: Mapping[str, Array]
 ) -> pl.DataFrame:
+    """Judged rows with their scores a recipe, and the mature rows and events that their segment had to learn from."""
     columns = portfolio.columns
     segments = list(columns.segments)
     mature = teaching(teach, hazard=False)

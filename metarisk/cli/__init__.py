@@ -103,6 +103,37 @@ def weekly(portfolio: Name, as_of: AsOf, as_json: Json = False) -> None:
 
 
 @app.command()
+def evaluate(
+    portfolio: Annotated[str, typer.Argument(help="Name of a file in portfolios/, without .toml.")],
+    as_of: AsOf,
+    rows: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet of id, role, draw, fold: judge on these rows.", exists=True)
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="With --rows: as-known, or full-outcome.")] = "as-known",
+    recipe: Annotated[list[str] | None, typer.Option(help="With --rows: only these recipes; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --rows: CSV of the probabilities.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge all candidates on the same rows; nothing is trained for the nights."""
+    from metarisk import pipeline
+
+    def walk_forward(context: Context) -> tuple[dict[str, Any], str]:
+        judged = pipeline.evaluate(context)
+        text = f"{judged.decision.reason}\nNext: metarisk weekly --portfolio {portfolio} --as-of {as_of}"
+        return {"evidence": plain(judged.evidence), "decision": plain(judged.decision)}, text
+
+    def on_rows(context: Context) -> tuple[dict[str, Any], str]:
+        found = pipeline.study(context, Path(str(rows)), protocol, recipe or ())
+        text = f"{found.evidence.rows:,} rows judged, {found.evidence.events:,} events"
+        if out is not None:
+            found.write(out, context.portfolio.columns.entity)
+            text += f"\nprobabilities in {out}; column pd is {found.recipe}"
+        return {"evidence": plain(found.evidence), "pd": found.recipe}, text
+
+    _run(Job(portfolio, date_of(as_of, as_json)), walk_forward if rows is None else on_rows, as_json)
+
+
+@app.command()
 def nightly(
     portfolio: Name,
     as_of: AsOf,

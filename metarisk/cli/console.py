@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def date_of(text: str, as_json: bool) -> date:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    return dict(value.__dict__)
+    return asdict(value)
 
 
 def readable(row: Mapping[str, Any]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from metarisk.domain import ConfigError, DataError, MetariskError, QualityError
 from metarisk.pipeline import night, pages, week
+from metarisk.pipeline import study as studies
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
 from metarisk.pipeline.publish import Attempt, current_publication, publish, record_failure
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
@@ -33,9 +34,11 @@ __all__ = [
     "backfill",
     "direct",
     "due",
+    "evaluate",
     "migrate",
     "nightly",
     "portfolio_names",
+    "study",
     "utc_now",
     "weekly",
 ]
@@ -153,6 +156,23 @@ def weekly(context: Context, call: Caller = direct) -> WeekResult:
         page,
         run.seconds,
     )
+
+
+def evaluate(context: Context, call: Caller = direct) -> week.Judged:
+    """Judge the candidates as a week does, without training or registering anything."""
+    with _alone(context, f"{context.job.portfolio}.weekly"):
+        run = _Timed(call, context)
+        return run(week.judge, run(night.check, run(night.extract)))
+
+
+def study(
+    context: Context, file: Path, protocol: str, recipes: Sequence[str] = (), call: Caller = direct
+) -> studies.Study:
+    """Judge recipes on the rows of a file, see `pipeline.study`."""
+    known = studies.protocol_of(protocol)
+    with _alone(context, f"{context.job.portfolio}.weekly"):
+        run = _Timed(call, context)
+        return run(studies.study, run(night.check, run(night.extract)), file, known, recipes)
 
 
 def due(context: Context) -> list[date]:

@@ -57,7 +57,7 @@ def judge(context: Context, checked: Checked) -> Judged:
     portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
     lake.verify(checked.extract.directory)
     champion = champion_for(context)
-    names = _candidates(context, champion.recipe if champion else None)
+    names = candidates(context, champion.recipe if champion else None)
     week_id = identity(
         {
             "portfolio": portfolio.name,
@@ -207,7 +207,7 @@ LIMIT 1
 """
 
 
-def _candidates(context: Context, champion: str | None) -> list[str]:
+def candidates(context: Context, champion: str | None) -> list[str]:
     """Names of the recipes that compete: the portfolio's or the risk type's, the default, the pinned, the champion."""
     portfolio, spec = context.portfolio, context.spec
     names = list(portfolio.candidates or spec.candidates)
