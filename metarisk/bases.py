@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FOLDS = 5
 MANY_EVENTS = 2_000
 """From here on half the trees at twice the rate lose nothing, and a night of a large book is mostly trees."""
+FINE = 3
+"""How much smaller the steps of the fit that scores are, where events are few."""
 LIMIT = 15.0
 """Scores are cut here: beyond it a probability is zero or one in single precision."""
 HAZARD_RIDGE = 10.0
@@ -64,6 +66,8 @@ class LinearBase:
         features: Mapping[str, Feature],
         opened_on: str,
         exposure: Array | None = None,
+        *,
+        fine: bool = False,
     ) -> LinearBase:
         """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate."""
         encoder = Encoder.fit(frame, features, opened_on)
@@ -111,14 +115,19 @@ class TreeBase:
         features: Mapping[str, Feature],
         opened_on: str,
         exposure: Array | None = None,
+        *,
+        fine: bool = False,
     ) -> TreeBase:
-        """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate."""
+        """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate.
+
+        `fine` takes smaller steps, which averages out the luck of the draws that each tree is grown on.
+        """
         import lightgbm
 
         encoder = Encoder.fit(frame, features, opened_on)
         if len(np.unique(y)) < 2:
             return cls(encoder, None, _constant(y, exposure))
-        parameters, offset = _tree_parameters(y, encoder.monotone), None
+        parameters, offset = _tree_parameters(y, encoder.monotone, fine=fine), None
         if exposure is not None:
             parameters |= {"objective": "poisson", "boost_from_average": False}
             offset = np.log(exposure)
@@ -167,7 +176,14 @@ class HazardBase:
 
     @classmethod
     def fit(
-        cls, kind: type[Relative], frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], opened_on: str
+        cls,
+        kind: type[Relative],
+        frame: pl.DataFrame,
+        y: Array,
+        features: Mapping[str, Feature],
+        opened_on: str,
+        *,
+        fine: bool = False,
     ) -> HazardBase:
         """Fit on rows at risk: PERIODS known ones, y (N,) whether the event ended the last of them.
 
@@ -179,7 +195,7 @@ class HazardBase:
         for _ in range(1 if kind is TreeBase else BRESLOW_ROUNDS):
             at_risk = baseline[periods] > 0
             rows = frame.filter(pl.Series(at_risk))
-            relative = kind.fit(rows, y[at_risk], features, opened_on, baseline[periods][at_risk])
+            relative = kind.fit(rows, y[at_risk], features, opened_on, baseline[periods][at_risk], fine=fine)
             if kind is LinearBase:
                 baseline = breslow(periods, y, np.exp(relative.predict(frame)))
         return cls(relative, baseline)
@@ -234,11 +250,13 @@ class BaseKind:
         which on a busy machine takes many times as long; a linear fit has threads in BLAS, and a large matrix."""
         return self.model is TreeBase
 
-    def fit(self, frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], opened_on: str) -> Fitted:
+    def fit(
+        self, frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], opened_on: str, *, fine: bool
+    ) -> Fitted:
         """The base fitted on labelled rows."""
         if self.hazard:
-            return HazardBase.fit(self.model, frame, y, features, opened_on)
-        return self.model.fit(frame, y, features, opened_on)
+            return HazardBase.fit(self.model, frame, y, features, opened_on, fine=fine)
+        return self.model.fit(frame, y, features, opened_on, fine=fine)
 
     def read(self, text: str) -> Fitted:
         """The base that `to_text` wrote."""
@@ -280,7 +298,7 @@ class CrossFitted:
 
         def fit_without(fold: int) -> Fitted:
             rows = fold_of != fold
-            return base.fit(frame.filter(pl.Series(rows)), y[rows], features, columns.opened_on)
+            return base.fit(frame.filter(pl.Series(rows)), y[rows], features, columns.opened_on, fine=fold < 0)
 
         with ThreadPoolExecutor((os.cpu_count() or 1) if base.side_by_side else 1) as pool:
             # No row is in fold -1.
@@ -314,15 +332,16 @@ class CrossFitted:
         return cls(kind, entity, read(texts["full"]), tuple(read(texts[f"part{i}"]) for i in range(len(texts) - 1)))
 
 
-def _tree_parameters(y: Array, monotone: Sequence[int]) -> dict[str, Any]:
+def _tree_parameters(y: Array, monotone: Sequence[int], *, fine: bool) -> dict[str, Any]:
     """LightGBM's parameters for labels (N,) of both classes: the rarer class says how much can be learned."""
     events = min(y.sum(), len(y) - y.sum())
     many = events >= MANY_EVENTS
+    smaller = FINE if fine and not many else 1
     constraints = {"monotone_constraints": list(monotone)} if any(monotone) else {}
     return constraints | {
         "objective": "binary",
-        "num_iterations": 200 if many else int(np.clip(events, 100, 400)),
-        "learning_rate": 0.06 if many else 0.03,
+        "num_iterations": smaller * (200 if many else int(np.clip(events, 100, 400))),
+        "learning_rate": (0.06 if many else 0.03) / smaller,
         "num_leaves": int(np.clip(events / 100, 4, 16)),
         "min_data_in_leaf": int(np.clip(len(y) / 100, 5, 100)),
         "feature_fraction": 0.5,
