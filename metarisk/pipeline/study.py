@@ -24,7 +24,7 @@ from metarisk.domain import ConfigError, DataError
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.week import SEED, candidates
-from metarisk.tasks import LABEL, observed, teaching
+from metarisk.tasks import LABEL, labelled
 
 Protocol = Literal["as-known", "full-outcome"]
 NOTES = {
@@ -79,7 +79,12 @@ def study(context: Context, checked: Checked, file: Path, protocol: Protocol, re
         others = frame.join(rows, on=entity, how="anti").lazy()
         if protocol == "as-known":
             teach = training.teaching_rows(others, portfolio, spec, _date(fold, context))
-            known = teaching(observed(rows.lazy(), portfolio, spec, context.job.as_of).collect(), hazard=False)
+            known = labelled(rows.lazy(), portfolio, spec, context.job.as_of).collect()
+            if known.height < rows.height:
+                context.reporter.warn(
+                    f"fold {fold}: {rows.height - known.height:,} of {rows.height:,} rows to be scored are left out: "
+                    f"their outcome is not known by {context.job.as_of}"
+                )
         else:
             taught = part.filter(pl.col("role").is_in(["fit", "support"])).select(entity)
             teach = _ever(others.collect().join(taught, on=entity, how="semi").sort(entity), context)
@@ -88,6 +93,14 @@ def study(context: Context, checked: Checked, file: Path, protocol: Protocol, re
         found = training.judged_rows(known, teach, portfolio, fold, scores)
         judged.append(found.with_columns(pl.lit(draw).alias("draw")))
     together = pl.concat(judged)
+    if together.is_empty():
+        raise DataError(
+            f"no row of {file.name} can be judged",
+            portfolio=portfolio.name,
+            column="role",
+            on=context.job.as_of,
+            remedy="give lines of role score whose outcome is known, or a later as_of",
+        )
     table = evidences.summarise(together, names, BASELINES, portfolio, protocol=protocol)
     context.reporter.table("evidence", f"Evidence of {portfolio.name}, {NOTES[protocol]}", evidences.table(table))
     ours = [name for name in (spec.default, *names) if name in names and name not in BASELINES]

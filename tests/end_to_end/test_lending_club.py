@@ -20,7 +20,7 @@ from metarisk.warehouse import open_warehouse
 from tests.end_to_end.tiny import REPOSITORY
 
 DATA = Path(os.environ.get("METARISK_TEST_DATA", REPOSITORY.parent / "shared" / "data")) / "credit_lending_club"
-CANDIDATES = ("pooled_logistic", "segment_logistic", "blend", "map_head")
+CANDIDATES = ("pooled_logistic", "segment_logistic", "hazard", "hazard_head")
 DIFFERENCE = "loss_minus_best_baseline"
 CUT_OFF, NIGHT = date(2011, 1, 2), date(2011, 1, 31)
 
@@ -52,9 +52,9 @@ def test_a_week_and_a_night(tmp_path: Path) -> None:
     assert all(row["rows"] > 1_000 and row["events"] > 50 for row in evidence)
     for name in CANDIDATES:
         assert 0.55 < values[name, "auc"] < 0.80
-    # `blend` is what map_head adapts: adapting to segments gains, and is not worse than the best baseline for certain.
-    assert values["map_head", "log_loss"] < values["blend", "log_loss"]
-    (against,) = (row for row in evidence if (row["candidate"], row["metric"]) == ("map_head", DIFFERENCE))
+    # `hazard` is what hazard_head adapts: that gains, and is not worse than the best baseline for certain.
+    assert values["hazard_head", "log_loss"] < values["hazard", "log_loss"]
+    (against,) = (row for row in evidence if (row["candidate"], row["metric"]) == ("hazard_head", DIFFERENCE))
     assert against["low"] < 0 < against["high"] < 0.005
 
     result = pipeline.nightly(Context(Job("lending_club", NIGHT), settings, Quiet()))
