@@ -226,33 +226,6 @@ def benjamini_hochberg(p: ArrayLike) -> Array:
     return q
 
 
-# credit
-
-
-def jeffreys_p(probability: ArrayLike, defaults: ArrayLike, rows: ArrayLike) -> Array:
-    """One-sided Jeffreys p-value that the PD is not understated: BetaCDF(PD; D + 1/2, N - D + 1/2)."""
-    d, n = _floats(defaults), _floats(rows)
-    return np.asarray(stats.beta.cdf(_floats(probability), d + 0.5, n - d + 0.5))
-
-
-def pluto_tasche(rows: ArrayLike, defaults: ArrayLike, confidence: float = 0.9) -> Array:
-    """Upper PD bounds of grades ordered from best to worst, each pooled with all worse ones (independent defaults).
-
-    Pluto and Tasche (2005), Thinking positively. A pool in which everything defaulted has bound 1.
-    """
-    n = np.cumsum(_floats(rows)[::-1])[::-1]
-    d = np.cumsum(_floats(defaults)[::-1])[::-1]
-    survived = np.maximum(n - d, 0.0)
-    bound = stats.beta.ppf(confidence, d + 1.0, np.where(survived > 0.0, survived, 1.0))
-    return np.where(survived > 0.0, bound, 1.0)
-
-
-def score_points(logit: ArrayLike, *, base: float = 600.0, odds: float = 50.0, pdo: float = 20.0) -> Array:
-    """Scorecard points of default logits: `base` at good:bad `odds`, `pdo` more where the odds double."""
-    factor = pdo / math.log(2.0)
-    return np.asarray(base - factor * (math.log(odds) + _floats(logit)))
-
-
 def _floats(values: ArrayLike) -> Array:
     return np.asarray(values, dtype=np.float64)
 

@@ -62,6 +62,10 @@ class Columns:
     """Date of a competing exit (prepayment); the row leaves the risk set and is no event."""
     protected: tuple[str, ...] = ()
     personal: tuple[str, ...] = ()
+    lgd: str | None = None
+    """Loss given default, a share of the exposure; with `ead` it gives the expected loss."""
+    ead: str | None = None
+    """Exposure at default, in the book's currency."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,51 @@ class Promotion:
 
 
 @dataclass(frozen=True)
+class Grade:
+    """One line of a master scale: probabilities up to and including `upper`, above that of the grade before."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    name: str
+    upper: float
+
+
+DOUBLING_SCALE = tuple(
+    Grade(name, upper) for name, upper in zip("ABCDEFGHIJ", (*(0.001 * 2**step for step in range(9)), 1.0), strict=True)
+)
+"""The default master scale: each bound is twice the one before, as odds double over `pdo` points."""
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """How the probability of an event reads as points and as a grade, and how grades are back-tested."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    base: float = 600.0
+    """Points at `odds`."""
+    odds: float = 50.0
+    """Good:bad odds that have `base` points."""
+    pdo: float = 20.0
+    """Points that double the odds."""
+    grades: tuple[Grade, ...] = DOUBLING_SCALE
+    """The master scale, best grade first; the last bound is 1."""
+    asset_correlation: float = 0.04
+    """Of the one-factor back-test; 0 is independence."""
+    cut: float = 0.1
+    """Share of the riskiest rows that a policy would decline: where adverse impact and swap sets are looked at."""
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Which rows get reasons, and whether the segment may be one."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    share: float = 0.01
+    """Share of the riskiest rows, by the scores at the model's label cut-off; 0: none, 1: all."""
+    segment: bool = True
+    """Whether the segment's own effect may be among the reasons; false where law forbids it."""
+
+
+@dataclass(frozen=True)
 class LearnerChoice:
     """A pinned learner and its options; `auto` lets validation choose among all candidates."""
 
@@ -158,6 +207,8 @@ class Portfolio:
     validation: Validation = Validation()
     thresholds: Thresholds = Thresholds()
     promotion: Promotion = Promotion()
+    scorecard: Scorecard = Scorecard()
+    reasons: Reasons = Reasons()
 
     @property
     def target(self) -> Target:

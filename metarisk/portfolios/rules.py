@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from metarisk.domain import Portfolio
@@ -29,6 +30,7 @@ def broken_rules(portfolio: Portfolio) -> Iterator[Broken]:
     yield from _features(portfolio)
     yield from _time(portfolio)
     yield from _ranges(portfolio)
+    yield from _scorecard(portfolio)
 
 
 def _targets(portfolio: Portfolio) -> Iterator[Broken]:
@@ -148,3 +150,30 @@ def _ranges(portfolio: Portfolio) -> Iterator[Broken]:
     for recipe, times in Counter(portfolio.candidates).items():
         if times > 1:
             yield Broken(f"`candidates` names {recipe!r} twice", "name it once")
+
+
+def _scorecard(portfolio: Portfolio) -> Iterator[Broken]:
+    card, columns = portfolio.scorecard, portfolio.columns
+    # Written so that NaN breaks them too.
+    for key, value in (("odds", card.odds), ("pdo", card.pdo)):
+        if not 0 < value < float("inf"):
+            yield Broken(f"`scorecard.{key}` is {value}", "use a number above 0")
+    if not 0 <= card.asset_correlation < 1:
+        yield Broken(f"`scorecard.asset_correlation` is {card.asset_correlation}", "use a number from 0 to below 1")
+    for key, share in (("scorecard.cut", card.cut), ("reasons.share", portfolio.reasons.share)):
+        if not 0 <= share <= 1:
+            yield Broken(f"`{key}` is {share}", "use a share from 0 to 1")
+    bounds = [0.0, *(grade.upper for grade in card.grades)]
+    if bounds[-1] != 1 or not all(low < high for low, high in pairwise(bounds)):
+        yield Broken(
+            f"the bounds of `scorecard.grades` are {bounds[1:]}", "let them rise from above 0 to 1, best grade first"
+        )
+    for name, times in Counter(grade.name for grade in card.grades).items():
+        if times > 1 or not name.strip():
+            yield Broken(f"`scorecard.grades` has {times} grades called {name!r}", "give every grade a name of its own")
+    if (columns.lgd is None) != (columns.ead is None):
+        there, absent = ("ead", "lgd") if columns.lgd is None else ("lgd", "ead")
+        yield Broken(
+            f"`columns.{there}` is there but `columns.{absent}` is not, and an expected loss takes both",
+            f"name `columns.{absent}`, or take `columns.{there}` out",
+        )

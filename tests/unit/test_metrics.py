@@ -222,25 +222,3 @@ def test_benjamini_hochberg_leaves_out_what_was_not_tested():
     assert np.isnan(q).tolist() == [False, True, False, True]
     assert q[[0, 2]] == pytest.approx(multipletests([0.01, 0.02], method="fdr_bh")[1])
     assert metrics.benjamini_hochberg([]).size == 0
-
-
-# credit
-
-
-def test_jeffreys_back_test_has_the_published_number():
-    assert metrics.jeffreys_p(0.01, 15, 1000) == pytest.approx(0.06323, abs=5e-6)
-
-
-def test_pluto_tasche_has_the_published_numbers():
-    assert metrics.pluto_tasche([100, 400, 300], [0, 0, 0]) == pytest.approx([0.00287, 0.00328, 0.00765], abs=5e-6)
-    assert metrics.pluto_tasche([5, 2], [0, 2])[1] == 1.0
-    # binomial tail at the bound is 1 - confidence: the definition
-    bound = metrics.pluto_tasche([200, 100], [1, 3])[0]
-    assert stats.binom.cdf(4, 300, bound) == pytest.approx(0.1, abs=1e-9)
-
-
-def test_score_points_have_the_published_numbers():
-    assert metrics.score_points(-math.log(50)) == pytest.approx(600.0)
-    assert metrics.score_points(-math.log(100)) == pytest.approx(620.0)
-    assert metrics.score_points(special.logit(0.02)) == pytest.approx(599.42, abs=0.005)
-    assert metrics.score_points(0.0) == pytest.approx(487.1229, abs=5e-5)
