@@ -45,6 +45,17 @@ class Fitted(Protocol):
         """Logit, or log of the hazard over the whole horizon, float64 (N,)."""
         ...
 
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, in the order of `contributions`."""
+        ...
+
+    def contributions(self, frame: pl.DataFrame) -> Array:
+        """What each feature adds to the score, and last what every row has, float64 (N, features + 1).
+
+        A row sums to its `predict`.
+        """
+        ...
+
     def to_text(self) -> str:
         """Everything fitted, as text that `from_text` of the same kind reads."""
         ...
@@ -85,6 +96,14 @@ class LinearBase:
         """Logit or log relative hazard, float64 (N,)."""
         score: Array = self.encoder.linear(frame, self.weights) + self.intercept
         return score.clip(-LIMIT, LIMIT)
+
+    def features(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(self.encoder.kinds)
+
+    def contributions(self, frame: pl.DataFrame) -> Array:
+        """Exact: each feature against its mean on the fitting rows; float64 (N, features + 1)."""
+        return _completed(self.encoder.shares(frame, self.weights), self.predict(frame))
 
     def to_text(self) -> str:
         """JSON."""
@@ -142,6 +161,17 @@ class TreeBase:
             return np.full(frame.height, self.constant)
         score: Array = np.asarray(self.booster.predict(self.encoder.raw(frame), raw_score=True))
         return score.clip(-LIMIT, LIMIT)
+
+    def features(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(self.encoder.kinds)
+
+    def contributions(self, frame: pl.DataFrame) -> Array:
+        """TreeSHAP by LightGBM itself (Lundberg et al. 2020), float64 (N, features + 1)."""
+        if self.booster is None or not frame.height:
+            return _completed(np.zeros((frame.height, len(self.encoder.kinds))), self.predict(frame))
+        found = np.asarray(self.booster.predict(self.encoder.raw(frame), pred_contrib=True))
+        return _completed(found[:, :-1], self.predict(frame))
 
     def to_text(self) -> str:
         """JSON that holds LightGBM's own text form."""
@@ -354,6 +384,11 @@ def _tree_parameters(y: Array, monotone: Sequence[int], *, fine: bool) -> dict[s
         "num_threads": 1,
         "verbose": -1,
     }
+
+
+def _completed(parts: Array, score: Array) -> Array:
+    """Contributions (N, F) with what is left of the score (N,) as a last column: the constant, and what was cut off."""
+    return np.column_stack([parts, score - parts.sum(axis=1)])
 
 
 def blend(scores: Sequence[Array], rows: int) -> Array:

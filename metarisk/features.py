@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -38,6 +38,8 @@ class Encoder:
     numeric: Mapping[str, Numeric]
     levels: Mapping[str, tuple[str, ...]]
     monotone: tuple[int, ...] = field(default=())
+    means: tuple[float, ...] = field(default=())
+    """Mean of each column of `design` over the fitting rows: what a linear score is explained against."""
 
     @classmethod
     def fit(cls, frame: pl.DataFrame, features: Mapping[str, Feature], opened_on: str) -> Encoder:
@@ -52,7 +54,8 @@ class Encoder:
                 levels[name] = tuple(ranked["level"].head(MAX_LEVELS).to_list())
             else:
                 numeric[name] = _fit_numeric(_values(frame, name, kind, opened_on))
-        return cls(kinds, opened_on, numeric, levels, tuple(feature.monotone for feature in features.values()))
+        fitted = cls(kinds, opened_on, numeric, levels, tuple(feature.monotone for feature in features.values()))
+        return replace(fitted, means=tuple(fitted._column_means(frame)))
 
     @property
     def categorical(self) -> list[int]:
@@ -105,20 +108,21 @@ class Encoder:
         A row's sum depends on that row alone, to the last bit; BLAS rounds it by its place among the others.
         """
         out = np.zeros(frame.height)
-        at = 0
-        for name, kind in self.kinds.items():
-            if kind == "categorical":
-                following = at + len(self.levels[name])
-                out += np.append(weights[at:following], 0.0)[self._codes(frame, name)]
-                at = following
-                continue
-            values, absent = self._standardised(frame, name)
-            out += values * weights[at]
-            at += 1
-            if self.numeric[name].missing:
-                out += absent * weights[at]
-                at += 1
+        for share in self._shares(frame, weights):
+            out += share
         return out
+
+    def shares(self, frame: pl.DataFrame, weights: Array) -> Array:
+        """What each feature adds to `linear` beyond its mean on the fitting rows, float64 (N, features).
+
+        Columns of one feature (levels, missing indicator) are summed: sum_j w_j (x_j - mean_j), the Shapley value of a
+        linear score with independent features (Lundberg and Lee 2017).
+        """
+        centred = np.asarray(self.means) * weights
+        owners = np.repeat(np.arange(len(self.kinds)), self._widths)
+        means = np.bincount(owners, centred, minlength=len(self.kinds))
+        columns = [share - mean for share, mean in zip(self._shares(frame, weights), means, strict=True)]
+        return np.column_stack(columns) if columns else np.zeros((frame.height, 0))
 
     def to_json(self) -> str:
         """Everything fitted, as text."""
@@ -134,7 +138,41 @@ class Encoder:
             {name: Numeric(**how) for name, how in parts["numeric"].items()},
             {name: tuple(levels) for name, levels in parts["levels"].items()},
             tuple(parts["monotone"]),
+            tuple(parts["means"]),
         )
+
+    @property
+    def _widths(self) -> list[int]:
+        """Columns of `design` that each feature has."""
+        return [
+            len(self.levels[name]) if kind == "categorical" else 1 + self.numeric[name].missing
+            for name, kind in self.kinds.items()
+        ]
+
+    def _shares(self, frame: pl.DataFrame, weights: Array) -> Iterator[Array]:
+        """What each feature adds to `linear`, float64 (N,), one after the other."""
+        at = 0
+        for (name, kind), width in zip(self.kinds.items(), self._widths, strict=True):
+            own = weights[at : at + width]
+            if kind == "categorical":
+                yield np.append(own, 0.0)[self._codes(frame, name)]
+            else:
+                values, absent = self._standardised(frame, name)
+                yield values * own[0] + absent * own[1] if width > 1 else values * own[0]
+            at += width
+
+    def _column_means(self, frame: pl.DataFrame) -> Iterator[float]:
+        """Mean of each column of `design`, from exact counts and sorted values: the order of rows changes no bit."""
+        rows = max(frame.height, 1)
+        for name, kind in self.kinds.items():
+            if kind == "categorical":
+                codes = self._codes(frame, name)
+                yield from np.bincount(codes[codes >= 0], minlength=len(self.levels[name])) / rows
+                continue
+            values, absent = self._standardised(frame, name)
+            yield float(np.sort(values).sum()) / rows
+            if self.numeric[name].missing:
+                yield float(absent.sum()) / rows
 
     def _codes(self, frame: pl.DataFrame, name: str) -> Array:
         """Int64 (N,): the number of each row's level, -1 for missing and unseen."""

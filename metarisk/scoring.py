@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from datetime import date
 
@@ -9,9 +10,12 @@ import numpy as np
 import polars as pl
 import torch
 
+from metarisk import calibration
 from metarisk.adapt import Adapted
+from metarisk.calibration import GRADED, Calibration
 from metarisk.domain import Array, Portfolio, segment_name
 from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.reasons import as_json, reasons
 from metarisk.tasks import segment_keys
 
 BLOCK = 1_024
@@ -28,29 +32,50 @@ SCHEMA = {
     "score": pl.Float64,
     "score_low": pl.Float64,
     "score_high": pl.Float64,
+    "grade": pl.String,
+    "points": pl.Float64,
+    "expected_loss": pl.Float64,
+    "reasons": pl.String,
     "adaptation_id": pl.String,
 }
 
 
 def score(
-    batches: Iterable[pl.DataFrame], adapted: Adapted, portfolio: Portfolio, *, run_id: str, as_of: date
+    batches: Iterable[pl.DataFrame],
+    adapted: Adapted,
+    portfolio: Portfolio,
+    *,
+    run_id: str,
+    as_of: date,
+    level: Calibration | None = None,
+    reasons_from: float = math.inf,
 ) -> Iterator[pl.DataFrame]:
     """Score batches of population rows; yields frames of SCHEMA in the same order.
 
     The interval is a central 90 % one from the posterior variance of the score on the link scale; it is null where
-    the learner gives no variance.
+    the learner gives no variance. Probabilities of an event have points and a grade, and an expected loss where the
+    portfolio names its columns.
+
+    Args:
+        level: shift on the link scale, by segment; None: none.
+        reasons_from: link-scale score from which a row gets reasons. It comes with the model, so that a row's reasons
+            depend on that row and the model alone.
     """
+    level = level or Calibration()
     for frame in batches:
         link, variance = adapted.score(frame, portfolio)
         spread = Z90 * np.sqrt(np.maximum(variance, 0.0)) if variance is not None else None
         keys, codes = segment_keys(frame, portfolio)
         known = [adapted.segments.get(key) for key in keys]
+        names = [segment_name(key) for key in keys]
         about = {
-            "segment": [segment_name(key) for key in keys],
+            "segment": names,
             "status": [segment.status if segment else "fallback" for segment in known],
             "adaptation_id": [segment.adaptation_id if segment else None for segment in known],
         }
         of_row = pl.DataFrame(about, schema={name: SCHEMA[name] for name in about})[codes]
+        link = link + np.array([level.shift(name) for name in names], dtype=float)[codes]
+        values = mean_score(adapted, link)
         yield pl.DataFrame(
             {
                 "run_id": run_id,
@@ -60,13 +85,51 @@ def score(
                 "target": portfolio.target.name,
                 "segment": of_row["segment"],
                 "status": of_row["status"],
-                "score": mean_score(adapted, link),
+                "score": values,
                 "score_low": None if spread is None else mean_score(adapted, link - spread),
                 "score_high": None if spread is None else mean_score(adapted, link + spread),
+                **_scorecard(frame, adapted, portfolio, link, values),
+                "reasons": _told(frame, adapted, portfolio, level, link >= reasons_from),
                 "adaptation_id": of_row["adaptation_id"],
             },
             schema=SCHEMA,
         )
+
+
+def reasons_cut(link: Array, share: float) -> float:
+    """The link-scale score from which the riskiest share of these rows (N,) lies; infinite where none is to be told."""
+    if share <= 0 or not len(link):
+        return math.inf
+    return float(np.sort(link)[-math.ceil(share * len(link))]) if share < 1 else -math.inf
+
+
+def _scorecard(
+    frame: pl.DataFrame, adapted: Adapted, portfolio: Portfolio, link: Array, values: Array
+) -> dict[str, pl.Series | Array | None]:
+    """Grade, points and expected loss of each row; null where the target has none."""
+    card, columns, likelihood = portfolio.scorecard, portfolio.columns, adapted.model.likelihood
+    if likelihood not in GRADED:
+        return dict.fromkeys(("grade", "points", "expected_loss"))
+    names = pl.Series([grade.name for grade in card.grades], dtype=pl.String)
+    loss = None
+    if columns.lgd is not None and columns.ead is not None:
+        lgd, ead = (frame[column].cast(pl.Float64) for column in (columns.lgd, columns.ead))
+        loss = pl.Series(calibration.expected_loss(values, lgd.to_numpy(), ead.to_numpy())).fill_nan(None)
+    return {
+        "grade": names[calibration.grade_numbers(values, card.grades)],
+        "points": calibration.points(calibration.log_odds(link, likelihood), card),
+        "expected_loss": loss,
+    }
+
+
+def _told(
+    frame: pl.DataFrame, adapted: Adapted, portfolio: Portfolio, level: Calibration, worst: Array
+) -> pl.Series | None:
+    """Reasons as JSON for the rows of a mask (N,), null for the others."""
+    if not worst.any():
+        return None
+    found = iter(reasons(frame.filter(pl.Series(worst)), adapted, portfolio, level))
+    return pl.Series([as_json(next(found)) if told else None for told in worst], dtype=pl.String)
 
 
 def mean_score(adapted: Adapted, link: Array) -> Array:

@@ -48,6 +48,16 @@ class FittedModel:
         score = blend([base.full.predict(frame) for base in self.bases], frame.height)
         return self._inputs(frame, score), score
 
+    def contributions(self, frame: pl.DataFrame) -> tuple[tuple[str, ...], Array]:
+        """Names of the bases' features (F), and what each adds to the base score, last a constant, (N, F + 1)."""
+        names = tuple(dict.fromkeys(name for base in self.bases for name in base.full.features()))
+        parts = []
+        for base in self.bases:
+            spread = np.zeros((frame.height, len(names) + 1))
+            spread[:, [*map(names.index, base.full.features()), -1]] = base.full.contributions(frame)
+            parts.append(spread)
+        return names, blend(parts, frame.height).reshape(frame.height, len(names) + 1)
+
     def unseen(self, frame: pl.DataFrame) -> tuple[Array, Array]:
         """Inputs (N, D) and base score (N,) of support rows, by the fits that have not seen their entities.
 

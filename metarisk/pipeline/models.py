@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from metarisk import registry
 from metarisk.adapt import FittedModel
@@ -34,6 +38,26 @@ def champion_for(context: Context) -> Model | None:
     return Model(row["model_id"], job.portfolio, row["as_of"], row["recipe"], "champion", path)
 
 
+CARD = "scorecard.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a week learned for the score sheet, kept beside its model."""
+
+    reasons_from: float = math.inf
+    """Link-scale score from which a row gets reasons."""
+
+    def to_bytes(self) -> bytes:
+        """As JSON; infinity is null."""
+        return json.dumps({"reasons_from": self.reasons_from if math.isfinite(self.reasons_from) else None}).encode()
+
+
+def load_card(context: Context, model_id: str) -> Card:
+    """What came with a model; a ModelError where the model is of a version without it."""
+    return _read(registry_root(context), context.job.portfolio, model_id)[1]
+
+
 def registry_root(context: Context) -> Path:
     """Folder of the registry."""
     return context.settings.data_dir / "registry"
@@ -41,17 +65,22 @@ def registry_root(context: Context) -> Path:
 
 def load_model(context: Context, model_id: str) -> FittedModel:
     """Read a model, hash-checked; the last few stay in memory, for files never change under an id."""
-    return _read(registry_root(context), context.job.portfolio, model_id)
+    return _read(registry_root(context), context.job.portfolio, model_id)[0]
 
 
 @lru_cache(maxsize=4)
-def _read(root: Path, portfolio: str, model_id: str) -> FittedModel:
+def _read(root: Path, portfolio: str, model_id: str) -> tuple[FittedModel, Card]:
     files = registry.load(root, portfolio, model_id)
     try:
-        return FittedModel.from_files(files)
+        return FittedModel.from_files(files), _card(json.loads(files[CARD]))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"model {model_id} was written by another version of metarisk ({type(error).__name__}: {error})",
             portfolio=portfolio,
             remedy="run the weekly again",
         ) from error
+
+
+def _card(content: dict[str, Any]) -> Card:
+    cut = content["reasons_from"]
+    return Card(math.inf if cut is None else float(cut))

@@ -22,7 +22,7 @@ from metarisk.adapt import adapt as adapt_segments
 from metarisk.domain import DataError, ModelError, QualityError, SegmentKey, SourceLate
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
-from metarisk.pipeline.models import champion_for, load_model
+from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
 from metarisk.tasks import newest, observed, population
 
@@ -202,11 +202,18 @@ def score(context: Context, run: Run) -> Run:
         return run
     lake.verify(run.extract.directory)
     adapted = load_adapted(context, run)
-    batches = _batches(context, run)
+    scored = scoring.score(
+        _batches(context, run),
+        adapted,
+        context.portfolio,
+        run_id=run.run_id,
+        as_of=context.job.as_of,
+        reasons_from=load_card(context, run.model_id).reasons_from,
+    )
     with lake.staged(run.folder / "score") as into:
         rows = 0
         with pq.ParquetWriter(into / "part-0.parquet", pl.DataFrame(schema=scoring.SCHEMA).to_arrow().schema) as file:
-            for frame in scoring.score(batches, adapted, context.portfolio, run_id=run.run_id, as_of=context.job.as_of):
+            for frame in scored:
                 file.write_table(frame.to_arrow())
                 rows += frame.height
                 context.reporter.progress("score", rows, run.extract.rows, f"{rows:,} rows scored")

@@ -17,10 +17,10 @@ from metarisk import drift as drifts
 from metarisk import evidence as evidences
 from metarisk import lake, registry, scoring, training
 from metarisk.adapt import BASELINES, Adapted, adapt
-from metarisk.domain import MetariskError
+from metarisk.domain import Array, MetariskError
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
-from metarisk.pipeline.models import champion_for, registry_root
+from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.publish import append_event, append_rows
 from metarisk.tasks import LABEL, population
@@ -110,8 +110,9 @@ def train(context: Context, judged: Judged) -> Trained:
     )
     rows = population(frame, portfolio, as_of).collect(engine="streaming")
     adapted = adapt(model, "", teach, portfolio, spec, population=rows)
+    link, _ = adapted.score(rows, portfolio)
     buffer = io.BytesIO()
-    _drift_reference(context, adapted, rows).write_parquet(buffer)
+    _drift_reference(context, adapted, rows, link).write_parquet(buffer)
     about = {
         "as_of": str(as_of),
         "recipe": recipe,
@@ -124,6 +125,7 @@ def train(context: Context, judged: Judged) -> Trained:
     files = model.to_files() | {
         "reference.parquet": buffer.getvalue(),
         "likeness.json": json.dumps(likeness, indent=1).encode(),
+        CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share)).to_bytes(),
     }
     model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
     return Trained(judged, model_id, path, teach.height, int(teach[LABEL].sum()), len(model.segments))
@@ -179,10 +181,9 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
     return {"model_id": trained.model_id, "promoted": promoted}
 
 
-def _drift_reference(context: Context, adapted: Adapted, rows: pl.DataFrame) -> pl.DataFrame:
+def _drift_reference(context: Context, adapted: Adapted, rows: pl.DataFrame, link: Array) -> pl.DataFrame:
     """Histograms of the population and its scores at the label cut-off: what later nights are compared with."""
     portfolio, columns = context.portfolio, context.portfolio.columns
-    link, _ = adapted.score(rows, portfolio)
     scored = rows.with_columns(pl.Series(portfolio.target.name, scoring.mean_score(adapted, link)))
     return drifts.reference(
         scored.lazy(), portfolio.features, columns.segments, opened_on=columns.opened_on, score=portfolio.target.name

@@ -3,7 +3,7 @@
 CREATE VIEW metarisk.score_as_known AS
 SELECT
     s.portfolio, s.as_of, s.entity, s.target, s.segment, s.status, s.score, s.score_low, s.score_high, s.grade, s.points,
-    s.reasons, s.run_id, s.adaptation_id, p.seq, p.reason AS publication_reason, p.known_from, p.known_to
+    s.expected_loss, s.reasons, s.run_id, s.adaptation_id, p.seq, p.reason AS publication_reason, p.known_from, p.known_to
 FROM (
     SELECT
         run_id, as_of, seq, reason, published_at AS known_from,

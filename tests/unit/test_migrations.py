@@ -62,9 +62,6 @@ def test_an_edited_file_is_refused_by_name(warehouse: Warehouse, folder: Path) -
 
 def test_a_warehouse_newer_than_the_code_is_refused(warehouse: Warehouse, folder: Path) -> None:
     last = max((folder / "migrations").glob("*.sql"))
-    if warehouse.dialect == "duckdb":
-        last = folder / "migrations" / "006_event_log.sql"
-        (folder / "migrations" / "007_indexes.postgresql.sql").unlink()
     last.unlink()
     with pytest.raises(ConfigError, match=r"which this code has not.*Remedy: run the version"):
         migrate(warehouse, folder)
@@ -84,10 +81,11 @@ def test_a_file_that_comes_late_is_refused(warehouse: Warehouse, folder: Path) -
 
 def test_names_numbers_and_gaps_are_checked(folder: Path) -> None:
     scripts = folder / "migrations"
+    count = len({path.name[:3] for path in MIGRATIONS.glob("*.sql")})
     for name, message in (
         ("1_short.sql", "is no migration"),
         ("002_other.sql", "have one number"),
-        ("010_later.sql", "has no migration 008"),
+        ("099_later.sql", f"has no migration {count + 1:03d}"),
     ):
         (scripts / name).write_text("SELECT 1;")
         with pytest.raises(ConfigError, match=message):

@@ -161,12 +161,12 @@ REFUSED = {
     ),
     "scale that falls": (
         "[features.income]",
-        '[[scorecard.grades]]\nname = "A"\nupper = 1.0\n[[scorecard.grades]]\nname = "B"\nupper = 0.5\n[features.income]',
+        '[scorecard]\ngrades = [{name = "A", upper = 1.0}, {name = "B", upper = 0.5}]\n[features.income]',
         "`scorecard.grades` are [1.0, 0.5]",
     ),
     "grade twice": (
         "[features.income]",
-        '[[scorecard.grades]]\nname = "A"\nupper = 0.5\n[[scorecard.grades]]\nname = "A"\nupper = 1.0\n[features.income]',
+        '[scorecard]\ngrades = [{name = "A", upper = 0.5}, {name = "A", upper = 1.0}]\n[features.income]',
         "2 grades called 'A'",
     ),
     "share with reasons": ("[features.income]", "[reasons]\nshare = 2\n[features.income]", "`reasons.share` is 2"),
