@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from metarisk.adapt import LEVEL_RULES, level_column
+from metarisk.calibration import LevelRule
 from metarisk.domain import Array, Portfolio, RiskSpec
 from metarisk.metrics import (
     Interval,
@@ -135,6 +137,52 @@ def decide(
     if rule == "manual":
         return Decision(best, False, f"{why}; a person must approve it")
     return Decision(best, True, why)
+
+
+@dataclass(frozen=True)
+class LevelChoice:
+    """Which level rule nights follow, and what it gained on forward rows: loss with it minus loss without."""
+
+    rule: LevelRule
+    tried: tuple[tuple[LevelRule, Interval], ...]
+
+
+def choose_level(judged: pl.DataFrame, recipe: str, portfolio: Portfolio) -> LevelChoice:
+    """The level rule with the lowest loss on walk-forward rows, if its paired interval is wholly below zero.
+
+    Otherwise the level is left alone: scores that were right stay right.
+    """
+    none = LEVEL_RULES[0]
+    if judged.is_empty() or recipe not in judged.columns:
+        return LevelChoice(none, ())
+    y, blocks = judged[LABEL].to_numpy(), _blocks(judged, portfolio)
+    plain = log_loss(judged[recipe].to_numpy(), y)
+    tried = tuple(
+        (rule, paired_bootstrap(log_loss(judged[level_column(recipe, number)].to_numpy(), y) - plain, blocks))
+        for number, rule in enumerate(LEVEL_RULES[1:], start=1)
+    )
+    rule, gain = min(tried, key=lambda one: one[1].mean)
+    return LevelChoice(rule if gain.high < 0 else none, tried)
+
+
+def level_rows(choice: LevelChoice, evidence: Evidence, recipe: str) -> list[dict[str, object]]:
+    """Rows for the warehouse's `evidence` table on the level, less the keys of the model."""
+    return [
+        {
+            "protocol": "level",
+            "candidate": f"{recipe} + level of {rule.months} months",
+            "slice": "all",
+            "metric": "loss_minus_without_level",
+            "value": _finite(gain.mean),
+            "low": _finite(gain.low),
+            "high": _finite(gain.high),
+            "rows": evidence.rows,
+            "events": evidence.events,
+            "note": f"prior variances {rule.portfolio_variance} (portfolio), {rule.segment_variance} (segment); "
+            + ("chosen" if rule == choice.rule else "not chosen"),
+        }
+        for rule, gain in choice.tried
+    ]
 
 
 def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:

@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 
 from metarisk import calibration
-from metarisk.adapt import Adapted, one_thread
+from metarisk.adapt import Adapted, one_thread, shifts
 from metarisk.calibration import Calibration
-from metarisk.domain import Array, LikelihoodName, Portfolio, Scorecard, segment_name
+from metarisk.domain import Array, LikelihoodName, Portfolio, Scorecard
 from metarisk.tasks import pack, segment_keys
 
 SEGMENT, LEVEL = "(segment)", "(level)"
@@ -76,19 +76,18 @@ def explain(
     features, shares = model.contributions(frame)
     base, constant = model.fresh(frame), shares[:, -1]
     here, _ = adapted.score(frame, portfolio)
-    nowhere, start = (_nowhere(frame, adapted, portfolio, score) for score in (base, constant))
+    nowhere, start = (without_segment(frame, adapted, portfolio, score) for score in (base, constant))
     distance = base - constant
     same = np.abs(distance) < _SAME
     slope = np.where(same, 1.0, (nowhere - start) / np.where(same, 1.0, distance))
-    keys, codes = segment_keys(frame, portfolio)
-    shifts = np.array([level.shift(segment_name(key)) for key in keys])[codes] if len(codes) else np.zeros(0)
-    parts = np.column_stack([shares[:, :-1] * slope[:, None], here - nowhere, shifts])
+    moved = shifts(frame, portfolio, level)
+    parts = np.column_stack([shares[:, :-1] * slope[:, None], here - nowhere, moved])
     # A segment column that a base reads tells of the segment.
     own = [number for number, name in enumerate(features) if name in portfolio.columns.segments]
     parts[:, -2] += parts[:, own].sum(axis=1)
     parts = np.delete(parts, own, axis=1)
     names = tuple(name for name in features if name not in portfolio.columns.segments)
-    link = here + shifts
+    link = here + moved
     # What the parts leave over is rounding, and what a network makes of the inputs beside the base.
     return Explanation((*names, SEGMENT, LEVEL), parts, link - parts.sum(axis=1), link)
 
@@ -136,7 +135,7 @@ def _first(found: list[dict[str, object]]) -> object:
     return found[0]["code"] if found else None
 
 
-def _nowhere(frame: pl.DataFrame, adapted: Adapted, portfolio: Portfolio, base: Array) -> Array:
+def without_segment(frame: pl.DataFrame, adapted: Adapted, portfolio: Portfolio, base: Array) -> Array:
     """Link-scale score (N,) that the rows with these base scores (N,) would have in a segment that nobody knows."""
     model, key = adapted.model, (_NOWHERE,) * len(portfolio.columns.segments)
     codes = np.zeros(frame.height, dtype=np.int64)

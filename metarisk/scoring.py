@@ -11,11 +11,11 @@ import polars as pl
 import torch
 
 from metarisk import calibration
-from metarisk.adapt import Adapted
+from metarisk.adapt import Adapted, shifts
 from metarisk.calibration import GRADED, Calibration
 from metarisk.domain import Array, Portfolio, segment_name
 from metarisk.learners.likelihoods import LIKELIHOODS
-from metarisk.reasons import as_json, reasons
+from metarisk.reasons import as_json, reasons, without_segment
 from metarisk.tasks import segment_keys
 
 BLOCK = 1_024
@@ -67,14 +67,13 @@ def score(
         spread = Z90 * np.sqrt(np.maximum(variance, 0.0)) if variance is not None else None
         keys, codes = segment_keys(frame, portfolio)
         known = [adapted.segments.get(key) for key in keys]
-        names = [segment_name(key) for key in keys]
         about = {
-            "segment": names,
+            "segment": [segment_name(key) for key in keys],
             "status": [segment.status if segment else "fallback" for segment in known],
             "adaptation_id": [segment.adaptation_id if segment else None for segment in known],
         }
         of_row = pl.DataFrame(about, schema={name: SCHEMA[name] for name in about})[codes]
-        link = link + np.array([level.shift(name) for name in names], dtype=float)[codes]
+        link = link + shifts(frame, portfolio, level)
         values = mean_score(adapted, link)
         yield pl.DataFrame(
             {
@@ -94,6 +93,12 @@ def score(
             },
             schema=SCHEMA,
         )
+
+
+def pooled(frame: pl.DataFrame, adapted: Adapted, portfolio: Portfolio, level: Calibration) -> Array:
+    """Scores (N,) that the rows would have in a segment that nobody knows: what the portfolio alone says of them."""
+    link = without_segment(frame, adapted, portfolio, adapted.model.fresh(frame))
+    return mean_score(adapted, link + level.portfolio)
 
 
 def reasons_cut(link: Array, share: float) -> float:

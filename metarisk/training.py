@@ -10,8 +10,20 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from metarisk.adapt import RECIPES, Adapted, FittedModel, Recipe, adapt, one_thread
+from metarisk.adapt import (
+    LEVEL_RULES,
+    RECIPES,
+    Adapted,
+    FittedModel,
+    Recipe,
+    adapt,
+    level,
+    level_column,
+    one_thread,
+    shifts,
+)
 from metarisk.bases import BASES, CrossFitted
+from metarisk.calibration import LevelRule
 from metarisk.domain import Array, Episodes, Feature, ModelError, Portfolio, Progress, RiskSpec, SegmentKey
 from metarisk.features import Encoder
 from metarisk.learners.similarity import coordinates, distances, neighbours, neighbours_help, signatures
@@ -118,8 +130,8 @@ def walk_forward(
     """Judge recipes on rows they have not seen, with labels as they were known at each cut.
 
     Returns one row for each judged row: fold, entity, segment columns, opened_on, y, support_rows and support_events
-    of its segment at the cut, and one column of scores a recipe (logits, where the score is a probability). Empty when
-    no fold has MIN_EVENTS events on both sides.
+    of its segment at the cut, one column of scores a recipe (logits, where the score is a probability), and one more a
+    recipe and level rule (`level_column`). Empty when no fold has MIN_EVENTS events on both sides.
     """
     folds = forward_folds(portfolio, as_of)
     judged: list[pl.DataFrame] = []
@@ -130,7 +142,7 @@ def walk_forward(
         if not _can_teach(teach, spec) or not rows.height:
             continue
         step = partial(_step, progress, number * len(names), len(folds) * len(names), f"{fold.cut:%Y-%m}")
-        scores = judge_rows(teach, rows, portfolio, spec, names, seed=seed, progress=step)
+        scores = judge_rows(teach, rows, portfolio, spec, names, seed=seed, progress=step, rules=LEVEL_RULES)
         judged.append(judged_rows(rows, teach, portfolio, str(fold.cut), scores))
     progress(len(folds) * len(names), len(folds) * len(names), "judged")
     return pl.concat(judged) if judged else pl.DataFrame()
@@ -145,15 +157,23 @@ def judge_rows(
     *,
     seed: int,
     progress: Progress,
+    rules: Sequence[LevelRule] = (),
 ) -> dict[str, Array]:
-    """Scores (N,) of `rows` (N) by every recipe taught by `teach`: logits, where the score is a probability."""
+    """Scores (N,) of `rows` (N) by every recipe taught by `teach`: logits, where the score is a probability.
+
+    Of every rule of `rules` but the first one, which is none, also the scores at its level.
+    """
     bases = fit_bases(names, teach, portfolio)
     scores = {}
     for done, name in enumerate(names):
         progress(done, len(names), name)
         model = fit(name, teach, bases, portfolio, spec, seed=seed, progress=_silent)
         adapted = adapt(model, "", teach, portfolio, spec, population=rows)
-        scores[name] = model.logit(adapted.score(rows, portfolio)[0])
+        link = adapted.score(rows, portfolio)[0]
+        scores[name] = model.logit(link)
+        for number, rule in enumerate(rules[1:], start=1):
+            moved = shifts(rows, portfolio, level(adapted, teach, portfolio, rule))
+            scores[level_column(name, number)] = model.logit(link + moved)
     return scores
 
 

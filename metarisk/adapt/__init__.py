@@ -1,12 +1,14 @@
 """The inner loop over many segments: recipes, the fitted model, and what a night adapts."""
 
 from metarisk.adapt.adapting import Adapted, SegmentAdaptation, adapt
+from metarisk.adapt.level import LEVEL_RULES, level, level_column, shifts
 from metarisk.adapt.models import FittedModel
 from metarisk.adapt.recipes import BASELINES, LEARNERS, RECIPES, LearnerKind, Pooled, Recipe, one_thread
 
 __all__ = [
     "BASELINES",
     "LEARNERS",
+    "LEVEL_RULES",
     "RECIPES",
     "Adapted",
     "FittedModel",
@@ -15,5 +17,8 @@ __all__ = [
     "Recipe",
     "SegmentAdaptation",
     "adapt",
+    "level",
+    "level_column",
     "one_thread",
+    "shifts",
 ]

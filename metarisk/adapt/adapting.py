@@ -51,13 +51,18 @@ class Adapted:
     adaptation: Adaptation
     segments: Mapping[SegmentKey, SegmentAdaptation]
 
-    def score(self, frame: pl.DataFrame, portfolio: Portfolio) -> tuple[Array, Array | None]:
-        """Link-scale score (N,) and its variance or None, of rows in any order."""
+    def score(
+        self, frame: pl.DataFrame, portfolio: Portfolio, rows: tuple[Array, Array] | None = None
+    ) -> tuple[Array, Array | None]:
+        """Link-scale score (N,) and its variance or None, of rows in any order.
+
+        `rows` gives their inputs (N, D) and base scores (N,), where these are not those of fresh rows.
+        """
         keys, codes = segment_keys(frame, portfolio)
-        inputs, base = self.model.fresh(frame)
-        rows, order = pack(keys, codes, inputs, np.zeros(frame.height), base)
+        inputs, base = self.model.fresh(frame) if rows is None else rows
+        packed, order = pack(keys, codes, inputs, np.zeros(frame.height), base)
         with one_thread():
-            found = self.model.learner.predict(self.model.state, self.adaptation, rows, self.model.likelihood)
+            found = self.model.learner.predict(self.model.state, self.adaptation, packed, self.model.likelihood)
         score, variance = found
         return _put_back(score, order), None if variance is None else _put_back(variance, order)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -226,6 +227,55 @@ def report(
 
 
 @app.command()
+def explain(
+    portfolio: Name,
+    entity: Annotated[str, typer.Option("--entity", help="Account, transaction or asset.")],
+    as_of: Annotated[str, typer.Option("--as-of", help="A published night: YYYY-MM-DD; the newest if left out.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show one published score with all that made it: contributions, reasons, segment, support and model."""
+    from metarisk.pipeline import Context, Quiet, explaining
+    from metarisk.pipeline.explaining import Part
+
+    with errors(as_json):
+        settings, day = _settings(), date_of(as_of, as_json) if as_of else date.min
+        if not as_of:
+            day = explaining.last_night(Context(Job(portfolio, day), settings, Quiet()))
+        found = explaining.explain(Context(Job(portfolio, day), settings, Quiet()), entity)
+        if as_json:
+            say(asdict(found), "", True)
+            return
+        console = Console()
+        about, lineage = found.score, found.lineage
+        facts = {
+            "score": _with_interval(about),
+            "grade, points": f"{about['grade'] or '-'}, {_points(about['points'])}",
+            "expected loss": "-" if about["expected_loss"] is None else f"{about['expected_loss']:,.2f}",
+            "segment": f"{about['segment']}: {about['status']}, {lineage.get('reason') or 'no label of its own'}",
+            "support": f"{lineage.get('support_rows', 0)} rows, {lineage.get('support_events') or 0} events, "
+            f"hash {lineage.get('support_hash') or '-'}",
+            "adaptation, model": f"{about['adaptation_id'] or '-'}, {lineage.get('model_id', '-')} "
+            f"({lineage.get('recipe', '-')}, labels until {lineage.get('labels_until', '-')})",
+            "run": about["run_id"],
+        }
+        console.print(f"[bold]{escape(entity)}[/] in {escape(portfolio)}, as of {about['as_of']}, {about['target']}")
+        for name, value in facts.items():
+            console.print(f"  {name:<18} {escape(str(value))}", soft_wrap=True, highlight=False)
+        total = Part("", "score", sum(part.link for part in found.parts) + found.start.link, about["points"])
+        told = {str(reason["code"]) for reason in found.reasons}
+        rows = [
+            {
+                "": "reason" if part.code in told else "",
+                "contribution": part.text,
+                "link": f"{part.link:+.4f}",
+                "points": _points(part.points),
+            }
+            for part in (found.start, *found.parts, total)
+        ]
+        console.print(rich_table("What adds up to the score", rows))
+
+
+@app.command()
 def up() -> None:
     """Start server, workers and deployments; Ctrl-C stops all of it."""
     # Takes this process's place: a parent that Ctrl-C reaches first would kill it before it has stopped its workers.
@@ -315,6 +365,16 @@ def _run(job: Job, work: Callable[[Context], tuple[dict[str, Any], str]], as_jso
             with RichReporter(Console(stderr=True)) as reporter:
                 content, text = work(Context(job, _settings(), reporter))
         say(content, text, as_json)
+
+
+def _with_interval(about: Mapping[str, Any]) -> str:
+    if about["score_low"] is None:
+        return f"{about['score']:.6g}"
+    return f"{about['score']:.6g}, 90 % interval {about['score_low']:.6g} to {about['score_high']:.6g}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _settings() -> Settings:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from metarisk import registry
 from metarisk.adapt import FittedModel
+from metarisk.calibration import LevelRule
 from metarisk.domain import Model, ModelError
 from metarisk.pipeline.context import Context
 
@@ -39,6 +39,7 @@ def champion_for(context: Context) -> Model | None:
 
 
 CARD = "scorecard.json"
+NO_LEVEL = LevelRule()
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,18 @@ class Card:
 
     reasons_from: float = math.inf
     """Link-scale score from which a row gets reasons."""
+    level: LevelRule = NO_LEVEL
+    """How nights follow the level of the latest known months."""
 
     def to_bytes(self) -> bytes:
-        """As JSON; infinity is null."""
-        return json.dumps({"reasons_from": self.reasons_from if math.isfinite(self.reasons_from) else None}).encode()
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Card:
+        """What `to_bytes` wrote."""
+        parts = json.loads(content)
+        return cls(parts["reasons_from"], LevelRule(**parts["level"]))
 
 
 def load_card(context: Context, model_id: str) -> Card:
@@ -72,15 +81,10 @@ def load_model(context: Context, model_id: str) -> FittedModel:
 def _read(root: Path, portfolio: str, model_id: str) -> tuple[FittedModel, Card]:
     files = registry.load(root, portfolio, model_id)
     try:
-        return FittedModel.from_files(files), _card(json.loads(files[CARD]))
+        return FittedModel.from_files(files), Card.from_bytes(files[CARD])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"model {model_id} was written by another version of metarisk ({type(error).__name__}: {error})",
             portfolio=portfolio,
             remedy="run the weekly again",
         ) from error
-
-
-def _card(content: dict[str, Any]) -> Card:
-    cut = content["reasons_from"]
-    return Card(math.inf if cut is None else float(cut))

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,8 @@ from metarisk import drift as drifts
 from metarisk import lake, quality, registry, scoring
 from metarisk.adapt import Adapted
 from metarisk.adapt import adapt as adapt_segments
+from metarisk.adapt import level as adapted_level
+from metarisk.calibration import Calibration
 from metarisk.domain import DataError, ModelError, QualityError, SegmentKey, SourceLate
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
@@ -28,6 +31,7 @@ from metarisk.tasks import newest, observed, population
 
 BATCH_ROWS = 131_072
 READY_POLL_SECONDS = 30.0
+LEVEL = "level.json"
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,10 @@ def adapt(context: Context, checked: Checked) -> Run:
         strangers = _strangers(context, run, known) if model.borrows else None
         adapted = adapt_segments(model, champion.model_id, known, context.portfolio, context.spec, population=strangers)
         adapted = adapted.carried(_last_night(context))
+        level = adapted_level(adapted, known, context.portfolio, load_card(context, champion.model_id).level)
+        files = adapted.to_files() | {LEVEL: json.dumps(asdict(level), sort_keys=True).encode()}
         with lake.staged(folder / "adapt") as into:
-            for name, content in adapted.to_files().items():
+            for name, content in files.items():
                 (into / name).write_bytes(content)
             lake.write_manifest(into, parts)
     return run
@@ -208,6 +214,7 @@ def score(context: Context, run: Run) -> Run:
         context.portfolio,
         run_id=run.run_id,
         as_of=context.job.as_of,
+        level=load_level(run),
         reasons_from=load_card(context, run.model_id).reasons_from,
     )
     with lake.staged(run.folder / "score") as into:
@@ -296,6 +303,12 @@ def load_adapted(context: Context, run: Run) -> Adapted:
     folder = run.folder / "adapt"
     files = {name: (folder / name).read_bytes() for name in lake.verify(folder)["files"]}
     return Adapted.from_files(load_model(context, run.model_id), files)
+
+
+def load_level(run: Run) -> Calibration:
+    """The level of the run's scores."""
+    lake.verify(run.folder / "adapt")
+    return Calibration(**json.loads((run.folder / "adapt" / LEVEL).read_bytes()))
 
 
 def _batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:

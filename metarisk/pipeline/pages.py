@@ -267,7 +267,7 @@ def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:
     rows = context.warehouse.rows(
         "SELECT e.candidate, e.metric, e.value, e.low, e.high, e.rows, e.events, e.note, m.recipe "
         "FROM metarisk.evidence e JOIN metarisk.model m ON m.model_id = e.model_id "
-        "WHERE e.model_id = $model_id AND e.slice = 'all'",
+        "WHERE e.model_id = $model_id AND e.slice = 'all' AND e.protocol = 'walk_forward'",
         {"model_id": model_id},
     )
     if not rows:

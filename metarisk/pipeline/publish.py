@@ -17,11 +17,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metarisk import lake, quality
+from metarisk import lake, quality, scoring
+from metarisk.adapt import Adapted
+from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import MetariskError, Transaction, segment_name
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import identity
-from metarisk.pipeline.night import BATCH_ROWS, Run, load_adapted, scan, score_files
+from metarisk.pipeline.night import BATCH_ROWS, Run, load_adapted, load_level, scan, score_files
+from metarisk.tasks import MISSING_SEGMENT, population, segment_keys
 
 Outcome = Literal["published", "already_published", "failed", "source_late", "locked"]
 ROWS_A_BATCH = 65_536
@@ -151,7 +154,8 @@ def _score_batches(run: Run) -> Iterator[pa.RecordBatch]:
 
 def _adaptations(context: Context, run: Run) -> pl.DataFrame:
     """One row a segment: those with support, and those that were scored without any."""
-    adapted = load_adapted(context, run)
+    adapted, level = load_adapted(context, run), load_level(run)
+    bounds = _abstained(context, run, adapted, level)
     arrays = {} if adapted.adaptation.ragged else adapted.adaptation.arrays
     position = {key: i for i, key in enumerate(adapted.adaptation.keys)}
     rows = []
@@ -187,12 +191,50 @@ def _adaptations(context: Context, run: Run) -> pl.DataFrame:
         for name in scored
         if name not in known
     ]
-    return pl.DataFrame(rows, infer_schema_length=None).with_columns(
+    for row in rows:
+        name = str(row["segment"])
+        row |= {"level_shift": level.shift(name)} | bounds.get(name, {})
+    return pl.DataFrame(rows, schema_overrides=_BOUNDS, infer_schema_length=None).with_columns(
         pl.lit(run.run_id).alias("run_id"),
         pl.lit(run.model_id).alias("model_id"),
         pl.lit(context.job.portfolio).alias("portfolio"),
         pl.lit(context.job.as_of).alias("as_of"),
     )
+
+
+_BOUNDS = {"pooled_score": pl.Float64, "score_quantile": pl.Float64, "score_bound": pl.Float64}
+"""What stands beside the score of a segment that abstained: null for all others."""
+
+
+def _abstained(context: Context, run: Run, adapted: Adapted, level: Calibration) -> dict[str, dict[str, float | None]]:
+    """By segment that abstained: its rows' pooled score, the posterior's upper quantile, and what its labels bound."""
+    portfolio = context.portfolio
+    few = {segment_name(key): segment for key, segment in adapted.segments.items() if segment.status == "abstained"}
+    if not few:
+        return {}
+    high = pl.scan_parquet(score_files(run)).filter(pl.col("status") == "abstained").group_by("segment")
+    quantile = dict(high.agg(pl.col("score_high").mean()).collect().iter_rows())
+    keys = pl.LazyFrame(
+        [segment.key for segment in few.values()], schema=list(portfolio.columns.segments), orient="row"
+    )
+    names = [pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in portfolio.columns.segments]
+    everyone = population(scan(context, run.checked), portfolio, context.job.as_of)
+    rows = everyone.join(keys, left_on=names, right_on=portfolio.columns.segments, how="semi").collect()
+    where, codes = segment_keys(rows, portfolio)
+    mass = np.bincount(codes, minlength=len(where))
+    score = np.bincount(codes, scoring.pooled(rows, adapted, portfolio, level), minlength=len(where)) / mass
+    pooled = {segment_name(key): float(value) for key, value in zip(where, score, strict=True)}
+    event = context.spec.label == "event"
+    return {
+        name: {
+            "pooled_score": pooled.get(name),
+            "score_quantile": quantile.get(name),
+            "score_bound": float(pluto_tasche([few[name].support_rows], [few[name].support_events])[0])
+            if event
+            else None,
+        }
+        for name in few
+    }
 
 
 def _drift_rows(context: Context, run: Run, folder: Path) -> pl.DataFrame:

@@ -16,7 +16,8 @@ import polars as pl
 from metarisk import drift as drifts
 from metarisk import evidence as evidences
 from metarisk import lake, registry, scoring, training
-from metarisk.adapt import BASELINES, Adapted, adapt
+from metarisk.adapt import BASELINES, Adapted, adapt, shifts
+from metarisk.adapt import level as adapted_level
 from metarisk.domain import Array, MetariskError
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
@@ -38,6 +39,7 @@ class Judged:
     evidence: evidences.Evidence
     decision: evidences.Decision
     champion_recipe: str | None
+    level: evidences.LevelChoice
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def judge(context: Context, checked: Checked) -> Judged:
     summary = evidences.summarise(judged, names, BASELINES, portfolio)
     decision = evidences.decide(judged, summary, portfolio, spec, champion.recipe if champion else None)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
-    return Judged(checked, week_id, folder, summary, decision, champion.recipe if champion else None)
+    level = evidences.choose_level(judged, decision.recipe, portfolio)
+    return Judged(checked, week_id, folder, summary, decision, champion.recipe if champion else None, level)
 
 
 def train(context: Context, judged: Judged) -> Trained:
@@ -110,7 +113,8 @@ def train(context: Context, judged: Judged) -> Trained:
     )
     rows = population(frame, portfolio, as_of).collect(engine="streaming")
     adapted = adapt(model, "", teach, portfolio, spec, population=rows)
-    link, _ = adapted.score(rows, portfolio)
+    moved = shifts(rows, portfolio, adapted_level(adapted, teach, portfolio, judged.level.rule))
+    link = adapted.score(rows, portfolio)[0] + moved
     buffer = io.BytesIO()
     _drift_reference(context, adapted, rows, link).write_parquet(buffer)
     about = {
@@ -125,7 +129,7 @@ def train(context: Context, judged: Judged) -> Trained:
     files = model.to_files() | {
         "reference.parquet": buffer.getvalue(),
         "likeness.json": json.dumps(likeness, indent=1).encode(),
-        CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share)).to_bytes(),
+        CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share), judged.level.rule).to_bytes(),
     }
     model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
     return Trained(judged, model_id, path, teach.height, int(teach[LABEL].sum()), len(model.segments))
@@ -168,9 +172,9 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 ]
             append_rows(transaction, "metarisk.model_state", rows)
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
-            append_rows(
-                transaction, "metarisk.evidence", [keys | row for row in evidences.evidence_rows(judged.evidence)]
-            )
+            found = evidences.evidence_rows(judged.evidence)
+            found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
+            append_rows(transaction, "metarisk.evidence", [keys | row for row in found])
             append_event(
                 context,
                 transaction,
