@@ -193,7 +193,8 @@ def _adaptations(context: Context, run: Run) -> pl.DataFrame:
     ]
     for row in rows:
         name = str(row["segment"])
-        row |= {"level_shift": level.shift(name)} | bounds.get(name, {})
+        row |= {"level_shift": level.shift(name)}
+        row |= bounds.get(name, {})
     return pl.DataFrame(rows, schema_overrides=_BOUNDS, infer_schema_length=None).with_columns(
         pl.lit(run.run_id).alias("run_id"),
         pl.lit(run.model_id).alias("model_id"),

@@ -1,0 +1,147 @@
+"""Published scorecards: grade, points, reasons, what abstained segments show, and `explain` on what was published."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from metarisk.cli import app
+from metarisk.domain import DataError, Warehouse
+from metarisk.pipeline import explaining
+from metarisk.registry import load
+from tests.end_to_end import tiny
+from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, Project
+
+
+def published(warehouse: Warehouse, columns: str = "*") -> list[dict[str, object]]:
+    return warehouse.rows(f"SELECT {columns} FROM metarisk.score_current ORDER BY score DESC, entity")
+
+
+def test_every_score_has_points_and_a_grade_and_the_riskiest_have_reasons(published_project: Project) -> None:
+    rows = published(published_project.warehouse)
+    for row in rows:
+        odds = math.log(row["score"] / (1 - row["score"]))
+        assert row["points"] == pytest.approx(600 - 20 / math.log(2) * (math.log(50) + odds))
+        assert row["expected_loss"] is None
+    assert [row["grade"] for row in rows] == sorted((row["grade"] for row in rows), reverse=True)
+    told = [row["reasons"] is not None for row in rows]
+    assert told == sorted(told, reverse=True)
+    assert 0 < sum(told) < 0.1 * len(rows)
+    for reason in json.loads(str(rows[0]["reasons"])):
+        assert reason["points"] < 0
+        assert {*reason} == {"code", "text", "points"}
+
+
+def test_an_abstained_segment_shows_pooled_score_quantile_and_bound(duckdb: Project) -> None:
+    duckdb.edit("portfolios/tiny.toml", "[validation]", "[thresholds]\nmin_support_rows = 60\n[validation]")
+    duckdb.nightly()
+    rows = duckdb.warehouse.rows("SELECT * FROM metarisk.adaptation")
+    abstained = [row for row in rows if row["status"] == "abstained"]
+    assert abstained
+    for row in rows:
+        assert row["level_shift"] is not None
+        if row["status"] != "abstained":
+            assert row["pooled_score"] is row["score_quantile"] is row["score_bound"] is None
+            continue
+        means = duckdb.warehouse.rows(
+            "SELECT avg(score) AS mean, avg(score_high) AS high FROM metarisk.score_current WHERE segment = $segment",
+            {"segment": row["segment"]},
+        )[0]
+        assert row["score_quantile"] == pytest.approx(means["high"])
+        assert 0 < row["pooled_score"] < 1
+        assert row["pooled_score"] != pytest.approx(means["mean"], rel=1e-9)
+        n, d = row["support_rows"], row["support_events"]
+        # the binomial tail at the bound is 10 %: its definition
+        tail = sum(
+            math.comb(n, k) * row["score_bound"] ** k * (1 - row["score_bound"]) ** (n - k) for k in range(d + 1)
+        )
+        assert tail == pytest.approx(0.1, abs=1e-9)
+
+
+def test_explain_adds_up_to_what_was_published(published_project: Project) -> None:
+    rows = published(published_project.warehouse)
+    for row in (rows[0], rows[-1]):
+        found = explaining.explain(published_project.context(FIRST), str(row["entity"]))
+        link = found.start.link + sum(part.link for part in found.parts)
+        assert link == pytest.approx(math.log(row["score"] / (1 - row["score"])), abs=1e-9)
+        points = found.start.points + sum(part.points for part in found.parts)
+        assert points == pytest.approx(row["points"], abs=1e-8)
+        (lineage,) = published_project.warehouse.rows(
+            "SELECT support_hash, adaptation_id FROM metarisk.adaptation WHERE segment = $s", {"s": str(row["segment"])}
+        )
+        assert lineage.items() <= found.lineage.items()
+        if row["reasons"] is not None:
+            assert json.loads(str(row["reasons"])) == [dict(reason) for reason in found.reasons]
+
+
+def test_explain_says_what_it_cannot_explain(published: Project) -> None:
+    context = published.context(FIRST)
+    with pytest.raises(DataError, match=r"no published score of 'nobody'.*Remedy: check the entity's id"):
+        explaining.explain(context, "nobody")
+    entity = str(published.scores()["entity"][0])
+    with pytest.raises(DataError, match="no published score"):
+        explaining.explain(published.context(CUT_OFF), entity)
+    shutil.rmtree(published.settings.data_dir / "lake" / NAME / str(FIRST))
+    with pytest.raises(DataError, match=r"no longer whole in the lake.*--restate"):
+        explaining.explain(context, entity)
+
+
+def test_the_command_prints_every_contribution(published: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = published.settings
+    monkeypatch.setenv("METARISK_PROJECT", str(settings.project))
+    monkeypatch.setenv("METARISK_WAREHOUSE", settings.warehouse.get_secret_value())
+    entity = str(published.scores().sort("score")["entity"][-1])
+    result = CliRunner().invoke(app, ["explain", "--portfolio", NAME, "--entity", entity], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    for word in (
+        entity,
+        str(FIRST),
+        "amount",
+        "income",
+        "channel",
+        "first_credit_on",
+        "segment",
+        "support",
+        "map_head",
+    ):
+        assert word in result.output
+    found = CliRunner().invoke(app, ["explain", "-p", NAME, "--entity", entity, "--as-of", str(FIRST), "--json"])
+    assert json.loads(found.output)["score"]["entity"] == entity
+
+
+def test_a_week_on_the_same_data_changes_no_first_reason(duckdb: Project) -> None:
+    before = duckdb.warehouse.rows("SELECT model_id FROM metarisk.model")[0]["model_id"]
+    assert duckdb.warehouse.rows("SELECT 1 FROM metarisk.evidence WHERE protocol = 'reasons'") == []
+    # a new configuration is a new model, whatever it was trained on
+    duckdb.edit("portfolios/tiny.toml", 'title = "Tiny loans"', 'title = "Small loans"')
+    again = duckdb.weekly()
+    assert again.model_id != before
+    (row,) = duckdb.warehouse.rows("SELECT * FROM metarisk.evidence WHERE protocol = 'reasons'")
+    assert (row["value"], row["model_id"]) == (0.0, again.model_id)
+    assert row["rows"] >= 1
+    assert before in row["note"]
+
+
+def test_a_week_on_other_data_tells_how_many_first_reasons_changed(duckdb: Project) -> None:
+    frame = tiny.book()
+    duckdb.edit("portfolios/tiny.toml", "[validation]", "[reasons]\nshare = 1.0\n[validation]")
+    duckdb.load(frame.with_columns(pl.col("amount").reverse(), pl.col("income").reverse()))
+    duckdb.weekly()
+    (row,) = duckdb.warehouse.rows("SELECT * FROM metarisk.evidence WHERE protocol = 'reasons'")
+    assert 0 < row["value"] <= 1
+    assert row["rows"] > 100
+
+
+def test_the_level_of_a_week_is_in_its_evidence_and_its_model(duckdb: Project) -> None:
+    rows = duckdb.warehouse.rows("SELECT * FROM metarisk.evidence WHERE protocol = 'level'")
+    assert len(rows) == 4
+    chosen = [row for row in rows if row["note"].endswith("; chosen")]
+    assert all(row["high"] < 0 for row in chosen)
+    model_id = rows[0]["model_id"]
+    card = json.loads(load(duckdb.settings.data_dir / "registry", NAME, model_id)["scorecard.json"])
+    assert bool(card["level"]["months"]) == bool(chosen)
