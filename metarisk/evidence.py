@@ -150,19 +150,22 @@ class LevelChoice:
 def choose_level(judged: pl.DataFrame, recipe: str, portfolio: Portfolio) -> LevelChoice:
     """The level rule with the lowest loss on walk-forward rows, if its paired interval is wholly below zero.
 
-    Otherwise the level is left alone: scores that were right stay right.
+    Otherwise, or where fewer than MIN_JUDGED_EVENTS events were judged, the level is left alone: scores that were right
+    stay right. Intervals are at 95 % for all rules together (Bonferroni).
     """
     none = LEVEL_RULES[0]
-    if judged.is_empty() or recipe not in judged.columns:
+    if judged.is_empty() or recipe not in judged.columns or judged[LABEL].sum() < MIN_JUDGED_EVENTS:
         return LevelChoice(none, ())
     y, blocks = judged[LABEL].to_numpy(), _blocks(judged, portfolio)
-    plain = log_loss(judged[recipe].to_numpy(), y)
-    tried = tuple(
-        (rule, paired_bootstrap(log_loss(judged[level_column(recipe, number)].to_numpy(), y) - plain, blocks))
-        for number, rule in enumerate(LEVEL_RULES[1:], start=1)
-    )
-    rule, gain = min(tried, key=lambda one: one[1].mean)
-    return LevelChoice(rule if gain.high < 0 else none, tried)
+    plain, share = log_loss(judged[recipe].to_numpy(), y), 0.05 / (len(LEVEL_RULES) - 1)
+
+    def gain(number: int) -> Interval:
+        moved = log_loss(judged[level_column(recipe, number)].to_numpy(), y)
+        return paired_bootstrap(moved - plain, blocks, level=1 - share)
+
+    tried = tuple((rule, gain(number)) for number, rule in enumerate(LEVEL_RULES[1:], start=1))
+    rule, found = min(tried, key=lambda one: one[1].mean)
+    return LevelChoice(rule if found.high < 0 else none, tried)
 
 
 def level_rows(choice: LevelChoice, evidence: Evidence, recipe: str) -> list[dict[str, object]]:

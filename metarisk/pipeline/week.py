@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from metarisk import backtests, lake, reasons, registry, scoring, training
 from metarisk import drift as drifts
 from metarisk import evidence as evidences
-from metarisk import lake, reasons, registry, scoring, training
 from metarisk.adapt import BASELINES, Adapted, adapt, shifts
 from metarisk.adapt import level as adapted_level
 from metarisk.domain import Array, MetariskError, ModelError
@@ -23,6 +25,7 @@ from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
 from metarisk.pipeline.models import CARD, Card, champion_for, load_model, registry_root
 from metarisk.pipeline.night import Checked, scan
+from metarisk.pipeline.outcomes import published_outcomes
 from metarisk.pipeline.publish import append_event, append_rows
 from metarisk.tasks import LABEL, population
 
@@ -57,6 +60,10 @@ class Trained:
     segments: int
     stability: Stability | None
     """None where there was no champion before, or none that this version reads."""
+    backtests: pl.DataFrame
+    """Of published scores whose outcomes are known: see backtests.SCHEMA."""
+    fairness: tuple[dict[str, object], ...]
+    """Rows for the table `evidence`, less the keys of the model."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,17 @@ def train(context: Context, judged: Judged) -> Trained:
     model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
     riskiest = rows.filter(pl.Series(link >= scoring.reasons_cut(link, portfolio.reasons.share or STABILITY_SHARE)))
     stability = _stability(context, adapted, teach, riskiest)
-    return Trained(judged, model_id, path, teach.height, int(teach[LABEL].sum()), len(model.segments), stability)
+    return Trained(
+        judged,
+        model_id,
+        path,
+        teach.height,
+        int(teach[LABEL].sum()),
+        len(model.segments),
+        stability,
+        backtests.grade_backtests(published_outcomes(context, frame), portfolio.scorecard),
+        tuple(_fairness(context, judged, frame, rows, scoring.mean_score(adapted, link))),
+    )
 
 
 def register(context: Context, trained: Trained) -> dict[str, Any]:
@@ -192,8 +209,14 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
             found = evidences.evidence_rows(judged.evidence)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
-            found += _stability_rows(trained)
+            found += [*_stability_rows(trained), *trained.fairness]
             append_rows(transaction, "metarisk.evidence", [keys | row for row in found])
+            target = {"target": context.portfolio.target.name}
+            append_rows(
+                transaction,
+                "metarisk.grade_backtest",
+                [keys | target | row for row in trained.backtests.iter_rows(named=True)],
+            )
             append_event(
                 context,
                 transaction,
@@ -227,6 +250,29 @@ def _stability_rows(trained: Trained) -> list[dict[str, object]]:
     row: dict[str, object] = {"protocol": "reasons", "candidate": trained.judged.decision.recipe, "slice": "all"}
     row |= {"metric": "first_reason_changed", "value": found.changed, "rows": found.rows}
     return [row | {"note": f"share of the riskiest rows whose first reason differs from that of model {found.before}"}]
+
+
+def _fairness(
+    context: Context, judged: Judged, frame: pl.LazyFrame, rows: pl.DataFrame, score: Array
+) -> Iterator[dict[str, object]]:
+    """Of each group of the protected columns: adverse impact among rows to be scored, calibration on judged rows."""
+    columns, recipe = context.portfolio.columns, judged.decision.recipe
+    if not columns.protected or context.spec.label != "event":
+        return
+    cut = scoring.reasons_cut(score, context.portfolio.scorecard.cut)
+    forward = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
+    if not forward.is_empty():
+        keys = [columns.entity, columns.opened_on]
+        groups = frame.select(*keys, *columns.protected).collect(engine="streaming")
+        forward = forward.join(groups, on=keys, how="left", maintain_order="left")
+    for column in columns.protected:
+        found = backtests.adverse_impact(rows[column].cast(pl.String).to_list(), score >= cut)
+        if recipe in forward.columns:
+            probability = 1 / (1 + np.exp(-forward[recipe].to_numpy()))
+            groups_of = forward[column].cast(pl.String).to_list()
+            found += backtests.calibration_by_group(groups_of, probability, forward[LABEL].to_numpy())
+        about = {"protocol": "fairness", "candidate": recipe}
+        yield from (about | line | {"slice": f"{column} = {line['slice']}"} for line in found)
 
 
 def _drift_reference(context: Context, adapted: Adapted, rows: pl.DataFrame, link: Array) -> pl.DataFrame:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
+from datetime import date
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from metarisk.adapt import LEVEL_RULES
 from metarisk.cli import app
 from metarisk.domain import DataError, Warehouse
 from metarisk.pipeline import explaining
@@ -139,9 +142,53 @@ def test_a_week_on_other_data_tells_how_many_first_reasons_changed(duckdb: Proje
 
 def test_the_level_of_a_week_is_in_its_evidence_and_its_model(duckdb: Project) -> None:
     rows = duckdb.warehouse.rows("SELECT * FROM metarisk.evidence WHERE protocol = 'level'")
-    assert len(rows) == 4
+    assert len(rows) == len(LEVEL_RULES) - 1
     chosen = [row for row in rows if row["note"].endswith("; chosen")]
     assert all(row["high"] < 0 for row in chosen)
     model_id = rows[0]["model_id"]
     card = json.loads(load(duckdb.settings.data_dir / "registry", NAME, model_id)["scorecard.json"])
     assert bool(card["level"]["months"]) == bool(chosen)
+
+
+PROTECTED_TOML = tiny.TOML.replace('exit_date = "exit_date"', 'exit_date = "exit_date"\nprotected = ["age_band"]')
+PROTECTED_SQL = tiny.CAREFUL.replace(
+    "SELECT loan_id,", "SELECT CASE WHEN substr(loan_id, 6, 1) < '3' THEN 'young' ELSE 'old' END AS age_band, loan_id,"
+)
+
+
+def test_outcomes_of_published_scores_and_protected_groups_are_reported(make: Callable[..., Project]) -> None:
+    project = make(toml=PROTECTED_TOML, sql=PROTECTED_SQL)
+    project.weekly(date(2024, 12, 31))
+    assert project.count("grade_backtest") == 0
+    nights = [date(2025, 1, 15), date(2025, 1, 31), date(2025, 2, 28)]
+    for night in nights:
+        project.nightly(night)
+    week = project.weekly()
+    rows = project.warehouse.rows("SELECT * FROM metarisk.grade_backtest_current ORDER BY cohort, place")
+    scores = project.warehouse.rows("SELECT entity, as_of, score FROM metarisk.score_history ORDER BY as_of")
+    book = {row["loan_id"]: row for row in tiny.book().iter_rows(named=True)}
+    # by hand: the first month end within 31 days of opening, and a default known in the horizon
+    seen: dict[str, tuple[float, bool]] = {}
+    for row in scores:
+        loan = book[row["entity"]]
+        if row["as_of"] in nights[1:] and (row["as_of"] - loan["opened_on"]).days <= 31:
+            end = loan["opened_on"].replace(year=loan["opened_on"].year + 1)
+            bad = loan["event_date"] is not None and loan["event_date"] <= end
+            seen.setdefault(row["entity"], (row["score"], bad))
+    assert sum(row["rows"] for row in rows) == len(seen) > 10
+    assert sum(row["events"] for row in rows) == sum(bad for _, bad in seen.values()) > 0
+    assert sum(row["mean_score"] * row["rows"] for row in rows) == pytest.approx(sum(s for s, _ in seen.values()))
+    assert {row["cohort"] for row in rows} <= {"2024", "2025"}
+    assert {row["model_id"] for row in rows} == {week.model_id}
+
+    fairness = project.warehouse.rows(
+        "SELECT * FROM metarisk.evidence WHERE protocol = 'fairness' AND model_id = $id", {"id": week.model_id}
+    )
+    assert {(row["slice"], row["metric"]) for row in fairness} == {
+        (f"age_band = {group}", metric)
+        for group in ("young", "old")
+        for metric in ("adverse_impact_ratio", "event_rate_over_mean_score")
+    }
+    assert max(row["value"] for row in fairness if row["metric"] == "adverse_impact_ratio") == 1
+    files = load(project.settings.data_dir / "registry", NAME, week.model_id)
+    assert not [name for name, content in files.items() if b"age_band" in content]

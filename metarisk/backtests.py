@@ -1,0 +1,131 @@
+"""What came of published scores: back-tests by grade, and how groups fare that no model may see.
+
+Pure: frames in, frames out. Which outcomes are known is `tasks`; which scores were published stands in the warehouse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from metarisk.calibration import binomial_p, grade_numbers, jeffreys_p, vasicek_p
+from metarisk.domain import Array, Scorecard
+from metarisk.metrics import benjamini_hochberg
+from metarisk.tasks import LABEL
+
+REJECTED = 0.05
+"""False-discovery rate at which a grade's probability is called too low."""
+SEEN = 10.0
+"""Expected events from which a doubled rate is seen with 80 % power; below, an unremarkable grade is `blind`."""
+FOUR_FIFTHS = 0.8
+"""An acceptance rate below this share of the best group's is a sign of adverse impact (EEOC 1978, 29 CFR 1607.4 D)."""
+SCHEMA = {
+    "cohort": pl.String,
+    "grade": pl.String,
+    "place": pl.Int32,
+    "rows": pl.Int64,
+    "events": pl.Int64,
+    "mean_score": pl.Float64,
+    "event_rate": pl.Float64,
+    "rate_low": pl.Float64,
+    "rate_high": pl.Float64,
+    "binomial_p": pl.Float64,
+    "jeffreys_p": pl.Float64,
+    "jeffreys_q": pl.Float64,
+    "vasicek_p": pl.Float64,
+    "vasicek_q": pl.Float64,
+    "asset_correlation": pl.Float64,
+    "status": pl.String,
+}
+
+
+def grade_backtests(judged: pl.DataFrame, card: Scorecard) -> pl.DataFrame:
+    """Back-tests of every grade in every cohort: was its probability too low?
+
+    Each grade is tested twice: with independent defaults (Jeffreys), and with one common factor of the card's asset
+    correlation (Vasicek), under which far larger surprises are ordinary. p-values are adjusted over all grades of all
+    cohorts (Benjamini and Hochberg 1995). Cohorts must not share an entity.
+
+    Args:
+        judged: `cohort` (text), `score` (probability) and LABEL (0 or 1), one row an entity.
+        card: master scale and asset correlation.
+
+    Returns:
+        A frame of SCHEMA, one row a cohort and grade that has rows. `status` is `understated` where the one-factor q is
+        at most REJECTED, `watch` where only the independent one is, `blind` where too few events were expected, else
+        `ok`.
+    """
+    names = [grade.name for grade in card.grades]
+    place = pl.Series("place", grade_numbers(judged["score"].to_numpy(), card.grades) + 1, dtype=pl.Int32)
+    lines = (
+        judged.with_columns(place)
+        .group_by("cohort", "place")
+        .agg(rows=pl.len(), events=pl.col(LABEL).sum(), mean_score=pl.col("score").sort().mean())
+        .sort("cohort", "place")
+    )
+    if lines.is_empty():
+        return pl.DataFrame(schema=SCHEMA)
+    p, d, n = (lines[name].to_numpy().astype(float) for name in ("mean_score", "events", "rows"))
+    independent, common = jeffreys_p(p, d, n), vasicek_p(p, d, n, card.asset_correlation)
+    q, common_q = benjamini_hochberg(independent), benjamini_hochberg(common)
+    status = np.select(
+        [common_q <= REJECTED, q <= REJECTED, p * n < SEEN], ["understated", "watch", "blind"], default="ok"
+    )
+    return lines.with_columns(
+        grade=pl.Series([names[number - 1] for number in lines["place"]], dtype=pl.String),
+        event_rate=pl.Series(d / n),
+        rate_low=pl.Series(stats.beta.ppf(0.025, d + 0.5, n - d + 0.5)),
+        rate_high=pl.Series(stats.beta.ppf(0.975, d + 0.5, n - d + 0.5)),
+        binomial_p=pl.Series(binomial_p(p, d, n)),
+        jeffreys_p=pl.Series(independent),
+        jeffreys_q=pl.Series(q),
+        vasicek_p=pl.Series(common),
+        vasicek_q=pl.Series(common_q),
+        asset_correlation=pl.lit(card.asset_correlation),
+        status=pl.Series(status.tolist()),
+    ).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+
+
+def adverse_impact(groups: Sequence[str | None], declined: Array) -> list[dict[str, object]]:
+    """Acceptance rate of each group over that of the group with the highest; rows (N,), `declined` a mask (N,).
+
+    Rows for the warehouse's `evidence` table, less protocol, candidate and slice's column; missing is a group.
+    """
+    rows = pl.DataFrame({"group": pl.Series(groups, dtype=pl.String).fill_null("(missing)"), "declined": declined})
+    rates = rows.group_by("group").agg(rows=pl.len(), accepted=1 - pl.col("declined").mean()).sort("group")
+    best = max(rates["accepted"].to_list(), default=0.0)
+    return [
+        {
+            "slice": group,
+            "metric": "adverse_impact_ratio",
+            "value": accepted / best if best else None,
+            "rows": count,
+            "note": f"accepted {accepted:.1%}"
+            + (", below four fifths" if best and accepted < FOUR_FIFTHS * best else ""),
+        }
+        for group, count, accepted in rates.iter_rows()
+    ]
+
+
+def calibration_by_group(groups: Sequence[str | None], probability: Array, y: Array) -> list[dict[str, object]]:
+    """Event rate of each group over its mean probability, with a Jeffreys 95 % interval; above 1: understated."""
+    rows = pl.DataFrame({"group": pl.Series(groups, dtype=pl.String).fill_null("(missing)"), "p": probability, "y": y})
+    sums = rows.group_by("group").agg(rows=pl.len(), p=pl.col("p").sort().sum(), y=pl.col("y").sum()).sort("group")
+    out = []
+    for group, count, expected, events in sums.iter_rows():
+        low, high = stats.beta.ppf([0.025, 0.975], events + 0.5, count - events + 0.5) * count / expected
+        out.append(
+            {
+                "slice": group,
+                "metric": "event_rate_over_mean_score",
+                "value": events / expected,
+                "low": float(low),
+                "high": float(high),
+                "rows": count,
+                "events": int(events),
+            }
+        )
+    return out
