@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -85,12 +85,16 @@ class LinearBase:
         if len(np.unique(y)) < 2:
             return cls(encoder, np.zeros(len(encoder.columns)), _constant(y, exposure))
         design = encoder.design(frame, np.float64)
-        if exposure is None:
-            model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(design, y)
-            return cls(encoder, model.coef_[0].copy(), float(model.intercept_[0]))
-        model = PoissonRegressor(alpha=HAZARD_RIDGE / exposure.sum(), solver="newton-cholesky", max_iter=100)
-        model.fit(design, y / exposure, sample_weight=exposure)
-        return cls(encoder, model.coef_.copy(), float(model.intercept_))
+
+        def ridge(columns: Array) -> tuple[Array, float]:
+            if exposure is None:
+                model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(columns, y)
+                return model.coef_[0].copy(), float(model.intercept_[0])
+            model = PoissonRegressor(alpha=HAZARD_RIDGE / exposure.sum(), solver="newton-cholesky", max_iter=100)
+            model.fit(columns, y / exposure, sample_weight=exposure)
+            return model.coef_.copy(), float(model.intercept_)
+
+        return cls(encoder, *signed(design, encoder.signs, ridge))
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Logit or log relative hazard, float64 (N,)."""
@@ -234,6 +238,14 @@ class HazardBase:
         """Log of the hazard over the whole horizon, float64 (N,)."""
         score: Array = self.relative.predict(frame) + np.log(max(self.baseline[-1], np.exp(-LIMIT)))
         return score.clip(-LIMIT, LIMIT)
+
+    def features(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return self.relative.features()
+
+    def contributions(self, frame: pl.DataFrame) -> Array:
+        """Those of the relative hazard; the baseline is what every row has; float64 (N, features + 1)."""
+        return _completed(self.relative.contributions(frame)[:, :-1], self.predict(frame))
 
     def share(self, periods: Array) -> Array:
         """Log share of the horizon's hazard that the first periods (N,) hold, float64 (N,)."""
@@ -384,6 +396,22 @@ def _tree_parameters(y: Array, monotone: Sequence[int], *, fine: bool) -> dict[s
         "num_threads": 1,
         "verbose": -1,
     }
+
+
+def signed(design: Array, signs: Array, fit: Callable[[Array], tuple[Array, float]]) -> tuple[Array, float]:
+    """Weights (K,) and intercept of a linear fit in which no column goes against its sign.
+
+    A column of (N, K) that would is left out, and the rest is fitted again, until none does: what the data contradict
+    tells the score nothing, instead of the wrong thing.
+    """
+    kept = np.ones(len(signs), dtype=bool)
+    while True:
+        weights, intercept = fit(design if kept.all() else design * kept)
+        weights[~kept] = 0.0
+        wrong = weights * signs < 0
+        if not wrong.any():
+            return weights, intercept
+        kept &= ~wrong
 
 
 def _completed(parts: Array, score: Array) -> Array:

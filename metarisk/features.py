@@ -73,6 +73,17 @@ class Encoder:
                 names += [name] + ([f"{name} missing"] if self.numeric[name].missing else [])
         return names
 
+    @property
+    def signs(self) -> Array:
+        """Direction of each column of `design` that a monotone linear score must keep: 1, -1, or 0 where it is free."""
+        names, widths = list(self.kinds), self._widths
+        signs = np.zeros(sum(widths))
+        at = np.cumsum([0, *widths[:-1]]) if widths else np.zeros(0, dtype=np.int64)
+        for number, direction in enumerate(self.monotone):
+            if self.kinds[names[number]] != "categorical":
+                signs[at[number]] = direction
+        return signs
+
     def raw(self, frame: pl.DataFrame) -> Array:
         """Float64 (N, features): numbers with NaN for missing, categories as codes (unseen and missing: NaN)."""
         out = np.empty((frame.height, len(self.kinds)))

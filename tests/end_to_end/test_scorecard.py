@@ -140,13 +140,17 @@ def test_a_week_on_other_data_tells_how_many_first_reasons_changed(duckdb: Proje
     assert row["rows"] > 100
 
 
-def test_the_level_of_a_week_is_in_its_evidence_and_its_model(duckdb: Project) -> None:
-    rows = duckdb.warehouse.rows("SELECT * FROM metarisk.evidence WHERE protocol = 'level'")
+def test_the_level_of_a_week_is_in_its_evidence_and_its_model(duckdb: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = "SELECT * FROM metarisk.evidence WHERE protocol = 'level'"
+    assert duckdb.warehouse.rows(few) == []
+    monkeypatch.setattr("metarisk.evidence.MIN_JUDGED_EVENTS", 1)
+    duckdb.edit("portfolios/tiny.toml", 'title = "Tiny loans"', 'title = "Small loans"')
+    week = duckdb.weekly()
+    rows = duckdb.warehouse.rows(few)
     assert len(rows) == len(LEVEL_RULES) - 1
     chosen = [row for row in rows if row["note"].endswith("; chosen")]
     assert all(row["high"] < 0 for row in chosen)
-    model_id = rows[0]["model_id"]
-    card = json.loads(load(duckdb.settings.data_dir / "registry", NAME, model_id)["scorecard.json"])
+    card = json.loads(load(duckdb.settings.data_dir / "registry", NAME, week.model_id)["scorecard.json"])
     assert bool(card["level"]["months"]) == bool(chosen)
 
 

@@ -129,6 +129,27 @@ def test_a_falling_constraint_holds_against_the_data(teach):
     assert (np.diff(scores, axis=0) <= 0).all()
 
 
+def test_a_linear_weight_against_its_sign_is_left_out_and_the_rest_is_fitted_again(teach):
+    y = teach[LABEL].to_numpy()
+    against = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=-1)}
+    without = {name: feature for name, feature in FEATURES.items() if name != "burden"}
+    found, rest = LinearBase.fit(teach, y, against, "opened"), LinearBase.fit(teach, y, without, "opened")
+    assert found.weights[0] == 0
+    np.testing.assert_allclose(found.weights[1:], rest.weights, atol=1e-9)
+    np.testing.assert_allclose(found.predict(book()), rest.predict(book()), atol=1e-9)
+    # a direction that the data share changes nothing
+    free = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=0)}
+    np.testing.assert_array_equal(
+        LinearBase.fit(teach, y, free, "opened").weights, LinearBase.fit(teach, y, FEATURES, "opened").weights
+    )
+
+
+def test_a_design_of_contradicted_columns_alone_is_the_constant(teach):
+    y = teach[LABEL].to_numpy()
+    base = LinearBase.fit(teach, y, {"burden": replace(FEATURES["burden"], monotone=-1)}, "opened")
+    np.testing.assert_allclose(special.expit(base.predict(book())), y.mean(), atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", BASES)
 def test_segment_columns_are_read_by_the_kinds_that_say_so(kind, fitted):
     frame = book(100)
