@@ -14,6 +14,7 @@ from metarisk import quality, registry, report
 from metarisk.domain import segment_name
 from metarisk.evidence import Evidence
 from metarisk.metrics import Interval
+from metarisk.pipeline import cards
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.models import champion_for, registry_root
@@ -57,6 +58,8 @@ def report_night(
         quality=(*_quality(run.checked.quality), *_quality(guarded)),
         segments=_segments(context, run, before),
         scores=_histogram(context, run, before),
+        grades=cards.grades(context, run, before),
+        riskiest=cards.riskiest(run),
         drift=_drift(drift_folder),
         evidence=_evidence_of(context, run.model_id),
         warnings=_warnings(context, run),
@@ -95,6 +98,11 @@ def report_week(
         steps=tuple(report.Step(name, value) for name, value in seconds.items()),
         quality=_quality(judged.checked.quality),
         evidence=_evidence(judged.evidence, decision.recipe),
+        reliability=cards.reliability_of(judged),
+        level=cards.level(judged),
+        stability=cards.stability(trained),
+        backtests=cards.backtests(trained),
+        groups=cards.groups(trained),
         similarity=_similarity(context, trained.model_id),
         warnings=tuple(judged.checked.extract.warnings),
         next_steps=(f"approve model {trained.model_id}, or leave the champion as it is",) if waits else (),

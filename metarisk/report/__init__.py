@@ -4,10 +4,13 @@ Values are in `model`, what is shown first in `render`, pictures in `charts`, wo
 """
 
 from metarisk.report.model import (
+    BacktestLine,
     Champion,
     DriftLine,
     Evidence,
     EvidenceLine,
+    GradeBar,
+    GroupLine,
     LearningCurve,
     MapPoint,
     NightReport,
@@ -15,15 +18,19 @@ from metarisk.report.model import (
     ScoreHistogram,
     SegmentLine,
     Step,
+    Told,
     WeekReport,
 )
 from metarisk.report.render import render_night, render_week
 
 __all__ = [
+    "BacktestLine",
     "Champion",
     "DriftLine",
     "Evidence",
     "EvidenceLine",
+    "GradeBar",
+    "GroupLine",
     "LearningCurve",
     "MapPoint",
     "NightReport",
@@ -31,6 +38,7 @@ __all__ = [
     "ScoreHistogram",
     "SegmentLine",
     "Step",
+    "Told",
     "WeekReport",
     "render_night",
     "render_week",

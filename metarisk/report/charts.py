@@ -16,7 +16,8 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from metarisk.report.model import DriftLine, LearningCurve, MapPoint, ScoreHistogram
+from metarisk.metrics import ReliabilityBin
+from metarisk.report.model import DriftLine, GradeBar, LearningCurve, MapPoint, ScoreHistogram
 
 _FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 """Fonts of one metric: vl-convert lays labels out with the widths that the browser will draw."""
@@ -56,6 +57,61 @@ def score_chart(histogram: ScoreHistogram) -> Markup:
         .encode(x=x, y=y)
     )
     return _svg(bars + line, width=420, height=190)
+
+
+def grade_chart(grades: Sequence[GradeBar]) -> Markup:
+    """Rows by grade as bars, the last run's as a tick over each, both as shares of their rows."""
+    names = [_label(grade.name) for grade in grades]
+    now, before = sum(g.rows for g in grades), sum(g.rows_before or 0 for g in grades)
+    data = pl.DataFrame(
+        {
+            "grade": names,
+            "share": [g.rows / max(now, 1) for g in grades],
+            "last": [None if g.rows_before is None else g.rows_before / max(before, 1) for g in grades],
+        },
+        schema_overrides={"last": pl.Float64},
+    )
+    x = alt.X("grade:N", sort=names, title="grade", axis=alt.Axis(labelAngle=0, grid=False))
+    axis = alt.Axis(format="%", tickCount=4)
+    bars = (
+        alt.Chart(data)
+        .mark_bar(color=_ACCENT, opacity=0.55)
+        .encode(x=x, y=alt.Y("share:Q", title="share of rows", axis=axis))
+    )
+    if not before:
+        return _svg(bars, width=420, height=190)
+    ticks = alt.Chart(data).mark_tick(color=_INK, thickness=1.6).encode(x=x, y=alt.Y("last:Q", title="share of rows"))
+    return _svg(bars + ticks, width=420, height=190)
+
+
+def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
+    """Observed event rate with its 95 % interval over the predicted one; on the line they agree."""
+    kept = [b for b in bins if b.predicted > 0.0 and b.high > 0.0]
+    # A rate of zero has no place on a log scale: it and its whisker end at the axis.
+    floor = min((b.predicted for b in kept), default=1e-3) / 3.0
+    data = pl.DataFrame(
+        {
+            "predicted": [b.predicted for b in kept],
+            "observed": [max(b.observed, floor) for b in kept],
+            "low": [max(b.low, floor) for b in kept],
+            "high": [max(b.high, floor) for b in kept],
+        },
+        schema=dict.fromkeys(("predicted", "observed", "low", "high"), pl.Float64),
+    )
+    ends = [floor, max((max(b.predicted, b.high) for b in kept), default=1.0)]
+    scale = alt.Scale(type="log", domain=ends, nice=False)
+    axis = alt.Axis(format="~%", grid=False, tickCount=5, labelOverlap=True)
+    x = alt.X("predicted:Q", scale=scale, axis=axis, title="predicted")
+    y = alt.Y("observed:Q", scale=scale, axis=axis, title="observed")
+    line = (
+        alt.Chart(pl.DataFrame({"predicted": ends, "observed": ends}))
+        .mark_line(color=_SOFT, strokeWidth=1, strokeDash=[4, 4])
+        .encode(x=x, y=y)
+    )
+    place = alt.Chart(data)
+    whiskers = place.mark_rule(color=_ACCENT, opacity=0.6).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    dots = place.mark_circle(color=_ACCENT, size=55, opacity=1).encode(x=x, y=y)
+    return _svg(line + whiskers + dots, width=380, height=240)
 
 
 def drift_map(cells: Sequence[DriftLine], segments: Sequence[str], features: Sequence[str]) -> Markup:

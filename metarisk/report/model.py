@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Literal
 
 from metarisk.domain import Mode, SegmentStatus
-from metarisk.metrics import Interval
+from metarisk.metrics import Interval, ReliabilityBin
 
 Severity = Literal["critical", "warning", "info"]
 DriftStatus = Literal["ok", "watch", "alert", "blind"]
@@ -145,6 +145,57 @@ class MapPoint:
 
 
 @dataclass(frozen=True)
+class GradeBar:
+    """One grade of the master scale: rows of this run and of the last, and its mean score."""
+
+    name: str
+    rows: int
+    rows_before: int | None = None
+    mean_score: float | None = None
+    expected_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """One of the riskiest rows with what it is told: (text, points) of each reason, the heaviest first."""
+
+    entity: str
+    segment: str
+    score: float
+    grade: str
+    points: float | None
+    reasons: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class BacktestLine:
+    """What came of the published scores of one cohort and grade."""
+
+    cohort: str
+    grade: str
+    rows: int
+    events: int
+    mean_score: float
+    event_rate: float
+    rate_low: float
+    rate_high: float
+    jeffreys_q: float
+    vasicek_q: float
+    status: Literal["ok", "blind", "watch", "understated"]
+
+
+@dataclass(frozen=True)
+class GroupLine:
+    """One group of a protected column; `ratio` is of acceptance rates, `calibration` events over expected ones."""
+
+    group: str
+    rows: int
+    ratio: float | None
+    calibration: Interval | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class NightReport:
     """Everything the page of one night shows."""
 
@@ -167,6 +218,9 @@ class NightReport:
     segments: tuple[SegmentLine, ...] = ()
     """All segments: the page counts them and picks those worth a look."""
     scores: ScoreHistogram | None = None
+    grades: tuple[GradeBar, ...] = ()
+    """Every grade of the scale, best first."""
+    riskiest: tuple[Told, ...] = ()
     drift: tuple[DriftLine, ...] = ()
     """All rows of the night: the page counts them and picks the worst."""
     evidence: Evidence | None = None
@@ -197,6 +251,14 @@ class WeekReport:
     evidence: Evidence | None = None
     out_of_time: Evidence | None = None
     """Reports and may veto, never chooses."""
+    reliability: tuple[ReliabilityBin, ...] = ()
+    """Of the chosen recipe on validation rows."""
+    level: str = ""
+    """What was found about following the level of the latest months."""
+    stability: str = ""
+    """What was found about reasons, compared with the champion before."""
+    backtests: tuple[BacktestLine, ...] = ()
+    groups: tuple[GroupLine, ...] = ()
     curves: tuple[LearningCurve, ...] = ()
     similarity: tuple[MapPoint, ...] = ()
     warnings: tuple[str, ...] = ()

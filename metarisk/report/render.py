@@ -17,13 +17,23 @@ from typing import Literal, get_args
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from metarisk.backtests import FOUR_FIFTHS
 from metarisk.domain import SegmentStatus
 from metarisk.metrics import Interval
 from metarisk.report import charts
-from metarisk.report.model import DriftLine, Evidence, NightReport, QualityCheck, SegmentLine, WeekReport
+from metarisk.report.model import (
+    BacktestLine,
+    DriftLine,
+    Evidence,
+    NightReport,
+    QualityCheck,
+    SegmentLine,
+    WeekReport,
+)
 
 _SHOWN_SEGMENTS = 10
 _SHOWN_DRIFT = 10
+_SHOWN_BACKTESTS = 24
 _MAP_SEGMENTS, _MAP_FEATURES = 14, 14
 _BADNESS = {"alert": 0, "watch": 1, "blind": 2, "ok": 3}
 
@@ -58,6 +68,7 @@ def render_night(report: NightReport) -> str:
             statuses=_status_counts(report.segments),
             segments=_interesting_segments(report.segments),
             score_chart=charts.score_chart(report.scores) if report.scores else None,
+            grade_chart=charts.grade_chart(report.grades) if report.grades else None,
             drift_counts=Counter(line.status for line in _tests(report.drift)),
             drift_tests=len(_tests(report.drift)),
             drift=_worst_drift(report.drift),
@@ -79,6 +90,9 @@ def render_week(report: WeekReport) -> str:
             quality=_worst_quality(report.quality),
             forest=_forest(report.evidence),
             out_of_time_forest=_forest(report.out_of_time),
+            reliability_chart=charts.reliability_chart(report.reliability) if report.reliability else None,
+            backtests=_worst_backtests(report.backtests),
+            backtest_counts=Counter(line.status for line in report.backtests),
             learning_chart=charts.learning_chart(report.curves) if report.curves else None,
             similarity_map=charts.similarity_map(report.similarity) if report.similarity else None,
             neighbours=sorted(report.similarity, key=lambda place: -place.rows)[:_SHOWN_SEGMENTS],
@@ -105,6 +119,15 @@ def _night_problems(report: NightReport) -> list[Problem]:
 
 def _week_problems(report: WeekReport) -> list[Problem]:
     failed = [Problem("bad", report.reason)] if report.decision == "failed" else []
+    wrong = [line for line in report.backtests if line.status == "understated"]
+    if wrong:
+        grades = ", ".join(f"{line.grade} of {line.cohort}" for line in wrong[:5])
+        failed.append(Problem("watch", f"Back-test: more events than a bad year explains in grade {grades}."))
+    failed += [
+        Problem("watch", f"Adverse impact: {group.group} is accepted at {group.ratio:.2f} of the best.")
+        for group in report.groups
+        if group.ratio is not None and group.ratio < FOUR_FIFTHS
+    ]
     return failed + _quality_problems(report.quality) + [Problem("watch", warning) for warning in report.warnings]
 
 
@@ -153,6 +176,13 @@ def _interesting_segments(segments: Sequence[SegmentLine]) -> list[SegmentLine]:
         return abs(now - before) * math.sqrt(line.rows)
 
     return sorted(segments, key=lambda line: (-move(line), -line.rows, line.name))[:_SHOWN_SEGMENTS]
+
+
+def _worst_backtests(lines: Sequence[BacktestLine]) -> list[BacktestLine]:
+    """What wants a look first, then the newest cohorts by grade."""
+    order = {"understated": 0, "watch": 1, "ok": 2, "blind": 2}
+    newest = sorted(lines, key=lambda line: line.cohort, reverse=True)
+    return sorted(newest, key=lambda line: order[line.status])[:_SHOWN_BACKTESTS]
 
 
 def _tests(drift: Iterable[DriftLine]) -> list[DriftLine]:

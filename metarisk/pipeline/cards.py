@@ -1,0 +1,114 @@
+"""What pages show of scorecards: grades, the riskiest rows with their reasons, calibration, back-tests, groups."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from metarisk import report
+from metarisk.metrics import Interval, ReliabilityBin, reliability
+from metarisk.pipeline.context import Context
+from metarisk.pipeline.night import Run, score_files
+from metarisk.pipeline.week import Judged, Trained
+from metarisk.tasks import LABEL
+
+MOST_TOLD = 8
+
+
+def grades(context: Context, run: Run, before: pl.LazyFrame | None) -> tuple[report.GradeBar, ...]:
+    """Every grade of the scale, best first; none where the target has none."""
+    about = pl.len().alias("rows"), pl.col("score").mean(), pl.col("expected_loss").sum()
+    now = pl.scan_parquet(score_files(run)).drop_nulls("grade").group_by("grade").agg(*about).collect()
+    found = {row["grade"]: row for row in now.iter_rows(named=True)}
+    last: dict[str, int] | None = None
+    if before is not None and "grade" in before.collect_schema():
+        last = dict(before.drop_nulls("grade").group_by("grade").len().collect().iter_rows())
+    return tuple(
+        report.GradeBar(
+            grade.name,
+            found[grade.name]["rows"] if grade.name in found else 0,
+            last.get(grade.name, 0) if last is not None else None,
+            found[grade.name]["score"] if grade.name in found else None,
+            (found[grade.name]["expected_loss"] or None) if grade.name in found else None,
+        )
+        for grade in (context.portfolio.scorecard.grades if found else ())
+    )
+
+
+def riskiest(run: Run) -> tuple[report.Told, ...]:
+    """The riskiest rows that have reasons."""
+    told = pl.scan_parquet(score_files(run)).drop_nulls("reasons")
+    worst = told.sort("score", "entity", descending=[True, False]).head(MOST_TOLD).collect()
+    return tuple(
+        report.Told(
+            row["entity"],
+            row["segment"],
+            row["score"],
+            row["grade"] or "",
+            row["points"],
+            tuple((reason["text"], reason["points"]) for reason in json.loads(row["reasons"])),
+        )
+        for row in worst.iter_rows(named=True)
+    )
+
+
+def reliability_of(judged: Judged) -> tuple[ReliabilityBin, ...]:
+    """Reliability of the chosen recipe on the rows that judged it."""
+    rows = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
+    recipe = judged.decision.recipe
+    if rows.is_empty() or recipe not in rows.columns or not rows[LABEL].is_between(0, 1).all():
+        return ()
+    return reliability(1 / (1 + np.exp(-rows[recipe].to_numpy())), rows[LABEL].to_numpy())
+
+
+def level(judged: Judged) -> str:
+    """One sentence on the level."""
+    choice = judged.level
+    if not choice.tried:
+        return ""
+    rule, gain = min(choice.tried, key=lambda one: one[1].mean)
+    span = f"{1e4 * gain.mean:+.1f} [{1e4 * gain.low:+.1f}, {1e4 * gain.high:+.1f}] x 1e-4 of loss"
+    if choice.rule.months:
+        return f"Nights follow the level of the latest {rule.months} known months: on validation rows that gave {span}."
+    return (
+        f"The level is left alone: following the latest {rule.months} known months gave {span}, not wholly below zero."
+    )
+
+
+def stability(trained: Trained) -> str:
+    """One sentence on reasons."""
+    found = trained.stability
+    if found is None:
+        return ""
+    share = f"{found.changed:.1%} have another first reason"
+    return f"Of the {found.rows:,} riskiest rows, {share} than by model `{found.before}`."
+
+
+def backtests(trained: Trained) -> tuple[report.BacktestLine, ...]:
+    """Back-tests of published scores, by cohort and grade."""
+    names = [field.name for field in fields(report.BacktestLine)]
+    return tuple(report.BacktestLine(**row) for row in trained.backtests.select(names).iter_rows(named=True))
+
+
+def groups(trained: Trained) -> tuple[report.GroupLine, ...]:
+    """Adverse impact and calibration of each group, side by side."""
+    by_group: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in trained.fairness:
+        by_group.setdefault(str(row["slice"]), {})[str(row["metric"])] = row
+    lines = []
+    for group, metrics in by_group.items():
+        impact, fit = metrics.get("adverse_impact_ratio", {}), metrics.get("event_rate_over_mean_score")
+        lines.append(
+            report.GroupLine(
+                group,
+                impact.get("rows", 0),
+                impact.get("value"),
+                Interval(fit["value"], fit["low"], fit["high"]) if fit else None,
+                impact.get("note", ""),
+            )
+        )
+    return tuple(lines)
