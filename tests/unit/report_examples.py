@@ -4,12 +4,15 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 
-from metarisk.metrics import Interval
+from metarisk.metrics import Interval, ReliabilityBin
 from metarisk.report import (
+    BacktestLine,
     Champion,
     DriftLine,
     Evidence,
     EvidenceLine,
+    GradeBar,
+    GroupLine,
     LearningCurve,
     MapPoint,
     NightReport,
@@ -17,6 +20,7 @@ from metarisk.report import (
     ScoreHistogram,
     SegmentLine,
     Step,
+    Told,
     WeekReport,
 )
 
@@ -127,6 +131,45 @@ def drift() -> tuple[DriftLine, ...]:
     return tuple(lines)
 
 
+GRADES = tuple(
+    GradeBar(name, rows, before, 0.0007 * 2**i if rows else None, rows * 14.0 * 2**i)
+    for i, (name, rows, before) in enumerate(
+        zip("ABCDEFGHIJ", (0, 310, 1900, 5200, 8400, 7600, 4200, 1300, 380, 22),
+            (0, 420, 2300, 5900, 8300, 7000, 3700, 1100, 300, 12), strict=True)
+    )
+)  # fmt: skip
+RISKIEST = tuple(
+    Told(
+        f"LC-{2_000_411 + 37 * i}", f"small_business|{state}", 0.41 - 0.02 * i, "J", 497.0 + i,
+        (
+            ("drawn share of revolving limits", -14.2 + i),
+            ("credit inquiries of the last six months", -9.9 + i / 2),
+            (f"what is known of others in small_business, {state}", -8.1),
+            ("amount of the loan in dollars", -2.4),
+        )[: 4 - i % 3],
+    )
+    for i, state in enumerate(STATES)
+)  # fmt: skip
+BACKTESTS = (
+    BacktestLine("2009", "C", 812, 3, 0.0031, 0.0037, 0.0010, 0.0099, 0.61, 0.72, "blind"),
+    BacktestLine("2009", "E", 4_120, 91, 0.0124, 0.0221, 0.0179, 0.0269, 0.0003, 0.031, "understated"),
+    BacktestLine("2009", "F", 3_020, 98, 0.0244, 0.0325, 0.0266, 0.0392, 0.012, 0.19, "watch"),
+    BacktestLine("2009", "G", 1_200, 57, 0.0461, 0.0475, 0.0366, 0.0606, 0.55, 0.61, "ok"),
+)
+RELIABILITY = tuple(
+    ReliabilityBin(1_240, p, o, 0.7 * o, 1.35 * o + 1e-4)
+    for p, o in zip(
+        (0.003, 0.006, 0.009, 0.012, 0.016, 0.021, 0.027, 0.036, 0.052, 0.11),
+        (0.0, 0.007, 0.008, 0.013, 0.015, 0.024, 0.026, 0.041, 0.05, 0.12), strict=True,
+    )
+)  # fmt: skip
+GROUPS = (
+    GroupLine("age_band = 18-24", 3_120, 0.71, Interval(1.08, 0.84, 1.37), "accepted 66.4%, below four fifths"),
+    GroupLine("age_band = 25-59", 24_300, 1.0, Interval(0.98, 0.91, 1.06), "accepted 93.5%"),
+    GroupLine("age_band = 60+", 1_892, 0.99, None, "accepted 92.6%"),
+)
+
+
 def night(**changes: object) -> NightReport:
     values: dict[str, object] = {
         "title": "Lending Club consumer loans",
@@ -152,6 +195,8 @@ def night(**changes: object) -> NightReport:
         ),
         "segments": segments(),
         "scores": scores(),
+        "grades": GRADES,
+        "riskiest": RISKIEST,
         "drift": drift(),
         "evidence": EVIDENCE,
         "warnings": ("3 segments were never seen in training and are scored by the portfolio's model.",),
@@ -183,6 +228,11 @@ def week(**changes: object) -> WeekReport:
         "quality": (QualityCheck("lending_club.json", "fico is never null", "critical", True, 0, 412_330, "fico"),),
         "evidence": EVIDENCE,
         "out_of_time": Evidence(EVIDENCE.rows[:3], EVIDENCE.baseline, "3,101 rows issued in 2011."),
+        "reliability": RELIABILITY,
+        "level": "The level is left alone: following the latest 6 known months gave −0.2 [−1.1, 0.8] x 1e-4 of loss.",
+        "stability": "Of the 294 riskiest rows, 4.1% have another first reason than by model `5f2c91ab`.",
+        "backtests": BACKTESTS,
+        "groups": GROUPS,
         "curves": tuple(
             LearningCurve(
                 name, steps,

@@ -53,7 +53,7 @@ def week_page():
 
 def _without_charts(**changes):
     """A night whose page needs no chart: quick to render where the test is about words."""
-    return examples.night(**{"scores": None, "drift": (), **changes})
+    return examples.night(**{"scores": None, "grades": (), "drift": (), **changes})
 
 
 def _words(page):
@@ -168,8 +168,46 @@ def test_the_week_says_who_scores_and_why(week_page):
     assert "map_head(hazard) scores from now on" in _words(render_week(examples.week(decision="promoted")))
 
 
+def test_the_riskiest_rows_are_told_why_in_points(night_page):
+    words = _words(night_page)
+    worst = examples.RISKIEST[0]
+    assert worst.entity in words
+    assert "drawn share of revolving limits −14" in words
+    assert "what is known of others in small_business, CA −8" in words
+
+
+def test_grades_without_rows_are_bars_of_none_and_no_line_of_the_table(night_page):
+    table = night_page.split("<h2>Grade by grade</h2>", 1)[1].split("</table>", 1)[0]
+    assert [name for name in "ABCDEFGHIJ" if f"<bdi>{name}</bdi>" in table] == list("BCDEFGHIJ")
+    alone = render_night(_without_charts(grades=tuple(replace(g, rows_before=None) for g in examples.GRADES)))
+    assert "last run" not in alone.split("<h2>Grades</h2>", 1)[1].split("</section>", 1)[0]
+
+
+def test_back_tests_name_what_no_bad_year_explains(week_page):
+    words = _words(week_page)
+    assert "Back-test: more events than a bad year explains in grade E of 2009." in words
+    table = week_page.split("What came of published scores", 1)[1].split("</table>", 1)[0]
+    assert [re.sub("<[^>]*>", "", tag) for tag in re.findall(r'<span class="tag.*?</span>', table)] == [
+        "understated", "watch", "blind", "ok",
+    ]  # fmt: skip
+
+
+def test_groups_below_four_fifths_are_problems_and_the_others_are_not(week_page):
+    words = _words(week_page)
+    assert "Adverse impact: age_band = 18-24 is accepted at 0.71 of the best." in words
+    assert "age_band = 60+ is accepted" not in words
+
+
+def test_a_reliability_of_nothing_is_drawn_at_the_axis_and_a_week_without_events_has_a_page():
+    drawing = re.findall(r"<svg.*?</svg>", render_week(examples.week(curves=(), similarity=())), re.S)[0]
+    assert "NaN" not in drawing
+    assert "Infinity" not in drawing
+    nothing = tuple(replace(b, predicted=0.0, observed=0.0, low=0.0, high=0.0) for b in examples.RELIABILITY)
+    assert "<svg" in render_week(examples.week(reliability=nothing, curves=(), similarity=()))
+
+
 def test_charts_are_whole_svg_with_the_colours_of_the_page(night_page, week_page):
-    for page, charts in ((night_page, 2), (week_page, 2)):
+    for page, charts in ((night_page, 3), (week_page, 3)):
         drawings = re.findall(r"<svg.*?</svg>", page, re.S)
         assert len(drawings) == charts
         for drawing in drawings:
@@ -203,6 +241,10 @@ def test_hostile_names_change_no_markup(name):
         quality=tuple(replace(q, rule=name, column=name, observed=name, suite="s.json") for q in night.quality),
         segments=tuple(replace(s, name=s.name + name, reason=name) for s in night.segments),
         drift=tuple(replace(d, segment=d.segment + name, feature=name + d.feature, detail=name) for d in night.drift),
+        grades=tuple(replace(g, name=g.name + name) for g in night.grades),
+        riskiest=tuple(
+            replace(t, entity=name, segment=name, grade=name, reasons=((name, -1.0),)) for t in night.riskiest
+        ),
         provenance={"host": name},
     )
     page = render_night(changed)
@@ -220,6 +262,10 @@ def test_hostile_names_change_no_markup(name):
             title=name,
             reason=name,
             challenger=name,
+            level=name,
+            stability=name,
+            backtests=tuple(replace(b, cohort=name, grade=name) for b in week.backtests),
+            groups=tuple(replace(g, group=name, note=name) for g in week.groups),
             curves=tuple(replace(c, candidate=name + c.candidate) for c in week.curves),
             similarity=tuple(replace(p, name=p.name + name, group=name) for p in week.similarity),
         )
@@ -231,7 +277,9 @@ def test_long_names_that_look_alike_keep_rows_of_their_own_on_the_map():
     night = examples.night()
     stem = "a very long segment name that goes on and on "
     twins = [replace(night.drift[0], segment=f"{stem}{i}") for i in range(3)]
-    chart = re.findall(r"<svg.*?</svg>", render_night(replace(night, drift=tuple(twins), scores=None)), re.S)[0]
+    chart = re.findall(
+        r"<svg.*?</svg>", render_night(replace(night, drift=tuple(twins), scores=None, grades=())), re.S
+    )[0]
     assert len(set(re.findall(r">(a very long[^<]*)<", chart))) == 3
 
 
@@ -247,7 +295,8 @@ def test_an_empty_report_of_a_night_that_failed_at_once_is_a_page():
     page = render_night(
         examples.night(
             outcome="failed", published_at=None, reason="the warehouse is down", champion=None, steps=(), quality=(),
-            segments=(), scores=None, drift=(), evidence=None, warnings=(), next_steps=(), provenance={},
+            segments=(), scores=None, drift=(), evidence=None, warnings=(), next_steps=(), provenance={}, grades=(),
+            riskiest=(),
         )
     )  # fmt: skip
     assert "the warehouse is down" in page
