@@ -16,7 +16,9 @@ from scipy import special, stats
 
 from metarisk.domain import Array, Grade, LikelihoodName, Scorecard
 
-GRADED: frozenset[LikelihoodName] = frozenset({"bernoulli", "hazard"})
+HAZARDS: frozenset[LikelihoodName] = frozenset({"hazard", "cumulative_hazard"})
+"""Likelihoods whose score is the log of a hazard over the horizon."""
+GRADED: frozenset[LikelihoodName] = frozenset({"bernoulli", *HAZARDS})
 """Likelihoods whose score is the probability of an event: those that have points and grades."""
 _FACTOR = np.linspace(-9.0, 9.0, 1_201)
 """The common factor's grid: smooth and all but zero at its ends, where the trapezoid rule converges exponentially."""
@@ -30,7 +32,7 @@ _LONGEST_STEP = 1.0
 def log_odds(link: ArrayLike, likelihood: LikelihoodName) -> Array:
     """Log-odds of the event (N,) from link-scale scores: themselves for a logit, ln(exp(H) - 1) for H = exp(eta)."""
     eta = _floats(link)
-    if likelihood != "hazard":
+    if likelihood not in HAZARDS:
         return eta
     hazard = np.exp(np.minimum(eta, 700.0))
     # ln(exp(H) - 1) = H + ln(1 - exp(-H)), which neither overflows for large H nor cancels for small

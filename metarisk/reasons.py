@@ -74,7 +74,7 @@ def explain(
     """Split the scores of rows (N, in any order) into what their features, their segment and the level add."""
     model, level = adapted.model, level or Calibration()
     features, shares = model.contributions(frame)
-    base, constant = model.fresh(frame), shares[:, -1]
+    (_, base), constant = model.fresh(frame), shares[:, -1]
     here, _ = adapted.score(frame, portfolio)
     nowhere, start = (without_segment(frame, adapted, portfolio, score) for score in (base, constant))
     distance = base - constant
@@ -139,6 +139,6 @@ def without_segment(frame: pl.DataFrame, adapted: Adapted, portfolio: Portfolio,
     """Link-scale score (N,) that the rows with these base scores (N,) would have in a segment that nobody knows."""
     model, key = adapted.model, (_NOWHERE,) * len(portfolio.columns.segments)
     codes = np.zeros(frame.height, dtype=np.int64)
-    rows, _ = pack([key], codes, model.inputs(frame), np.zeros(frame.height), base)
+    rows, _ = pack([key], codes, model.inputs(frame, base), np.zeros(frame.height), base)
     with one_thread():
         return model.learner.predict(model.state, adapted.adaptation, rows, model.likelihood)[0]

@@ -97,7 +97,7 @@ def score(
 
 def pooled(frame: pl.DataFrame, adapted: Adapted, portfolio: Portfolio, level: Calibration) -> Array:
     """Scores (N,) that the rows would have in a segment that nobody knows: what the portfolio alone says of them."""
-    link = without_segment(frame, adapted, portfolio, adapted.model.fresh(frame))
+    link = without_segment(frame, adapted, portfolio, adapted.model.fresh(frame)[1])
     return mean_score(adapted, link + level.portfolio)
 
 

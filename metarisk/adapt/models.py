@@ -13,6 +13,7 @@ from safetensors.numpy import save as write_arrays
 
 from metarisk.adapt.recipes import Recipe
 from metarisk.bases import CrossFitted, blend
+from metarisk.calibration import log_odds
 from metarisk.domain import (
     Array,
     Arrays,
@@ -46,7 +47,7 @@ class FittedModel:
     def fresh(self, frame: pl.DataFrame) -> tuple[Array, Array]:
         """Inputs (N, D) and base score (N,) of rows to be scored."""
         score = blend([base.full.predict(frame) for base in self.bases], frame.height)
-        return self._inputs(frame, score), score
+        return self.inputs(frame, score), score
 
     def contributions(self, frame: pl.DataFrame) -> tuple[tuple[str, ...], Array]:
         """Names of the bases' features (F), and what each adds to the base score, last a constant, (N, F + 1)."""
@@ -65,17 +66,13 @@ class FittedModel:
         """
         found = [base.unseen(frame) for base in self.bases]
         score = blend([score for score, _ in found], frame.height)
-        return self._inputs(frame, score), score + blend([share for _, share in found], frame.height)
+        return self.inputs(frame, score), score + blend([share for _, share in found], frame.height)
 
     def logit(self, link: Array) -> Array:
         """Logit (N,) of the probability that a link-scale score means; other than hazards are what they are."""
-        if not self.recipe.hazard:
-            return link
-        hazard = np.exp(link)
-        # log(exp(h) - 1) = h + log(1 - exp(-h))
-        return np.asarray(hazard + np.log(-np.expm1(-hazard)))
+        return log_odds(link, self.likelihood)
 
-    def _inputs(self, frame: pl.DataFrame, score: Array) -> Array:
+    def inputs(self, frame: pl.DataFrame, score: Array) -> Array:
         """Float32 (N, D): the encoded features; the score of the whole horizon where the learner reads no features."""
         if self.recipe.kind.reads_inputs:
             return self.encoder.design(frame)

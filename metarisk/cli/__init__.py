@@ -374,7 +374,7 @@ def _with_interval(about: Mapping[str, Any]) -> str:
 
 
 def _points(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value + 0.0:.2f}"
 
 
 def _settings() -> Settings:

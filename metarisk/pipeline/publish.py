@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
-from metarisk.domain import MetariskError, Transaction, segment_name
+from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import identity
 from metarisk.pipeline.night import BATCH_ROWS, Run, load_adapted, load_level, scan, score_files
-from metarisk.tasks import MISSING_SEGMENT, population, segment_keys
+from metarisk.tasks import LABEL, MISSING_SEGMENT, labelled, population, segment_keys
 
 Outcome = Literal["published", "already_published", "failed", "source_late", "locked"]
 ROWS_A_BATCH = 65_536
@@ -219,23 +219,32 @@ def _abstained(context: Context, run: Run, adapted: Adapted, level: Calibration)
         [segment.key for segment in few.values()], schema=list(portfolio.columns.segments), orient="row"
     )
     names = [pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in portfolio.columns.segments]
-    everyone = population(scan(context, run.checked), portfolio, context.job.as_of)
-    rows = everyone.join(keys, left_on=names, right_on=portfolio.columns.segments, how="semi").collect()
-    where, codes = segment_keys(rows, portfolio)
-    mass = np.bincount(codes, minlength=len(where))
-    score = np.bincount(codes, scoring.pooled(rows, adapted, portfolio, level), minlength=len(where)) / mass
-    pooled = {segment_name(key): float(value) for key, value in zip(where, score, strict=True)}
-    event = context.spec.label == "event"
-    return {
+    own = scan(context, run.checked).join(keys, left_on=names, right_on=portfolio.columns.segments, how="semi")
+    rows = population(own, portfolio, context.job.as_of).collect()
+    pooled = _by_segment(rows, scoring.pooled(rows, adapted, portfolio, level), portfolio)
+    found = {
         name: {
-            "pooled_score": pooled.get(name),
+            "pooled_score": pooled[name][1] / pooled[name][0] if name in pooled else None,
             "score_quantile": quantile.get(name),
-            "score_bound": float(pluto_tasche([few[name].support_rows], [few[name].support_events])[0])
-            if event
-            else None,
+            "score_bound": None,
         }
         for name in few
     }
+    if context.spec.label == "event":
+        mature = labelled(own, portfolio, context.spec, context.job.as_of).collect()
+        events = _by_segment(mature, mature[LABEL].to_numpy(), portfolio)
+        for name, line in found.items():
+            n, d = events.get(name, (0.0, 0.0))
+            line["score_bound"] = float(pluto_tasche([n], [d])[0])
+    return found
+
+
+def _by_segment(rows: pl.DataFrame, values: Array, portfolio: Portfolio) -> dict[str, tuple[float, float]]:
+    """Rows and sum of their values (N,), by printable name of their segment."""
+    keys, codes = segment_keys(rows, portfolio)
+    counts = np.bincount(codes, minlength=len(keys))
+    sums = np.bincount(codes, weights=values, minlength=len(keys))
+    return {segment_name(key): (float(n), float(v)) for key, n, v in zip(keys, counts, sums, strict=True)}
 
 
 def _drift_rows(context: Context, run: Run, folder: Path) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from metarisk.adapt import Adapted, adapt
 from metarisk.domain import Portfolio
 from metarisk.features import Encoder
-from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, fitted, support, to_score
+from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, at_risk, book, fitted, to_score
 
 
 def declared(burden: int, income: int) -> Portfolio:
@@ -27,12 +27,12 @@ def declared(burden: int, income: int) -> Portfolio:
 @cache
 def night(recipe: str, burden: int, income: int) -> Adapted:
     portfolio = declared(burden, income)
-    return adapt(fitted(recipe, book(), portfolio, AS_OF), "m", support(), portfolio, SPEC)
+    return adapt(fitted(recipe, book(), portfolio, AS_OF), "m", at_risk(), portfolio, SPEC)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    recipe=st.sampled_from(["map_head", "blend"]),
+    recipe=st.sampled_from(["map_head", "blend", "hazard_head"]),
     directions=st.sampled_from([(1, -1), (-1, 1)]),
     row=st.integers(0, 300),
     values=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30),

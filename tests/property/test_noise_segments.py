@@ -25,7 +25,7 @@ def test_noise_in_a_segments_labels_keeps_its_scores_in_the_band(seed: int, regi
     rows, scored = support(), to_score().filter(here)
     fitted = model()
     # labels that follow the pooled probability and nothing of the segment
-    p = special.expit(fitted.unseen(rows))
+    p = special.expit(fitted.unseen(rows)[1])
     noise = pl.Series((np.random.default_rng(seed).random(rows.height) < p).astype(float))
     night = adapt(
         fitted, "m", rows.with_columns(pl.when(here).then(noise).otherwise(LABEL).alias(LABEL)), PORTFOLIO, SPEC

@@ -20,16 +20,16 @@ from metarisk.features import Encoder
 from metarisk.reasons import LEVEL, MOST, SEGMENT, Explanation, explain
 from metarisk.scoring import mean_score
 from metarisk.tasks import LABEL, segment_keys
-from tests.unit.loan_examples import PORTFOLIO, SPEC, adapted, book, fitted, support, to_score
+from tests.unit.loan_examples import PORTFOLIO, SPEC, adapted, at_risk, book, fitted, support, to_score
 
-LEARNERS = ["map_head", "blend", "segment_lightgbm", "segment_logistic", "maml"]
+LEARNERS = ["map_head", "blend", "segment_lightgbm", "segment_logistic", "maml", "hazard", "hazard_head"]
 MOON = pl.when(pl.col("loan").str.ends_with("7")).then(pl.lit("moon")).otherwise("region").alias("region")
 LEVELS = Calibration(0.1, {"south|card": -0.25})
 
 
 @pytest.mark.parametrize("kind", BASES)
 def test_what_the_features_of_a_base_add_sums_to_its_score_from_one_constant(kind):
-    teach = support()
+    teach = at_risk() if BASES[kind].hazard else support()
     base = CrossFitted.fit(kind, teach, teach[LABEL].to_numpy(), PORTFOLIO, folds=False).full
     parts = base.contributions(book())
     assert parts.shape == (book().height, len(base.features()) + 1)
@@ -76,15 +76,15 @@ def test_contributions_sum_to_the_score_and_in_points(recipe, level):
     if recipe != "maml":
         # a network reads the inputs beside the base, so its rows start from different places
         assert np.ptp(found.start) < 1e-9
-    points, start = found.in_points("bernoulli", PORTFOLIO.scorecard)
-    expected = calibration.points(found.link, PORTFOLIO.scorecard)
+    points, start = found.in_points(night.model.likelihood, PORTFOLIO.scorecard)
+    expected = calibration.points(night.model.logit(found.link), PORTFOLIO.scorecard)
     np.testing.assert_allclose(start + points.sum(axis=1), expected, atol=1e-9)
 
 
 @given(
     st.lists(st.lists(st.floats(-3, 3), min_size=3, max_size=3), min_size=1, max_size=6),
     st.floats(-6, 1),
-    st.sampled_from(["bernoulli", "hazard"]),
+    st.sampled_from(["bernoulli", "cumulative_hazard"]),
 )
 def test_points_sum_under_every_link(parts, start, likelihood):
     parts = np.array(parts)
@@ -98,10 +98,11 @@ def test_points_sum_under_every_link(parts, start, likelihood):
     assert (np.sign(points) == -np.sign(parts)).all()
 
 
-def test_the_head_is_split_exactly():
+@pytest.mark.parametrize("recipe", ["map_head", "hazard_head"])
+def test_the_head_is_split_exactly(recipe):
     """Affine in the base: features get the slope, the segment what its parents and its cell add."""
     rows = to_score()
-    night = adapted("map_head")
+    night = adapted(recipe)
     found = explain(rows, night, PORTFOLIO)
     arrays, keys = night.adaptation.arrays, {key: i for i, key in enumerate(night.adaptation.keys)}
     damping = float(night.model.state["damping"])
