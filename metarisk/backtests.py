@@ -6,6 +6,7 @@ Pure: frames in, frames out. Which outcomes are known is `tasks`; which scores w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -129,3 +130,42 @@ def calibration_by_group(groups: Sequence[str | None], probability: Array, y: Ar
             }
         )
     return out
+
+
+def swap_set(segments: pl.Series, before: Array, after: Array, score: Array) -> list[dict[str, Any]]:
+    """Who is declined by one model only, in all and by segment, with the event rate that the new scores expect.
+
+    Args:
+        segments: printable segment of each row (N,).
+        before, after: masks (N,) of the rows that the old and the new model would decline at the portfolio's cut.
+        score: probability (N,) by the new model. Nobody's outcome is inferred: it is an expectation.
+
+    Returns:
+        Rows for the warehouse's `evidence` table, less protocol and candidate, the whole portfolio first.
+    """
+    rows = pl.DataFrame({"slice": segments, "before": before, "after": after, "score": score})
+    swapped = rows.filter(pl.col("before") != pl.col("after")).with_columns(
+        metric=pl.when("after").then(pl.lit("newly_declined")).otherwise(pl.lit("newly_accepted"))
+    )
+    about = pl.len().alias("rows"), pl.col("score").sort().mean().alias("value")
+    total = swapped.group_by("metric").agg(*about).with_columns(slice=pl.lit("all")).sort("metric")
+    parts = swapped.group_by("slice", "metric").agg(*about).sort("slice", "metric")
+    return [*total.iter_rows(named=True), *parts.select(total.columns).iter_rows(named=True)]
+
+
+def grade_migration(before: Array, after: Array, card: Scorecard) -> list[dict[str, Any]]:
+    """From which grade to which the rows move: one line a pair of grades that has rows, best first.
+
+    Args:
+        before, after: probabilities (N,) by the old and the new model.
+
+    Returns:
+        Rows for the warehouse's `evidence` table, less protocol and candidate; `value` is the share of the old grade.
+    """
+    names = [grade.name for grade in card.grades]
+    pairs = pl.DataFrame({"old": grade_numbers(before, card.grades), "new": grade_numbers(after, card.grades)})
+    counts = pairs.group_by("old", "new").len("rows").with_columns(of=pl.col("rows").sum().over("old"))
+    return [
+        {"slice": f"{names[old]} to {names[new]}", "metric": "share_of_grade", "value": rows / of, "rows": rows}
+        for old, new, rows, of in counts.sort("old", "new").iter_rows()
+    ]

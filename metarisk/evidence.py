@@ -28,6 +28,8 @@ from metarisk.tasks import LABEL, segment_keys
 
 MIN_JUDGED_EVENTS = 20
 """Fewer judged events cannot tell candidates apart: the risk type's fallback recipe is taken."""
+MIN_LEVEL_GAIN = 1e-5
+"""Log-loss that following the level must gain for certain: less is not worth a step of its own."""
 SUPPORT_BANDS = ((0, 1), (1, 5), (5, 20), (20, None))
 """Events in a segment's support at the cut: bands of the table 'by support'."""
 
@@ -148,7 +150,7 @@ class LevelChoice:
 
 
 def choose_level(judged: pl.DataFrame, recipe: str, portfolio: Portfolio) -> LevelChoice:
-    """The level rule with the lowest loss on walk-forward rows, if its paired interval is wholly below zero.
+    """The level rule with the lowest loss on walk-forward rows, if it gains MIN_LEVEL_GAIN by its paired interval.
 
     Otherwise, or where fewer than MIN_JUDGED_EVENTS events were judged, the level is left alone: scores that were right
     stay right. Intervals are at 95 % for all rules together (Bonferroni).
@@ -165,7 +167,7 @@ def choose_level(judged: pl.DataFrame, recipe: str, portfolio: Portfolio) -> Lev
 
     tried = tuple((rule, gain(number)) for number, rule in enumerate(LEVEL_RULES[1:], start=1))
     rule, found = min(tried, key=lambda one: one[1].mean)
-    return LevelChoice(rule if found.high < 0 else none, tried)
+    return LevelChoice(rule if found.high < -MIN_LEVEL_GAIN else none, tried)
 
 
 def level_rows(choice: LevelChoice, evidence: Evidence, recipe: str) -> list[dict[str, object]]:

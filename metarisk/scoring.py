@@ -101,6 +101,12 @@ def pooled(frame: pl.DataFrame, adapted: Adapted, portfolio: Portfolio, level: C
     return mean_score(adapted, link + level.portfolio)
 
 
+def segments_of(frame: pl.DataFrame, portfolio: Portfolio) -> pl.Series:
+    """Printable name of each row's segment (N,)."""
+    keys, codes = segment_keys(frame, portfolio)
+    return pl.Series([segment_name(key) for key in keys], dtype=pl.String)[codes]
+
+
 def reasons_cut(link: Array, share: float) -> float:
     """The link-scale score from which the riskiest share of these rows (N,) lies; infinite where none is to be told."""
     if share <= 0 or not len(link):

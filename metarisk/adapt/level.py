@@ -40,11 +40,14 @@ def level(adapted: Adapted, known: pl.DataFrame, portfolio: Portfolio, rule: Lev
     """The level after a rule: from rows opened in the latest months (LABEL holds y), scored by unseen fits.
 
     Where the model is a hazard, rows still at risk are among them, each over the time it has been so.
-    No shift where the rule is none, where nothing is known, and where the score is not the probability of an event.
+    No shift where the rule is none, where nothing is known, where the score is not the probability of an event, and of
+    a pooled model, for it has no fits that have not seen its rows.
     """
     model = adapted.model
+    if rule.months == 0 or model.likelihood not in GRADED or not all(base.parts for base in model.bases):
+        return Calibration()
     known = teaching(known, hazard=model.recipe.hazard)
-    if rule.months == 0 or known.is_empty() or model.likelihood not in GRADED:
+    if known.is_empty():
         return Calibration()
     opened = pl.col(portfolio.columns.opened_on)
     rows = known.filter(opened > opened.max().dt.offset_by(f"-{rule.months}mo"))
@@ -56,7 +59,7 @@ def level(adapted: Adapted, known: pl.DataFrame, portfolio: Portfolio, rule: Lev
 
     return calibrate(
         adapted.score(rows, portfolio, model.unseen(rows))[0],
-        rows[LABEL].to_numpy(),
+        rows[LABEL].to_numpy(writable=True),
         codes,
         [segment_name(key) for key in keys],
         rule,

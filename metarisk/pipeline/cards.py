@@ -74,18 +74,16 @@ def level(judged: Judged) -> str:
     span = f"{1e4 * gain.mean:+.1f} [{1e4 * gain.low:+.1f}, {1e4 * gain.high:+.1f}] x 1e-4 of loss"
     if choice.rule.months:
         return f"Nights follow the level of the latest {rule.months} known months: on validation rows that gave {span}."
-    return (
-        f"The level is left alone: following the latest {rule.months} known months gave {span}, not wholly below zero."
-    )
+    return f"The level is left alone: following the latest {rule.months} known months gave {span}, no certain gain."
 
 
 def stability(trained: Trained) -> str:
     """One sentence on reasons."""
-    found = trained.stability
+    found = trained.comparison
     if found is None:
         return ""
     share = f"{found.changed:.1%} have another first reason"
-    return f"Of the {found.rows:,} riskiest rows, {share} than by model `{found.before}`."
+    return f"Of the {found.told:,} riskiest rows, {share} than by model `{found.before}`."
 
 
 def backtests(trained: Trained) -> tuple[report.BacktestLine, ...]:
@@ -112,3 +110,21 @@ def groups(trained: Trained) -> tuple[report.GroupLine, ...]:
             )
         )
     return tuple(lines)
+
+
+def swaps(trained: Trained) -> tuple[report.SwapLine, ...]:
+    """Who is newly declined or accepted: in all, then the segments with the most of them."""
+    lines = [
+        report.SwapLine(row["slice"], row["metric"].replace("_", " "), row["rows"], row["value"])
+        for row in (trained.comparison.swaps if trained.comparison else ())
+    ]
+    return tuple(sorted(lines, key=lambda line: (line.segment != "all", -line.rows, line.segment)))
+
+
+def migration(context: Context, trained: Trained) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Rows from each grade (one line) to each grade (one number), best first; grades without rows on both sides go."""
+    if trained.comparison is None or not trained.comparison.migration:
+        return ()
+    names = [grade.name for grade in context.portfolio.scorecard.grades]
+    found = {row["slice"]: row["rows"] for row in trained.comparison.migration}
+    return tuple((old, tuple(found.get(f"{old} to {new}", 0) for new in names)) for old in names)

@@ -101,6 +101,8 @@ def report_week(
         reliability=cards.reliability_of(judged),
         level=cards.level(judged),
         stability=cards.stability(trained),
+        swaps=cards.swaps(trained),
+        migration=cards.migration(context, trained),
         backtests=cards.backtests(trained),
         groups=cards.groups(trained),
         similarity=_similarity(context, trained.model_id),

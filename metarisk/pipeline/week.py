@@ -15,24 +15,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk import backtests, lake, reasons, registry, scoring, training
+from metarisk import backtests, lake, registry, scoring, training
 from metarisk import drift as drifts
 from metarisk import evidence as evidences
 from metarisk.adapt import BASELINES, Adapted, adapt, shifts
 from metarisk.adapt import level as adapted_level
-from metarisk.domain import Array, MetariskError, ModelError
+from metarisk.domain import Array, MetariskError
+from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
-from metarisk.pipeline.models import CARD, Card, champion_for, load_model, registry_root
+from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
 from metarisk.pipeline.publish import append_event, append_rows
 from metarisk.tasks import LABEL, population
 
 SEED = 0
-STABILITY_SHARE = 0.01
-"""Share of the riskiest rows whose reasons are compared where the portfolio asks for no reasons."""
-MOST_COMPARED = 20_000
 
 
 @dataclass(frozen=True)
@@ -58,23 +56,12 @@ class Trained:
     rows: int
     events: int
     segments: int
-    stability: Stability | None
-    """None where there was no champion before, or none that this version reads."""
+    comparison: Comparison | None
+    """With the champion before; None where there was none, or none that this version reads."""
     backtests: pl.DataFrame
     """Of published scores whose outcomes are known: see backtests.SCHEMA."""
     fairness: tuple[dict[str, object], ...]
     """Rows for the table `evidence`, less the keys of the model."""
-
-
-@dataclass(frozen=True)
-class Stability:
-    """First reasons of the riskiest rows by the new model, compared with those by the champion before it."""
-
-    before: str
-    """Id of the champion before."""
-    rows: int
-    changed: float
-    """Share of the rows whose first reason is another."""
 
 
 def judge(context: Context, checked: Checked) -> Judged:
@@ -155,8 +142,6 @@ def train(context: Context, judged: Judged) -> Trained:
         CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share), judged.level.rule).to_bytes(),
     }
     model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
-    riskiest = rows.filter(pl.Series(link >= scoring.reasons_cut(link, portfolio.reasons.share or STABILITY_SHARE)))
-    stability = _stability(context, adapted, teach, riskiest)
     return Trained(
         judged,
         model_id,
@@ -164,7 +149,7 @@ def train(context: Context, judged: Judged) -> Trained:
         teach.height,
         int(teach[LABEL].sum()),
         len(model.segments),
-        stability,
+        compare(context, adapted, teach, rows, link),
         backtests.grade_backtests(published_outcomes(context, frame), portfolio.scorecard),
         tuple(_fairness(context, judged, frame, rows, scoring.mean_score(adapted, link))),
     )
@@ -209,7 +194,9 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
             found = evidences.evidence_rows(judged.evidence)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
-            found += [*_stability_rows(trained), *trained.fairness]
+            if trained.comparison is not None:
+                found += trained.comparison.evidence_rows(judged.decision.recipe)
+            found += trained.fairness
             append_rows(transaction, "metarisk.evidence", [keys | row for row in found])
             target = {"target": context.portfolio.target.name}
             append_rows(
@@ -225,31 +212,6 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             )
     context.warehouse.snapshot()
     return {"model_id": trained.model_id, "promoted": promoted}
-
-
-def _stability(context: Context, adapted: Adapted, teach: pl.DataFrame, rows: pl.DataFrame) -> Stability | None:
-    """What the champion before would have told the same rows, adapted to the same labels."""
-    portfolio, champion = context.portfolio, champion_for(context)
-    if champion is None or rows.is_empty():
-        return None
-    try:
-        before = adapt(load_model(context, champion.model_id), "", teach, portfolio, context.spec)
-    except ModelError as error:
-        context.reporter.warn(str(error))
-        return None
-    rows = rows.head(MOST_COMPARED)
-    share = reasons.changed(*(reasons.reasons(rows, night, portfolio) for night in (before, adapted)))
-    return Stability(champion.model_id, rows.height, share)
-
-
-def _stability_rows(trained: Trained) -> list[dict[str, object]]:
-    """Rows for the warehouse's `evidence` table, less the keys of the model."""
-    found = trained.stability
-    if found is None:
-        return []
-    row: dict[str, object] = {"protocol": "reasons", "candidate": trained.judged.decision.recipe, "slice": "all"}
-    row |= {"metric": "first_reason_changed", "value": found.changed, "rows": found.rows}
-    return [row | {"note": f"share of the riskiest rows whose first reason differs from that of model {found.before}"}]
 
 
 def _fairness(

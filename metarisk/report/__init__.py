@@ -18,6 +18,7 @@ from metarisk.report.model import (
     ScoreHistogram,
     SegmentLine,
     Step,
+    SwapLine,
     Told,
     WeekReport,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ScoreHistogram",
     "SegmentLine",
     "Step",
+    "SwapLine",
     "Told",
     "WeekReport",
     "render_night",

@@ -185,6 +185,17 @@ class BacktestLine:
 
 
 @dataclass(frozen=True)
+class SwapLine:
+    """Rows that one of two models alone would decline; `expected` is their mean score by the new one."""
+
+    segment: str
+    """`all` for the whole portfolio."""
+    what: str
+    rows: int
+    expected: float
+
+
+@dataclass(frozen=True)
 class GroupLine:
     """One group of a protected column; `ratio` is of acceptance rates, `calibration` events over expected ones."""
 
@@ -257,6 +268,10 @@ class WeekReport:
     """What was found about following the level of the latest months."""
     stability: str = ""
     """What was found about reasons, compared with the champion before."""
+    swaps: tuple[SwapLine, ...] = ()
+    """Where the new model takes over: the whole portfolio first."""
+    migration: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Rows from each grade (a line) to every grade (its numbers), in the order of the lines."""
     backtests: tuple[BacktestLine, ...] = ()
     groups: tuple[GroupLine, ...] = ()
     curves: tuple[LearningCurve, ...] = ()

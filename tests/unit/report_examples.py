@@ -20,6 +20,7 @@ from metarisk.report import (
     ScoreHistogram,
     SegmentLine,
     Step,
+    SwapLine,
     Told,
     WeekReport,
 )
@@ -163,6 +164,16 @@ RELIABILITY = tuple(
         (0.0, 0.007, 0.008, 0.013, 0.015, 0.024, 0.026, 0.041, 0.05, 0.12), strict=True,
     )
 )  # fmt: skip
+SWAPS = (
+    SwapLine("all", "newly declined", 212, 0.118),
+    SwapLine("all", "newly accepted", 212, 0.061),
+    SwapLine("credit_card|CA", "newly accepted", 41, 0.058),
+    SwapLine("small_business|NY", "newly declined", 33, 0.164),
+)
+MIGRATION = tuple(
+    (old, tuple(max(0, 4_000 - 900 * abs(i - j) - 60 * i**2) if abs(i - j) < 3 else 0 for j in range(10)))
+    for i, old in enumerate("ABCDEFGHIJ")
+)
 GROUPS = (
     GroupLine("age_band = 18-24", 3_120, 0.71, Interval(1.08, 0.84, 1.37), "accepted 66.4%, below four fifths"),
     GroupLine("age_band = 25-59", 24_300, 1.0, Interval(0.98, 0.91, 1.06), "accepted 93.5%"),
@@ -231,6 +242,8 @@ def week(**changes: object) -> WeekReport:
         "reliability": RELIABILITY,
         "level": "The level is left alone: following the latest 6 known months gave −0.2 [−1.1, 0.8] x 1e-4 of loss.",
         "stability": "Of the 294 riskiest rows, 4.1% have another first reason than by model `5f2c91ab`.",
+        "swaps": SWAPS,
+        "migration": MIGRATION,
         "backtests": BACKTESTS,
         "groups": GROUPS,
         "curves": tuple(

@@ -7,7 +7,14 @@ import polars as pl
 import pytest
 from scipy import special, stats
 
-from metarisk.backtests import SCHEMA, adverse_impact, calibration_by_group, grade_backtests
+from metarisk.backtests import (
+    SCHEMA,
+    adverse_impact,
+    calibration_by_group,
+    grade_backtests,
+    grade_migration,
+    swap_set,
+)
 from metarisk.domain import Grade, Scorecard
 from metarisk.metrics import benjamini_hochberg
 from metarisk.tasks import LABEL
@@ -94,3 +101,29 @@ def test_calibration_by_group_is_observed_over_expected():
     assert [line["events"] for line in found] == [1, 1]
     low, high = stats.beta.ppf([0.025, 0.975], 1.5, 1.5) * 2 / 0.5
     assert (found[0]["low"], found[0]["high"]) == pytest.approx((low, high))
+
+
+def test_a_swap_set_counts_who_is_decided_otherwise():
+    segments = pl.Series(["north", "north", "south", "south", "south"])
+    before = np.array([True, False, True, False, False])
+    after = np.array([False, True, True, True, False])
+    found = swap_set(segments, before, after, np.array([0.1, 0.4, 0.9, 0.6, 0.0]))
+    assert [(line["slice"], line["metric"], line["rows"], line["value"]) for line in found] == [
+        ("all", "newly_accepted", 1, 0.1),
+        ("all", "newly_declined", 2, pytest.approx(0.5)),
+        ("north", "newly_accepted", 1, 0.1),
+        ("north", "newly_declined", 1, 0.4),
+        ("south", "newly_declined", 1, 0.6),
+    ]
+    assert swap_set(segments, before, before, np.zeros(5)) == []
+
+
+def test_a_migration_counts_every_row_once_in_its_old_grade():
+    before, after = np.array([0.01, 0.01, 0.05, 0.5]), np.array([0.01, 0.05, 0.05, 0.05])
+    found = grade_migration(before, after, CARD)
+    assert [(line["slice"], line["rows"], line["value"]) for line in found] == [
+        ("good to good", 1, 0.5),
+        ("good to fair", 1, 0.5),
+        ("fair to fair", 1, 1.0),
+        ("bad to fair", 1, 1.0),
+    ]

@@ -13,7 +13,7 @@ from metarisk.adapt import LEVEL_RULES, adapt, level, level_column, shifts
 from metarisk.calibration import Calibration, LevelRule
 from metarisk.evidence import choose_level
 from metarisk.tasks import LABEL
-from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, adapted, book, model, silent, support, to_score
+from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, adapted, at_risk, book, model, silent, support, to_score
 
 RULE = LevelRule(12, 0.04, 0.01)
 
@@ -28,6 +28,23 @@ def test_the_first_rule_is_to_leave_the_level_alone():
     assert LEVEL_RULES[0] == LevelRule()
     assert level(adapted(), support(), PORTFOLIO, LEVEL_RULES[0]) == Calibration()
     assert level(adapted(), support().head(0), PORTFOLIO, RULE) == Calibration()
+
+
+def test_a_pooled_model_has_no_fits_that_have_not_seen_its_rows_and_so_no_level():
+    assert level(adapted("pooled_logistic"), support(), PORTFOLIO, RULE) == Calibration()
+    assert level(adapted("hazard_head"), at_risk(), PORTFOLIO, RULE) != Calibration()
+
+
+def test_a_hazard_looks_at_rows_still_at_risk():
+    rule = LevelRule(6, 0.04, 0.0)
+    opened, newest = pl.col("opened"), at_risk()["opened"].max()
+    young = at_risk().filter(opened > newest - timedelta(days=200))
+    # all of them immature, so that a model of mature labels sees none
+    assert young[LABEL].sum() > 0
+    found = level(adapted("hazard_head"), young, PORTFOLIO, rule)
+    worse = level(adapted("hazard_head"), young.with_columns(pl.lit(1.0).alias(LABEL)), PORTFOLIO, rule)
+    assert worse.portfolio > found.portfolio != 0
+    assert level(adapted("map_head"), young, PORTFOLIO, rule) == Calibration()
 
 
 def test_the_level_follows_the_latest_months_and_no_others():
@@ -61,16 +78,16 @@ def test_shifts_are_those_of_each_rows_segment():
 
 
 def test_walk_forward_judges_every_rule_with_labels_of_its_cut():
-    judged = training.walk_forward(book().lazy(), PORTFOLIO, SPEC, ["pooled_logistic"], AS_OF, seed=0, progress=silent)
+    judged = training.walk_forward(book().lazy(), PORTFOLIO, SPEC, ["map_head"], AS_OF, seed=0, progress=silent)
     assert not judged.is_empty()
     fold = judged.filter(pl.col("fold") == judged["fold"].max())
     cut = date.fromisoformat(fold["fold"][0])
     teach = training.teaching_rows(book().lazy(), PORTFOLIO, SPEC, cut)
-    bases = training.fit_bases(["pooled_logistic"], teach, PORTFOLIO)
-    fitted = training.fit("pooled_logistic", teach, bases, PORTFOLIO, SPEC, seed=0, progress=silent)
+    bases = training.fit_bases(["map_head"], teach, PORTFOLIO)
+    fitted = training.fit("map_head", teach, bases, PORTFOLIO, SPEC, seed=0, progress=silent)
     night = adapt(fitted, "", teach, PORTFOLIO, SPEC)
     for number, rule in enumerate(LEVEL_RULES[1:], start=1):
-        moved = fold[level_column("pooled_logistic", number)] - fold["pooled_logistic"]
+        moved = fold[level_column("map_head", number)] - fold["map_head"]
         expected = shifts(fold, PORTFOLIO, level(night, teach, PORTFOLIO, rule))
         np.testing.assert_allclose(moved, expected, atol=1e-12)
 
@@ -98,6 +115,9 @@ def test_a_rule_is_followed_only_where_it_is_better_beyond_chance():
     helped, none = choose_level(judged(0.25), "map_head", PORTFOLIO), choose_level(judged(0.0), "map_head", PORTFOLIO)
     assert helped.rule == LEVEL_RULES[1]
     assert none.rule == LEVEL_RULES[0]
+    tiny = judged(0.25).with_columns(pl.col("map_head") + 1e-9)
+    epsilon = {level_column("map_head", n): pl.col("map_head") + 1e-6 for n in range(1, len(LEVEL_RULES))}
+    assert choose_level(tiny.with_columns(**epsilon), "map_head", PORTFOLIO).rule == LEVEL_RULES[0]
     assert [rule for rule, _ in none.tried] == list(LEVEL_RULES[1:])
     assert choose_level(pl.DataFrame(), "map_head", PORTFOLIO).rule == LEVEL_RULES[0]
     few = judged(0.25).filter(pl.col(LABEL).cum_sum() < evidence.MIN_JUDGED_EVENTS)

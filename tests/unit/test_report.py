@@ -192,6 +192,17 @@ def test_back_tests_name_what_no_bad_year_explains(week_page):
     ]  # fmt: skip
 
 
+def test_swaps_and_migration_stand_before_a_promotion(week_page):
+    def cells(heading):
+        lines = re.findall("<tr>.*?</tr>", week_page.split(heading, 1)[1].split("</table>", 1)[0], re.S)
+        return [re.findall(">([^<]+)<", re.sub(r"\s*<bdi>|</bdi>\s*", "", line)) for line in lines[1:]]
+
+    swaps = cells("Who would be decided otherwise")
+    assert swaps[0] == ["whole portfolio", "newly declined", "212", "0.118"]
+    assert swaps[2] == ["credit_card · CA", "newly accepted", "41", "0.058"]
+    assert cells("Grades before and after")[0] == ["A", "4,000", "3,100", "2,200", *"·······"]
+
+
 def test_groups_below_four_fifths_are_problems_and_the_others_are_not(week_page):
     words = _words(week_page)
     assert "Adverse impact: age_band = 18-24 is accepted at 0.71 of the best." in words
@@ -265,6 +276,8 @@ def test_hostile_names_change_no_markup(name):
             level=name,
             stability=name,
             backtests=tuple(replace(b, cohort=name, grade=name) for b in week.backtests),
+            swaps=tuple(replace(s, segment=name, what=name) for s in week.swaps),
+            migration=tuple((name, rows) for _, rows in week.migration),
             groups=tuple(replace(g, group=name, note=name) for g in week.groups),
             curves=tuple(replace(c, candidate=name + c.candidate) for c in week.curves),
             similarity=tuple(replace(p, name=p.name + name, group=name) for p in week.similarity),
