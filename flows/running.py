@@ -135,8 +135,9 @@ def attempt(portfolio: str, as_of: date | None, work: Callable[[], Line]) -> Sta
 
 
 def failure(portfolio: str, as_of: date | None, error: BaseException) -> Line:
-    """The line of a portfolio that failed."""
-    return Line(portfolio, as_of, "failed", f"{type(error).__name__}: {error}", failed=True)
+    """The line of a portfolio that failed, with the page that says why if there is one."""
+    page = error.page if isinstance(error, MetariskError) else None
+    return Line(portfolio, as_of, "failed", f"{type(error).__name__}: {error}", page, failed=True)
 
 
 def outcome(portfolio: str, as_of: date | None, state: State[Any]) -> Line:

@@ -90,9 +90,13 @@ def errors(as_json: bool) -> Iterator[None]:
         yield
     except MetariskError as error:
         if as_json:
-            typer.echo(json.dumps({"error": type(error).__name__, "what": str(error), "remedy": error.remedy}))
+            content = {"error": type(error).__name__, "what": str(error), "remedy": error.remedy, "page": error.page}
+            typer.echo(json.dumps(content, default=str))
         else:
-            Console(stderr=True).print(f"[bold red]{type(error).__name__}[/] {escape(str(error))}", soft_wrap=True)
+            console = Console(stderr=True)
+            console.print(f"[bold red]{type(error).__name__}[/] {escape(str(error))}", soft_wrap=True)
+            if error.page is not None:
+                console.print(f"report {error.page}", soft_wrap=True, highlight=False, markup=False)
         raise typer.Exit(1) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 
@@ -11,7 +12,7 @@ class MetariskError(Exception):
     """What went wrong, where (portfolio, column, date) and what to do about it.
 
     The text is built once, in this order, so that every error of the job reads alike:
-    ``<portfolio> / <column> / <date>: <what>. Remedy: <remedy>``.
+    ``<portfolio> / <column> / <date>: <what>. Remedy: <remedy>``. `page` is the report of the run that it stopped.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class MetariskError(Exception):
     ) -> None:
         self.what, self.remedy = what.rstrip("."), remedy.rstrip(".")
         self.portfolio, self.column, self.on = portfolio, column, on
+        self.page: Path | None = getattr(self, "page", None)
         place = [
             f"{noun} {value}"
             for noun, value in (("portfolio", portfolio), ("column", column), ("as of", on))

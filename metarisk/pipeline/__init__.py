@@ -6,20 +6,18 @@ tasks, say), a `Caller`.
 
 from __future__ import annotations
 
-import errno
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from metarisk.domain import ConfigError, DataError, MetariskError, QualityError
-from metarisk.pipeline import night, pages, week
+from metarisk.domain import ConfigError, MetariskError
+from metarisk.pipeline import night, pages, refusals, week
 from metarisk.pipeline import study as studies
+from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
-from metarisk.pipeline.publish import Attempt, current_publication, publish, record_failure
+from metarisk.pipeline.publish import current_publication, publish
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -42,9 +40,6 @@ __all__ = [
     "utc_now",
     "weekly",
 ]
-
-Result = TypeVar("Result")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -74,51 +69,23 @@ class WeekResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-class _Timed:
-    """Calls steps, remembers their seconds, and which one is running."""
-
-    def __init__(self, call: Caller, context: Context) -> None:
-        self._call, self._context = call, context
-        self.seconds: dict[str, float] = {}
-        self.step = "start"
-
-    def __call__(self, step: Callable[..., Result], *inputs: object) -> Result:
-        self.step = step.__name__
-        begun = time.perf_counter()
-        try:
-            return self._call(step, self._context, *inputs)
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise DataError(
-                f"the disk of {self._context.settings.data_dir} is full", remedy="free space there, then run again"
-            ) from error
-        finally:
-            self.seconds[self.step] = time.perf_counter() - begun
-
-
-def migrate(context: Context) -> list[str]:
-    """Bring schema `metarisk` up to date; the names of the migrations applied now."""
-    sql = context.settings.project / "sql"
-    return context.warehouse.migrate(sql / "migrations", sql / "views")
-
-
 def nightly(context: Context, call: Caller = direct) -> NightResult:
     """Run one night of one portfolio.
 
     A night that is published already ends at once, unless the job is a restatement. Raises LockedError while another
-    run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first.
+    run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first, and leaves a
+    page that says why.
     """
     job = context.job
-    with _alone(context, job.portfolio):
-        run = _Timed(call, context)
+    run = Steps(call, context)
+    with alone(context, job.portfolio, run, refusals.night):
         current = current_publication(context)
         if current is not None and job.mode != "restatement":
             page = _page_of(context, run, current)
             return NightResult(
                 job.portfolio, job.as_of, "already_published", current["run_id"], current["rows_scored"], page
             )
-        with _recorded(context, run) as attempt:
+        with recorded(context, run) as attempt:
             run(night.ready)
             extract = run(night.extract)
             checked = run(night.check, extract)
@@ -137,15 +104,14 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
 def weekly(context: Context, call: Caller = direct) -> WeekResult:
     """Run one week of one portfolio: judge the candidates, train the chosen one, register it."""
     job = context.job
-    with _alone(context, f"{job.portfolio}.weekly"):
-        run = _Timed(call, context)
-        with _recorded(context, run):
-            extract = run(night.extract)
-            checked = run(night.check, extract)
-            judged = run(week.judge, checked)
-            trained = run(week.train, judged)
-            registered = run(week.register, trained)
-            page = run(pages.report_week, trained, registered, dict(run.seconds))
+    run = Steps(call, context)
+    with alone(context, f"{job.portfolio}.weekly", run, refusals.week), recorded(context, run):
+        extract = run(night.extract)
+        checked = run(night.check, extract)
+        judged = run(week.judge, checked)
+        trained = run(week.train, judged)
+        registered = run(week.register, trained)
+        page = run(pages.report_week, trained, registered, dict(run.seconds))
     return WeekResult(
         job.portfolio,
         job.as_of,
@@ -160,8 +126,8 @@ def weekly(context: Context, call: Caller = direct) -> WeekResult:
 
 def evaluate(context: Context, call: Caller = direct) -> week.Judged:
     """Judge the candidates as a week does, without training or registering anything."""
-    with _alone(context, f"{context.job.portfolio}.weekly"):
-        run = _Timed(call, context)
+    with alone(context, f"{context.job.portfolio}.weekly"):
+        run = Steps(call, context)
         return run(week.judge, run(night.check, run(night.extract)))
 
 
@@ -170,19 +136,24 @@ def study(
 ) -> studies.Study:
     """Judge recipes on the rows of a file, see `pipeline.study`."""
     known = studies.protocol_of(protocol)
-    with _alone(context, f"{context.job.portfolio}.weekly"):
-        run = _Timed(call, context)
+    with alone(context, f"{context.job.portfolio}.weekly"):
+        run = Steps(call, context)
         return run(studies.study, run(night.check, run(night.extract)), file, known, recipes)
 
 
 def due(context: Context) -> list[date]:
     """Nights missing from the warehouse up to and including the job's as_of, oldest first.
 
-    By the portfolio's calendar, from the night after the newest published one before as_of; a portfolio without any
-    published night owes the newest alone, and so does one with `catch_up = latest`.
+    By the portfolio's calendar, from its first published night on; a portfolio without any published night owes the
+    newest alone, and so does one with `catch_up = latest`.
     """
+    with explained(context, Steps(direct, context), refusals.night):
+        migrate(context)
+        return _owed(context)
+
+
+def _owed(context: Context) -> list[date]:
     job, portfolio = context.job, context.portfolio
-    migrate(context)
     rows = context.warehouse.rows(
         "SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio AND as_of <= $as_of",
         {"portfolio": job.portfolio, "as_of": job.as_of},
@@ -231,7 +202,7 @@ def _calendar_table(context: Context) -> Sequence[date]:
     return [next(iter(row.values())) for row in context.warehouse.rows(sql)]
 
 
-def _page_of(context: Context, run: _Timed, current: Mapping[str, Any]) -> Path | None:
+def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path | None:
     """The page of a published night; None where there is none and its run is no longer in the lake.
 
     An attempt that died between its commit and its page left the lake with the whole run: what comes after the commit
@@ -252,32 +223,3 @@ def _page_of(context: Context, run: _Timed, current: Mapping[str, Any]) -> Path 
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")
         return None
-
-
-@contextmanager
-def _alone(context: Context, lock: str) -> Iterator[None]:
-    """The schema is up to date and nobody else has the lock; every error that gets out names portfolio and date."""
-    try:
-        migrate(context)
-        with context.warehouse.lock(lock):
-            yield
-    except MetariskError as error:
-        error.place(context.job.portfolio, context.job.as_of)
-        raise
-
-
-@contextmanager
-def _recorded(context: Context, run: _Timed) -> Iterator[Attempt]:
-    """An attempt that is written to the warehouse if it fails; the error goes on."""
-    attempt = Attempt.start(context)
-    try:
-        yield attempt
-    except Exception as error:
-        if isinstance(error, MetariskError):
-            error.place(context.job.portfolio, context.job.as_of)
-        found = error.results if isinstance(error, QualityError) else ()
-        try:
-            record_failure(context, replace(attempt, seconds=dict(run.seconds)), run.step, error, found)
-        except Exception as second:
-            context.reporter.warn(f"the failed attempt could not be recorded: {type(second).__name__}")
-        raise

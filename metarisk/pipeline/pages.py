@@ -27,7 +27,7 @@ MOST_COLOURS = 6
 
 def night_page(context: Context, run_id: str) -> Path:
     """Where the page of a run is."""
-    return _folder(context) / f"{context.job.as_of}-{run_id}.html"
+    return folder(context) / f"{context.job.as_of}-{run_id}.html"
 
 
 def report_night(
@@ -70,7 +70,7 @@ def report_night(
             "code": run.code_version,
         },
     )
-    path = _write(night_page(context, run.run_id), report.render_night(page))
+    path = write(night_page(context, run.run_id), report.render_night(page))
     context.reporter.link(f"report-{context.job.portfolio}", f"Report of {context.job.as_of}", path)
     return path
 
@@ -90,7 +90,7 @@ def report_week(
         run_id=judged.week_id,
         decision="waiting" if waits else "kept" if decision.recipe == judged.champion_recipe else "promoted",
         reason=decision.reason,
-        champion=_scoring_now(context),
+        champion=scoring_now(context),
         challenger="" if best == decision.recipe and not waits else best,
         training_rows=trained.rows,
         training_events=trained.events,
@@ -110,12 +110,12 @@ def report_week(
         next_steps=(f"approve model {trained.model_id}, or leave the champion as it is",) if waits else (),
         provenance={"extract": judged.checked.extract.extract_hash, "code": code_version()},
     )
-    path = _write(_folder(context) / f"week-{context.job.as_of}-{judged.week_id}.html", report.render_week(page))
+    path = write(folder(context) / f"week-{context.job.as_of}-{judged.week_id}.html", report.render_week(page))
     context.reporter.link(f"week-{context.job.portfolio}", f"Week of {context.job.as_of}", path)
     return path
 
 
-def _scoring_now(context: Context) -> report.Champion | None:
+def scoring_now(context: Context) -> report.Champion | None:
     """The model that a night of this as_of takes."""
     champion = champion_for(context)
     if champion is None:
@@ -124,11 +124,13 @@ def _scoring_now(context: Context) -> report.Champion | None:
     return report.Champion(champion.model_id, champion.recipe, champion.as_of, age)
 
 
-def _folder(context: Context) -> Path:
+def folder(context: Context) -> Path:
+    """Where the pages of a portfolio are."""
     return context.settings.data_dir / "reports" / context.job.portfolio
 
 
-def _write(path: Path, html: str) -> Path:
+def write(path: Path, html: str) -> Path:
+    """Write a page beside its place, then move it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}")
     beside.write_text(html, encoding="utf-8")

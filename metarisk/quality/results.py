@@ -70,7 +70,7 @@ class Quality:
             return
         first = critical[0]
         rest = f" ({len(critical) - 1} more critical rules failed)" if len(critical) > 1 else ""
-        rows = f"look at {self.failing}, then " if self.failing and first.failing_rows else ""
+        rows = f"look at `{self.failing}`, then " if self.failing and first.failing_rows else ""
         raise QualityError(
             f"critical rule of {self.suite} failed: {first.rule}: {first.detail}{rest}",
             remedy=first.remedy or f"{rows}correct the source, or the rule if it is wrong",

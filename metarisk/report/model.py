@@ -219,6 +219,10 @@ class NightReport:
     reason: str = ""
     """Why nothing was published, or why this is a backfill or a restatement."""
     published_at: datetime | None = None
+    stopped_at: datetime | None = None
+    """When a refused or failed attempt ended."""
+    last_published: date | None = None
+    """The night that readers keep when this one is not published."""
     champion: Champion | None = None
     score_unit: str = ""
     rows_extracted: int = 0

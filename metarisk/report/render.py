@@ -107,7 +107,8 @@ def _night_problems(report: NightReport) -> list[Problem]:
     problems = []
     if report.outcome in ("refused", "failed"):
         problems.append(Problem("bad", report.reason or "Nothing was published."))
-    problems += _quality_problems(report.quality)
+    # The check that stopped the night stands in its reason already.
+    problems += _quality_problems(check for check in report.quality if not problems or check.rule not in report.reason)
     alerts = [line for line in _tests(report.drift) if line.status == "alert"]
     if alerts:
         worst = _worst_drift(alerts)[0]
@@ -137,7 +138,7 @@ def _quality_problems(quality: Iterable[QualityCheck]) -> list[Problem]:
             "bad" if check.severity == "critical" else "watch",
             f"Check failed: {_about(check)}{check.rule} ({_failing(check)}).",
         )
-        for check in quality
+        for check in _worst_quality(quality)
         if not check.passed and check.severity != "info"
     ]
 

@@ -1,0 +1,93 @@
+"""What surrounds the steps of a run: its lock, its times, and what is kept of it when it fails."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+from metarisk.domain import DataError, LockedError, MetariskError, QualityError
+from metarisk.pipeline import refusals
+from metarisk.pipeline.context import Caller, Context
+from metarisk.pipeline.publish import Attempt, record_failure
+
+Result = TypeVar("Result")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Steps:
+    """Calls steps; remembers their seconds and results, and which one is running."""
+
+    def __init__(self, call: Caller, context: Context) -> None:
+        self._call, self._context = call, context
+        self.seconds: dict[str, float] = {}
+        self.results: dict[str, object] = {}
+        self.step = "start"
+
+    def __call__(self, step: Callable[..., Result], *inputs: object) -> Result:
+        """Run `step(context, *inputs)`. Raises DataError where the disk is full, and whatever the step raises."""
+        self.step = step.__name__
+        begun = time.perf_counter()
+        try:
+            result = self._call(step, self._context, *inputs)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise DataError(
+                f"the disk of {self._context.settings.data_dir} is full", remedy="free space there, then run again"
+            ) from error
+        finally:
+            self.seconds[self.step] = time.perf_counter() - begun
+        self.results[self.step] = result
+        return result
+
+
+@contextmanager
+def explained(context: Context, run: Steps, page: refusals.Page) -> Iterator[None]:
+    """An error that gets out names portfolio and date, and has left a page.
+
+    It leaves none where another run goes on, or where readers have the result already.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MetariskError):
+            error.place(context.job.portfolio, context.job.as_of)
+        if not isinstance(error, LockedError) and not {"publish", "register"} & run.results.keys():
+            refusals.explain(context, page, refusals.Stop(error, run.step, run.seconds, run.results))
+        raise
+
+
+@contextmanager
+def alone(context: Context, lock: str, run: Steps, page: refusals.Page) -> Iterator[None]:
+    """The schema is up to date and nobody else has the lock; an error leaves a page."""
+    with explained(context, run, page):
+        migrate(context)
+        with context.warehouse.lock(lock):
+            yield
+
+
+@contextmanager
+def recorded(context: Context, run: Steps) -> Iterator[Attempt]:
+    """An attempt that is written to the warehouse if it fails; the error goes on."""
+    attempt = Attempt.start(context)
+    try:
+        yield attempt
+    except Exception as error:
+        if isinstance(error, MetariskError):
+            error.place(context.job.portfolio, context.job.as_of)
+        found = error.results if isinstance(error, QualityError) else ()
+        try:
+            record_failure(context, replace(attempt, seconds=dict(run.seconds)), run.step, error, found)
+        except Exception as second:
+            context.reporter.warn(f"the failed attempt could not be recorded: {type(second).__name__}")
+        raise
+
+
+def migrate(context: Context) -> list[str]:
+    """Bring schema `metarisk` up to date; the names of the migrations applied now."""
+    sql = context.settings.project / "sql"
+    return context.warehouse.migrate(sql / "migrations", sql / "views")
