@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk import __version__, demo, lake
-from metarisk.cli.console import RichReporter, date_of, errors, plain, readable, rich_table, say
+from metarisk.cli.console import RichReporter, date_of, errors, hint, plain, readable, rich_table, say
 from metarisk.domain import ConfigError, DataError, Job, Warehouse
 from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
@@ -149,7 +149,7 @@ def nightly(
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         result = pipeline.nightly(context)
-        return plain(result), _night_text(result)
+        return plain(result), f"{_night_text(result)}\n{_after_night(result)}"
 
     day = date_of(as_of, as_json)
     _run(Job(portfolio, day, "restatement", reason) if reason else Job(portfolio, day), work, as_json)
@@ -173,7 +173,7 @@ def backfill(
         text = "\n".join(_night_text(result) for result in results)
         return (
             {"nights": [plain(result) for result in results]},
-            f"{text}\n{len(done)} of {len(results)} nights published now",
+            f"{text}\n{len(done)} of {len(results)} nights published now\nNext: metarisk runs --portfolio {portfolio}",
         )
 
     _run(Job(portfolio, date_of(end, as_json), "backfill"), work, as_json)
@@ -202,6 +202,7 @@ def runs(
             for row in rows:
                 if row["error"]:
                     console.print(escape(f"{row['as_of']} {row['step']}: {row['error']}"), soft_wrap=True)
+            console.print(f"Next: metarisk report --portfolio {rows[0]['portfolio']} --as-of {rows[0]['as_of']}")
         else:
             Console().print("no attempt yet\nNext: metarisk weekly, then metarisk nightly")
 
@@ -224,6 +225,7 @@ def report(
         # Of a restated night the page that was written last.
         newest = max(pages, key=lambda page: (page.name[:10], page.stat().st_mtime))
         say({"page": newest}, str(newest), as_json)
+        hint("Next: open it in a browser", as_json)
 
 
 @app.command()
@@ -293,7 +295,8 @@ def portfolio_list(as_json: Json = False) -> None:
     """Names of the project's portfolios."""
     with errors(as_json):
         names = list_portfolios(_settings().project)
-        say({"portfolios": names}, "\n".join(names) or "none yet\nNext: metarisk portfolio new", as_json)
+        say({"portfolios": names}, "\n".join(names) or "none yet", as_json)
+        hint(f"Next: metarisk portfolio {f'check {names[0]}' if names else 'new'}", as_json)
 
 
 @portfolio_app.command("check")
@@ -420,3 +423,10 @@ def _night_text(result: NightResult) -> str:
         f"{result.portfolio} {result.as_of}: {result.rows_scored:,} rows published as run {result.run_id}\n"
         f"report {result.page}"
     )
+
+
+def _after_night(result: NightResult) -> str:
+    """What to do after a night."""
+    if result.outcome == "already_published":
+        return "Next: nothing; `--restate REASON` publishes it again from corrected inputs"
+    return "Next: open the report; `metarisk up` runs nights by schedule"

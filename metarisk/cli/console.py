@@ -123,3 +123,9 @@ def say(content: Mapping[str, Any], text: str, as_json: bool) -> None:
         typer.echo(json.dumps(content, default=str))
     else:
         Console().print(escape(text), soft_wrap=True, highlight=False)
+
+
+def hint(text: str, as_json: bool) -> None:
+    """What to do next, where standard output holds names or paths that a script may read."""
+    if not as_json:
+        Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False)

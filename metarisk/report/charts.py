@@ -30,6 +30,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[
 _PADDING = {"left": 14, "right": 14, "top": 5, "bottom": 5}
 _LONGEST_LABEL = 28
 _MOST_POINTS = 600
+_MAP_WIDTH, _MAP_HEIGHT = 420, 300
 
 
 def printable(text: str) -> str:
@@ -180,9 +181,9 @@ def learning_chart(curves: Sequence[LearningCurve]) -> Markup:
 
 
 def similarity_map(points: Sequence[MapPoint]) -> Markup:
-    """Segments by likeness of behaviour; area is the number of rows, the largest carry their names."""
+    """Segments by likeness of behaviour; area is the number of rows, large ones that stand apart carry their names."""
     points = sorted(points, key=lambda p: -p.rows)[:_MOST_POINTS]
-    named = {p.name for p in points[:9]}
+    named = _apart(points, _MAP_WIDTH, _MAP_HEIGHT)
     data = pl.DataFrame(
         {
             "x": [p.x for p in points],
@@ -199,7 +200,23 @@ def similarity_map(points: Sequence[MapPoint]) -> Markup:
         color=alt.Color("group:N", scale=alt.Scale(range=_SERIES), legend=groups),
     )
     names = place.mark_text(fontSize=9.5, dy=-10, color=_SOFT).encode(text="name:N")
-    return _svg(dots + names, width=420, height=300)
+    return _svg(dots + names, width=_MAP_WIDTH, height=_MAP_HEIGHT)
+
+
+def _apart(points: Sequence[MapPoint], width: float, height: float, most: int = 9) -> set[str]:
+    """Names of the first points, as many as can be written without one covering another."""
+    if not points:
+        return set()
+    (left, right), (bottom, top) = ((min(line), max(line)) for line in zip(*((p.x, p.y) for p in points), strict=True))
+    taken: dict[str, tuple[float, float, float]] = {}
+    for point in points:
+        x, y = width * (point.x - left) / (right - left or 1.0), height * (point.y - bottom) / (top - bottom or 1.0)
+        half = 2.8 * len(_label(point.name))
+        if all(abs(x - x2) > half + half2 or abs(y - y2) > 12 for x2, y2, half2 in taken.values()):
+            taken[point.name] = (x, y, half)
+        if len(taken) == most:
+            break
+    return set(taken)
 
 
 def _finite(edges: Sequence[float]) -> list[float]:

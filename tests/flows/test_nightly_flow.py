@@ -71,12 +71,24 @@ def sub_flows(client: SyncPrefectClient, state: State) -> list[str]:
     return [child.name for child in children]
 
 
+def artifacts(client: SyncPrefectClient) -> dict[str, str]:
+    """The newest artifact of each key, as text."""
+    return {str(artifact.key): str(artifact.data) for artifact in client.read_latest_artifacts(limit=200)}
+
+
 def test_a_failing_portfolio_stops_no_other_and_is_named(chosen: Settings, client: SyncPrefectClient) -> None:
     state = nightly(as_of=THIRD, return_state=True)
     assert state.is_failed()
     assert THIRD in published(chosen, "tiny")
     assert re.match(r"1 of \d failed\. broken 2026-07-01: failed, .*no_such_table", str(state.message))
     assert set(sub_flows(client, state)) >= {"broken 2026-07-01", "tiny 2026-07-01"}
+    shown = artifacts(client)
+    assert {"tiny-quality", "tiny-drift", "tiny-extract", "tiny-score", "nightly-summary"} <= set(shown)
+    assert "published" in shown["nightly-summary"]
+    # Both portfolios have a page: the one that failed says why.
+    for portfolio, page in (("tiny", f"{THIRD}-"), ("broken", f"{THIRD}-not-published.html")):
+        assert f"reports/{portfolio}/{page}" in shown[f"{portfolio}-report"]
+        assert f"reports/{portfolio}/{page}" in shown["nightly-summary"]
 
 
 def test_a_done_night_ends_at_once(chosen: Settings, client: SyncPrefectClient) -> None:

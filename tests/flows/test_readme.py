@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from metarisk import demo
+from tests.browsing import chromium, opened
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,19 +37,42 @@ def run(command: str, folder: Path, data: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.xdist_group("prefect")
-@pytest.mark.skipif(not (ROOT / ".venv/bin/metarisk").exists(), reason="the README's .venv was not made")
-def test_the_first_block_makes_the_demo(tmp_path: Path) -> None:
+made = pytest.mark.skipif(not (ROOT / ".venv/bin/metarisk").exists(), reason="the README's .venv was not made")
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the README's first command says."""
     first, second = commands(0)
     assert (first, second) == ("make demo", "make test")
-    said = run(first, ROOT, tmp_path / "data")
-    pages = re.findall(r"^report\s+(\S+\.html)$", said, flags=re.MULTILINE)
-    assert len(pages) == 2, said
-    assert all("consumer_loans" in page and Path(page).stat().st_size > 10_000 for page in pages)
-    assert "metarisk up" in said
+    return run(first, ROOT, tmp_path_factory.mktemp("demo") / "data")
 
 
-@pytest.mark.skipif(not (ROOT / ".venv/bin/metarisk").exists(), reason="the README's .venv was not made")
+def pages_of(said: str) -> list[Path]:
+    """Report pages that a command names."""
+    return [Path(page) for page in re.findall(r"^report\s+(\S+\.html)$", said, flags=re.MULTILINE)]
+
+
+@pytest.mark.xdist_group("prefect")
+@made
+def test_the_first_block_makes_the_demo(demonstrated: str) -> None:
+    pages = pages_of(demonstrated)
+    assert len(pages) == 2, demonstrated
+    assert all("consumer_loans" in str(page) and page.stat().st_size > 10_000 for page in pages)
+    assert "metarisk up" in demonstrated
+
+
+@pytest.mark.xdist_group("prefect")
+@made
+def test_its_pages_open_in_a_browser_without_error_or_request(demonstrated: str) -> None:
+    with chromium() as browser:
+        for file in pages_of(demonstrated):
+            page = opened(browser.new_context(viewport={"width": 1280, "height": 900}), file)
+            assert "Consumer loans (demo)" in page.title()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+@made
 def test_the_own_portfolio_works_from_a_file_to_a_published_night(tmp_path: Path) -> None:
     project = tmp_path / "project"
     for name in ("sql", "expectations", "portfolios"):

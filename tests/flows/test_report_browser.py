@@ -1,27 +1,18 @@
 """Report pages in a real browser: no console error, no request, no sideways scrolling, readable on paper."""
 
-import shutil
-
 import pytest
 
 from metarisk.report import render_night, render_week
+from tests.browsing import chromium, opened
 from tests.unit import report_examples as examples
 
 pytestmark = pytest.mark.xdist_group("browser")
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser found: install one of {', '.join(BROWSERS)}")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +22,7 @@ def pages(tmp_path_factory):
     texts = {
         "night": render_night(examples.night()),
         "week": render_week(examples.week()),
+        "refused": render_night(examples.refused()),
         "hostile": render_night(examples.night(title=hostile, warnings=(hostile,), provenance={"host": hostile})),
     }
     for name, text in texts.items():
@@ -40,18 +32,10 @@ def pages(tmp_path_factory):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["night", "week", "hostile"])
+@pytest.mark.parametrize("name", ["night", "week", "refused", "hostile"])
 def test_a_page_opens_without_error_request_or_sideways_scrolling(browser, pages, name, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    complaints, requests = [], []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    address = (pages / f"{name}.html").as_uri()
-    page.goto(address)
-    assert complaints == []
-    assert requests == [address]
+    page = opened(context, pages / f"{name}.html")
     assert page.title() != "owned"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     verdict = page.locator(".verdict").bounding_box()

@@ -220,6 +220,22 @@ def night(**changes: object) -> NightReport:
     return NightReport(**{**values, **changes})
 
 
+def refused() -> NightReport:
+    """A night that a check stopped."""
+    broken = QualityCheck(
+        "lending_club.json", "segment key recoded?", "critical", False, 28_400, 29_347, "purpose",
+        "97% of rows are in segments never seen before; purpose: new values 'DEBT CONSOLIDATION', 'CAR'; known values "
+        "that are gone: 'car', 'credit_card', 'debt_consolidation', 'home_improvement', 'medical' and 2 more",
+    )  # fmt: skip
+    return night(
+        outcome="refused", published_at=None, stopped_at=datetime(2011, 2, 1, 4, 15, 59, tzinfo=UTC), run_id="",
+        last_published=date(2011, 1, 30), reason=f"Column purpose: {broken.rule}: {broken.observed}.", champion=None,
+        rows_scored=0, rows_quarantined=0, steps=(*STEPS[:2], Step("check", 4.4, "failed")),
+        quality=(broken, *night().quality), segments=(), scores=None, drift=(), evidence=None,
+        next_steps=("Map new values to old ones in the extract SQL.", "Then run `metarisk nightly`."),
+    )  # fmt: skip
+
+
 def week(**changes: object) -> WeekReport:
     rng = np.random.default_rng(3)
     steps = tuple(range(0, 2001, 50))

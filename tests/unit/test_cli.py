@@ -94,13 +94,15 @@ def test_night(job: Job) -> None:
     assert f"{night['rows_scored']} rows published as run {night['run_id']}" in text["nightly"]
     assert f"report {night['page']}" in text["nightly"]
     assert f"already published as run {night['run_id']}; nothing was done" in text["nightly again"]
+    assert "Next: open the report" in text["nightly"]
+    assert "Next: nothing" in text["nightly again"]
     assert data["restated"]["outcome"] == "published"
     assert data["restated"]["rows_scored"] > night["rows_scored"]
 
 
 def test_backfill(job: Job) -> None:
     _, text, data = job
-    assert "1 of 2 nights published now" in text["backfill"]
+    assert "1 of 2 nights published now\nNext: metarisk runs --portfolio tiny" in text["backfill"]
     nights = [(night["as_of"], night["outcome"]) for night in data["backfill"]["nights"]]
     assert nights == [(str(FIRST), "already_published"), (str(SECOND), "already_published")]
 
@@ -117,6 +119,7 @@ def test_runs(job: Job) -> None:
     assert call.json("runs", "--portfolio", "another")["attempts"] == []
     shown = call("runs").stdout
     assert "Attempts, newest first" in shown
+    assert f"Next: metarisk report --portfolio tiny --as-of {FIRST}" in shown
     assert shown.count("published") == 3
 
 
@@ -161,7 +164,9 @@ def test_load_then_draft_then_check(suffix: str, tmp_path: Path) -> None:
         "portfolio", "new", "other", "--table", "source.mine"
     ).stdout.replace("\n", " ")
     assert call.json("portfolio", "list") == {"portfolios": ["mine", "other", "tiny"]}
-    assert call("portfolio", "list").stdout.split() == ["mine", "other", "tiny"]
+    listed = call("portfolio", "list")
+    assert listed.stdout.split() == ["mine", "other", "tiny"]
+    assert listed.stderr.strip() == "Next: metarisk portfolio check mine"
 
 
 def test_check_of_a_portfolio(tmp_path: Path) -> None:
@@ -203,7 +208,7 @@ WRONG = {
     "kind": (["load", "FILE.txt", "--table", "source.x"], "neither .parquet nor .csv", "convert it"),
     "file": (["load", "FILE", "--table", "source.x"], "book.parquet cannot be read", "correct or convert the file"),
     "mixed": (["load", "FILE.csv", "--table", "source.x"], "book.csv cannot be read", "correct or convert the file"),
-    "report": (["report", "-p", "tiny"], "there is no report", "run `metarisk nightly` first"),
+    "report": (["report", "-p", "tiny", "--as-of", "2020-01-01"], "there is no report", "run `metarisk nightly` first"),
     "drafted": (["portfolio", "new", "tiny", "--table", "source.tiny_loans"], "exist already", "choose another name"),
     "check": (["portfolio", "check", "nobody"], "portfolios/nobody.toml does not exist", "use one of tiny"),
 }
@@ -225,7 +230,8 @@ def test_errors_end_with_1_and_a_remedy(name: str, bare: Caller, tmp_path: Path)
     files["FILE.csv"].write_text("a,b\n" + "1,2\n" * 500_000 + "one,two\n")
     filled = [str(files.get(argument, argument)) for argument in arguments]
     error = bare.json(*filled, ends=1)
-    assert set(error) == {"error", "what", "remedy"}
+    assert set(error) == {"error", "what", "remedy", "page"}
+    assert (error["page"] is not None) == (name == "champion")
     assert what in error["what"]
     assert remedy in error["remedy"]
     said = " ".join(bare(*filled, ends=1).stderr.split())
