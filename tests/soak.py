@@ -1,8 +1,8 @@
 """`make soak`: SIGKILL at random moments of a night, then the night again; it must be as if nobody had killed it.
 
 `python -m tests.soak [--kills 60] [--seed 0]`; the n-th seeded kill falls into the n-th part of the time that an
-undisturbed night takes, so all steps are met in proportion to their length. Prints a line a kill and exits 1 at the first difference, or
-where no kill met a running night.
+undisturbed night takes, so all steps are met in proportion to their length. Prints a line a kill and exits 1 at the
+first difference, or where no kill met a running night.
 """
 
 from __future__ import annotations

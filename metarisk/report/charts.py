@@ -212,7 +212,7 @@ def _apart(points: Sequence[MapPoint], width: float, height: float, most: int = 
     for point in points:
         x, y = width * (point.x - left) / (right - left or 1.0), height * (point.y - bottom) / (top - bottom or 1.0)
         half = 2.8 * len(_label(point.name))
-        if all(abs(x - x2) > half + half2 or abs(y - y2) > 12 for x2, y2, half2 in taken.values()):
+        if all(abs(x - x2) > half + half2 or abs(y - y2) > 14 for x2, y2, half2 in taken.values()):
             taken[point.name] = (x, y, half)
         if len(taken) == most:
             break

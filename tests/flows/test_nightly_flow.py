@@ -28,13 +28,14 @@ from tests.flows.conftest import Prefect
 from tests.flows.tiny import REPOSITORY, make_project, variables
 
 pytestmark = pytest.mark.xdist_group("prefect")
-CUT_OFF, FIRST, SECOND, THIRD = date(2026, 6, 28), date(2026, 6, 29), date(2026, 6, 30), date(2026, 7, 1)
+CUT_OFF, FIRST, SECOND, THIRD = date(2026, 6, 20), date(2026, 6, 29), date(2026, 6, 30), date(2026, 7, 1)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Two portfolios, one of which selects from a missing table; a champion for the other."""
-    settings = make_project(tmp_path_factory.mktemp("nightly") / "project", THIRD, ("tiny",), ("broken",))
+    """Two portfolios, one of which selects from a missing table; a champion for the other. Nights stand alone."""
+    folder = tmp_path_factory.mktemp("nightly") / "project"
+    settings = make_project(folder, THIRD, ("tiny",), ("broken",), catch_up="latest")
     pipeline.weekly(Context(Job("tiny", CUT_OFF), settings, Quiet()))
     return settings
 
@@ -136,7 +137,6 @@ def test_two_runs_at_once_the_second_waits(
 
     monkeypatch.setattr(running.time, "sleep", let_go)
     day = date(2026, 6, 27)
-    pipeline.weekly(Context(Job("tiny", date(2026, 6, 20)), chosen, Quiet()))
     assert nightly("tiny", day, return_state=True).is_completed()
     assert lock.returncode is not None
 

@@ -25,6 +25,7 @@ title = "Tiny loans"
 risk = "credit"
 timezone = "{timezone}"
 candidates = ["pooled_logistic"]
+catch_up = "{catch_up}"
 
 [source]
 extract = "{extract}.sql"
@@ -88,6 +89,7 @@ def make_project(
     broken: tuple[str, ...] = (),
     timezone: str = "UTC",
     warehouse: str = "duckdb:///warehouse.duckdb",
+    catch_up: str = "all",
 ) -> Settings:
     """A project whose loans were opened in the YEARS up to `last`; `broken` portfolios select from a missing table."""
     (folder / "portfolios").mkdir(parents=True)
@@ -97,7 +99,8 @@ def make_project(
     shutil.copy(REPOSITORY / "expectations" / "scores.json", folder / "expectations")
     (folder / "expectations" / "tiny.json").write_text(json.dumps(SUITE))
     for name in (*portfolios, *broken):
-        (folder / "portfolios" / f"{name}.toml").write_text(TOML.format(extract=name, timezone=timezone))
+        toml = TOML.format(extract=name, timezone=timezone, catch_up=catch_up)
+        (folder / "portfolios" / f"{name}.toml").write_text(toml)
         table = "tiny_loans" if name in portfolios else "no_such_table"
         (folder / "sql" / "extracts" / f"{name}.sql").write_text(SQL.format(table=table))
     settings = Settings(project=folder, warehouse=SecretStr(warehouse), threads=1)

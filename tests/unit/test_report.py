@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from metarisk.metrics import Interval
-from metarisk.report import Evidence, EvidenceLine, Step, render_night, render_week
+from metarisk.report import Evidence, EvidenceLine, MapPoint, Step, render_night, render_week
 from tests.unit import report_examples as examples
 
 HOSTILE = (
@@ -323,3 +323,13 @@ def test_thousands_of_segments_stay_a_small_page():
     page = render_night(replace(night, segments=many, drift=drift))
     assert len(page) < 300_000
     assert "All 2,940 are in the view" in page
+
+
+def test_names_on_the_map_do_not_cover_each_other():
+    crowd = tuple(MapPoint(f"segment|{i}", 0.001 * i, 0.0, 100 - i) for i in range(20))
+    far = MapPoint("segment|far", 1.0, 1.0, 1)
+    page = render_week(examples.week(similarity=(*crowd, far), curves=()))
+    drawing = re.findall(r"<svg.*?</svg>", page, re.S)[0]
+    assert [name for name in (*(p.name for p in crowd), far.name) if name.replace("|", " · ") in drawing] == [
+        "segment|0", "segment|far",
+    ]  # fmt: skip
