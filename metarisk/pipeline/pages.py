@@ -310,7 +310,7 @@ def _next_steps(context: Context, run: Run) -> tuple[str, ...]:
     job = context.job
     if _model_age(context, run) <= context.portfolio.thresholds.max_model_age_days:
         return ()
-    return (f"metarisk weekly --portfolio {job.portfolio} --as-of {job.as_of}",)
+    return (f"Train on newer labels: `metarisk weekly --portfolio {job.portfolio} --as-of {job.as_of}`.",)
 
 
 def _model_age(context: Context, run: Run) -> int:

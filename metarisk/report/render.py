@@ -192,8 +192,14 @@ def _tests(drift: Iterable[DriftLine]) -> list[DriftLine]:
 
 
 def _worst_drift(drift: Iterable[DriftLine]) -> list[DriftLine]:
+    """What moved; of tests that had too few rows to tell, the counts say enough, but for the whole portfolio's."""
+
+    def worth_a_line(line: DriftLine) -> bool:
+        whole = line.status == "blind" and line.metric == "psi" and not line.segment
+        return whole or line.status in ("alert", "watch")
+
     return sorted(
-        (line for line in _tests(drift) if line.status != "ok" and (line.metric, line.status) != ("volume", "blind")),
+        filter(worth_a_line, _tests(drift)),
         key=lambda line: (_BADNESS[line.status], -(line.effect or 0.0), line.segment, line.feature),
     )[:_SHOWN_DRIFT]
 
