@@ -126,8 +126,8 @@ def weekly(context: Context, call: Caller = direct) -> WeekResult:
 
 def evaluate(context: Context, call: Caller = direct) -> week.Judged:
     """Judge the candidates as a week does, without training or registering anything."""
-    with alone(context, f"{context.job.portfolio}.weekly"):
-        run = Steps(call, context)
+    run = Steps(call, context)
+    with alone(context, f"{context.job.portfolio}.weekly", run, refusals.week):
         return run(week.judge, run(night.check, run(night.extract)))
 
 
@@ -136,8 +136,8 @@ def study(
 ) -> studies.Study:
     """Judge recipes on the rows of a file, see `pipeline.study`."""
     known = studies.protocol_of(protocol)
-    with alone(context, f"{context.job.portfolio}.weekly"):
-        run = Steps(call, context)
+    run = Steps(call, context)
+    with alone(context, f"{context.job.portfolio}.weekly", run, refusals.week):
         return run(studies.study, run(night.check, run(night.extract)), file, known, recipes)
 
 
