@@ -26,43 +26,43 @@ BLOCK_ROWS = 2048
 
 
 class Activation(NamedTuple):
-    """An elementwise nonlinearity h = phi(z), all of it in place.
+    """An elementwise nonlinearity h = phi(z); what is written to may be what is read.
 
     Attributes:
-        apply: z becomes phi(z).
-        slope: (h, out) writes phi'(z), from h.
-        pull: (u, h) multiplies u by phi'(z), from h.
-        bend: phi''/phi' as a function of h; None where it vanishes almost everywhere.
-        smooth: phi as autograd knows it, not in place.
+        apply: (z, out) writes phi(z).
+        pull: (u, h, out) writes u phi'(z), from h.
+        bend: (image, h, delta, room, out) adds image delta phi''/phi'(z) to out, from h, and may write to room; None
+            where phi'' vanishes almost everywhere.
+        smooth: phi as autograd knows it.
     """
 
-    apply: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor, Tensor], None]
-    pull: Callable[[Tensor, Tensor], None]
-    bend: Callable[[Tensor], Tensor] | None
+    apply: Callable[[Tensor, Tensor], object]
+    pull: Callable[[Tensor, Tensor, Tensor], object]
+    bend: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], object] | None
     smooth: Callable[[Tensor], Tensor]
 
 
-def _relu_slope(h: Tensor, out: Tensor) -> None:
-    torch.sign(h, out=out)
+_threshold_backward = torch.ops.aten.threshold_backward.grad_input
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
-def _relu_pull(u: Tensor, h: Tensor) -> None:
-    torch.ops.aten.threshold_backward.grad_input(u, h, 0.0, grad_input=u)
-
-
-def _tanh_slope(h: Tensor, out: Tensor) -> None:
-    torch.mul(h, h, out=out)
-    out.neg_().add_(1.0)
-
-
-def _tanh_pull(u: Tensor, h: Tensor) -> None:
-    torch.ops.aten.tanh_backward.grad_input(u, h, grad_input=u)
+def _tanh_bend(image: Tensor, h: Tensor, delta: Tensor, room: Tensor, out: Tensor) -> None:
+    out.addcmul_(torch.mul(image, h, out=room), delta, value=-2.0)
 
 
 ACTIVATIONS: dict[ActivationName, Activation] = {
-    "relu": Activation(torch.relu_, _relu_slope, _relu_pull, None, torch.relu),
-    "tanh": Activation(torch.tanh_, _tanh_slope, _tanh_pull, lambda h: -2.0 * h, torch.tanh),
+    "relu": Activation(
+        lambda z, out: torch.clamp_min(z, 0.0, out=out),
+        lambda u, h, out: _threshold_backward(u, h, 0.0, grad_input=out),
+        None,
+        torch.relu,
+    ),
+    "tanh": Activation(
+        lambda z, out: torch.tanh(z, out=out),
+        lambda u, h, out: _tanh_backward(u, h, grad_input=out),
+        _tanh_bend,
+        torch.tanh,
+    ),
 }
 
 
@@ -194,7 +194,8 @@ class _Chunk:
         return self.inputs[layer + 1][:, :-1] if layer + 1 < self.layers else self.deltas[layer]
 
     def _forward_shared(self, layer: int, weight: Tensor) -> None:
-        self.activation.apply(torch.mm(self.inputs[layer], weight, out=self._out(layer)))
+        z = torch.mm(self.inputs[layer], weight, out=self._out(layer))
+        self.activation.apply(z, z)
 
     def run(self, rates: Sequence[Sequence[float | Tensor]]) -> None:
         gram = self.gram and all(isinstance(row[0], float) for row in rates)
@@ -220,7 +221,7 @@ class _Chunk:
                 for h, weight, z in zip(self.h[layer], self.w[layer - self.frozen], self.z[layer], strict=True):
                     torch.mm(h, weight, out=z)
             if layer + 1 < self.layers:
-                self.activation.apply(self._out(layer))
+                self.activation.apply(self._out(layer), self._out(layer))
 
     def _backward(self) -> None:
         top = self.deltas[-1]
@@ -235,7 +236,8 @@ class _Chunk:
                     torch.mul(d, weight[:-1].T, out=below)
                 else:
                     torch.mm(d, weight[:-1].T, out=below)
-            self.activation.pull(self.deltas[layer - 1], self.inputs[layer][:, :-1])
+            below = self.deltas[layer - 1]
+            self.activation.pull(below, self.inputs[layer][:, :-1], below)
 
     def _move(self, layer: int, rate: float | Tensor) -> None:
         for h, d, weight in zip(self.h[layer], self.d[layer], self.w[layer - self.frozen], strict=True):
@@ -245,8 +247,36 @@ class _Chunk:
                 weight.addcmul_(h.T @ d, rate, value=-1.0)
 
 
+class Layer(NamedTuple):
+    """Bias (out,) and matrix (in, out) of one layer; at the top of a network of one output a vector (in,)."""
+
+    bias: Tensor
+    matrix: Tensor
+
+
+Network = Sequence[Layer]
+
+
+def networks(layers: Sequence[Tensor]) -> list[Network]:
+    """M networks, as views that are made together.
+
+    Args:
+        layers: L tensors (M, in + 1, out), or (in + 1, out) where all networks share a layer.
+    """
+    count = max((len(layer) for layer in layers if layer.dim() == 3), default=1)
+    parts = []
+    for number, layer in enumerate(layers):
+        matrices = layer[..., :-1, 0] if number + 1 == len(layers) and layer.shape[-1] == 1 else layer[..., :-1, :]
+        if layer.dim() == 3:
+            parts.append([Layer(*pair) for pair in zip(layer[:, -1].unbind(), matrices.unbind(), strict=True)])
+        else:
+            parts.append([Layer(layer[-1], matrices)] * count)
+    return list(zip(*parts, strict=True))
+
+
 def score_rows(
-    weights_of: Callable[[int], Sequence[Tensor]],
+    networks: Sequence[Network],
+    models: Array,
     rows: Packed,
     *,
     extra: Callable[[Array], Array] | None = None,
@@ -258,30 +288,32 @@ def score_rows(
     depend, to the last bit, on the rows around it.
 
     Args:
-        weights_of: segment number to its L matrices (in + 1, out).
+        networks: from `networks`, all of one shape.
+        models: (S,) which of them scores each segment.
         rows: what to score; `rows.base` is added.
         extra: base scores of a block (n,) to one more input column, in place of adding them.
         activation: between layers.
 
     Returns:
-        The scores, and whether every input was finite, as seen in the first product (which any other number spoils).
+        The scores, and whether inputs and scores are finite, as their sums tell.
     """
-    if not rows.rows:
-        return np.empty((0, 1), dtype=np.float32), True
     apply = ACTIVATIONS[activation].apply
-    first = weights_of(0)
-    dtype, outputs = first[0].dtype, first[-1].shape[1]
+    first = networks[0]
+    dtype, outputs = first[0].bias.dtype, len(first[-1].bias)
     # Rounding up to 16 rows may write a little past a segment; the next one, or the cut at the end, mends that.
     out = torch.zeros(rows.rows + 16, outputs, dtype=dtype)
-    room = [torch.empty(BLOCK_ROWS, weight.shape[1], dtype=dtype) for weight in first[:-1]]
-    copied = torch.zeros(BLOCK_ROWS, len(first[0]) - 1, dtype=dtype)
+    flat = out[:, 0]
+    room = [torch.empty(BLOCK_ROWS, len(layer.bias), dtype=dtype) for layer in first[:-1]]
+    rooms: dict[int, list[Tensor]] = {}
+    copied = torch.zeros(BLOCK_ROWS, len(first[0].matrix), dtype=dtype)
     x = torch.from_numpy(rows.x)
     direct = extra is None and x.dtype == dtype
-    sound = torch.zeros((), dtype=dtype)
+    total = torch.zeros((), dtype=dtype)
+    starts = rows.starts.tolist()
     with torch.no_grad():
-        for segment in np.flatnonzero(rows.sizes):
-            layers = [(weight[-1], weight[:-1]) for weight in weights_of(int(segment))]
-            begin, end = int(rows.starts[segment]), int(rows.starts[segment + 1])
+        for segment in np.flatnonzero(rows.sizes).tolist():
+            *below, (bias, weight) = networks[models[segment]]
+            begin, end = starts[segment], starts[segment + 1]
             for a in range(begin, end, BLOCK_ROWS):
                 b = min(a + BLOCK_ROWS, end)
                 taken = (b - a + 15) // 16 * 16
@@ -292,18 +324,17 @@ def score_rows(
                     if extra is not None:
                         copied[: b - a, -1] = torch.from_numpy(extra(rows.base[a:b]))
                     h = copied[:taken]
-                for (bias, weight), z in zip(layers[:-1], room, strict=True):
-                    h = torch.addmm(bias, h, weight, out=z[:taken])
-                    if z is room[0]:
-                        sound += h[: b - a, 0].sum()
-                    apply(h)
-                bias, weight = layers[-1]
+                total += h.sum()
+                if taken not in rooms:
+                    rooms[taken] = [z[:taken] for z in room]
+                for (offset, matrix), z in zip(below, rooms[taken], strict=True):
+                    h = torch.addmm(offset, h, matrix, out=z)
+                    apply(h, h)
                 if outputs == 1:
-                    torch.mv(h, weight[:, 0], out=out[a : a + taken, 0])
+                    torch.addmv(bias, h, weight, out=flat[a : a + taken])
                 else:
-                    torch.mm(h, weight, out=out[a : a + taken])
-            out[begin:end] += layers[-1][0]
+                    torch.addmm(bias, h, weight, out=out[a : a + taken])
     out = out[: rows.rows]
     if extra is None:
         out[:, 0] += torch.from_numpy(rows.base)
-    return out.numpy(), bool(torch.isfinite(sound)) and (bool(room) or bool(torch.isfinite(out).all()))
+    return out.numpy(), bool(torch.isfinite(total + out.sum()))

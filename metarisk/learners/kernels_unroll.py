@@ -70,8 +70,8 @@ class Unrolled(NamedTuple):
 
 def normalised(weight: Tensor, prior_rows: float = 0.0) -> Tensor:
     """Row weights (B, n) that sum to one in each task, or to less with pseudo-rows; zeros where a task has no rows."""
-    total = weight.sum(-1, keepdim=True)
-    return weight / torch.where(total > 0, total + prior_rows, torch.ones_like(total))
+    total = weight.sum(-1, keepdim=True).add_(prior_rows)
+    return weight / total.masked_fill_(total == 0, 1.0)
 
 
 class _Step:
@@ -94,22 +94,25 @@ class _Step:
         self.deltas_both = [empty(2 * n, outputs[i]) for i in layers]
         self.deltas = [buffer[:, n:] for buffer in self.deltas_both]
         self.delta_images = [buffer[:, :n] for buffer in self.deltas_both]
-        self.slopes = [empty(n, outputs[i]) for i in layers[:-1]]
+        self.top, self.top_image = _squeezed(self.deltas[-1]), _squeezed(self.delta_images[-1])
         self.gradients: list[Tensor] = []
         self.curvature = empty(0)
-        self.place([empty(0)] * len(outputs))
+        self.weights, self.below = [empty(0)] * len(outputs), [empty(0)] * len(outputs)
 
-    def place(self, weights: Sequence[Tensor]) -> None:
-        """Set the weights before the step."""
+    def place(self, weights: Sequence[Tensor], single: bool) -> None:
+        """Set the weights before the step; a head of a single output lies on its side, (B, 1, in + 1)."""
         self.weights = list(weights)
         self.below = [weight[:, :-1].mT for weight in weights]
+        if single:
+            self.below[-1] = weights[-1][..., :-1]
 
 
 class Unroll:
     """Workspace and kernels for meta-batches of one shape; call it with weights, rates, support and query.
 
     The first layer's inputs never change in the inner loop, so where a task has fewer support rows than features its
-    pre-activations are moved by the Gram matrix X X^T of the task, without forming or applying weight updates.
+    pre-activations are moved by the Gram matrix X X^T of the task, without forming or applying weight updates. A single
+    output is weighted sums, many times faster than products of that shape.
 
     Args:
         tasks: B.
@@ -141,22 +144,25 @@ class Unroll:
         self._require_memory()
         n, q, last = self.n, self.q, self.layers - 1
         inputs, outputs, layers = self.widths[:-1], self.widths[1:], range(self.layers)
+        self.single = outputs[last] == 1
 
         def empty(*shape: int) -> Tensor:
             return torch.zeros(tasks, *shape, device=device, dtype=dtype)
 
         def matrices() -> list[Tensor]:
-            return [empty(0) if self.gram and i == 0 else empty(inputs[i] + 1, outputs[i]) for i in layers]
+            shapes = [(0,) if self.gram and i == 0 else (inputs[i] + 1, outputs[i]) for i in layers]
+            return [empty(*(shape[::-1] if self.single and i == last else shape)) for i, shape in enumerate(shapes)]
 
         self.steps = [_Step(n, inputs, outputs, empty) for _ in range(plan.steps + 1)]
         for step in self.steps[1:]:
-            step.place(matrices())
+            step.place(matrices(), self.single)
         if plan.rates != "number":
             for step in self.steps[:-1]:
                 step.gradients = matrices()
         self.adjoint, self.scaled = matrices(), [] if plan.rates == "number" else matrices()
         self.z, self.back = [empty(n, width) for width in outputs], [empty(n, width) for width in inputs]
-        self.adjoint_below = [matrix[:, :-1].mT for matrix in self.adjoint]
+        self.adjoint_below = [self._below(i, matrix) for i, matrix in enumerate(self.adjoint)]
+        self.eta = _squeezed(self.z[last])
         wide = empty(max(2 * n, q), inputs[last] + 1)
         self.wide = {rows: wide[:, :rows] for rows in (n, 2 * n, q)}
         self.hidden_q = [empty(0 if i == 0 else q, inputs[i] + 1) for i in layers]
@@ -164,7 +170,7 @@ class Unroll:
             buffer[..., -1] = 1.0
         self.inner_q = [buffer[..., :-1] for buffer in self.hidden_q]
         self.z_q, self.back_q = [empty(q, width) for width in outputs], [empty(q, width) for width in inputs]
-        self.slopes_q = [empty(q, outputs[i]) for i in range(last)]
+        self.eta_q = _squeezed(self.z_q[last])
         if self.gram:
             first = outputs[0]
             self.inner, self.cross = empty(n, n), empty(q, n)
@@ -189,7 +195,12 @@ class Unroll:
         self._check(weights, rates, support, query)
         self.support, self.query = support, query
         self.share, self.share_q = normalised(support.weight, plan.prior_rows), normalised(query.weight)
-        self.steps[0].place([weight.expand(self.tasks, -1, -1) for weight in weights])
+        self.share_wide, self.share_wide_q = (
+            share if self.single else share.unsqueeze(-1) for share in (self.share, self.share_q)
+        )
+        if self.single:
+            weights = [*weights[:-1], weights[-1].mT]
+        self.steps[0].place([weight.expand(self.tasks, -1, -1) for weight in weights], self.single)
         for step in self.steps:
             step.inputs[0] = support.x
         self.hidden_q[0] = query.x
@@ -231,20 +242,17 @@ class Unroll:
             if i == 0 and self.gram:
                 torch.baddbmm(self.z_start, self.inner, self.shift[number], alpha=-1, out=self.z[0])
             else:
-                self._apply(step.inputs[i], step.weights[i], self.z[i])
+                self._apply(i, step.inputs[i], step.weights[i], self.z[i])
             if i < last:
-                self.activation.apply(self.z[i])
-                self.activation.slope(self.z[i], step.slopes[i])
-                step.hidden[i + 1].copy_(self.z[i])
-        eta = _scores(self.z[last], self.support.base)
-        gradient = self.likelihood.gradient(eta, self.support.y)
-        torch.mul(gradient.view(self.z[last].shape), self.share.unsqueeze(-1), out=step.deltas[last])
+                self.activation.apply(self.z[i], step.hidden[i + 1])
+        eta = _offset(self.eta, self.support.base)
+        torch.mul(self.likelihood.gradient(eta, self.support.y), self.share_wide, out=step.top)
         if self.plan.order == 2:
             curvature = self.likelihood.curvature(eta, self.support.y)
-            step.curvature = curvature * self.share.view(*self.share.shape, *[1] * (curvature.dim() - 2))
+            step.curvature = curvature * (self.share if self.single else self.share_wide.unsqueeze(-1))
         for i in range(last, 0, -1):
-            _apply_below(step.deltas[i], step.below[i], self.back[i])
-            torch.mul(self.back[i], step.slopes[i - 1], out=step.deltas[i - 1])
+            self._spread(i, step.deltas[i], step.below[i], self.back[i])
+            self.activation.pull(self.back[i], step.hidden[i], step.deltas[i - 1])
         for i in range(self.layers):
             self._move(number, i, rates[i])
 
@@ -256,11 +264,11 @@ class Unroll:
             else:
                 torch.addcmul(self.shift[number], step.deltas[0], rate, out=self.shift[number + 1])
         elif isinstance(rate, float):
-            self._gather(step.weights[i], step.inputs[i], step.deltas[i], after.weights[i], alpha=-rate)
+            self._gather(i, step.weights[i], step.inputs[i], step.deltas[i], after.weights[i], alpha=-rate)
         else:
             gradient = step.gradients[i]
-            self._gather(gradient, step.inputs[i], step.deltas[i], gradient, beta=0.0)
-            torch.addcmul(step.weights[i], gradient, rate, value=-1, out=after.weights[i])
+            self._gather(i, gradient, step.inputs[i], step.deltas[i], gradient, beta=0.0)
+            torch.addcmul(step.weights[i], gradient, self._laid(i, rate), value=-1, out=after.weights[i])
 
     def _judge(self, number: int, part: float) -> Tensor:
         """Query losses (B,) after `number` steps, times `part`; their gradient is added to the adjoint."""
@@ -269,102 +277,112 @@ class Unroll:
             if i == 0 and self.gram:
                 torch.baddbmm(self.z_start_q, self.cross, self.shift[number], alpha=-1, out=self.z_q[0])
             else:
-                self._apply(self.hidden_q[i], step.weights[i], self.z_q[i])
+                self._apply(i, self.hidden_q[i], step.weights[i], self.z_q[i])
             if i < last:
-                self.activation.apply(self.z_q[i])
-                self.activation.slope(self.z_q[i], self.slopes_q[i])
-                self.inner_q[i + 1].copy_(self.z_q[i])
-        eta = _scores(self.z_q[last], self.query.base)
+                self.activation.apply(self.z_q[i], self.inner_q[i + 1])
+        eta = _offset(self.eta_q, self.query.base)
         losses = (self.likelihood.loss(eta, self.query.y) * self.share_q).sum(-1) * part
-        delta = self.likelihood.gradient(eta, self.query.y).view(self.z_q[last].shape)
-        delta = delta * (part * self.share_q).unsqueeze(-1)
+        gradient = self.likelihood.gradient(eta, self.query.y) * self.share_wide_q * part
+        delta = gradient.view(self.z_q[last].shape)
         for i in range(last, -1, -1):
             if i == 0 and self.gram:
                 torch.baddbmm(self.adjoint_z, self.cross.mT, delta, beta=beta, out=self.adjoint_z)
                 torch.add(self.rows_z_q, delta, out=self.rows_z_q) if beta else self.rows_z_q.copy_(delta)
                 break
-            self._gather(self.adjoint[i], self.hidden_q[i], delta, self.adjoint[i], beta=beta)
+            self._gather(i, self.adjoint[i], self.hidden_q[i], delta, self.adjoint[i], beta=beta)
             if i > 0:
-                _apply_below(delta, step.below[i], self.back_q[i])
-                delta = torch.mul(self.back_q[i], self.slopes_q[i - 1], out=self.z_q[i - 1])
+                self._spread(i, delta, step.below[i], self.back_q[i])
+                self.activation.pull(self.back_q[i], self.inner_q[i], self.z_q[i - 1])
+                delta = self.z_q[i - 1]
             elif self.input_adjoint_q is not None:
-                self.input_adjoint_q += _apply_below(delta, step.below[0], self.back_q[0])
+                self.input_adjoint_q += self._spread(0, delta, step.below[0], self.back_q[0])
         self.fresh = False
         return losses
 
     def _reflect(self, number: int, rates: Sequence[Rate]) -> list[Tensor]:
-        """Carry the adjoint from after a step to before it: one Hessian-vector product; gradients of the rates."""
+        """Carry the adjoint from after a step to before it: one Hessian-vector product; gradients of the rates.
+
+        The direction of the product is the adjoint times the rates. The rate of the first layer, if a number, is
+        divided out of the direction and multiplied into the product.
+        """
         step, last = self.steps[number], self.layers - 1
-        found, directions = self._rate_gradients(step, rates)
+        common = float(rates[0]) if isinstance(rates[0], float) and rates[0] else 1.0
+        found, directions = self._rate_gradients(step, rates, common)
         if self.plan.order == 1:
             return found
-        for i, (_, scale) in enumerate(directions):
-            if i == 0:
-                if scale != 1.0:
-                    self.z[0].mul_(scale)
-            elif i == last and self.widths[-1] == 1:
-                wide = torch.mul(step.images[i], step.weights[i].mT, out=self.wide[self.n])
-                self.z[i].mul_(scale).add_(wide.sum(-1, keepdim=True))
-            else:
-                torch.baddbmm(self.z[i], step.images[i], step.weights[i], beta=scale, out=self.z[i])
+        for i, (image, _, scale) in enumerate(directions):
+            if i and self.single and i == last:
+                wide = torch.mul(step.images[i], step.weights[i], out=self.wide[self.n])
+                torch.add(wide.sum(-1, keepdim=True), image, alpha=scale, out=self.z[i])
+            elif i:
+                torch.baddbmm(image, step.images[i], step.weights[i], beta=scale, out=self.z[i])
+            elif scale != 1.0:
+                torch.mul(image, scale, out=self.z[0])
+                image = self.z[0]
             if i < last:
-                torch.mul(self.z[i], step.slopes[i], out=step.hidden_images[i + 1])
-        if step.curvature.dim() == 2:
-            torch.mul(self.z[last], step.curvature.unsqueeze(-1), out=step.delta_images[last])
+                self.activation.pull(self.z[i] if i else image, step.hidden[i + 1], step.hidden_images[i + 1])
+        if self.single:
+            torch.mul(self.eta, step.curvature, out=step.top_image)
         else:
-            step.delta_images[last].copy_((step.curvature @ self.z[last].unsqueeze(-1)).squeeze(-1))
+            step.top_image.copy_((step.curvature @ self.z[last].unsqueeze(-1)).squeeze(-1))
         for i in range(last, -1 if self.input_adjoint is not None else 0, -1):
-            direction, scale = directions[i]
-            _apply_below(step.delta_images[i], step.below[i], self.back[i])
-            _apply_below(step.deltas[i], direction, self.back[i], beta=1.0, alpha=scale)
+            _, below, scale = directions[i]
+            self._spread(i, step.delta_images[i], step.below[i], self.back[i])
+            self._spread(i, step.deltas[i], below, self.back[i], beta=1.0, alpha=scale)
             if i == 0 and self.input_adjoint is not None:
-                self.input_adjoint -= self.back[0]
+                self.input_adjoint.sub_(self.back[0], alpha=common)
                 break
-            torch.mul(self.back[i], step.slopes[i - 1], out=step.delta_images[i - 1])
+            self.activation.pull(self.back[i], step.hidden[i], step.delta_images[i - 1])
             if self.activation.bend is not None:
-                bend = self.activation.bend(step.hidden[i])
-                step.delta_images[i - 1].addcmul_(bend.mul_(self.z[i - 1]), step.deltas[i - 1])
+                image = directions[0][0] if i == 1 and directions[0][2] == 1.0 else self.z[i - 1]
+                room, target = self.z[i - 1], step.delta_images[i - 1]
+                self.activation.bend(image, step.hidden[i], step.deltas[i - 1], room, target)
         for i in range(self.layers):
             if i == 0 and self.gram:
-                self.adjoint_z.baddbmm_(self.inner, step.delta_images[0], alpha=-1)
-                self.rows_z.sub_(step.delta_images[0])
+                self.adjoint_z.baddbmm_(self.inner, step.delta_images[0], alpha=-common)
+                self.rows_z.sub_(step.delta_images[0], alpha=common)
             elif i == 0:
-                self._gather(self.adjoint[0], self.support.x, step.delta_images[0], self.adjoint[0], alpha=-1.0)
+                adjoint = self.adjoint[0]
+                self._gather(0, adjoint, self.support.x, step.delta_images[0], adjoint, alpha=-common)
             else:
-                self._gather(self.adjoint[i], step.both[i], step.deltas_both[i], self.adjoint[i], alpha=-1.0)
+                adjoint = self.adjoint[i]
+                self._gather(i, adjoint, step.both[i], step.deltas_both[i], adjoint, alpha=-common)
         return found
 
-    def _rate_gradients(self, step: _Step, rates: Sequence[Rate]) -> tuple[list[Tensor], list[tuple[Tensor, float]]]:
-        """Gradients of the rates, and the directions of the Hessian-vector product.
+    def _rate_gradients(
+        self, step: _Step, rates: Sequence[Rate], common: float
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor, float]]]:
+        """Gradients of the rates, and the direction of the Hessian-vector product by layer, over `common`.
 
-        A direction is a factor and a matrix, transposed and without its bias row. Inputs times the whole direction
-        (without the factor) are left in `z`.
+        A direction is: inputs times it, it transposed and without its bias row, and a factor that both still lack.
         """
         found: list[Tensor] = []
-        directions: list[tuple[Tensor, float]] = []
+        directions: list[tuple[Tensor, Tensor, float]] = []
         for i, rate in enumerate(rates):
-            adjoint = self.adjoint[i]
+            adjoint, z = self.adjoint[i], self.z[i]
             if i == 0 and self.gram:
                 if self.plan.learn_rates:
                     found.append(-(self.adjoint_z * step.deltas[0]).sum() / self.tasks)
-                torch.mul(self.adjoint_z, rate, out=self.z[0])
-                directions.append((adjoint, 1.0))
+                if isinstance(rate, float):
+                    directions.append((self.adjoint_z, adjoint, rate / common))
+                else:
+                    directions.append((torch.mul(self.adjoint_z, rate, out=z), adjoint, 1.0))
             elif isinstance(rate, float):
-                self._apply(step.inputs[i], adjoint, self.z[i])
-                directions.append((self.adjoint_below[i], rate))
+                self._apply(i, step.inputs[i], adjoint, z)
+                directions.append((z, self.adjoint_below[i], rate / common))
                 if self.plan.learn_rates:
-                    found.append(-(self.z[i] * step.deltas[i]).sum() / self.tasks)
+                    found.append(-(z * step.deltas[i]).sum() / self.tasks)
             else:
                 if self.plan.learn_rates:
                     each = -(adjoint * step.gradients[i]).sum(0) / self.tasks
-                    found.append(each.sum() if rate.dim() == 0 else each)
-                scaled = torch.mul(adjoint, rate, out=self.scaled[i])
-                self._apply(step.inputs[i], scaled, self.z[i])
-                directions.append((scaled[:, :-1].mT, 1.0))
+                    found.append(each.sum() if rate.dim() == 0 else self._laid(i, each))
+                scaled = torch.mul(adjoint, self._laid(i, rate), out=self.scaled[i])
+                self._apply(i, step.inputs[i], scaled, z)
+                directions.append((z, self._below(i, scaled), 1.0 / common))
         return found, directions
 
     def _collect(self, losses: Tensor, rates: list[list[Tensor]]) -> Unrolled:
-        gradients = [adjoint.mean(0) for adjoint in self.adjoint]
+        gradients = [self._laid(i, adjoint.mean(0)) for i, adjoint in enumerate(self.adjoint)]
         if self.gram:
             gradients[0] = self.query.x.flatten(0, 1).T @ self.rows_z_q.flatten(0, 1)
             if self.plan.order == 2:
@@ -375,26 +393,45 @@ class Unroll:
         )
         return Unrolled(losses, gradients, rates, support, query)
 
-    def _apply(self, inputs: Tensor, weight: Tensor, out: Tensor) -> None:
-        """out = inputs @ weight; a single output is a weighted sum, many times faster than a product of that shape."""
-        if weight.shape[-1] == 1:
-            wide = torch.mul(inputs, weight.mT, out=self.wide[inputs.shape[1]])
-            torch.sum(wide, -1, keepdim=True, out=out)
+    def _on_side(self, i: int) -> bool:
+        """Whether matrices of layer i are kept as (1, in + 1)."""
+        return self.single and i == self.layers - 1
+
+    def _laid(self, i: int, matrix: Tensor) -> Tensor:
+        """A matrix (in + 1, out) of layer i as it is kept here, or back."""
+        return matrix.mT if self._on_side(i) and matrix.dim() else matrix
+
+    def _below(self, i: int, matrix: Tensor) -> Tensor:
+        """(..., out, in): a matrix as kept here, transposed and without its bias."""
+        return matrix[..., :-1] if self._on_side(i) else matrix[..., :-1, :].mT
+
+    def _apply(self, i: int, inputs: Tensor, weight: Tensor, out: Tensor) -> None:
+        """out = inputs times weight."""
+        if self._on_side(i):
+            torch.sum(torch.mul(inputs, weight, out=self.wide[inputs.shape[1]]), -1, keepdim=True, out=out)
         else:
             torch.bmm(inputs, weight, out=out)
 
     def _gather(
-        self, base: Tensor, inputs: Tensor, delta: Tensor, out: Tensor, *, beta: float = 1.0, alpha: float = 1.0
+        self, i: int, base: Tensor, inputs: Tensor, delta: Tensor, out: Tensor, *, beta: float = 1.0, alpha: float = 1.0
     ) -> None:
         """out = beta base + alpha inputs^T @ delta; beta is 0 or 1."""
-        if delta.shape[-1] != 1:
+        if not self._on_side(i):
             torch.baddbmm(base, inputs.mT, delta, beta=beta, alpha=alpha, out=out)
             return
-        total = torch.mul(inputs, delta, out=self.wide[inputs.shape[1]]).sum(1).unsqueeze(-1)
+        total = torch.mul(inputs, delta, out=self.wide[inputs.shape[1]]).sum(1, keepdim=True)
         if beta:
             torch.add(base, total, alpha=alpha, out=out)
         else:
             torch.mul(total, alpha, out=out)
+
+    def _spread(
+        self, i: int, delta: Tensor, below: Tensor, out: Tensor, *, beta: float = 0.0, alpha: float = 1.0
+    ) -> Tensor:
+        """out = beta out + alpha delta @ below, where below is as `_below` gives it; beta is 0 or 1."""
+        if not self._on_side(i):
+            return torch.baddbmm(out, delta, below, beta=beta, alpha=alpha, out=out)
+        return out.addcmul_(delta, below, value=alpha) if beta else torch.mul(delta, below, out=out)
 
     def _check(self, weights: Sequence[Tensor], rates: Sequence[Sequence[Rate]], support: Block, query: Block) -> None:
         wanted: dict[str, tuple[Tensor, tuple[int, ...]]]
@@ -445,14 +482,12 @@ def free_memory(device: torch.device) -> int:
     return found["MemAvailable"] * 1024
 
 
-def _scores(z: Tensor, base: Tensor) -> Tensor:
-    """Scores in the likelihood's shape, the base score added to the first output in place."""
-    z[..., 0].add_(base)
+def _squeezed(z: Tensor) -> Tensor:
+    """Outputs (B, n, o) in the likelihood's shape: without the last dimension where it is one."""
     return z.squeeze(-1) if z.shape[-1] == 1 else z
 
 
-def _apply_below(delta: Tensor, below: Tensor, out: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
-    """out = beta out + alpha delta @ below, where below is a weight transposed, without its bias; beta is 0 or 1."""
-    if below.shape[1] != 1:
-        return torch.baddbmm(out, delta, below, beta=beta, alpha=alpha, out=out)
-    return out.addcmul_(delta, below, value=alpha) if beta else torch.mul(delta, below, out=out)
+def _offset(eta: Tensor, base: Tensor) -> Tensor:
+    """Scores, the base score added to the first output in place."""
+    (eta if eta.dim() == base.dim() else eta[..., 0]).add_(base)
+    return eta

@@ -26,7 +26,7 @@ from metarisk.domain import (
     Packed,
     Progress,
 )
-from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments, score_rows
+from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments, networks, score_rows
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Gradient, Loop, digest_of, fit
 from metarisk.learners.packing import Fusion, canonical_order, check, first_rows, shuffled
@@ -142,15 +142,14 @@ class GradientLearner(ABC):
         check(rows, features=self._features(state), name="rows to score", inputs=False)
         start = _tensors(state, "weight")
         adapted = [torch.from_numpy(adaptation.arrays[f"weight{i}"]) for i in range(self.frozen, len(start))]
+        # The last scores segments that were not adapted.
+        known = networks(start[: self.frozen] + adapted)[: len(adaptation.keys)] + networks(start)
         place = {key: position for position, key in enumerate(adaptation.keys)}
-
-        def weights_of(segment: int) -> list[Tensor]:
-            position = place.get(rows.keys[segment])
-            return start if position is None else start[: self.frozen] + [layer[position] for layer in adapted]
-
+        models = np.array([place.get(key, len(place)) for key in rows.keys], dtype=np.int64)
         mean, scale = state["base"]
         scores, sound = score_rows(
-            weights_of,
+            known,
+            models,
             rows if self.fusion != "none" else rows.with_base(np.zeros_like(rows.base)),
             extra=(lambda base: ((base - mean) / scale).astype(base.dtype)) if self.fusion == "feature" else None,
             activation=self.activation,

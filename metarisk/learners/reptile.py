@@ -51,14 +51,14 @@ class Reptile(GradientLearner):
                 blocks = [s.block(draw.tasks, offset[:, i], rows[i]) for i, s in enumerate(stores)]
                 block = Block(*(torch.cat(parts, 1) for parts in zip(*blocks, strict=True)))
                 share = normalised(block.weight, self.prior_rows)
-                hidden, eta = _forward(weights, block, activation.apply)
+                hidden, eta = _forward(weights, block, activation.smooth)
                 losses = (loss.loss(eta, block.y) * share).sum(-1)
                 delta = (loss.gradient(eta, block.y).view(*share.shape, -1)) * share.unsqueeze(-1)
                 for layer in range(len(weights) - 1, -1, -1):
                     above, weight = delta, weights[layer]
                     if layer:
                         delta = above @ weight[:, :-1].mT
-                        activation.pull(delta, hidden[layer][..., :-1])
+                        activation.pull(delta, hidden[layer][..., :-1], delta)
                     weights[layer] = torch.baddbmm(weight, hidden[layer].mT, above, alpha=-self.inner_rate)
             return losses, {
                 f"weight{layer}": begin - end.mean(0)
