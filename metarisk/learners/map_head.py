@@ -47,6 +47,7 @@ NEWTON_STEPS = 100
 FRESH_STEPS = 2
 """First steps that take the second derivative anew; measured: 3 cost the same, 4 more."""
 REFRESH_EVERY = 8
+FIRST_STEPS = 3
 HALVINGS = 30
 
 
@@ -65,7 +66,12 @@ class Problem(NamedTuple):
 
     def scores(self, weights: Tensor) -> Tensor:
         """(B, n) scores under weights (B, K)."""
-        return self.offset + (self.features @ weights.unsqueeze(-1)).squeeze(-1)
+        return self.offset + self.moved(weights)
+
+    def moved(self, step: Tensor) -> Tensor:
+        """(B, n) change of the scores by a step (B, K)."""
+        change: Tensor = (step.unsqueeze(1) @ self.features.transpose(1, 2)).squeeze(1)
+        return change
 
     def objective(self, likelihood: Likelihood, weights: Tensor, eta: Tensor) -> Tensor:
         """Negative log posterior (B,)."""
@@ -103,37 +109,61 @@ def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
     full step at the solution makes the result as exact as Newton's. Converged problems stand still while others go on,
     so none depends on its neighbours.
     """
-    tolerance = 4e-10 if problem.features.dtype == torch.float64 else 3e-4
+    tolerance = 1e-8 if problem.features.dtype == torch.float64 else 1e-3
     weights = problem.mean.expand(len(problem.y), -1).clone()
-    eta = problem.scores(weights)
-    value = problem.objective(likelihood, weights, eta)
+    eta, value = _along_first(problem, likelihood, weights)
+    moving = torch.ones_like(value, dtype=torch.bool)
     for number in range(NEWTON_STEPS):
         if number < FRESH_STEPS or number % REFRESH_EVERY == 0:
             factor = problem.factor(likelihood, eta)
         step = _solved(factor, problem.gradient(likelihood, weights, eta))
-        moving = step.abs().amax(1) > tolerance * (1 + weights.abs().amax(1))
-        if not bool(moving.any()):
-            break
-        direction = (problem.features @ step.unsqueeze(-1)).squeeze(-1)
+        direction = problem.moved(step)
         share = moving.to(eta.dtype)
         for _ in range(HALVINGS):
-            trial = weights - share.unsqueeze(1) * step
-            trial_eta = eta - share.unsqueeze(1) * direction
+            trial = torch.addcmul(weights, share.unsqueeze(1), step, value=-1)
+            trial_eta = torch.addcmul(eta, share.unsqueeze(1), direction, value=-1)
             trial_value = problem.objective(likelihood, trial, trial_eta)
             # rounding may lift the objective of a problem that is all but solved
             worse = ~(trial_value <= value + 1e-6 * value.abs()) & moving
             if not bool(worse.any()):
                 break
             share = torch.where(worse, share / 2, share)
+        # a step that is small leaves an error that is smaller still, and the last one squares it
+        moving = moving & (step.abs().amax(1) > tolerance * (1 + weights.abs().amax(1)))
         weights, eta, value = trial, trial_eta, trial_value
+        if not bool(moving.any()):
+            break
     else:
-        if bool((step.abs().amax(1) > 0.01 * (1 + weights.abs().amax(1))).any()):
+        if bool((step.abs().amax(1) > 0.01 * (1 + weights.abs().amax(1)))[moving].any()):
             raise ModelError(
                 f"a MAP head did not converge in {NEWTON_STEPS} Newton steps",
                 remedy="look for features or weights of extreme size",
             )
     factor = problem.factor(likelihood, eta)
     return weights - _solved(factor, problem.gradient(likelihood, weights, eta)), factor
+
+
+def _along_first(problem: Problem, likelihood: Likelihood, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the first weight alone, the constant's, in place; scores (B, n) and objective (B,) there.
+
+    It costs no pass over the features, and brings the first second derivative near that of the solution.
+    """
+    column = problem.features[..., 0].contiguous()
+    start = problem.scores(weights)
+    moved = torch.zeros(len(start), 1, dtype=start.dtype, device=start.device)
+    stiffness = problem.precision[0, 0]
+    eta = start
+    for _ in range(FIRST_STEPS):
+        slope = (problem.weight * likelihood.gradient(eta, problem.y) * column).sum(1, keepdim=True)
+        bend = (problem.weight * likelihood.curvature(eta, problem.y) * column**2).sum(1, keepdim=True)
+        moved = moved - ((slope + stiffness * moved) / (bend + stiffness)).clamp(-1.0, 1.0)
+        eta = start + moved * column
+    before, trial = problem.objective(likelihood, weights, start), weights.clone()
+    trial[:, :1] += moved
+    after = problem.objective(likelihood, trial, eta)
+    better = (after <= before).unsqueeze(1)
+    weights.copy_(torch.where(better, trial, weights))
+    return torch.where(better, eta, start), torch.where(better[:, 0], after, before)
 
 
 def _solved(factor: Tensor, right: Tensor) -> Tensor:
