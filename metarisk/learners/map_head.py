@@ -44,10 +44,11 @@ from metarisk.learners.loop import Loop, Parameters
 from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 NEWTON_STEPS = 100
-FRESH_STEPS = 2
-"""First steps that take the second derivative anew; measured: 3 cost the same, 4 more."""
-REFRESH_EVERY = 8
+REFRESH_EVERY = 6
+"""Steps that share a second derivative. Measured: 1.10 s for 2,000 segments of 64 inputs; taken anew in the first two
+steps 1.20 s."""
 FIRST_STEPS = 3
+"""Newton steps along the constant's weight before any other moves."""
 HALVINGS = 30
 
 
@@ -114,7 +115,7 @@ def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
     eta, value = _along_first(problem, likelihood, weights)
     moving = torch.ones_like(value, dtype=torch.bool)
     for number in range(NEWTON_STEPS):
-        if number < FRESH_STEPS or number % REFRESH_EVERY == 0:
+        if number % REFRESH_EVERY == 0:
             factor = problem.factor(likelihood, eta)
         step = _solved(factor, problem.gradient(likelihood, weights, eta))
         direction = problem.moved(step)
