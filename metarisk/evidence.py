@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import polars as pl
@@ -70,6 +71,11 @@ class Decision:
     recipe: str
     promote: bool
     reason: str
+    incumbent: str | None = None
+    challenger: str | None = None
+    """The recipe of lowest loss, where it is another than the incumbent and was judged on the same rows."""
+    against_incumbent: Interval | None = None
+    """The challenger's loss minus that of the incumbent."""
 
 
 def summarise(
@@ -107,16 +113,23 @@ def summarise(
 
 
 def decide(
-    judged: pl.DataFrame, evidence: Evidence, portfolio: Portfolio, spec: RiskSpec, champion: str | None
+    judged: pl.DataFrame,
+    evidence: Evidence,
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    champion: str | None,
+    earlier: Sequence[str] = (),
 ) -> Decision:
     """Choose the recipe to train and whether it may become champion.
 
     The incumbent is the champion's recipe, or the risk type's default while there is no champion. The recipe with the
-    lowest validation loss replaces it when the upper end of the paired interval against the incumbent is below zero
-    (rule `interval`), at once (`always`), or when a person approves it (`manual`). The incumbent's own recipe, trained
-    on newer labels, needs no such proof. A pinned recipe is trained whatever the evidence says.
+    lowest validation loss replaces it when the upper end of the paired interval against the incumbent is below zero in
+    this week and the ones just before it, as many as the portfolio wants (rule `interval`); when a person approves it
+    after that (`manual`); or at once (`always`). `earlier` names the challenger that was so far ahead of the incumbent
+    in each earlier week, newest first. The first champion waits for nobody and needs one week's proof. The incumbent's
+    own recipe, trained on newer labels, needs none. A pinned recipe is trained whatever the evidence says.
     """
-    pinned, rule = portfolio.learner.name, portfolio.promotion.rule
+    pinned, rule = portfolio.learner.name, portfolio.promotion.rule or spec.promotion
     incumbent = champion or spec.default
     if pinned != "auto":
         free = champion in (None, pinned) or rule != "manual"
@@ -131,14 +144,21 @@ def decide(
     interval = against(judged, best, incumbent, portfolio)
     if interval is None:
         return Decision(incumbent, True, f"{incumbent} stays: it and {best} were not judged on the same rows")
+    about = (incumbent, best, interval)
     span = f"{1e4 * interval.mean:+.1f} [{1e4 * interval.low:+.1f}, {1e4 * interval.high:+.1f}] x 1e-4"
     if interval.high >= 0:
         why = f"{incumbent} stays: {best} has the lowest loss, but its difference {span} is not wholly below zero"
-        return Decision(incumbent, True, why)
+        return Decision(incumbent, True, why, *about)
     why = f"the loss of {best} differs from that of {incumbent} by {span}, wholly below zero"
+    if champion is None:
+        return Decision(best, True, why, *about)
+    weeks = 1 + sum(1 for _ in takewhile(lambda name: name == best, earlier))
+    if weeks < portfolio.promotion.weeks:
+        short = f"{incumbent} stays: {why}, in {weeks} of the {portfolio.promotion.weeks} weeks that are wanted"
+        return Decision(incumbent, True, short, *about)
     if rule == "manual":
-        return Decision(best, False, f"{why}; a person must approve it")
-    return Decision(best, True, why)
+        return Decision(best, False, f"{why}; a person must approve it", *about)
+    return Decision(best, True, why, *about)
 
 
 @dataclass(frozen=True)
@@ -190,7 +210,7 @@ def level_rows(choice: LevelChoice, evidence: Evidence, recipe: str) -> list[dic
     ]
 
 
-def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
+def evidence_rows(evidence: Evidence, decision: Decision) -> list[dict[str, object]]:
     """Rows for the warehouse's `evidence` table, less the keys of the model."""
     note = f"best baseline: {evidence.best_baseline}; folds from {', '.join(evidence.folds)}"
     about = {"rows": evidence.rows, "events": evidence.events, "note": note}
@@ -203,6 +223,11 @@ def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
             row: dict[str, object] = {"protocol": evidence.protocol, "candidate": candidate.name}
             row |= {"slice": part, "metric": metric, "value": _finite(interval.mean)}
             rows.append(row | {"low": _finite(interval.low), "high": _finite(interval.high)} | about)
+    if decision.against_incumbent is not None:
+        gain = decision.against_incumbent
+        row = {"protocol": evidence.protocol, "candidate": decision.challenger, "slice": decision.incumbent}
+        row |= {"metric": "loss_minus_incumbent", "value": gain.mean, "low": gain.low, "high": gain.high}
+        rows.append(row | about)
     return rows
 
 

@@ -180,6 +180,25 @@ def backfill(
 
 
 @app.command()
+def approve(
+    portfolio: Name,
+    model: Annotated[str, typer.Option(help="Id of the waiting model: the week's report shows it.")],
+    by: Annotated[str, typer.Option(help="Who approves.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    as_json: Json = False,
+) -> None:
+    """Make a candidate that waits for a person champion."""
+    from metarisk import pipeline
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        recipe = pipeline.approve(context, model, by, reason)
+        text = f"model {model} ({recipe}) is champion, approved by {by}\nNext: metarisk nightly scores by it"
+        return {"model_id": model, "recipe": recipe, "by": by}, text
+
+    _run(Job(portfolio, date.today()), work, as_json)  # noqa: DTZ011
+
+
+@app.command()
 def runs(
     portfolio: Annotated[str | None, typer.Option("--portfolio", "-p", help="Of one portfolio only.")] = None,
     last: Annotated[int, typer.Option(min=1, help="How many attempts to show.")] = 20,

@@ -126,7 +126,10 @@ class Promotion:
     """When a challenger replaces the champion."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-    rule: Literal["interval", "always", "manual"] = "interval"
+    rule: Literal["interval", "always", "manual"] | None = None
+    """None: the risk type's own."""
+    weeks: int = 2
+    """Weeks in a row in which a challenger must be ahead of the champion for certain."""
 
 
 @dataclass(frozen=True)
@@ -227,5 +230,7 @@ class RiskSpec:
     """Names of recipes in adapt.RECIPES that compete by default."""
     default: str
     """Recipe that scores until validation shows another to be better."""
+    promotion: Literal["interval", "always", "manual"]
+    """How a challenger replaces a champion, where the portfolio does not say."""
     score_unit: str
     """Words for reports: what the number is."""

@@ -17,6 +17,7 @@ from metarisk.pipeline import night, pages, refusals, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
+from metarisk.pipeline.promotion import approve
 from metarisk.pipeline.publish import current_publication, publish
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
@@ -28,6 +29,7 @@ __all__ = [
     "NightResult",
     "Quiet",
     "WeekResult",
+    "approve",
     "as_of_from_schedule",
     "backfill",
     "direct",

@@ -107,7 +107,9 @@ def report_week(
         groups=cards.groups(trained),
         similarity=_similarity(context, trained.model_id),
         warnings=tuple(judged.checked.extract.warnings),
-        next_steps=(f"approve model {trained.model_id}, or leave the champion as it is",) if waits else (),
+        next_steps=(f"metarisk approve -p {context.job.portfolio} --model {trained.model_id} --by NAME --reason WHY",)
+        if waits
+        else (),
         provenance={"extract": judged.checked.extract.extract_hash, "code": code_version()},
     )
     path = write(folder(context) / f"week-{context.job.as_of}-{judged.week_id}.html", report.render_week(page))

@@ -27,6 +27,7 @@ from metarisk.pipeline.identity import code_version, configuration, identity
 from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
+from metarisk.pipeline.promotion import append_states, earlier_proofs
 from metarisk.pipeline.publish import append_event, append_rows
 from metarisk.tasks import LABEL, population
 
@@ -99,10 +100,12 @@ def judge(context: Context, checked: Checked) -> Judged:
             lake.write_manifest(into, {"week_id": week_id})
     judged = pl.read_parquet(folder / "judged" / "judged.parquet")
     summary = evidences.summarise(judged, names, BASELINES, portfolio)
-    decision = evidences.decide(judged, summary, portfolio, spec, champion.recipe if champion else None)
+    recipe = champion.recipe if champion else None
+    proofs = earlier_proofs(context, recipe) if recipe is not None else []
+    decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
     level = evidences.choose_level(judged, decision.recipe, portfolio)
-    return Judged(checked, week_id, folder, summary, decision, champion.recipe if champion else None, level)
+    return Judged(checked, week_id, folder, summary, decision, recipe, level)
 
 
 def train(context: Context, judged: Judged) -> Trained:
@@ -175,24 +178,11 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 "code_version": code_version(),
             }
             append_rows(transaction, "metarisk.model", [model])
+            common = {"since": now, "by_whom": "metarisk", "reason": judged.decision.reason}
             states = ["candidate", "champion"] if promoted else ["candidate"]
-            if promoted and transaction.rows(_NEWER_CHAMPION, {"portfolio": job.portfolio, "as_of": job.as_of}):
-                # A week of the past that is trained late serves nights of the past alone.
-                states.append("retired")
-            common = {"portfolio": job.portfolio, "since": now, "by_whom": "metarisk", "reason": judged.decision.reason}
-            rows = [
-                common | {"model_id": trained.model_id, "seq": seq, "state": state}
-                for seq, state in enumerate(states, start=1)
-            ]
-            if promoted:
-                rows += [
-                    common | {"model_id": row["model_id"], "seq": row["seq"] + 1, "state": "retired"}
-                    for row in transaction.rows(_OLDER_CHAMPIONS, {"portfolio": job.portfolio, "as_of": job.as_of})
-                    if row["model_id"] != trained.model_id
-                ]
-            append_rows(transaction, "metarisk.model_state", rows)
+            states = append_states(transaction, job, trained.model_id, states, common)
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
-            found = evidences.evidence_rows(judged.evidence)
+            found = evidences.evidence_rows(judged.evidence, judged.decision)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
             if trained.comparison is not None:
                 found += trained.comparison.evidence_rows(judged.decision.recipe)
@@ -244,24 +234,6 @@ def _drift_reference(context: Context, adapted: Adapted, rows: pl.DataFrame, lin
     return drifts.reference(
         scored.lazy(), portfolio.features, columns.segments, opened_on=columns.opened_on, score=portfolio.target.name
     )
-
-
-_OLDER_CHAMPIONS = """
-SELECT s.model_id, s.seq
-FROM metarisk.model_state s
-JOIN metarisk.model m ON m.model_id = s.model_id
-WHERE s.portfolio = $portfolio AND s.state = 'champion' AND m.as_of <= $as_of
-AND s.seq = (SELECT max(n.seq) FROM metarisk.model_state n WHERE n.model_id = s.model_id)
-"""
-
-
-_NEWER_CHAMPION = """
-SELECT m.model_id
-FROM metarisk.model_state s
-JOIN metarisk.model m ON m.model_id = s.model_id
-WHERE s.portfolio = $portfolio AND s.state = 'champion' AND m.as_of > $as_of
-LIMIT 1
-"""
 
 
 def candidates(context: Context, champion: str | None) -> list[str]:

@@ -19,5 +19,6 @@ SPEC = RiskSpec(
         "reptile",
     ),
     default="hazard_head",
+    promotion="manual",
     score_unit="probability of default",
 )

@@ -20,6 +20,7 @@ from tests.unit.loan_examples import PORTFOLIO, days
 SPEC = replace(loan_examples.SPEC, default="map_head")
 BASELINES = frozenset({"plain", "segments"})
 NAMES = ("plain", "segments", "map_head", "copy")
+KEPT = Decision("plain", True, "")
 
 
 def judged_rows(rows: int = 4_000, seed: int = 0, events: int | None = None) -> pl.DataFrame:
@@ -132,24 +133,24 @@ def test_the_order_of_judged_rows_changes_no_decision_number():
 def test_without_rows_there_is_a_table_without_candidates():
     nothing = summarise(pl.DataFrame(), NAMES, BASELINES, PORTFOLIO)
     assert nothing.candidates == ()
-    assert evidence_rows(nothing) == table(nothing) == []
+    assert evidence_rows(nothing, KEPT) == table(nothing) == []
 
 
 def test_rows_for_the_warehouse_hold_every_number_and_no_nan():
     one_class = summarise(judged_rows(300, events=0), NAMES, BASELINES, PORTFOLIO)
     for evidence in (EVIDENCE, one_class):
-        rows = evidence_rows(evidence)
+        rows = evidence_rows(evidence, KEPT)
         assert len({(row["candidate"], row["slice"], row["metric"]) for row in rows}) == len(rows)
         numbers = [row[name] for row in rows for name in ("value", "low", "high")]
         assert all(number is None or np.isfinite(number) for number in numbers)
-    by_name = {(row["candidate"], row["slice"], row["metric"]): row for row in evidence_rows(EVIDENCE)}
+    by_name = {(row["candidate"], row["slice"], row["metric"]): row for row in evidence_rows(EVIDENCE, KEPT)}
     row = by_name["map_head", "all", "loss_minus_best_baseline"]
     found = EVIDENCE.candidate("map_head").against_baseline
     assert (row["value"], row["low"], row["high"]) == (found.mean, found.low, found.high)
     assert (row["rows"], row["events"], row["protocol"]) == (4_000, EVIDENCE.events, "walk_forward")
     assert "best baseline: segments" in row["note"]
     assert by_name["plain", "all", "auc"]["value"] == EVIDENCE.candidate("plain").metrics["auc"]
-    lost = {row["metric"] for row in evidence_rows(one_class) if row["slice"] == "all" and row["value"] is None}
+    lost = {row["metric"] for row in evidence_rows(one_class, KEPT) if row["slice"] == "all" and row["value"] is None}
     assert lost == {"auc", "gini", "ks", "calibration_in_the_large"}
 
 
@@ -165,7 +166,7 @@ def test_people_read_differences_in_ten_thousandths():
 
 
 def portfolio(rule: str = "interval", pinned: str = "auto") -> Portfolio:
-    return replace(PORTFOLIO, promotion=Promotion(rule), learner=LearnerChoice(pinned))
+    return replace(PORTFOLIO, promotion=Promotion(rule, weeks=1), learner=LearnerChoice(pinned))
 
 
 def decided(book: Portfolio, champion: str | None, *, names=NAMES, rows: pl.DataFrame = JUDGED) -> Decision:
@@ -209,3 +210,30 @@ def test_one_opening_month_of_one_segment_proves_nothing():
     found = decided(portfolio(), "plain", rows=rows)
     assert found.recipe == "plain"
     assert "not wholly below zero" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("earlier", "recipe"),
+    [
+        ((), "plain"),
+        (("map_head",), "plain"),
+        (("map_head", "map_head", ""), "map_head"),
+        (("segments", "map_head", "map_head"), "plain"),
+        (("", "map_head", "map_head"), "plain"),
+    ],
+)
+def test_a_challenger_must_be_ahead_in_as_many_weeks_in_a_row_as_are_wanted(earlier, recipe):
+    patient = replace(PORTFOLIO, promotion=Promotion("interval", weeks=3))
+    evidence = summarise(JUDGED, NAMES[:3], BASELINES, patient)
+    found = decide(JUDGED, evidence, patient, SPEC, "plain", earlier)
+    assert (found.recipe, found.promote) == (recipe, True)
+    assert (found.incumbent, found.challenger) == ("plain", "map_head")
+    row = evidence_rows(evidence, found)[-1]
+    assert (row["slice"], row["candidate"], row["metric"]) == ("plain", "map_head", "loss_minus_incumbent")
+    assert row["high"] == found.against_incumbent.high < 0
+
+
+def test_the_first_champion_waits_for_no_person_and_no_second_week():
+    shy = replace(SPEC, default="plain", promotion="manual")
+    found = decide(JUDGED, summarise(JUDGED, NAMES[:3], BASELINES, PORTFOLIO), PORTFOLIO, shy, None)
+    assert (found.recipe, found.promote) == ("map_head", True)
