@@ -12,7 +12,7 @@ from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as write_arrays
 
 from metarisk.adapt.recipes import Recipe
-from metarisk.bases import CrossFitted, blend
+from metarisk.bases import CrossFitted, HazardBase, blend
 from metarisk.calibration import log_odds
 from metarisk.domain import (
     Array,
@@ -71,6 +71,18 @@ class FittedModel:
     def logit(self, link: Array) -> Array:
         """Logit (N,) of the probability that a link-scale score means; other than hazards are what they are."""
         return log_odds(link, self.likelihood)
+
+    def curve(self, link: float) -> Array:
+        """Probability of the event within 1, 2, ... periods of the horizon, float64 (periods,), ending in the score's.
+
+        Empty where the model learned whether and not when: it knows the whole horizon alone.
+        """
+        hazards = [base.full for base in self.bases if isinstance(base.full, HazardBase)]
+        if not hazards:
+            return np.zeros(0)
+        periods = np.arange(1, min(len(base.baseline) for base in hazards))
+        share = blend([base.share(periods) for base in hazards], len(periods))
+        return np.asarray(-np.expm1(-np.exp(link + share)))
 
     def inputs(self, frame: pl.DataFrame, score: Array) -> Array:
         """Float32 (N, D): the encoded features; the score of the whole horizon where the learner reads no features."""

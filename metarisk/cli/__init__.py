@@ -272,6 +272,7 @@ def explain(
             "score": _with_interval(about),
             "grade, points": f"{about['grade'] or '-'}, {_points(about['points'])}",
             "expected loss": "-" if about["expected_loss"] is None else f"{about['expected_loss']:,.2f}",
+            "by period": " ".join(f"{value:.3g}" for value in found.curve) or "-",
             "segment": f"{about['segment']}: {about['status']}, {lineage.get('reason') or 'no label of its own'}",
             "support": f"{lineage.get('support_rows', 0)} rows, {lineage.get('support_events') or 0} events, "
             f"hash {lineage.get('support_hash') or '-'}",

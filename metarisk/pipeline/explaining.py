@@ -56,6 +56,8 @@ class EntityExplained:
     start: Part
     parts: tuple[Part, ...]
     """Heaviest first."""
+    curve: tuple[float, ...]
+    """Probability within 1, 2, ... periods of the horizon; empty where the model knows the whole horizon alone."""
     lineage: Mapping[str, Any]
     """The segment's support, its adaptation and the model."""
 
@@ -111,6 +113,7 @@ def explain(context: Context, entity: str) -> EntityExplained:
             "(start)", "where every row starts", float(explained.start[0]), None if start is None else float(start[0])
         ),
         tuple(sorted(parts, key=lambda part: -abs(part.link))),
+        tuple(float(value) for value in adapted.model.curve(float(explained.link[0]))),
         lineage[0] if lineage else {},
     )
 

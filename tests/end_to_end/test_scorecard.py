@@ -79,6 +79,9 @@ def test_explain_adds_up_to_what_was_published(published_project: Project) -> No
         link = found.start.link + sum(part.link for part in found.parts)
         assert found.lineage["recipe"] == "hazard_head"
         assert link == pytest.approx(math.log(-math.log1p(-row["score"])), abs=1e-9)
+        assert len(found.curve) == 12
+        assert list(found.curve) == sorted(found.curve)
+        assert found.curve[-1] == pytest.approx(row["score"], abs=1e-12)
         points = found.start.points + sum(part.points for part in found.parts)
         assert points == pytest.approx(row["points"], abs=1e-8)
         (lineage,) = published_project.warehouse.rows(

@@ -183,6 +183,17 @@ def test_the_share_of_changed_first_reasons_is_counted():
     assert reasons.changed([], []) == 0.0
 
 
+def test_the_curve_of_a_hazard_rises_to_the_score_and_others_have_none():
+    night = adapted("hazard_head")
+    link = night.score(to_score(), PORTFOLIO)[0]
+    for value, score in zip(link[:20], mean_score(night, link)[:20], strict=True):
+        curve = night.model.curve(float(value))
+        assert len(curve) == PORTFOLIO.target.periods
+        assert (np.diff(curve) >= 0).all()
+        assert curve[-1] == pytest.approx(score, abs=1e-12)
+    assert adapted("map_head").model.curve(0.0).size == 0
+
+
 def test_the_link_of_an_explanation_is_the_published_score():
     rows = to_score()
     found = explain(rows, adapted(), PORTFOLIO)
