@@ -20,7 +20,8 @@ SELECT
     l.channel,
     l.home,
     l.first_credit_on,
-    l.age_band
+    l.age_band,
+    CAST(CASE WHEN l.product = 'car_loan' THEN 0.35 ELSE 0.6 END AS DOUBLE PRECISION) AS lgd
 FROM source.demo_loans AS l
 LEFT JOIN source.demo_outcomes AS o
     ON o.loan_id = l.loan_id AND o.known_date <= $as_of

@@ -120,7 +120,7 @@ def test_the_command_prints_every_contribution(published: Project, monkeypatch: 
         "first_credit_on",
         "segment",
         "support",
-        "map_head",
+        "hazard_head",
     ):
         assert word in result.output
     found = CliRunner().invoke(app, ["explain", "-p", NAME, "--entity", entity, "--as-of", str(FIRST), "--json"])
