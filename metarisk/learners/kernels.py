@@ -76,6 +76,7 @@ def adapt_segments(
     activation: ActivationName = "relu",
     frozen: int = 0,
     prior_rows: float = 0.0,
+    momentum: float = 0.0,
 ) -> list[Tensor]:
     """Gradient steps of every segment on its own rows, from the same start.
 
@@ -91,6 +92,7 @@ def adapt_segments(
         activation: between layers.
         frozen: layers at the bottom that are not adapted (ANIL: all but the head).
         prior_rows: pseudo-rows in the denominator of the mean.
+        momentum: of the steps, see `kernels_unroll.Plan`.
 
     Returns:
         The adapted layers, L - frozen tensors (S, in + 1, out).
@@ -101,7 +103,8 @@ def adapt_segments(
     buffers = _Buffers(weights, max(CHUNK_ROWS, int(rows.sizes.max(initial=0))))
     with torch.no_grad():
         for chunk in _chunks(queue, rows.sizes):
-            _Chunk(chunk, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers).run(rates)
+            work = _Chunk(chunk, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers)
+            work.run(rates, momentum)
     return live
 
 
@@ -197,15 +200,22 @@ class _Chunk:
         z = torch.mm(self.inputs[layer], weight, out=self._out(layer))
         self.activation.apply(z, z)
 
-    def run(self, rates: Sequence[Sequence[float | Tensor]]) -> None:
+    def run(self, rates: Sequence[Sequence[float | Tensor]], momentum: float) -> None:
         gram = self.gram and all(isinstance(row[0], float) for row in rates)
+        speeds: list[list[Tensor]] = []
+        if momentum:
+            speeds = [[torch.zeros_like(weight) for weight in weights] for weights in self.w]
+            speed = torch.zeros_like(self.deltas[0])
         for row in rates:
             self._forward(gram)
             self._backward()
             for layer in range(self.frozen, self.layers):
                 rate = row[layer - self.frozen]
                 if layer == 0 and gram:
-                    self.shift.add_(self.deltas[0], alpha=float(rate))
+                    change = speed.mul_(momentum).add_(self.deltas[0]) if momentum else self.deltas[0]
+                    self.shift.add_(change, alpha=float(rate))
+                elif momentum:
+                    self._roll(layer, rate, speeds[layer - self.frozen], momentum)
                 else:
                     self._move(layer, rate)
         if gram:
@@ -245,6 +255,10 @@ class _Chunk:
                 weight.addmm_(h.T, d, alpha=-rate)
             else:
                 weight.addcmul_(h.T @ d, rate, value=-1.0)
+
+    def _roll(self, layer: int, rate: float | Tensor, speeds: list[Tensor], momentum: float) -> None:
+        for h, d, weight, speed in zip(self.h[layer], self.d[layer], self.w[layer - self.frozen], speeds, strict=True):
+            weight.sub_(speed.mul_(momentum).addmm_(h.T, d) * rate)
 
 
 class Layer(NamedTuple):

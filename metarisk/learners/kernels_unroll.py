@@ -39,6 +39,7 @@ class Plan:
         prior_rows: pseudo-rows added to a task's total support weight, which shrink the steps of thin tasks.
         rates: what a layer's rate is: a number, a tensor without dimensions (on a GPU, where reading a learned number
             would wait), or a matrix of one rate a parameter.
+        momentum: mu of the inner steps: v becomes mu v + gradient, and weights fall by the rate times v (Polyak 1964).
     """
 
     steps: int
@@ -49,6 +50,12 @@ class Plan:
     adjoint: bool = False
     prior_rows: float = 0.0
     rates: Literal["number", "scalar", "matrix"] = "number"
+    momentum: float = 0.0
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether steps form their gradients (with momentum: velocities) as matrices, beside the weights."""
+        return self.rates != "number" or self.momentum > 0
 
 
 class Unrolled(NamedTuple):
@@ -156,10 +163,10 @@ class Unroll:
         self.steps = [_Step(n, inputs, outputs, empty) for _ in range(plan.steps + 1)]
         for step in self.steps[1:]:
             step.place(matrices(), self.single)
-        if plan.rates != "number":
+        if plan.keeps_gradients:
             for step in self.steps[:-1]:
                 step.gradients = matrices()
-        self.adjoint, self.scaled = matrices(), [] if plan.rates == "number" else matrices()
+        self.adjoint, self.scaled = matrices(), matrices() if plan.keeps_gradients else []
         self.z, self.back = [empty(n, width) for width in outputs], [empty(n, width) for width in inputs]
         self.adjoint_below = [self._below(i, matrix) for i, matrix in enumerate(self.adjoint)]
         self.eta = _squeezed(self.z[last])
@@ -176,6 +183,8 @@ class Unroll:
             self.inner, self.cross = empty(n, n), empty(q, n)
             self.z_start, self.z_start_q = empty(n, first), empty(q, first)
             self.shift = [empty(n, first) for _ in range(plan.steps + 1)]
+            self.speed = [empty(n, first) for _ in range(plan.steps if plan.momentum else 0)]
+            self.direction_z = empty(n, first)
             self.adjoint_z, self.rows_z, self.rows_z_q = empty(n, first), empty(n, first), empty(q, first)
 
     def __call__(
@@ -209,6 +218,9 @@ class Unroll:
         self.input_adjoint_q = torch.zeros_like(query.x[..., :-1]) if plan.adjoint else None
         if self.gram:
             self._start_gram(weights[0])
+        if plan.momentum:
+            for direction in [*self.scaled, *([self.direction_z] if self.gram else [])]:
+                direction.zero_()
         for number in range(plan.steps):
             self._descend(number, rates[number])
         losses = torch.zeros(self.tasks, device=self.device, dtype=self.dtype)
@@ -258,17 +270,27 @@ class Unroll:
 
     def _move(self, number: int, i: int, rate: Rate) -> None:
         step, after = self.steps[number], self.steps[number + 1]
+        momentum = self.plan.momentum
         if i == 0 and self.gram:
+            speed = step.deltas[0]
+            if momentum:
+                before = self.speed[number - 1] if number else torch.zeros_like(speed)
+                speed = torch.add(speed, before, alpha=momentum, out=self.speed[number])
             if isinstance(rate, float):
-                torch.add(self.shift[number], step.deltas[0], alpha=rate, out=self.shift[number + 1])
+                torch.add(self.shift[number], speed, alpha=rate, out=self.shift[number + 1])
             else:
-                torch.addcmul(self.shift[number], step.deltas[0], rate, out=self.shift[number + 1])
-        elif isinstance(rate, float):
+                torch.addcmul(self.shift[number], speed, rate, out=self.shift[number + 1])
+        elif isinstance(rate, float) and not momentum:
             self._gather(i, step.weights[i], step.inputs[i], step.deltas[i], after.weights[i], alpha=-rate)
         else:
             gradient = step.gradients[i]
             self._gather(i, gradient, step.inputs[i], step.deltas[i], gradient, beta=0.0)
-            torch.addcmul(step.weights[i], gradient, self._laid(i, rate), value=-1, out=after.weights[i])
+            if momentum and number:
+                gradient.add_(self.steps[number - 1].gradients[i], alpha=momentum)
+            if isinstance(rate, float):
+                torch.add(step.weights[i], gradient, alpha=-rate, out=after.weights[i])
+            else:
+                torch.addcmul(step.weights[i], gradient, self._laid(i, rate), value=-1, out=after.weights[i])
 
     def _judge(self, number: int, part: float) -> Tensor:
         """Query losses (B,) after `number` steps, times `part`; their gradient is added to the adjoint."""
@@ -302,12 +324,12 @@ class Unroll:
     def _reflect(self, number: int, rates: Sequence[Rate]) -> list[Tensor]:
         """Carry the adjoint from after a step to before it: one Hessian-vector product; gradients of the rates.
 
-        The direction of the product is the adjoint times the rates. The rate of the first layer, if a number, is
-        divided out of the direction and multiplied into the product.
+        The direction of the product is the adjoint times the rates, plus momentum times the direction one step later.
+        The rate of the first layer, if a number, is divided out of the direction and multiplied into the product.
         """
         step, last = self.steps[number], self.layers - 1
-        common = float(rates[0]) if isinstance(rates[0], float) and rates[0] else 1.0
-        found, directions = self._rate_gradients(step, rates, common)
+        common = float(rates[0]) if isinstance(rates[0], float) and rates[0] and not self.plan.momentum else 1.0
+        found, directions = self._rate_gradients(number, rates, common)
         if self.plan.order == 1:
             return found
         for i, (image, _, scale) in enumerate(directions):
@@ -350,24 +372,26 @@ class Unroll:
         return found
 
     def _rate_gradients(
-        self, step: _Step, rates: Sequence[Rate], common: float
+        self, number: int, rates: Sequence[Rate], common: float
     ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor, float]]]:
         """Gradients of the rates, and the direction of the Hessian-vector product by layer, over `common`.
 
         A direction is: inputs times it, it transposed and without its bias row, and a factor that both still lack.
         """
+        step, momentum = self.steps[number], self.plan.momentum
         found: list[Tensor] = []
         directions: list[tuple[Tensor, Tensor, float]] = []
         for i, rate in enumerate(rates):
             adjoint, z = self.adjoint[i], self.z[i]
             if i == 0 and self.gram:
                 if self.plan.learn_rates:
-                    found.append(-(self.adjoint_z * step.deltas[0]).sum() / self.tasks)
-                if isinstance(rate, float):
+                    speed = self.speed[number] if momentum else step.deltas[0]
+                    found.append(-(self.adjoint_z * speed).sum() / self.tasks)
+                if isinstance(rate, float) and not momentum:
                     directions.append((self.adjoint_z, adjoint, rate / common))
                 else:
-                    directions.append((torch.mul(self.adjoint_z, rate, out=z), adjoint, 1.0))
-            elif isinstance(rate, float):
+                    directions.append((_blended(self.direction_z, momentum, self.adjoint_z, rate), adjoint, 1.0))
+            elif isinstance(rate, float) and not momentum:
                 self._apply(i, step.inputs[i], adjoint, z)
                 directions.append((z, self.adjoint_below[i], rate / common))
                 if self.plan.learn_rates:
@@ -375,8 +399,11 @@ class Unroll:
             else:
                 if self.plan.learn_rates:
                     each = -(adjoint * step.gradients[i]).sum(0) / self.tasks
-                    found.append(each.sum() if rate.dim() == 0 else self._laid(i, each))
-                scaled = torch.mul(adjoint, self._laid(i, rate), out=self.scaled[i])
+                    matrix = not isinstance(rate, float) and rate.dim()
+                    found.append(self._laid(i, each) if matrix else each.sum())
+                scaled = _blended(
+                    self.scaled[i], momentum, adjoint, rate if isinstance(rate, float) else self._laid(i, rate)
+                )
                 self._apply(i, step.inputs[i], scaled, z)
                 directions.append((z, self._below(i, scaled), 1.0 / common))
         return found, directions
@@ -398,8 +425,8 @@ class Unroll:
         return self.single and i == self.layers - 1
 
     def _laid(self, i: int, matrix: Tensor) -> Tensor:
-        """A matrix (in + 1, out) of layer i as it is kept here, or back."""
-        return matrix.mT if self._on_side(i) and matrix.dim() else matrix
+        """A matrix (in + 1, out) of layer i as it is kept here, or back; a number as it is."""
+        return matrix.mT if matrix.dim() and self._on_side(i) else matrix
 
     def _below(self, i: int, matrix: Tensor) -> Tensor:
         """(..., out, in): a matrix as kept here, transposed and without its bias."""
@@ -459,7 +486,7 @@ class Unroll:
         """Refuse a workspace that does not fit, before the machine starts to swap."""
         inputs, outputs = sum(self.widths[:-1]), sum(self.widths[1:])
         matrices = sum((a + 1) * b for a, b in pairwise(self.widths))
-        copies = 1 if self.plan.rates == "number" else 2
+        copies = 2 if self.plan.keeps_gradients else 1
         step = self.tasks * (self.n * (2 * inputs + 4 * outputs) + copies * matrices)
         fixed = self.tasks * (2 * matrices + (self.n + self.q) * 3 * (inputs + outputs))
         size = torch.empty(0, dtype=self.dtype).element_size()
@@ -491,3 +518,13 @@ def _offset(eta: Tensor, base: Tensor) -> Tensor:
     """Scores, the base score added to the first output in place."""
     (eta if eta.dim() == base.dim() else eta[..., 0]).add_(base)
     return eta
+
+
+def _blended(direction: Tensor, momentum: float, adjoint: Tensor, rate: Rate) -> Tensor:
+    """direction = momentum direction + rate adjoint, in place."""
+    if not momentum:
+        return torch.mul(adjoint, rate, out=direction)
+    direction.mul_(momentum)
+    if isinstance(rate, float):
+        return direction.add_(adjoint, alpha=rate)
+    return direction.addcmul_(adjoint, rate)

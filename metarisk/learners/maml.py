@@ -96,6 +96,7 @@ class _MetaGradient:
             rates="matrix"
             if learner.rates == "parameter"
             else ("scalar" if learned and self.device.type == "cuda" else "number"),
+            momentum=learner.inner_momentum,
         )
         self.workspaces: dict[int, Unroll] = {}
 

@@ -48,6 +48,9 @@ class GradientLearner(ABC):
     activation: ActivationName = "relu"
     inner_steps: int = 5
     inner_rate: float = 0.1
+    inner_momentum: float = 0.0
+    """Momentum of the inner steps, in [0, 1). With it, or with a learned rate for every parameter, the inner optimiser
+    is heavy ball, or gradient descent under a learned diagonal preconditioner."""
     rates: RateKind = "fixed"
     adapt_steps: int | None = None
     """Steps at adaptation, if not those of training; a learned rate of the last step serves for all later ones."""
@@ -68,6 +71,10 @@ class GradientLearner(ABC):
         for name in ("support_rows", "query_rows", "validation_rows", "inner_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}", remedy=f"set {name} > 0")
+        if not 0 <= self.inner_momentum < 1:
+            raise ConfigError(
+                f"inner_momentum must be in [0, 1), got {self.inner_momentum}", remedy="0.9 is usual, 0 switches it off"
+            )
         if self.activation not in ACTIVATIONS:
             raise ConfigError(
                 f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation}",
@@ -126,6 +133,7 @@ class GradientLearner(ABC):
             activation=self.activation,
             frozen=self.frozen,
             prior_rows=self.prior_rows,
+            momentum=self.inner_momentum,
         )
         arrays = {f"weight{self.frozen + layer}": tensor.numpy() for layer, tensor in enumerate(live)}
         return Adaptation(support.keys, arrays)

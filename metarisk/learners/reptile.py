@@ -45,7 +45,7 @@ class Reptile(GradientLearner):
         def gradient(parameters: Parameters, draw: Draw) -> tuple[Tensor, Parameters]:
             start = [parameters[f"weight{layer}"] for layer in range(len(widths) - 1)]
             weights = [weight.expand(len(draw.tasks), -1, -1) for weight in start]
-            losses = torch.zeros(0)
+            losses, speeds = torch.zeros(0), [torch.zeros_like(weight) for weight in start]
             for step in range(max(self.inner_steps, 1)):
                 offset = (draw.offset + 0.618034 * step) % 1.0
                 blocks = [s.block(draw.tasks, offset[:, i], rows[i]) for i, s in enumerate(stores)]
@@ -59,7 +59,8 @@ class Reptile(GradientLearner):
                     if layer:
                         delta = above @ weight[:, :-1].mT
                         activation.pull(delta, hidden[layer][..., :-1], delta)
-                    weights[layer] = torch.baddbmm(weight, hidden[layer].mT, above, alpha=-self.inner_rate)
+                    speeds[layer] = self.inner_momentum * speeds[layer] + hidden[layer].mT @ above
+                    weights[layer] = weight - self.inner_rate * speeds[layer]
             return losses, {
                 f"weight{layer}": begin - end.mean(0)
                 for layer, (begin, end) in enumerate(zip(start, weights, strict=True))

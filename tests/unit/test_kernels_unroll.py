@@ -54,6 +54,13 @@ CASES = [
     Case("two-outputs-head", Plan(2, adjoint=True), widths=(9, 2), likelihood="gaussian_mv"),
     Case("prior-rows", Plan(2, prior_rows=7.5)),
     Case("one-row", Plan(2), n=1, q=1),
+    Case("momentum", Plan(4, momentum=0.7)),
+    Case("momentum-primal", Plan(4, momentum=0.7, activation="tanh"), n=12),
+    Case("momentum-rates", Plan(3, momentum=0.5, learn_rates=True, loss_weights=(0.2, 0.3, 0.5))),
+    Case("momentum-scalars", Plan(3, momentum=0.5, learn_rates=True, rates="scalar", activation="tanh")),
+    Case("momentum-matrices", Plan(3, momentum=0.5, learn_rates=True, rates="matrix", activation="tanh")),
+    Case("momentum-first-order", Plan(3, momentum=0.5, learn_rates=True, order=1)),
+    Case("momentum-head", Plan(4, momentum=0.5, adjoint=True, learn_rates=True), widths=(9, 1)),
     *[
         Case(str(name), Plan(2, activation="tanh"), likelihood=name)
         for name in LIKELIHOODS
@@ -126,6 +133,7 @@ def plain_losses(
     losses = []
     for task in range(case.tasks):
         theta = list(weights)
+        speeds: list[Tensor | float] = [0.0] * len(theta)
         loss = torch.zeros((), dtype=F64)
         for step in range(plan.steps + 1):
             part = float(step == plan.steps)
@@ -138,7 +146,8 @@ def plain_losses(
                 weight = support.weight[task] / (support.weight[task].sum() + plan.prior_rows)
                 inner = (weight * likelihood.loss(eta(theta, support, task), support.y[task])).sum()
                 steps = torch.autograd.grad(inner, theta, create_graph=plan.order == 2)
-                theta = [w - rate * g for w, rate, g in zip(theta, rates[step], steps, strict=True)]
+                speeds = [plan.momentum * v + g for v, g in zip(speeds, steps, strict=True)]
+                theta = [w - rate * v for w, rate, v in zip(theta, rates[step], speeds, strict=True)]
         losses.append(loss)
     return torch.stack(losses)
 

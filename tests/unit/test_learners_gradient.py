@@ -29,6 +29,9 @@ LEARNERS: dict[str, GradientLearner] = {
     "reptile-serial": Reptile(
         hidden=(16, 16), form="serial", loop=replace(FAST, steps=600, optimiser="sgd", rate=0.1, momentum=0.0)
     ),
+    "momentum": Maml(hidden=(16, 16), inner_momentum=0.6, loop=FAST),
+    "momentum-sgd": MetaSgd(hidden=(16, 16), inner_momentum=0.6, loop=FAST),
+    "momentum-anil": Anil(hidden=(16, 16), inner_momentum=0.6, loop=FAST),
     "feature": Maml(hidden=(16, 16), fusion="feature", loop=FAST),
     "none": Maml(hidden=(16, 16), fusion="none", loop=FAST),
 }
@@ -114,7 +117,9 @@ def test_order_of_rows_changes_no_bit(name: str) -> None:
     assert np.array_equal(scores[order], other)
 
 
-@pytest.mark.parametrize("name", ["maml", "anil", "meta-sgd", "maml++", "maml-tanh"])
+@pytest.mark.parametrize(
+    "name", ["maml", "anil", "meta-sgd", "maml++", "maml-tanh", "momentum", "momentum-sgd", "momentum-anil"]
+)
 def test_ragged_adaptation_equals_the_batched_inner_loop(name: str) -> None:
     """One step of training at outer rate 0 reports the losses that adapt and predict give, in float64."""
     loop = replace(FAST, precision="float64", steps=1, meta_batch=3)
@@ -277,7 +282,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Maml(class_weight=2.0).train(episodes(), None, "poisson", seed=0, progress=silent)
 
 
-@pytest.mark.parametrize("name", ["maml", "anil", "meta-sgd", "maml++"])
+@pytest.mark.parametrize("name", ["maml", "anil", "meta-sgd", "maml++", "momentum", "momentum-anil"])
 def test_meta_gradients_of_all_parameters_equal_central_differences(name: str) -> None:
     """Body, head and learned rates together, through the learner's own gradient function."""
     learner = replace(
