@@ -1,6 +1,9 @@
 """A second-order MAML step of 32 tasks against TorchOpt's loop over tasks, and against the time of its products alone.
 
 Shape: 16 support and 64 query rows a task, 64 inputs, two hidden layers of 64, one output, 5 inner steps, float32.
+
+learn2learn, whose loop is of the same kind, is no peer here: its 0.2.0 does not build on Python 3.11 or later (its C
+sources include longintrepr.h, which is gone).
 """
 
 from __future__ import annotations

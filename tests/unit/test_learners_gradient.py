@@ -274,12 +274,59 @@ def test_labels_outside_the_likelihood_are_refused() -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="inner_rate must be positive, got 0"):
         Maml(inner_rate=0.0)
+    with pytest.raises(ConfigError, match=r"inner_momentum must be in \[0, 1\), got 1"):
+        Maml(inner_momentum=1.0)
     with pytest.raises(ConfigError, match="activation must be one of relu, tanh, got gelu"):
         Maml(activation="gelu")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Reptile cannot learn rates"):
         Reptile(rates="parameter")
     with pytest.raises(ConfigError, match=r"class_weight 2\.0 needs the bernoulli likelihood, got poisson"):
         Maml(class_weight=2.0).train(episodes(), None, "poisson", seed=0, progress=silent)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_reptile_moves_towards_the_mean_end_of_plain_loops(momentum: float) -> None:
+    """Windows that hold all rows of a task, so that every inner step sees the same: autograd and a loop, in float64."""
+    learner = replace(
+        LEARNERS["reptile"],
+        activation="tanh",
+        inner_momentum=momentum,
+        loop=replace(FAST, precision="float64"),
+        support_rows=99,
+        query_rows=99,
+        fusion="none",
+        prior_rows=2.0,
+    )
+    tasks = Episodes(book(3, (5, 9), 0), book(3, (8, 20), 1))
+    fixed = learner._fixed(tasks, "bernoulli")
+    prepared = Episodes(learner._prepared(tasks.support, fixed), learner._prepared(tasks.query, fixed))
+    widths = (4, *learner.hidden, 1)
+    rng = np.random.default_rng(0)
+    start = {key: torch.from_numpy(rng.normal(size=value.shape)) for key, value in learner._start(widths, 0).items()}
+    draw = Draw(torch.arange(3), torch.rand(3, 2, dtype=torch.float64))
+    with torch.no_grad():
+        _, found = learner.gradient_of(prepared, widths, "bernoulli", 0)(start, draw)
+    ends = []
+    for task in range(3):
+        rows = [part.select([task]) for part in (tasks.support, tasks.query)]
+        x = torch.from_numpy(np.concatenate([part.x for part in rows])).double()
+        y = torch.from_numpy(np.concatenate([part.y for part in rows])).double()
+        theta = [weight.clone().requires_grad_() for weight in start.values()]
+        speeds = [torch.zeros_like(weight) for weight in theta]
+        for _ in range(learner.inner_steps):
+            h = x
+            for layer, weight in enumerate(theta):
+                z = h @ weight[:-1] + weight[-1]
+                h = torch.tanh(z) if layer + 1 < len(theta) else z
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(h[:, 0], y, reduction="sum") / (len(y) + 2.0)
+            slopes = torch.autograd.grad(loss, theta)
+            speeds = [momentum * v + g for v, g in zip(speeds, slopes, strict=True)]
+            moved = [w - learner.inner_rate * v for w, v in zip(theta, speeds, strict=True)]
+            theta = [weight.detach().requires_grad_() for weight in moved]
+        ends.append(theta)
+    for layer, (key, begin) in enumerate(start.items()):
+        wanted = begin - torch.stack([theta[layer] for theta in ends]).mean(0).detach()
+        assert float((found[key] - wanted).norm()) <= 1e-10 * float(wanted.norm())
 
 
 @pytest.mark.parametrize("name", ["maml", "anil", "meta-sgd", "maml++", "momentum", "momentum-anil"])
