@@ -104,9 +104,9 @@ def test_a_score_depends_on_its_row_alone(kind, fitted):
 def test_trees_are_the_same_on_any_number_of_threads(teach, monkeypatch):
     y = teach[LABEL].to_numpy()
     one = CrossFitted.fit("lightgbm", teach, y, PORTFOLIO)
-    monkeypatch.setattr(bases.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(bases.crossfit.os, "cpu_count", lambda: 1)
     assert CrossFitted.fit("lightgbm", teach, y, PORTFOLIO).to_texts() == one.to_texts()
-    parameters = bases._tree_parameters(y, one.full.encoder.monotone)
+    parameters = bases.trees.tree_parameters(y, one.full.encoder.monotone, fine=True)
     raw = one.full.encoder.raw(teach)
     for threads in (1, 3):
         data = lightgbm.Dataset(raw, y, categorical_feature=[2])
@@ -188,8 +188,8 @@ def test_a_blend_is_the_mean_of_logits_and_zero_without_bases():
 
 
 def test_trees_have_few_leaves_while_events_are_few_and_half_the_rounds_once_they_are_many():
-    few = bases._tree_parameters(np.repeat([0.0, 1.0], [5_000, 150]), [0])
-    many = bases._tree_parameters(np.repeat([0.0, 1.0], [90_000, 9_000]), [0, 1])
+    few = bases.trees.tree_parameters(np.repeat([0.0, 1.0], [5_000, 150]), [0], fine=False)
+    many = bases.trees.tree_parameters(np.repeat([0.0, 1.0], [90_000, 9_000]), [0, 1], fine=False)
     assert (few["num_leaves"], few["num_iterations"], few["learning_rate"]) == (4, 150, 0.03)
     assert (many["num_leaves"], many["num_iterations"], many["learning_rate"]) == (16, 200, 0.06)
     assert "monotone_constraints" not in few

@@ -1,0 +1,29 @@
+"""Base scores that learners adapt: LightGBM and linear models, with and without segments, cross-fitted.
+
+A base predicts either whether the event falls into the horizon (a logit, from mature rows) or when it happens (a log
+hazard, from all rows at risk). It is fitted K+1 times: once on all rows, for rows to be scored, and once without each
+fold, for rows that may have been in training. A row's fold is a hash of its entity, so that on every later night a
+support row meets the one model that has never seen it, and no training row needs to be kept.
+"""
+
+from metarisk.bases.crossfit import BASES, FOLDS, BaseKind, CrossFitted, blend, entity_fold
+from metarisk.bases.fitted import LIMIT, Fitted
+from metarisk.bases.hazard import HazardBase, breslow
+from metarisk.bases.linear import LinearBase, signed
+from metarisk.bases.trees import TreeBase
+
+__all__ = [
+    "BASES",
+    "FOLDS",
+    "LIMIT",
+    "BaseKind",
+    "CrossFitted",
+    "Fitted",
+    "HazardBase",
+    "LinearBase",
+    "TreeBase",
+    "blend",
+    "breslow",
+    "entity_fold",
+    "signed",
+]

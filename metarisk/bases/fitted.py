@@ -1,0 +1,47 @@
+"""What every fitted base offers, and what the kinds of bases share."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+from metarisk.domain import Array
+
+LIMIT = 15.0
+"""Scores are cut here: beyond it a probability is zero or one in single precision."""
+
+
+class Fitted(Protocol):
+    """A fitted base: link-scale scores of a frame, and its text form."""
+
+    def predict(self, frame: pl.DataFrame) -> Array:
+        """Logit, or log of the hazard over the whole horizon, float64 (N,)."""
+        ...
+
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, in the order of `contributions`."""
+        ...
+
+    def contributions(self, frame: pl.DataFrame) -> Array:
+        """What each feature adds to the score, and last what every row has, float64 (N, features + 1).
+
+        A row sums to its `predict`.
+        """
+        ...
+
+    def to_text(self) -> str:
+        """Everything fitted, as text that `from_text` of the same kind reads."""
+        ...
+
+
+def completed(parts: Array, score: Array) -> Array:
+    """Contributions (N, F) with what is left of the score (N,) as a last column: the constant, and what was cut off."""
+    return np.column_stack([parts, score - parts.sum(axis=1)])
+
+
+def constant_of(y: Array, exposure: Array | None) -> float:
+    """Logit or log hazard with half an event and half a non-event added: finite when all labels are alike."""
+    quiet = len(y) - y.sum() if exposure is None else exposure.sum()
+    return float(np.log((y.sum() + 0.5) / (quiet + 0.5)))

@@ -1,0 +1,127 @@
+"""Commands on models: judge candidates, approve one, explain a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from metarisk.cli.console import date_of, errors, plain, rich_table, say
+from metarisk.cli.running import AsOf, Json, Name, run, settings_of
+from metarisk.domain import Job
+
+if TYPE_CHECKING:
+    from metarisk.pipeline import Context
+
+
+def evaluate(
+    portfolio: Annotated[str, typer.Argument(help="Name of a file in portfolios/, without .toml.")],
+    as_of: AsOf,
+    rows: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet of id, role, draw, fold: judge on these rows.", exists=True)
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="With --rows: as-known, or full-outcome.")] = "as-known",
+    recipe: Annotated[list[str] | None, typer.Option(help="With --rows: only these recipes; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --rows: CSV of the probabilities.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge all candidates on the same rows; nothing is trained for the nights."""
+    from metarisk import pipeline
+
+    def walk_forward(context: Context) -> tuple[dict[str, Any], str]:
+        judged = pipeline.evaluate(context)
+        text = f"{judged.decision.reason}\nNext: metarisk weekly --portfolio {portfolio} --as-of {as_of}"
+        return {"evidence": plain(judged.evidence), "decision": plain(judged.decision)}, text
+
+    def on_rows(context: Context) -> tuple[dict[str, Any], str]:
+        found = pipeline.study(context, Path(str(rows)), protocol, recipe or ())
+        text = f"{found.evidence.rows:,} rows judged, {found.evidence.events:,} events"
+        if out is not None:
+            found.write(out, context.portfolio.columns.entity)
+            text += f"\nprobabilities in {out}; column pd is {found.recipe}"
+        return {"evidence": plain(found.evidence), "pd": found.recipe}, text
+
+    run(Job(portfolio, date_of(as_of, as_json)), walk_forward if rows is None else on_rows, as_json)
+
+
+def approve(
+    portfolio: Name,
+    model: Annotated[str, typer.Option(help="Id of the waiting model: the week's report shows it.")],
+    by: Annotated[str, typer.Option(help="Who approves.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    as_json: Json = False,
+) -> None:
+    """Make a candidate that waits for a person champion."""
+    from metarisk import pipeline
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        recipe = pipeline.approve(context, model, by, reason)
+        text = f"model {model} ({recipe}) is champion, approved by {by}\nNext: metarisk nightly scores by it"
+        return {"model_id": model, "recipe": recipe, "by": by}, text
+
+    run(Job(portfolio, date.today()), work, as_json)  # noqa: DTZ011
+
+
+def explain(
+    portfolio: Name,
+    entity: Annotated[str, typer.Option("--entity", help="Account, transaction or asset.")],
+    as_of: Annotated[str, typer.Option("--as-of", help="A published night: YYYY-MM-DD; the newest if left out.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show one published score with all that made it: contributions, reasons, segment, support and model."""
+    from metarisk.pipeline import Context, Quiet, explaining
+    from metarisk.pipeline.explaining import Part
+
+    with errors(as_json):
+        settings, day = settings_of(), date_of(as_of, as_json) if as_of else date.min
+        if not as_of:
+            day = explaining.last_night(Context(Job(portfolio, day), settings, Quiet()))
+        found = explaining.explain(Context(Job(portfolio, day), settings, Quiet()), entity)
+        if as_json:
+            say(asdict(found), "", True)
+            return
+        console = Console()
+        about, lineage = found.score, found.lineage
+        facts = {
+            "score": _with_interval(about),
+            "grade, points": f"{about['grade'] or '-'}, {_points(about['points'])}",
+            "expected loss": "-" if about["expected_loss"] is None else f"{about['expected_loss']:,.2f}",
+            "by period": " ".join(f"{value:.3g}" for value in found.curve) or "-",
+            "segment": f"{about['segment']}: {about['status']}, {lineage.get('reason') or 'no label of its own'}",
+            "support": f"{lineage.get('support_rows', 0)} rows, {lineage.get('support_events') or 0} events, "
+            f"hash {lineage.get('support_hash') or '-'}",
+            "adaptation, model": f"{about['adaptation_id'] or '-'}, {lineage.get('model_id', '-')} "
+            f"({lineage.get('recipe', '-')}, labels until {lineage.get('labels_until', '-')})",
+            "run": about["run_id"],
+        }
+        console.print(f"[bold]{escape(entity)}[/] in {escape(portfolio)}, as of {about['as_of']}, {about['target']}")
+        for name, value in facts.items():
+            console.print(f"  {name:<18} {escape(str(value))}", soft_wrap=True, highlight=False)
+        total = Part("", "score", sum(part.link for part in found.parts) + found.start.link, about["points"])
+        told = {str(reason["code"]) for reason in found.reasons}
+        rows = [
+            {
+                "": "reason" if part.code in told else "",
+                "contribution": part.text,
+                "link": f"{part.link:+.4f}",
+                "points": _points(part.points),
+            }
+            for part in (found.start, *found.parts, total)
+        ]
+        console.print(rich_table("What adds up to the score", rows))
+
+
+def _with_interval(about: Mapping[str, Any]) -> str:
+    if about["score_low"] is None:
+        return f"{about['score']:.6g}"
+    return f"{about['score']:.6g}, 90 % interval {about['score_low']:.6g} to {about['score_high']:.6g}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value + 0.0:.2f}"

@@ -1,0 +1,72 @@
+"""Commands on portfolios: list, check, draft."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated
+
+import typer
+
+from metarisk import lake
+from metarisk.cli.console import date_of, errors, hint, plain, say
+from metarisk.cli.running import Json, settings_of, warehouse_of
+from metarisk.domain import ConfigError
+from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios, load_portfolio
+from metarisk.risks import RISKS
+
+portfolio_app = typer.Typer(no_args_is_help=True, help="Draft, check and list portfolios.")
+
+
+@portfolio_app.command("list")
+def portfolio_list(as_json: Json = False) -> None:
+    """Names of the project's portfolios."""
+    with errors(as_json):
+        names = list_portfolios(settings_of().project)
+        say({"portfolios": names}, "\n".join(names) or "none yet", as_json)
+        hint(f"Next: metarisk portfolio {f'check {names[0]}' if names else 'new'}", as_json)
+
+
+@portfolio_app.command("check")
+def portfolio_check(
+    name: str, as_of: Annotated[str, typer.Option(help="Date to probe; today if left out.")] = "", as_json: Json = False
+) -> None:
+    """Validate a portfolio against the live warehouse."""
+    day = date_of(as_of, as_json) if as_of else date.today()  # noqa: DTZ011
+    with errors(as_json):
+        warehouse, settings = warehouse_of()
+        portfolio = load_portfolio(settings.project, name, risks=RISKS)
+        findings = check_portfolio(portfolio, settings.project, warehouse, day, check_schema=lake.check_schema)
+        wrong = [finding for finding in findings if not finding.ok]
+        lines = [
+            f"{'ok   ' if finding.ok else 'WRONG'} {finding.about}: {finding.what}"
+            + (f". Remedy: {finding.remedy}" if finding.remedy else "")
+            for finding in findings
+        ]
+        following = (
+            "correct what is wrong, then check again" if wrong else f"metarisk weekly --portfolio {name} --as-of {day}"
+        )
+        say({"findings": [plain(f) for f in findings]}, "\n".join([*lines, f"Next: {following}"]), as_json)
+        if wrong:
+            raise typer.Exit(1)
+
+
+@portfolio_app.command("new")
+def portfolio_new(
+    name: str,
+    table: Annotated[str, typer.Option(help="A table of schema source: source.NAME.")],
+    as_json: Json = False,
+) -> None:
+    """Write a first draft of TOML, SQL and suite from a table's columns."""
+    with errors(as_json):
+        warehouse, settings = warehouse_of()
+        draft = draft_portfolio(name, table, warehouse)
+        existing = [str(path) for path in draft if (settings.project / path).exists()]
+        if existing:
+            raise ConfigError(f"{', '.join(existing)} exist already", portfolio=name, remedy="choose another name")
+        for path, text in draft.items():
+            target = settings.project / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        following = f"Next: edit portfolios/{name}.toml, then metarisk portfolio check {name}"
+        lines = [*(f"wrote {path}" for path in draft), following]
+        say({"written": [str(path) for path in draft]}, "\n".join(lines), as_json)
