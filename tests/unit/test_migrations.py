@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from metarisk.domain import ConfigError, MetariskError, Warehouse
 from metarisk.warehouse import migrations
-from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_postgresql
+from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_postgresql, publish_night
 
 
 @pytest.fixture
@@ -65,6 +66,24 @@ def test_a_warehouse_newer_than_the_code_is_refused(warehouse: Warehouse, folder
     last.unlink()
     with pytest.raises(ConfigError, match=r"which this code has not.*Remedy: run the version"):
         migrate(warehouse, folder)
+
+
+def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Warehouse, folder: Path) -> None:
+    """Columns of 008 on a warehouse that published before it: old rows stay, with nulls."""
+    later = [path for path in (folder / "migrations").glob("*.sql") if path.name >= "008"]
+    texts = {path: path.read_text() for path in later}
+    for path in later:
+        path.unlink()
+    (folder / "old_views").mkdir()
+    (folder / "old_views" / "seen.sql").write_text("CREATE VIEW metarisk.seen AS SELECT * FROM metarisk.risk_score;")
+    empty_warehouse.migrate(folder / "migrations", folder / "old_views")
+    publish_night(empty_warehouse, date(2026, 3, 27), run_id="old", entities=2)
+    for path, text in texts.items():
+        path.write_text(text)
+    assert "008_scorecard" in migrate(empty_warehouse, folder)
+    rows = empty_warehouse.rows("SELECT score, expected_loss FROM metarisk.score_current")
+    assert [row["expected_loss"] for row in rows] == [None, None]
+    assert empty_warehouse.rows("SELECT * FROM metarisk.grade_backtest_current") == []
 
 
 def test_a_file_that_comes_late_is_refused(warehouse: Warehouse, folder: Path) -> None:
