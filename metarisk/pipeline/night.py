@@ -209,7 +209,7 @@ def score(context: Context, run: Run) -> Run:
     lake.verify(run.extract.directory)
     adapted = load_adapted(context, run)
     scored = scoring.score(
-        _batches(context, run),
+        population_batches(context, run),
         adapted,
         context.portfolio,
         run_id=run.run_id,
@@ -311,7 +311,7 @@ def load_level(run: Run) -> Calibration:
     return Calibration(**json.loads((run.folder / "adapt" / LEVEL).read_bytes()))
 
 
-def _batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:
+def population_batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:
     """Population rows in the extract's order, a batch at a time."""
     excluded = run.checked.quality.excluded
     keys = lake.key_columns(context.portfolio)

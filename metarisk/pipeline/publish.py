@@ -23,8 +23,16 @@ from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import identity
-from metarisk.pipeline.night import BATCH_ROWS, Run, load_adapted, load_level, scan, score_files
-from metarisk.tasks import LABEL, MISSING_SEGMENT, labelled, population, segment_keys
+from metarisk.pipeline.night import (
+    BATCH_ROWS,
+    Run,
+    load_adapted,
+    load_level,
+    population_batches,
+    scan,
+    score_files,
+)
+from metarisk.tasks import LABEL, MISSING_SEGMENT, labelled, segment_keys
 
 Outcome = Literal["published", "already_published", "failed", "source_late", "locked"]
 ROWS_A_BATCH = 65_536
@@ -69,12 +77,12 @@ def publish(
         return current
     for folder in (run.extract.directory, run.folder / "score", drift_folder):
         lake.verify(folder)
-    summary = _summary(context, run)
+    summary, adaptations = _summary(context, run), _adaptations(context, run)
     with context.warehouse.transaction() as transaction:
         if not _exists(transaction, run.run_id):
             _append_run(context, transaction, run, summary)
             transaction.append("metarisk.risk_score", _score_batches(run))
-            _append_frame(transaction, "metarisk.adaptation", _adaptations(context, run))
+            _append_frame(transaction, "metarisk.adaptation", adaptations)
             _append_frame(transaction, "metarisk.drift_metric", _drift_rows(context, run, drift_folder))
             _append_frame(transaction, "metarisk.outcome", _outcomes(context, run, transaction))
             results = [*run.checked.quality.rows(), *guarded.rows()]
@@ -215,13 +223,17 @@ def _abstained(context: Context, run: Run, adapted: Adapted, level: Calibration)
         return {}
     high = pl.scan_parquet(score_files(run)).filter(pl.col("status") == "abstained").group_by("segment")
     quantile = dict(high.agg(pl.col("score_high").mean()).collect().iter_rows())
-    keys = pl.LazyFrame(
-        [segment.key for segment in few.values()], schema=list(portfolio.columns.segments), orient="row"
-    )
-    names = [pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in portfolio.columns.segments]
-    own = scan(context, run.checked).join(keys, left_on=names, right_on=portfolio.columns.segments, how="semi")
-    rows = population(own, portfolio, context.job.as_of).collect()
-    pooled = _by_segment(rows, scoring.pooled(rows, adapted, portfolio, level), portfolio)
+    columns = list(portfolio.columns.segments)
+    keys = pl.LazyFrame([segment.key for segment in few.values()], schema=columns, orient="row")
+    names = [pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in columns]
+    pooled: dict[str, tuple[float, float]] = {}
+    for frame in population_batches(context, run):
+        rows = frame.lazy().join(keys, left_on=names, right_on=columns, how="semi").collect()
+        if rows.is_empty():
+            continue
+        for name, (n, total) in _by_segment(rows, scoring.pooled(rows, adapted, portfolio, level), portfolio).items():
+            before = pooled.get(name, (0.0, 0.0))
+            pooled[name] = (before[0] + n, before[1] + total)
     found = {
         name: {
             "pooled_score": pooled[name][1] / pooled[name][0] if name in pooled else None,
@@ -231,8 +243,10 @@ def _abstained(context: Context, run: Run, adapted: Adapted, level: Calibration)
         for name in few
     }
     if context.spec.label == "event":
-        mature = labelled(own, portfolio, context.spec, context.job.as_of).collect()
-        events = _by_segment(mature, mature[LABEL].to_numpy(), portfolio)
+        own = scan(context, run.checked).join(keys, left_on=names, right_on=columns, how="semi")
+        mature = labelled(own, portfolio, context.spec, context.job.as_of).select(*columns, LABEL)
+        labels = mature.collect(engine="streaming")
+        events = _by_segment(labels, labels[LABEL].to_numpy(), portfolio)
         for name, line in found.items():
             n, d = events.get(name, (0.0, 0.0))
             line["score_bound"] = float(pluto_tasche([n], [d])[0])
