@@ -127,7 +127,9 @@ def test_a_week_that_teaches_nothing(duckdb: Project) -> None:
     duckdb.load(tiny.book().with_columns(event_date=pl.lit(None, pl.Date), known_date=pl.lit(None, pl.Date)))
     error, text = stopped(duckdb, ModelError, pipeline.weekly)
     assert shows(text, error)
-    assert "Failed map_head goes on scoring" in text
+    assert "Failed hazard_head goes on scoring" in text
+    assert "stopped in step judge" in text
+    assert "training rows" not in text
     assert f"Then run metarisk weekly --portfolio tiny --as-of {FIRST} ." in text
 
 
