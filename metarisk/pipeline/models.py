@@ -19,7 +19,7 @@ SELECT m.model_id, m.as_of, m.recipe
 FROM metarisk.model m
 JOIN metarisk.model_state s ON s.model_id = m.model_id AND s.state = 'champion'
 WHERE m.portfolio = $portfolio AND m.as_of <= $as_of
-ORDER BY m.as_of DESC, s.seq DESC
+ORDER BY m.as_of DESC, s.since DESC, s.seq DESC
 LIMIT 1
 """
 

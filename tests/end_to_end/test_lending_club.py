@@ -45,7 +45,7 @@ def test_a_week_and_a_night(tmp_path: Path) -> None:
     assert week.promoted
     evidence = warehouse.rows(
         "SELECT candidate, metric, value, low, high, rows, events FROM metarisk.evidence_current "
-        "WHERE portfolio = 'lending_club' AND slice = 'all'"
+        "WHERE portfolio = 'lending_club' AND slice = 'all' AND protocol = 'walk_forward'"
     )
     values = {(row["candidate"], row["metric"]): row["value"] for row in evidence}
     assert {candidate for candidate, _ in values} == set(CANDIDATES)
