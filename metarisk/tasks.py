@@ -133,8 +133,8 @@ def population(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.Laz
 def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total: int) -> pl.LazyFrame:
     """The newest rows, at most `per_segment` a segment and `total` in all, sorted by entity and opening date.
 
-    Of `observed` rows the mature ones and the others are counted apart. Ties are settled by entity. The keys alone are
-    ranked, so that whole rows are held of those that stay.
+    Of `observed` rows the mature ones and the others are counted apart, and a quarter of `total` is left to the others.
+    Ties are settled by entity. The keys alone are ranked, so that whole rows are held of those that stay.
     """
     columns = portfolio.columns
     order, place = [columns.opened_on, columns.entity], pl.int_range(pl.len())
@@ -142,7 +142,11 @@ def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total
     keys = frame.select(*order, *columns.segments, *apart).sort(order, descending=True)
     if per_segment < total:
         keys = keys.filter(place.over([*columns.segments, *apart]) < per_segment)
-    kept = keys.filter((place.over(apart) if apart else place) < total).select(order)
+    if apart:
+        keys = keys.filter(place.over(apart) < pl.when(MATURE).then(total).otherwise(total // 4))
+    else:
+        keys = keys.filter(place < total)
+    kept = keys.select(order)
     return frame.join(kept, on=order, how="semi", nulls_equal=True).sort(columns.entity, columns.opened_on)
 
 

@@ -14,7 +14,7 @@ from metarisk.bases.linear import LinearBase
 from metarisk.bases.trees import TreeBase
 from metarisk.domain import PERIODS, Array, Feature
 
-BRESLOW_ROUNDS = 3
+BRESLOW_ROUNDS = 2
 Relative = LinearBase | TreeBase
 
 

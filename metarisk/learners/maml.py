@@ -13,11 +13,12 @@ from torch import Tensor
 
 from metarisk.domain import Episodes, LikelihoodName
 from metarisk.learners.kernels import ACTIVATIONS
-from metarisk.learners.kernels_unroll import Plan, Rate, Unroll
+from metarisk.learners.kernels_unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Draw, Gradient, Parameters
 from metarisk.learners.mlp import GradientLearner, RateKind
 from metarisk.learners.packing import Block, Store
+from metarisk.learners.unroll_plan import Plan, Rate
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from metarisk.domain import ConfigError, Episodes, LikelihoodName
 from metarisk.learners.kernels import ACTIVATIONS
-from metarisk.learners.kernels_unroll import normalised
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Draw, Gradient, Loop, Parameters
 from metarisk.learners.mlp import GradientLearner
 from metarisk.learners.packing import Block, Store
+from metarisk.learners.unroll_plan import normalised
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from metarisk.domain import Episodes, Packed
 from metarisk.learners.kernels import ActivationName
-from metarisk.learners.kernels_unroll import Plan, Unroll
+from metarisk.learners.kernels_unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
 from metarisk.learners.maml import Maml, MamlPlusPlus
 from metarisk.learners.packing import Block
+from metarisk.learners.unroll_plan import Plan
 from tests.benchmarks.harness import Figure, main
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,9 +16,10 @@ import torchopt
 from torch import Tensor, nn
 
 from metarisk.learners.kernels import ActivationName
-from metarisk.learners.kernels_unroll import Plan, Unroll
+from metarisk.learners.kernels_unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.packing import Block
+from metarisk.learners.unroll_plan import Plan
 from tests.benchmarks.harness import SGEMM_FLOPS, Figure, interleaved, main, sgemm
 
 TASKS, SUPPORT, QUERY, STEPS, RATE = 32, 16, 64, 5, 0.05

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from metarisk.learners.kernels import ActivationName
-from metarisk.learners.kernels_unroll import Plan, Unroll
+from metarisk.learners.kernels_unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.packing import Block
+from metarisk.learners.unroll_plan import Plan
 
 torchopt = pytest.importorskip("torchopt", reason="a development dependency")
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import LikelihoodName, ModelError
-from metarisk.learners.kernels_unroll import Plan, Rate, Unroll, free_memory
+from metarisk.learners.kernels_unroll import Unroll, free_memory
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.packing import Block
+from metarisk.learners.unroll_plan import Plan, Rate
 
 CPU, F64 = torch.device("cpu"), torch.float64
 
