@@ -158,9 +158,11 @@ def judge_rows(
     seed: int,
     progress: Progress,
     rules: Sequence[LevelRule] = (),
+    support: pl.DataFrame | None = None,
 ) -> dict[str, Array]:
     """Scores (N,) of `rows` (N) by every recipe taught by `teach`: logits, where the score is a probability.
 
+    Adapted to `support`, where that is not what taught: so a market is met that a model has never seen.
     Of every rule of `rules` but the first one, which is none, also the scores at its level.
     """
     bases = fit_bases(names, teach, portfolio)
@@ -168,7 +170,7 @@ def judge_rows(
     for done, name in enumerate(names):
         progress(done, len(names), name)
         model = fit(name, teach, bases, portfolio, spec, seed=seed, progress=_silent)
-        adapted = adapt(model, "", teach, portfolio, spec, population=rows)
+        adapted = adapt(model, "", teach if support is None else support, portfolio, spec, population=rows)
         link = adapted.score(rows, portfolio)[0]
         scores[name] = model.logit(link)
         for number, rule in enumerate(rules[1:], start=1):

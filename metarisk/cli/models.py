@@ -26,7 +26,7 @@ def evaluate(
     rows: Annotated[
         Path | None, typer.Option(help="CSV or Parquet of id, role, draw, fold: judge on these rows.", exists=True)
     ] = None,
-    protocol: Annotated[str, typer.Option(help="With --rows: as-known, or full-outcome.")] = "as-known",
+    protocol: Annotated[str, typer.Option(help="With --rows: as-known, full-outcome, or new-market.")] = "as-known",
     recipe: Annotated[list[str] | None, typer.Option(help="With --rows: only these recipes; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="With --rows: CSV of the probabilities.")] = None,
     as_json: Json = False,

@@ -4,7 +4,8 @@ A file has a line for each row and role: `id` (the entity), `role` (fit, support
 of them `draw` and `fold`. Protocol `as-known`: the fold is the date (or month) up to which things are known; whatever
 was known of any row by then teaches, and only the lines to be scored are read. Protocol `full-outcome`: the lines of
 role fit and support teach with outcomes that were not known at the time, so that its tables compare learners and say
-nothing about what a night would have reached.
+nothing about what a night would have reached. Protocol `new-market`: the same, but models are trained on role fit
+alone and only adapted to role support.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.week import SEED, candidates
 from metarisk.tasks import LABEL, labelled
 
-Protocol = Literal["as-known", "full-outcome"]
+Protocol = Literal["as-known", "full-outcome", "new-market"]
 NOTES = {
     "as-known": "labels as they were known at each fold's date",
     "full-outcome": "RETROSPECTIVE: taught by outcomes that were not known at the time; no champion is chosen on it",
+    "new-market": "RETROSPECTIVE: trained on other segments with full outcomes, adapted to these without training",
 }
 
 
@@ -56,7 +58,7 @@ def study(context: Context, checked: Checked, file: Path, protocol: Protocol, re
     """Fit and judge recipes (all that compete, if none is named) on the rows of a file."""
     portfolio, spec, entity = context.portfolio, context.spec, context.portfolio.columns.entity
     names = list(recipes) or candidates(context, None)
-    if protocol == "full-outcome":
+    if protocol != "as-known":
         # All is known of every row that teaches: there is nothing that only a hazard could read.
         names = [name for name in names if not training.recipe_of(name, portfolio).hazard]
     if not names:
@@ -85,12 +87,15 @@ def study(context: Context, checked: Checked, file: Path, protocol: Protocol, re
                     f"fold {fold}: {rows.height - known.height:,} of {rows.height:,} rows to be scored are left out: "
                     f"their outcome is not known by {context.job.as_of}"
                 )
+            support = None
         else:
             taught = part.filter(pl.col("role").is_in(["fit", "support"])).select(entity)
             teach = _ever(others.collect().join(taught, on=entity, how="semi").sort(entity), context)
-            known = _ever(rows, context)
-        scores = training.judge_rows(teach, known, portfolio, spec, names, seed=SEED, progress=_silent)
-        found = training.judged_rows(known, teach, portfolio, fold, scores)
+            known, support = _ever(rows, context), teach
+            if protocol == "new-market":
+                teach = teach.join(part.filter(role="fit").select(entity), on=entity, how="semi")
+        scores = training.judge_rows(teach, known, portfolio, spec, names, seed=SEED, progress=_silent, support=support)
+        found = training.judged_rows(known, teach if support is None else support, portfolio, fold, scores)
         judged.append(found.with_columns(pl.lit(draw).alias("draw")))
     together = pl.concat(judged)
     if together.is_empty():

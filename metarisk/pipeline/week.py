@@ -184,6 +184,10 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
             found = evidences.evidence_rows(judged.evidence, judged.decision)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
+            judged_rows = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
+            found += evidences.by_segment(
+                judged_rows, judged.decision.recipe, judged.evidence.best_baseline, context.portfolio
+            )
             if trained.comparison is not None:
                 found += trained.comparison.evidence_rows(judged.decision.recipe)
             found += trained.fairness

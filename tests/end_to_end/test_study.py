@@ -76,6 +76,25 @@ def test_full_outcomes_teach_from_the_rows_named_and_from_no_hazard(project: Pro
     assert written["pd"].to_list() == written["map_head"].to_list()
 
 
+def test_a_new_market_moves_the_head_and_no_base(project: Project, study) -> None:
+    """Trained without the north; its rows adapt, or are not there at all."""
+    north = set(loans(project).filter(region="north")["loan_id"])
+    named = lines(project).with_columns(
+        role=pl.when((pl.col("role") == "fit") & pl.col("id").is_in(list(north)))
+        .then(pl.lit("support"))
+        .otherwise("role")
+    )
+    recipes = ("pooled_logistic", "map_head")
+    met = study(named, "new-market", recipes).judged
+    unmet = study(named.filter(pl.col("role") != "support"), "new-market", recipes).judged
+    taught = study(named, "full-outcome", recipes).judged
+    np.testing.assert_array_equal(met["pooled_logistic"], unmet["pooled_logistic"])
+    assert not np.array_equal(met["pooled_logistic"], taught["pooled_logistic"])
+    here = met["loan_id"].is_in(list(north)).to_numpy()
+    moved = np.abs(met["map_head"].to_numpy() - unmet["map_head"].to_numpy())
+    assert moved[here].mean() > 2 * moved[~here].mean()
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -91,7 +110,7 @@ def test_a_file_that_cannot_be_read_says_what_it_wants(project: Project, study, 
 
 
 def test_another_protocol_is_refused(study, project: Project) -> None:
-    with pytest.raises(ConfigError, match="choose one of as-known, full-outcome"):
+    with pytest.raises(ConfigError, match="choose one of as-known, full-outcome, new-market"):
         study(lines(project), "hindsight")
 
 

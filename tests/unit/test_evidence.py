@@ -12,7 +12,7 @@ from scipy import special
 from sklearn import metrics as sk
 
 from metarisk.domain import LearnerChoice, Portfolio, Promotion
-from metarisk.evidence import Decision, against, decide, evidence_rows, summarise, table
+from metarisk.evidence import Decision, against, by_segment, decide, evidence_rows, summarise, table
 from metarisk.tasks import LABEL
 from tests.unit import loan_examples
 from tests.unit.loan_examples import PORTFOLIO, days
@@ -237,3 +237,34 @@ def test_the_first_champion_waits_for_no_person_and_no_second_week():
     shy = replace(SPEC, default="plain", promotion="manual")
     found = decide(JUDGED, summarise(JUDGED, NAMES[:3], BASELINES, PORTFOLIO), PORTFOLIO, shy, None)
     assert (found.recipe, found.promote) == ("map_head", True)
+
+
+# segment by segment
+
+
+def segment_losses(effect: dict[tuple[str, str], float], rows: int = 1_000, seed: int = 1) -> pl.DataFrame:
+    """Judged rows whose `plain` differs from `segments` by noise and, in named segments, by a shift of the logit."""
+    r = np.random.default_rng(seed)
+    frame = judged_rows(6 * rows, seed)
+    shift = np.array([effect.get(key, 0.0) for key in frame.select("region", "product").iter_rows()])
+    noise = r.normal(0, 0.05, frame.height)
+    return frame.with_columns(plain=pl.col("map_head") + pl.Series(noise + shift), segments=pl.col("map_head"))
+
+
+def test_a_segment_that_loses_is_called_worse_and_others_hardly_ever_are():
+    name, losing = "north|card", segment_losses({("north", "card"): 2.0})
+    found = {row["slice"]: row for row in by_segment(losing, "plain", "segments", PORTFOLIO)}
+    assert found[name]["note"].startswith("worse than segments")
+    assert found[name]["low"] > 0
+    assert sum(row["note"].startswith("worse") for row in found.values()) <= 2
+    assert sum(row["rows"] for row in found.values()) == losing.height
+
+
+def test_the_estimate_of_a_segment_lies_between_what_was_seen_and_the_mean_of_all():
+    rows = by_segment(segment_losses({}), "plain", "segments", PORTFOLIO)
+    seen = np.array([float(str(row["note"]).rpartition(" ")[2]) for row in rows])
+    shrunk = np.array([row["value"] for row in rows], dtype=float)
+    assert shrunk.std() < seen.std()
+    assert (np.sign(seen - shrunk.mean()) * (seen - shrunk) >= -1e-5).all()
+    assert by_segment(JUDGED, "segments", "segments", PORTFOLIO) == []
+    assert by_segment(pl.DataFrame(), "plain", "segments", PORTFOLIO) == []
