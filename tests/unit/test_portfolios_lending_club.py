@@ -44,6 +44,8 @@ def made_up(warehouse: Warehouse) -> None:
         "earliest_cr_line": [date(1999, 1, 1)] * 4,
         **numbers,
         **texts,
+        "sub_grade": ["A1", "B5", "G5", "C3"],
+        "emp_length": ["< 1 year", "10+ years", "3 years", "n/a"],
     }
     outcomes = {
         "id": [10, 9, 11],
@@ -64,6 +66,8 @@ def test_only_what_was_known_by_as_of_is_extracted(empty_warehouse: Warehouse, t
         ("11", nothing, nothing, nothing),  # charged off in December, known a day too late
         ("9", nothing, nothing, date(2010, 10, 1)),
     ]
+    # grades and years are numbers, loan 11 after 10 and before 9
+    assert rows.select("sub_grade", "emp_length").rows() == [(1, 0), (35, 3), (10, 10)]
     _, later = extracted(empty_warehouse, date(2011, 1, 3), tmp_path)
     assert later.filter(pl.col("id") == "11")["event_date"].to_list() == [date(2010, 12, 1)]
 
