@@ -33,6 +33,16 @@ def crons(client: SyncPrefectClient, deployment: str) -> list[FlowRun]:
     )
 
 
+def soonest(client: SyncPrefectClient, deployment: str, count: int) -> list[FlowRun]:
+    """The first `count` of them, once the scheduler has made so many: it makes at least three a deployment."""
+
+    def enough() -> list[FlowRun]:
+        runs = crons(client, deployment)
+        return runs[:count] if len(runs) >= count else []
+
+    return until(enough, f"{count} runs of {deployment}")
+
+
 def local_day_before(run: FlowRun) -> date:
     """The date a scheduled run is for, where the tiny portfolio lives (UTC)."""
     assert run.expected_start_time is not None
@@ -41,7 +51,7 @@ def local_day_before(run: FlowRun) -> date:
 
 @pytest.mark.parametrize("deployment", server.SCHEDULED)
 def test_a_deployed_cron_has_future_runs(deployment: str, client: SyncPrefectClient) -> None:
-    runs = until(lambda: crons(client, deployment), f"runs of {deployment}")
+    runs = soonest(client, deployment, 1)
     assert runs[0].auto_scheduled
     assert runs[0].expected_start_time is not None
     assert runs[0].expected_start_time > datetime.now(UTC)
@@ -56,7 +66,7 @@ def three_nights(
     Time is not moved: the scheduler's own runs of the next three nights are made due, each a day after the other.
     """
     with SyncPrefectClient(prefect.api) as client:
-        before = until(lambda: crons(client, "nightly")[:NIGHTS], "runs of nightly")
+        before = soonest(client, "nightly", NIGHTS)
         last = local_day_before(before[-1])
         settings = make_project(tmp_path_factory.mktemp("backlog") / "project", last + timedelta(days=1))
         first = local_day_before(before[0])
@@ -103,7 +113,7 @@ def test_a_late_run_is_for_the_night_it_was_scheduled_for(
 
 
 def test_trying_again_keeps_the_scheduled_start(client: SyncPrefectClient) -> None:
-    run = crons(client, "weekly")[1]
+    run = soonest(client, "weekly", 2)[1]
     for state in (
         Pending(),
         Running(),
@@ -122,7 +132,7 @@ def test_trying_again_keeps_the_scheduled_start(client: SyncPrefectClient) -> No
 def test_unstick_frees_a_run_that_nobody_works_on(
     stuck: type, freed: StateType, prefect: Prefect, client: SyncPrefectClient
 ) -> None:
-    run = crons(client, "weekly")[2]
+    run = soonest(client, "weekly", 3)[2]
     client.set_flow_run_state(run.id, stuck(), force=True)
     assert run.id not in {other.id for other in upkeep.stuck(client)}
     assert run.id in {changed.id for changed, _ in upkeep.unstick(client, timedelta(0))}
