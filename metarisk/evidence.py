@@ -137,30 +137,33 @@ def decide(
     """
     pinned, rule = portfolio.learner.name, portfolio.promotion.rule or spec.promotion
     incumbent = champion or spec.default
+    stays = "stays" if champion else "starts, as the default"
     if pinned != "auto":
         free = champion in (None, pinned) or rule != "manual"
         return Decision(pinned, free, f"{pinned} is pinned by the portfolio")
     if evidence.events < MIN_JUDGED_EVENTS:
-        return Decision(incumbent, True, f"{incumbent} stays: {evidence.events} judged events tell no candidates apart")
+        return Decision(
+            incumbent, True, f"{incumbent} {stays}: {evidence.events} judged events tell no candidates apart"
+        )
     best = evidence.candidates[0].name
     if best == incumbent:
-        return Decision(incumbent, True, f"{incumbent} stays: it has the lowest validation loss")
+        return Decision(incumbent, True, f"{incumbent} {stays}: it has the lowest validation loss")
     if rule == "always":
         return Decision(best, True, f"{best} has the lowest validation loss, and the rule is `always`")
     interval = against(judged, best, incumbent, portfolio)
     if interval is None:
-        return Decision(incumbent, True, f"{incumbent} stays: it and {best} were not judged on the same rows")
+        return Decision(incumbent, True, f"{incumbent} {stays}: it and {best} were not judged on the same rows")
     about = (incumbent, best, interval)
     span = f"{1e4 * interval.mean:+.1f} [{1e4 * interval.low:+.1f}, {1e4 * interval.high:+.1f}] x 1e-4"
     if interval.high >= 0:
-        why = f"{incumbent} stays: {best} has the lowest loss, but its difference {span} is not wholly below zero"
+        why = f"{incumbent} {stays}: {best} has the lowest loss, but its difference {span} is not wholly below zero"
         return Decision(incumbent, True, why, *about)
     why = f"the loss of {best} differs from that of {incumbent} by {span}, wholly below zero"
     if champion is None:
         return Decision(best, True, why, *about)
     weeks = 1 + sum(1 for _ in takewhile(lambda name: name == best, earlier))
     if weeks < portfolio.promotion.weeks:
-        short = f"{incumbent} stays: {why}, in {weeks} of the {portfolio.promotion.weeks} weeks that are wanted"
+        short = f"{incumbent} {stays}: {why}, in {weeks} of the {portfolio.promotion.weeks} weeks that are wanted"
         return Decision(incumbent, True, short, *about)
     if rule == "manual":
         return Decision(best, False, f"{why}; a person must approve it", *about)

@@ -162,6 +162,12 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
     """Write model, state and evidence to the warehouse in one transaction; registering it again changes nothing."""
     job, judged = context.job, trained.judged
     promoted = judged.decision.promote
+    by_segment = evidences.by_segment(
+        pl.read_parquet(judged.folder / "judged" / "judged.parquet"),
+        judged.decision.recipe,
+        judged.evidence.best_baseline,
+        context.portfolio,
+    )
     with context.warehouse.transaction() as transaction:
         known = transaction.rows("SELECT 1 AS found FROM metarisk.model WHERE model_id = $id", {"id": trained.model_id})
         if not known:
@@ -184,10 +190,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
             found = evidences.evidence_rows(judged.evidence, judged.decision)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
-            judged_rows = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
-            found += evidences.by_segment(
-                judged_rows, judged.decision.recipe, judged.evidence.best_baseline, context.portfolio
-            )
+            found += by_segment
             if trained.comparison is not None:
                 found += trained.comparison.evidence_rows(judged.decision.recipe)
             found += trained.fairness

@@ -82,7 +82,10 @@ def test_week(job: Job) -> None:
     assert set(data["weekly"]) == {
         "portfolio", "as_of", "model_id", "recipe", "promoted", "reason", "page", "seconds",
     }  # fmt: skip
-    assert f"model {data['weekly']['model_id']} (hazard_head) is champion: hazard_head stays" in text["weekly"]
+    assert (
+        f"model {data['weekly']['model_id']} (hazard_head) is champion: hazard_head starts, as the default"
+        in text["weekly"]
+    )
     assert Path(data["weekly"]["page"]).exists()
     assert f"Next: metarisk nightly --portfolio tiny --as-of {CUT_OFF}" in text["weekly"]
 
