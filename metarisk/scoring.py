@@ -38,6 +38,9 @@ SCHEMA = {
     "reasons": pl.String,
     "adaptation_id": pl.String,
 }
+BASE = "base"
+"""Column beside SCHEMA, kept in the lake and not published: the base score, from which any adaptation scores a row."""
+KEPT = SCHEMA | {BASE: pl.Float64}
 
 
 def score(
@@ -50,7 +53,7 @@ def score(
     level: Calibration | None = None,
     reasons_from: float = math.inf,
 ) -> Iterator[pl.DataFrame]:
-    """Score batches of population rows; yields frames of SCHEMA in the same order.
+    """Score batches of population rows; yields frames of KEPT in the same order.
 
     The interval is a central 90 % one from the posterior variance of the score on the link scale; it is null where
     the learner gives no variance. Probabilities of an event have points and a grade, and an expected loss where the
@@ -63,7 +66,8 @@ def score(
     """
     level = level or Calibration()
     for frame in batches:
-        link, variance = adapted.score(frame, portfolio)
+        fresh = adapted.model.fresh(frame)
+        link, variance = adapted.score(frame, portfolio, fresh)
         spread = Z90 * np.sqrt(np.maximum(variance, 0.0)) if variance is not None else None
         keys, codes = segment_keys(frame, portfolio)
         known = [adapted.segments.get(key) for key in keys]
@@ -90,8 +94,9 @@ def score(
                 **_scorecard(frame, adapted, portfolio, link, values),
                 "reasons": _told(frame, adapted, portfolio, level, link >= reasons_from),
                 "adaptation_id": of_row["adaptation_id"],
+                BASE: fresh[1],
             },
-            schema=SCHEMA,
+            schema=KEPT,
         )
 
 

@@ -175,6 +175,8 @@ class Reasons:
     """Share of the riskiest rows, by the scores at the model's label cut-off; 0: none, 1: all."""
     segment: bool = True
     """Whether the segment's own effect may be among the reasons; false where law forbids it."""
+    moves: bool = True
+    """Whether each night tells why scores moved since the last one."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from metarisk.domain import ConfigError, MetariskError
 from metarisk.pipeline import night, pages, refusals, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
+from metarisk.pipeline.attribution import attribute
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
 from metarisk.pipeline.promotion import approve
 from metarisk.pipeline.publish import current_publication, publish
@@ -95,9 +96,10 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
             scored = run(night.score, adapted)
             guarded = run(night.guard, scored)
             drifted = run(night.drift, scored)
+            moved = run(attribute, scored)
             timed = replace(attempt, seconds=dict(run.seconds))
-            publication = run(publish, scored, guarded, drifted, timed)
-            page = run(pages.report_night, scored, guarded, drifted, publication, dict(run.seconds))
+            publication = run(publish, scored, guarded, drifted, moved, timed)
+            page = run(pages.report_night, scored, guarded, drifted, moved, publication, dict(run.seconds))
     return NightResult(
         job.portfolio, job.as_of, "published", scored.run_id, publication["rows_scored"], page, run.seconds
     )
@@ -221,7 +223,8 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         if again.run_id != current["run_id"]:
             return None
         scored = run(night.score, again)
-        return run(pages.report_night, scored, run(night.guard, scored), run(night.drift, scored), current, {})
+        found = (run(night.guard, scored), run(night.drift, scored), run(attribute, scored))
+        return run(pages.report_night, scored, *found, current, {})
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")
         return None

@@ -32,6 +32,8 @@ from metarisk.tasks import newest, observed, population
 BATCH_ROWS = 131_072
 READY_POLL_SECONDS = 30.0
 LEVEL = "level.json"
+EXCLUDED = "excluded"
+"""In the manifest of an adaptation: the file of rows set aside, below the extract's folder, or null."""
 
 
 @dataclass(frozen=True)
@@ -144,30 +146,26 @@ def adapt(context: Context, checked: Checked) -> Run:
     }
     run_id = identity(parts)
     folder = run_folder(context, run_id)
-    run = Run(
-        run_id,
-        champion.model_id,
-        champion.recipe,
-        champion.as_of,
-        folder,
-        checked,
-        parts["configuration"],
-        parts["code"],
-    )
-    if not _finished(folder / "adapt"):
+    about = (run_id, champion.model_id, champion.recipe, champion.as_of)
+    run = Run(*about, folder, checked, parts["configuration"], parts["code"])
+    if not finished(folder / "adapt"):
         lake.verify(checked.extract.directory)
-        model = load_model(context, champion.model_id)
         known = support(context, run)
-        strangers = _strangers(context, run, known) if model.borrows else None
-        adapted = adapt_segments(model, champion.model_id, known, context.portfolio, context.spec, population=strangers)
-        adapted = adapted.carried(_last_night(context))
+        adapted = adapted_to(context, run, champion.model_id, known).carried(_last_night(context))
         level = adapted_level(adapted, known, context.portfolio, load_card(context, champion.model_id).level)
         files = adapted.to_files() | {LEVEL: json.dumps(asdict(level), sort_keys=True).encode()}
         with lake.staged(folder / "adapt") as into:
             for name, content in files.items():
                 (into / name).write_bytes(content)
-            lake.write_manifest(into, parts)
+            lake.write_manifest(into, parts | {EXCLUDED: _excluded(checked)})
     return run
+
+
+def adapted_to(context: Context, run: Run, model_id: str, known: pl.DataFrame) -> Adapted:
+    """A model adapted to the support of a night, `known`; where it borrows, also to segments without labels."""
+    model = load_model(context, model_id)
+    strangers = _strangers(context, run, known) if model.borrows else None
+    return adapt_segments(model, model_id, known, context.portfolio, context.spec, population=strangers)
 
 
 def run_folder(context: Context, run_id: str) -> Path:
@@ -204,7 +202,7 @@ def scan(context: Context, checked: Checked) -> pl.LazyFrame:
 
 def score(context: Context, run: Run) -> Run:
     """Score the population into `score/part-0.parquet`, in the order of the extract and in flat memory."""
-    if _finished(run.folder / "score"):
+    if finished(run.folder / "score"):
         return run
     lake.verify(run.extract.directory)
     adapted = load_adapted(context, run)
@@ -219,7 +217,7 @@ def score(context: Context, run: Run) -> Run:
     )
     with lake.staged(run.folder / "score") as into:
         rows = 0
-        with pq.ParquetWriter(into / "part-0.parquet", pl.DataFrame(schema=scoring.SCHEMA).to_arrow().schema) as file:
+        with pq.ParquetWriter(into / "part-0.parquet", pl.DataFrame(schema=scoring.KEPT).to_arrow().schema) as file:
             for frame in scored:
                 file.write_table(frame.to_arrow())
                 rows += frame.height
@@ -255,7 +253,7 @@ def guard(context: Context, run: Run) -> quality.Quality:
 
 def drift(context: Context, run: Run) -> Path:
     """Compare the scored population with the reference stored beside the model; a folder with `drift.parquet`."""
-    if not _finished(run.folder / "drift"):
+    if not finished(run.folder / "drift"):
         lake.verify(run.extract.directory)
         files = registry.load(context.settings.data_dir / "registry", context.job.portfolio, run.model_id)
         reference = pl.read_parquet(files["reference.parquet"])
@@ -326,7 +324,12 @@ def population_batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:
                 yield rows
 
 
-def _finished(folder: Path) -> bool:
+def _excluded(checked: Checked) -> str | None:
+    path = checked.quality.excluded
+    return None if path is None else path.relative_to(checked.extract.directory.parent).as_posix()
+
+
+def finished(folder: Path) -> bool:
     """Whether an earlier attempt left this step's folder whole."""
     try:
         lake.verify(folder)

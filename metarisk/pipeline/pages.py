@@ -35,6 +35,7 @@ def report_night(
     run: Run,
     guarded: quality.Quality,
     drift_folder: Path,
+    moves_folder: Path,
     publication: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> Path:

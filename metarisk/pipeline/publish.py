@@ -66,7 +66,7 @@ def current_publication(context: Context) -> dict[str, Any] | None:
 
 
 def publish(
-    context: Context, run: Run, guarded: quality.Quality, drift_folder: Path, attempt: Attempt
+    context: Context, run: Run, guarded: quality.Quality, drift_folder: Path, moves_folder: Path, attempt: Attempt
 ) -> dict[str, Any]:
     """Append everything that the run found and point to it; readers see the old night or the new one, never half.
 
@@ -75,7 +75,7 @@ def publish(
     current = current_publication(context)
     if current is not None and current["run_id"] == run.run_id:
         return current
-    for folder in (run.extract.directory, run.folder / "score", drift_folder):
+    for folder in (run.extract.directory, run.folder / "score", drift_folder, moves_folder):
         lake.verify(folder)
     summary, adaptations = _summary(context, run), _adaptations(context, run)
     with context.warehouse.transaction() as transaction:
@@ -83,7 +83,8 @@ def publish(
             _append_run(context, transaction, run, summary)
             transaction.append("metarisk.risk_score", _score_batches(run))
             _append_frame(transaction, "metarisk.adaptation", adaptations)
-            _append_frame(transaction, "metarisk.drift_metric", _drift_rows(context, run, drift_folder))
+            _append_frame(transaction, "metarisk.drift_metric", _of_run(context, run, drift_folder))
+            _append_frame(transaction, "metarisk.score_move_part", _of_run(context, run, moves_folder))
             _append_frame(transaction, "metarisk.outcome", _outcomes(context, run, transaction))
             results = [*run.checked.quality.rows(), *guarded.rows()]
             _append_quality(context, transaction, attempt, run.run_id, results)
@@ -157,7 +158,7 @@ def _append_run(context: Context, transaction: Transaction, run: Run, summary: M
 
 def _score_batches(run: Run) -> Iterator[pa.RecordBatch]:
     for path in score_files(run):
-        yield from pq.ParquetFile(path).iter_batches(ROWS_A_BATCH)
+        yield from pq.ParquetFile(path).iter_batches(ROWS_A_BATCH, columns=[*scoring.SCHEMA])
 
 
 def _adaptations(context: Context, run: Run) -> pl.DataFrame:
@@ -261,9 +262,9 @@ def _by_segment(rows: pl.DataFrame, values: Array, portfolio: Portfolio) -> dict
     return {segment_name(key): (float(n), float(v)) for key, n, v in zip(keys, counts, sums, strict=True)}
 
 
-def _drift_rows(context: Context, run: Run, folder: Path) -> pl.DataFrame:
-    found = pl.read_parquet(folder / "drift.parquet")
-    return found.with_columns(
+def _of_run(context: Context, run: Run, folder: Path) -> pl.DataFrame:
+    """Rows that a step left in a folder, with the keys of the run."""
+    return pl.read_parquet(sorted(folder.glob("*.parquet"))).with_columns(
         pl.lit(run.run_id).alias("run_id"),
         pl.lit(context.job.portfolio).alias("portfolio"),
         pl.lit(context.job.as_of).alias("as_of"),

@@ -1,0 +1,268 @@
+"""Why scores moved from one published night to another: the book, the data, the adaptation, the model, the level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from metarisk import lake
+from metarisk.domain import Array, DataError, MetariskError, Portfolio
+from metarisk.moves import PARTS, Sums, shapley
+from metarisk.pipeline.context import Context
+from metarisk.pipeline.night import Run, finished
+from metarisk.pipeline.replaying import SCORE, SEGMENT, Night, Replay, aligned, entity_row, published, scored_rows
+
+MEAN, LOSS, LOGIT = "mean_score", "expected_loss", "logit"
+"""What is split: a book's mean score and expected loss; an entity's logit too."""
+SCHEMA = {
+    "before_run_id": pl.String,
+    "before_as_of": pl.Date,
+    "target": pl.String,
+    "segment": pl.String,
+    "measure": pl.String,
+    "rows_before": pl.Int64,
+    "rows_after": pl.Int64,
+    "rows_entered": pl.Int64,
+    "rows_left": pl.Int64,
+    "value_before": pl.Float64,
+    "value_after": pl.Float64,
+    **{f"from_{part}": pl.Float64 for part in PARTS},
+}
+_TYPES: Any = SCHEMA
+_LAST = """
+SELECT max(as_of) AS last FROM metarisk.publication WHERE portfolio = $portfolio AND as_of < $as_of
+"""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One number's change between two nights; `before` and the parts sum to `after`."""
+
+    measure: str
+    rows_before: int
+    rows_after: int
+    rows_entered: int
+    rows_left: int
+    before: float | None
+    after: float | None
+    parts: Mapping[str, float | None]
+
+
+def attribute(context: Context, run: Run) -> Path:
+    """Split the change since the last published night; a folder with `moves.parquet`, without rows for a first night.
+
+    A night whose files are gone, or that this version would score otherwise, is no reason to stop: then there are no
+    rows, and a warning.
+    """
+    last = None
+    if context.portfolio.reasons.moves:
+        last = context.warehouse.rows(_LAST, {"portfolio": context.job.portfolio, "as_of": context.job.as_of})[0][
+            "last"
+        ]
+    moved = pl.DataFrame(schema=SCHEMA)
+    folder = run.folder / "moves"
+    if last is not None:
+        try:
+            before = published(context, last)
+            folder = run.folder / f"moves-{before.run.run_id}"
+            if not finished(folder):
+                moved = moves(before, Night(context, run))
+        except MetariskError as error:
+            folder = run.folder / "moves"
+            context.reporter.warn(f"why scores moved since {last} cannot be told: {error.what}")
+    if not finished(folder):
+        with lake.staged(folder) as into:
+            moved.write_parquet(into / "moves.parquet")
+            lake.write_manifest(into, {"run_id": run.run_id})
+    return folder
+
+
+def why(context: Context, before: date, segment: str | None = None) -> list[Move]:
+    """Why the book, or one segment of it, moved from a published night to that of the job's as_of.
+
+    Raises:
+        DataError: one of the nights is not published, has lost its files, or would now be scored otherwise; no row of
+            either night is in the segment.
+    """
+    found = moves(published(context, before), published(context, context.job.as_of))
+    wanted = found.filter(pl.col("segment").eq_missing(pl.lit(segment, pl.String)))
+    if wanted.is_empty():
+        raise DataError(
+            f"neither night has a row of segment {segment!r}",
+            portfolio=context.job.portfolio,
+            on=context.job.as_of,
+            remedy="names of segments are in the view `segment_health`: values joined by |",
+        )
+    return [move_of(row) for row in wanted.iter_rows(named=True)]
+
+
+def why_entity(context: Context, before: date, entity: str) -> list[Move]:
+    """Why one entity's logit, score and expected loss moved; raises what `why` does, and where a night has no row."""
+    nights = published(context, before), published(context, context.job.as_of)
+    rows = [entity_row(night, entity) for night in nights]
+    for night, row in zip(nights, rows, strict=True):
+        if row.is_empty():
+            raise DataError(
+                f"{entity!r} has no score in this night: it entered or left the book",
+                portfolio=context.job.portfolio,
+                column=context.portfolio.columns.entity,
+                on=night.as_of,
+                remedy="choose two nights that both score it; the view `score_history` has them",
+            )
+    replay = Replay(*nights)
+    links = replay.links(rows)
+    scores = replay.scores(links)
+    replay.require(scores, rows)
+    logits = [replay.model(m).logit(links[:, i])[0] for i, (_, _, m, _) in enumerate(replay.mixtures)]
+    values = {LOGIT: np.array(logits), "score": scores[0]}
+    losses = _losses(scores, rows, context.portfolio, replay)
+    if losses is not None:
+        values[LOSS] = losses[0]
+    out = []
+    for measure, value in values.items():
+        by_factor = dict(zip(replay.changed, shapley(value).tolist(), strict=True))
+        parts = {part: by_factor.get(part, 0.0) for part in PARTS}
+        out.append(Move(measure, 1, 1, 0, 0, float(value[0]), float(value[-1]), parts))
+    return out
+
+
+def move_of(row: Mapping[str, Any]) -> Move:
+    """A row of `moves`."""
+    return Move(
+        measure=row["measure"],
+        **{name: row[name] for name in ("rows_before", "rows_after", "rows_entered", "rows_left")},
+        before=row["value_before"],
+        after=row["value_after"],
+        parts={part: row[f"from_{part}"] for part in PARTS},
+    )
+
+
+def moves(before: Night, after: Night) -> pl.DataFrame:
+    """The change of every segment of either night, and of the whole portfolio (segment null): frame of SCHEMA.
+
+    One pass over both nights in flat memory. A row that changed its segment left the one and entered the other.
+    """
+    replay, portfolio = Replay(before, after), after.context.portfolio
+    tally = _Tally()
+    for rows in aligned(scored_rows(before), scored_rows(after), portfolio.columns.entity):
+        for segments, values in _values(rows, replay, portfolio):
+            tally.add(segments, values)
+    return tally.frame(replay, before, portfolio)
+
+
+def _values(
+    rows: tuple[pl.DataFrame, pl.DataFrame], replay: Replay, portfolio: Portfolio
+) -> Iterator[tuple[pl.Series, dict[str, Array]]]:
+    """Values to be summed, by row, with the rows' segments: of each night, and of rows that both have."""
+    for frame, when in zip(rows, ("before", "after"), strict=True):
+        if frame.height:
+            values = {f"rows_{when}": np.ones(frame.height), f"{MEAN}_{when}": frame[SCORE].to_numpy()}
+            price = _price(frame, portfolio)
+            if price is not None:
+                values[f"{LOSS}_{when}"] = values[f"{MEAN}_{when}"] * price
+            yield frame[SEGMENT], values
+    key = portfolio.columns.entity
+    numbered = [frame.select(key).with_row_index(f"__{place}") for place, frame in enumerate(rows)]
+    both = numbered[0].join(numbered[1], on=key, how="inner", maintain_order="left")
+    if both.is_empty():
+        return
+    shared = [frame[both[f"__{place}"]] for place, frame in enumerate(rows)]
+    scores = replay.scores(replay.links(shared))
+    replay.require(scores, shared)
+    kept = {"rows_both": np.ones(both.height), f"{MEAN}_both": scores}
+    losses = _losses(scores, shared, portfolio, replay)
+    if losses is not None:
+        kept[f"{LOSS}_both"] = losses
+    # A row that changed its segment is counted in none, and in the whole portfolio.
+    yield (
+        pl.select(
+            pl.when(shared[0][SEGMENT] == shared[1][SEGMENT]).then(shared[1][SEGMENT]).otherwise(None).alias(SEGMENT)
+        )[SEGMENT],
+        kept,
+    )
+
+
+def _price(frame: pl.DataFrame, portfolio: Portfolio) -> Array | None:
+    """LGD x EAD (N,), zero where a row lacks one; None where the portfolio names no such columns."""
+    columns = portfolio.columns
+    if columns.lgd is None or columns.ead is None:
+        return None
+    price = frame[columns.lgd].cast(pl.Float64) * frame[columns.ead].cast(pl.Float64)
+    return price.fill_null(0.0).fill_nan(0.0).to_numpy()
+
+
+def _losses(scores: Array, rows: Any, portfolio: Portfolio, replay: Replay) -> Array | None:
+    """Expected losses (N, mixtures): the price of a row is data."""
+    prices = [_price(frame, portfolio) for frame in rows]
+    known = [price for price in prices if price is not None]
+    return scores * np.column_stack([known[d] for d, _, _, _ in replay.mixtures]) if known else None
+
+
+class _Tally:
+    """Sums by segment, and over all rows under the name None."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str | None, dict[str, Array]] = {None: {}}
+
+    def add(self, segments: pl.Series, values: Mapping[str, Array]) -> None:
+        """Add values (N, ...) of rows in these segments (N,); a null segment counts in the whole alone."""
+        names = segments.drop_nulls().unique().sort()
+        codes = segments.cast(pl.Enum(names)).to_physical().cast(pl.Int64).fill_null(len(names)).to_numpy()
+        for name, value in values.items():
+            columns = value[:, None] if value.ndim == 1 else value
+            sums = np.stack([np.bincount(codes, column, minlength=len(names) + 1) for column in columns.T], axis=1)
+            for segment, total in zip((*names, None), (*sums[:-1], sums.sum(axis=0)), strict=True):
+                own = self._sums.setdefault(segment, {})
+                own[name] = own[name] + total if name in own else total
+
+    def frame(self, replay: Replay, before: Night, portfolio: Portfolio) -> pl.DataFrame:
+        """What was summed, split: frame of SCHEMA, the whole portfolio first, then segments by name."""
+        names = [None, *sorted(name for name in self._sums if name is not None)]
+        mixtures = len(replay.mixtures)
+
+        def summed(name: str, width: int = 1) -> Array:
+            return np.stack([self._sums[segment].get(name, np.zeros(width)) for segment in names])
+
+        rows = {when: summed(f"rows_{when}")[:, 0] for when in ("before", "after", "both")}
+        frames = []
+        for measure in (MEAN, LOSS):
+            if measure == LOSS and _price_unknown(portfolio):
+                continue
+            sums = Sums(
+                rows["before"],
+                rows["after"],
+                rows["both"],
+                summed(f"{measure}_before")[:, 0],
+                summed(f"{measure}_after")[:, 0],
+                summed(f"{measure}_both", mixtures),
+            )
+            parts = sums.of_mean(replay.changed) if measure == MEAN else sums.of_total(replay.changed)
+            with np.errstate(invalid="ignore"):
+                scale = (rows["before"], rows["after"]) if measure == MEAN else (1.0, 1.0)
+                values = sums.before / scale[0], sums.after / scale[1]
+            found = {
+                "before_run_id": before.run.run_id,
+                "before_as_of": before.as_of,
+                "target": portfolio.target.name,
+                "segment": names,
+                "measure": measure,
+                "rows_before": rows["before"],
+                "rows_after": rows["after"],
+                "rows_entered": rows["after"] - rows["both"],
+                "rows_left": rows["before"] - rows["both"],
+                "value_before": values[0],
+                "value_after": values[1],
+                **{f"from_{part}": parts[part] for part in PARTS},
+            }
+            frames.append(pl.DataFrame(found, schema_overrides={"segment": pl.String}).cast(_TYPES).fill_nan(None))
+        return pl.concat(frames)
+
+
+def _price_unknown(portfolio: Portfolio) -> bool:
+    return portfolio.columns.lgd is None or portfolio.columns.ead is None
