@@ -15,10 +15,17 @@ import numpy as np
 
 from metarisk.domain import Array
 
-FACTORS = ("data", "adaptation", "model", "calibration")
-"""What a score is made of, in the order in which it is made."""
-PARTS = ("leavers", "entrants", *FACTORS)
-"""Into what a change is split, in the order of a waterfall."""
+PARTS = {
+    "leavers": "rows that left",
+    "entrants": "rows that came",
+    "data": "their data",
+    "adaptation": "newly known labels",
+    "model": "another model",
+    "calibration": "level of latest months",
+}
+"""Into what a change is split, in the order of a waterfall, with the words of reports."""
+FACTORS = tuple(PARTS)[2:]
+"""What the score of a row that stays is made of."""
 
 
 def shapley(values: Array) -> Array:

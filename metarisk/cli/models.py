@@ -1,10 +1,12 @@
-"""Commands on models: judge candidates, approve one, explain a score."""
+"""Commands on models: judge candidates, approve one, explain a score and why it moved."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +16,12 @@ from rich.markup import escape
 
 from metarisk.cli.console import date_of, errors, plain, rich_table, say
 from metarisk.cli.running import AsOf, Json, Name, run, settings_of
-from metarisk.domain import Job
+from metarisk.domain import ConfigError, Job
+from metarisk.moves import PARTS
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context
+    from metarisk.pipeline.attribution import Move
 
 
 def evaluate(
@@ -125,3 +129,74 @@ def _with_interval(about: Mapping[str, Any]) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{value + 0.0:.2f}"
+
+
+_BAR = 28
+"""Characters of a waterfall in the terminal."""
+
+
+def why(
+    portfolio: Name,
+    start: Annotated[str, typer.Option("--from", help="The earlier published night: YYYY-MM-DD.")],
+    end: Annotated[str, typer.Option("--to", help="The later one.")],
+    segment: Annotated[str | None, typer.Option(help="One segment: its values joined by |.")] = None,
+    entity: Annotated[str | None, typer.Option(help="One account, transaction or asset.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Split the change between two nights into book, data, adaptation, model and calibration; the parts sum exactly."""
+    from metarisk.pipeline import Context, Quiet, attribution
+
+    with errors(as_json):
+        if segment is not None and entity is not None:
+            raise ConfigError("a segment and an entity were asked for", remedy="leave out --segment or --entity")
+        first, last = date_of(start, as_json), date_of(end, as_json)
+        context = Context(Job(portfolio, last), settings_of(), Quiet())
+        if entity is None:
+            moves = attribution.why(context, first, segment)
+        else:
+            moves = attribution.why_entity(context, first, entity)
+        about = {"portfolio": portfolio, "from": first, "to": last, "segment": segment, "entity": entity}
+        if as_json:
+            say(about | {"moves": [asdict(move) for move in moves]}, "", True)
+            return
+        console = Console()
+        whose = entity or segment or "the whole portfolio"
+        console.print(f"[bold]{escape(whose)}[/] in {escape(portfolio)}, from {first} to {last}", highlight=False)
+        if entity is None:
+            one = moves[0]
+            counts = (
+                f"{one.rows_before:,} rows, {one.rows_left:,} left, {one.rows_entered:,} came, {one.rows_after:,} now"
+            )
+            console.print(f"  {counts}", highlight=False)
+        for move in moves:
+            console.print(rich_table(move.measure.replace("_", " "), _waterfall(move)))
+
+
+def _waterfall(move: Move) -> list[dict[str, object]]:
+    """Lines of a table: the earlier value, each part with a bar where it lies, the later value."""
+    ends = {"before": move.before, "after": move.after}
+    size = max(abs(value) for value in ends.values() if value is not None)
+    digits = max(0, 6 - math.ceil(math.log10(size))) if size else 1
+    if move.before is None or move.after is None:
+        return [{"": name, "value": "-" if value is None else f"{value:,.{digits}f}"} for name, value in ends.items()]
+    parts = [(PARTS[name], value) for name, value in move.parts.items() if value is not None]
+    places = list(accumulate((value for _, value in parts), initial=move.before))
+    low, width = min(places), (max(places) - min(places)) or 1.0
+
+    def bar(start: float, end: float, filled: str = "│") -> str:
+        first, last = sorted(round((_BAR - 1) * (value - low) / width) for value in (start, end))
+        return " " * first + filled * (last - first + 1)
+
+    rows: list[dict[str, object]] = [
+        {
+            "": name,
+            "value": f"{value:+,.{digits}f}" if value else "0",
+            " ": bar(*at, "█" if value > 0 else "░") if value else "",
+        }
+        for (name, value), at in zip(parts, pairwise(places), strict=True)
+    ]
+    first, last = (
+        {"": name, "value": f"{value:,.{digits}f}", " ": bar(value, value, "│")}
+        for name, value in (("before", move.before), ("after", places[-1]))
+    )
+    return [first, *rows, last]

@@ -13,7 +13,7 @@ import polars as pl
 
 from metarisk import lake
 from metarisk.domain import Array, DataError, MetariskError, Portfolio
-from metarisk.moves import PARTS, Sums, shapley
+from metarisk.moves import FACTORS, PARTS, Sums, shapley
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, finished
 from metarisk.pipeline.replaying import SCORE, SEGMENT, Night, Replay, aligned, entity_row, published, scored_rows
@@ -126,8 +126,8 @@ def why_entity(context: Context, before: date, entity: str) -> list[Move]:
         values[LOSS] = losses[0]
     out = []
     for measure, value in values.items():
-        by_factor = dict(zip(replay.changed, shapley(value).tolist(), strict=True))
-        parts = {part: by_factor.get(part, 0.0) for part in PARTS}
+        moved = dict(zip(replay.changed, shapley(value).tolist(), strict=True))
+        parts = {factor: moved.get(factor, 0.0) for factor in FACTORS}
         out.append(Move(measure, 1, 1, 0, 0, float(value[0]), float(value[-1]), parts))
     return out
 

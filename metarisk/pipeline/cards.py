@@ -11,6 +11,8 @@ import polars as pl
 
 from metarisk import report
 from metarisk.metrics import Interval, ReliabilityBin, reliability
+from metarisk.moves import PARTS
+from metarisk.pipeline.attribution import LOSS, MEAN
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, score_files
 from metarisk.pipeline.week import Judged, Trained
@@ -37,6 +39,43 @@ def grades(context: Context, run: Run, before: pl.LazyFrame | None) -> tuple[rep
         )
         for grade in (context.portfolio.scorecard.grades if found else ())
     )
+
+
+_MEASURES = {MEAN: ("Mean score", ".4~%"), LOSS: ("Expected loss", ",.0f")}
+
+
+def waterfalls(context: Context, moves: pl.DataFrame) -> tuple[report.Waterfall, ...]:
+    """Why the whole portfolio's numbers moved; none where a night has no row of them."""
+    whole = moves.filter(pl.col("segment").is_null()).drop_nulls(["value_before", "value_after"])
+    out = []
+    for row in whole.iter_rows(named=True):
+        title, form = _MEASURES[row["measure"]]
+        probability = row["measure"] != MEAN or context.spec.label == "event"
+        parts = tuple((words, row[f"from_{part}"]) for part, words in PARTS.items())
+        out.append(
+            report.Waterfall(
+                title,
+                str(row["before_as_of"]),
+                str(context.job.as_of),
+                row["value_before"],
+                row["value_after"],
+                parts,
+                form if probability else ".4~g",
+            )
+        )
+    return tuple(out)
+
+
+def moved_by(moves: pl.DataFrame) -> dict[str, str]:
+    """By segment: what moved its mean score most."""
+    parts = [f"from_{part}" for part in PARTS]
+    rows = moves.filter((pl.col("measure") == MEAN) & pl.col("segment").is_not_null()).drop_nulls(parts)
+    found = {}
+    for row in rows.iter_rows(named=True):
+        heaviest = max(PARTS, key=lambda part: abs(row[f"from_{part}"]))
+        if row[f"from_{heaviest}"]:
+            found[row["segment"]] = PARTS[heaviest]
+    return found
 
 
 def riskiest(run: Run) -> tuple[report.Told, ...]:

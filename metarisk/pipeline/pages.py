@@ -40,7 +40,8 @@ def report_night(
     seconds: Mapping[str, float],
 ) -> Path:
     """Write the page of a published night."""
-    before = _last_run(context)
+    before, moves = _last_run(context), pl.read_parquet(moves_folder / "moves.parquet")
+    whole = moves.filter(pl.col("segment").is_null()).head(1)
     page = report.NightReport(
         title=context.portfolio.title or context.portfolio.name,
         portfolio=context.portfolio.name,
@@ -57,10 +58,13 @@ def report_night(
         rows_quarantined=run.checked.quality.excluded_rows,
         steps=tuple(report.Step(name, value) for name, value in seconds.items()),
         quality=(*_quality(run.checked.quality), *_quality(guarded)),
-        segments=_segments(context, run, before),
+        segments=_segments(context, run, before, cards.moved_by(moves)),
         scores=_histogram(context, run, before),
         grades=cards.grades(context, run, before),
         riskiest=cards.riskiest(run),
+        moves=cards.waterfalls(context, moves),
+        rows_entered=int(whole["rows_entered"].sum()),
+        rows_left=int(whole["rows_left"].sum()),
         drift=_drift(drift_folder),
         evidence=_evidence_of(context, run.model_id),
         warnings=_warnings(context, run),
@@ -171,7 +175,9 @@ def _last_run(context: Context) -> pl.LazyFrame | None:
     return pl.scan_parquet(files).with_columns(pl.lit(str(rows[0]["as_of"])).alias("night")) if files else None
 
 
-def _segments(context: Context, run: Run, before: pl.LazyFrame | None) -> tuple[report.SegmentLine, ...]:
+def _segments(
+    context: Context, run: Run, before: pl.LazyFrame | None, moved_by: Mapping[str, str]
+) -> tuple[report.SegmentLine, ...]:
     adapted = load_adapted(context, run)
     known = {segment_name(key): segment for key, segment in adapted.segments.items()}
     summary = pl.len().alias("rows"), pl.col("status").first(), pl.col("score").mean().alias("mean")
@@ -191,6 +197,7 @@ def _segments(context: Context, run: Run, before: pl.LazyFrame | None) -> tuple[
                 mean_score=row["mean"],
                 last_mean_score=row.get("last"),
                 reason=segment.reason if segment else "no matured row of its own: scored from its parents and the pool",
+                moved_by=moved_by.get(row["segment"], ""),
             )
         )
     return tuple(lines)

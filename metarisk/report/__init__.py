@@ -20,6 +20,7 @@ from metarisk.report.model import (
     Step,
     SwapLine,
     Told,
+    Waterfall,
     WeekReport,
 )
 from metarisk.report.render import render_night, render_week
@@ -41,6 +42,7 @@ __all__ = [
     "Step",
     "SwapLine",
     "Told",
+    "Waterfall",
     "WeekReport",
     "render_night",
     "render_week",

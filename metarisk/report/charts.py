@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import altair as alt
@@ -17,7 +18,7 @@ import vl_convert
 from markupsafe import Markup
 
 from metarisk.metrics import ReliabilityBin
-from metarisk.report.model import DriftLine, GradeBar, LearningCurve, MapPoint, ScoreHistogram
+from metarisk.report.model import DriftLine, GradeBar, LearningCurve, MapPoint, ScoreHistogram, Waterfall
 
 _FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 """Fonts of one metric: vl-convert lays labels out with the widths that the browser will draw."""
@@ -83,6 +84,56 @@ def grade_chart(grades: Sequence[GradeBar]) -> Markup:
         return _svg(bars, width=420, height=190)
     ticks = alt.Chart(data).mark_tick(color=_INK, thickness=1.6).encode(x=x, y=alt.Y("last:Q", title="share of rows"))
     return _svg(bars + ticks, width=420, height=190)
+
+
+def waterfall_chart(move: Waterfall) -> Markup:
+    """From the last value to this one: each part as a bar from where the ones before it led, with its number."""
+    places = list(accumulate((value for _, value in move.parts), initial=move.before))
+    names = [move.before_label, *(name for name, _ in move.parts), move.after_label]
+    low, high = min(places), max(places)
+    reach = (high - low) or abs(high) or 1.0
+    # Room for the numbers beyond the longest bar; the axis does not reach zero, for parts are small beside the level.
+    x_of = alt.Scale(domain=[low - 0.06 * reach, high + 0.32 * reach], nice=False, zero=False)
+    axis = alt.Axis(format=move.number_format, grid=True, tickCount=4, labelOverlap=True)
+    steps = pl.DataFrame(
+        {
+            "name": names[1:-1],
+            "start": places[:-1],
+            "end": places[1:],
+            "right": [max(pair) for pair in pairwise(places)],
+            "value": [value for _, value in move.parts],
+            "sign": ["up" if value > 0 else "down" for _, value in move.parts],
+        }
+    )
+    ends = pl.DataFrame({"name": [names[0], names[-1]], "at": [move.before, move.after]})
+    links = pl.DataFrame({"name": names[:-1], "next": names[1:], "at": places})
+    x = alt.X("start:Q", scale=x_of, axis=axis, title=None)
+    y = alt.Y(
+        "name:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=220, labelColor=_INK)
+    )
+    colours = alt.Scale(domain=["up", "down"], range=["var(--bad)", "var(--good)"])
+    bars = (
+        alt.Chart(steps)
+        .mark_bar(height=14, cornerRadius=2)
+        .encode(x=x, x2="end:Q", y=y, color=alt.Color("sign:N", scale=colours, legend=None))
+    )
+    numbers = (
+        alt.Chart(steps.filter(pl.col("value") != 0))
+        .mark_text(align="left", dx=6, fontSize=11, color=_INK)
+        .encode(x=alt.X("right:Q", scale=x_of), y=y, text=alt.Text("value:Q", format=f"+{move.number_format}"))
+    )
+    levels = alt.Chart(ends).mark_tick(color=_INK, thickness=2.5, size=18).encode(x=alt.X("at:Q", scale=x_of), y=y)
+    values = (
+        alt.Chart(ends)
+        .mark_text(align="left", dx=6, fontSize=11, fontWeight="bold", color=_INK)
+        .encode(x=alt.X("at:Q", scale=x_of), y=y, text=alt.Text("at:Q", format=move.number_format))
+    )
+    joints = (
+        alt.Chart(links)
+        .mark_rule(color=_SOFT, strokeWidth=0.8, strokeDash=[2, 2])
+        .encode(x=alt.X("at:Q", scale=x_of), y=y, y2="next:N")
+    )
+    return _svg(joints + bars + numbers + levels + values, width=350, height=alt.Step(25))
 
 
 def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:

@@ -64,6 +64,8 @@ class SegmentLine:
     mean_score: float | None = None
     last_mean_score: float | None = None
     reason: str = ""
+    moved_by: str = ""
+    """What moved its mean score most since the last run."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,20 @@ class GroupLine:
 
 
 @dataclass(frozen=True)
+class Waterfall:
+    """One number's change since the last run: `before` and the parts, (name, value) in order, sum to `after`."""
+
+    title: str
+    before_label: str
+    after_label: str
+    before: float
+    after: float
+    parts: tuple[tuple[str, float], ...]
+    number_format: str = ".4~%"
+    """d3-format of the values."""
+
+
+@dataclass(frozen=True)
 class NightReport:
     """Everything the page of one night shows."""
 
@@ -236,6 +252,11 @@ class NightReport:
     grades: tuple[GradeBar, ...] = ()
     """Every grade of the scale, best first."""
     riskiest: tuple[Told, ...] = ()
+    moves: tuple[Waterfall, ...] = ()
+    """Why the whole portfolio's numbers moved since the last run."""
+    rows_entered: int = 0
+    rows_left: int = 0
+    """Since the last run."""
     drift: tuple[DriftLine, ...] = ()
     """All rows of the night: the page counts them and picks the worst."""
     evidence: Evidence | None = None

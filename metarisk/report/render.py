@@ -69,6 +69,7 @@ def render_night(report: NightReport) -> str:
             segments=_interesting_segments(report.segments),
             score_chart=charts.score_chart(report.scores) if report.scores else None,
             grade_chart=charts.grade_chart(report.grades) if report.grades else None,
+            waterfalls=[(move, charts.waterfall_chart(move)) for move in report.moves],
             drift_counts=Counter(line.status for line in _tests(report.drift)),
             drift_tests=len(_tests(report.drift)),
             drift=_worst_drift(report.drift),

@@ -40,6 +40,14 @@ def fill(warehouse: Warehouse) -> None:
             transaction, "metarisk.drift_metric", run_id="again", portfolio="loans", as_of=MONDAY, segment="south|auto",
             level="segment", feature="age", metric="psi", value=0.4, effect=0.3, threshold=0.1, status="alert",
         )  # fmt: skip
+        for run_id, before in (("monday", "friday"), ("again", "friday")):
+            insert(
+                transaction, "metarisk.score_move_part", run_id=run_id, before_run_id=before, portfolio="loans",
+                as_of=MONDAY, before_as_of=FRIDAY, target="pd_12m", segment="south|auto", measure="mean_score",
+                rows_before=1, rows_after=1, rows_entered=0, rows_left=0, value_before=0.1, value_after=0.3,
+                from_leavers=0.0, from_entrants=0.0, from_data=0.05, from_adaptation=0.25, from_model=-0.1,
+                from_calibration=0.0,
+            )  # fmt: skip
         for model, state in (("m1", "champion"), ("m2", "candidate")):
             insert(
                 transaction, "metarisk.model", model_id=model, portfolio="loans", as_of=FRIDAY, recipe="map_head",
@@ -141,6 +149,11 @@ def test_the_views_tell_segments_models_and_drift(read: Read) -> None:
         "FROM metarisk.segment_summary WHERE as_of = DATE '2026-03-30' ORDER BY 1"
     )
     assert summary == [("north|auto", 2, pytest.approx(0.301), 0.3), ("south|auto", 1, pytest.approx(0.301), 0.301)]
+
+
+def test_the_view_tells_why_the_current_scores_moved(read: Read) -> None:
+    found = read("SELECT run_id, segment, change, from_adaptation, is_latest FROM metarisk.score_move")
+    assert found == [("again", "south|auto", pytest.approx(0.2), 0.25, True)]
 
 
 def test_the_documented_queries_answer(read: Read) -> None:
