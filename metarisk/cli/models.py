@@ -96,17 +96,20 @@ def explain(
             "score": _with_interval(about),
             "grade, points": f"{about['grade'] or '-'}, {_points(about['points'])}",
             "expected loss": "-" if about["expected_loss"] is None else f"{about['expected_loss']:,.2f}",
+            **{name: f"{value:.6g}" for name, value in found.milestones.items()},
             "by period": " ".join(f"{value:.3g}" for value in found.curve) or "-",
             "segment": f"{about['segment']}: {about['status']}, {lineage.get('reason') or 'no label of its own'}",
             "support": f"{lineage.get('support_rows', 0)} rows, {lineage.get('support_events') or 0} events, "
-            f"hash {lineage.get('support_hash') or '-'}",
+            f"opened {lineage['opened_from'] or '-'} to {lineage['opened_until'] or '-'}, "
+            f"last event known {lineage['last_known'] or '-'}, hash {lineage.get('support_hash') or '-'}",
             "adaptation, model": f"{about['adaptation_id'] or '-'}, {lineage.get('model_id', '-')} "
             f"({lineage.get('recipe', '-')}, labels until {lineage.get('labels_until', '-')})",
             "run": about["run_id"],
         }
         console.print(f"[bold]{escape(entity)}[/] in {escape(portfolio)}, as of {about['as_of']}, {about['target']}")
+        width = max(map(len, facts))
         for name, value in facts.items():
-            console.print(f"  {name:<18} {escape(str(value))}", soft_wrap=True, highlight=False)
+            console.print(f"  {name:<{width}} {escape(str(value))}", soft_wrap=True, highlight=False)
         total = Part("", "score", sum(part.link for part in found.parts) + found.start.link, about["points"])
         told = {str(reason["code"]) for reason in found.reasons}
         rows = [

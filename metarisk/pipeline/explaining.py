@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import polars as pl
 
-from metarisk import lake
 from metarisk import reasons as why
 from metarisk.adapt import Adapted
-from metarisk.calibration import GRADED, Calibration
-from metarisk.domain import DataError
+from metarisk.calibration import GRADED
+from metarisk.domain import DataError, Target
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.models import load_model
-from metarisk.pipeline.night import LEVEL, run_folder
+from metarisk.pipeline.night import load_adapted, load_level, support
+from metarisk.pipeline.replaying import Night, entity_row, published
 from metarisk.scoring import mean_score
-from metarisk.tasks import population
+from metarisk.tasks import teaching
 
 _SCORE = """
 SELECT as_of, entity, target, segment, status, score, score_low, score_high, grade, points, expected_loss, reasons,
@@ -58,8 +56,10 @@ class EntityExplained:
     """Heaviest first."""
     curve: tuple[float, ...]
     """Probability within 1, 2, ... periods of the horizon; empty where the model knows the whole horizon alone."""
+    milestones: Mapping[str, float]
+    """Points of the curve by name: within 12 months, and over the whole horizon, which ends in the score."""
     lineage: Mapping[str, Any]
-    """The segment's support, its adaptation and the model."""
+    """The segment's support, its adaptation and the model; with the dates of the labelled rows that count."""
 
 
 def explain(context: Context, entity: str) -> EntityExplained:
@@ -82,7 +82,8 @@ def explain(context: Context, entity: str) -> EntityExplained:
             remedy="check the entity's id and the date; `metarisk runs` shows the published nights",
         )
     score = found[0]
-    adapted, level, row = _as_scored(context, score["run_id"], entity)
+    night = published(context, job.as_of)
+    adapted, level, row = load_adapted(night.context, night.run), load_level(night.run), entity_row(night, entity)
     explained = why.explain(row, adapted, portfolio, level)
     if abs(float(mean_score(adapted, explained.link)[0]) - score["score"]) > 1e-9:
         raise DataError(
@@ -106,6 +107,7 @@ def explain(context: Context, entity: str) -> EntityExplained:
         for number, name in enumerate(explained.names)
     ]
     lineage = context.warehouse.rows(_LINEAGE, {"run_id": score["run_id"], "segment": score["segment"]})
+    curve = tuple(float(value) for value in adapted.model.curve(float(explained.link[0])))
     return EntityExplained(
         score,
         tuple(why.reasons(row, adapted, portfolio, level)[0]),
@@ -113,8 +115,9 @@ def explain(context: Context, entity: str) -> EntityExplained:
             "(start)", "where every row starts", float(explained.start[0]), None if start is None else float(start[0])
         ),
         tuple(sorted(parts, key=lambda part: -abs(part.link))),
-        tuple(float(value) for value in adapted.model.curve(float(explained.link[0]))),
-        lineage[0] if lineage else {},
+        curve,
+        _milestones(curve, portfolio.target),
+        (lineage[0] if lineage else {}) | _labels(night, row, adapted),
     )
 
 
@@ -130,25 +133,21 @@ def last_night(context: Context) -> date:
     return last
 
 
-def _as_scored(context: Context, run_id: str, entity: str) -> tuple[Adapted, Calibration, pl.DataFrame]:
-    """The run's adapted model, its level and the entity's row, each hash-checked."""
-    job, columns = context.job, context.portfolio.columns
-    run = context.warehouse.rows(
-        "SELECT model_id, extract_hash FROM metarisk.run WHERE run_id = $run_id", {"run_id": run_id}
-    )[0]
-    folder = run_folder(context, run_id) / "adapt"
-    source = context.settings.data_dir / "lake" / job.portfolio / str(job.as_of) / run["extract_hash"] / "extract"
-    try:
-        files = {name: (folder / name).read_bytes() for name in lake.verify(folder)["files"]}
-        paths = lake.read_extract(source).paths
-    except DataError as error:
-        raise DataError(
-            f"the files of run {run_id} are no longer whole in the lake: {error.what}",
-            portfolio=job.portfolio,
-            on=job.as_of,
-            remedy="restore the lake's folder of that date, or publish the night again with --restate",
-        ) from error
-    adapted = Adapted.from_files(load_model(context, run["model_id"]), files)
-    rows = pl.scan_parquet(paths).filter(pl.col(columns.entity) == entity)
-    found = population(rows, context.portfolio, job.as_of).collect()
-    return adapted, Calibration(**json.loads(files[LEVEL])), found
+def _milestones(curve: Sequence[float], target: Target) -> dict[str, float]:
+    """Probability within 12 months, where the horizon has them, and over all of it."""
+    if not curve:
+        return {}
+    unit = "months" if target.horizon_months else "days"
+    named = {12: "within 12 months"} if unit == "months" else {}
+    named[len(curve)] = f"within the whole horizon of {len(curve)} {unit}"
+    return {name: curve[period - 1] for period, name in named.items() if period <= len(curve)}
+
+
+def _labels(night: Night, row: pl.DataFrame, adapted: Adapted) -> dict[str, Any]:
+    """Of the labelled rows of the entity's segment that adapted the model: when opened, and the newest known event."""
+    columns = night.context.portfolio.columns
+    rows = teaching(support(night.context, night.run), hazard=adapted.model.recipe.hazard)
+    own = rows.join(row.select(columns.segments), on=columns.segments, how="semi", nulls_equal=True)
+    opened = own[columns.opened_on]
+    known = own[columns.known_date] if columns.known_date is not None else pl.Series([], dtype=pl.Date)
+    return {"opened_from": opened.min(), "opened_until": opened.max(), "last_known": known.max()}

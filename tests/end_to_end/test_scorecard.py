@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 
 import polars as pl
 import pytest
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from metarisk.adapt import LEVEL_RULES
 from metarisk.cli import app
-from metarisk.domain import DataError, Warehouse
+from metarisk.domain import DataError, Target, Warehouse
 from metarisk.pipeline import explaining
 from metarisk.registry import load
 from tests.end_to_end import tiny
@@ -82,14 +82,37 @@ def test_explain_adds_up_to_what_was_published(published_project: Project) -> No
         assert len(found.curve) == 12
         assert list(found.curve) == sorted(found.curve)
         assert found.curve[-1] == pytest.approx(row["score"], abs=1e-12)
+        assert found.milestones == {"within the whole horizon of 12 months": found.curve[-1]}
         points = found.start.points + sum(part.points for part in found.parts)
         assert points == pytest.approx(row["points"], abs=1e-8)
         (lineage,) = published_project.warehouse.rows(
             "SELECT support_hash, adaptation_id FROM metarisk.adaptation WHERE segment = $s", {"s": str(row["segment"])}
         )
         assert lineage.items() <= found.lineage.items()
+        # at risk for a whole month, a reporting lag ago
+        region, product = str(row["segment"]).split("|")
+        own = tiny.book().filter(
+            (pl.col("region") == region) & (pl.col("product") == product) & (pl.col("amount") > 0),
+            pl.col("opened_on").dt.offset_by("1mo") <= FIRST - timedelta(days=30),
+        )
+        assert found.lineage["support_rows"] == own.height
+        opened = own["opened_on"]
+        assert (found.lineage["opened_from"], found.lineage["opened_until"]) == (opened.min(), opened.max())
+        assert found.lineage["last_known"] == own.filter(pl.col("known_date") <= FIRST)["known_date"].max()
         if row["reasons"] is not None:
             assert json.loads(str(row["reasons"])) == [dict(reason) for reason in found.reasons]
+
+
+def test_a_curve_has_its_points_by_name() -> None:
+    curve = [period / 1000 for period in range(1, 37)]
+    assert explaining._milestones(curve, Target("pd", horizon_months=36)) == {
+        "within 12 months": 0.012,
+        "within the whole horizon of 36 months": 0.036,
+    }
+    assert list(explaining._milestones(curve[:30], Target("pd", horizon_days=30))) == [
+        "within the whole horizon of 30 days"
+    ]
+    assert explaining._milestones([], Target("pd", horizon_months=12)) == {}
 
 
 def test_explain_says_what_it_cannot_explain(published: Project) -> None:

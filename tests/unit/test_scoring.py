@@ -18,7 +18,7 @@ from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration
 from metarisk.domain import segment_name
 from metarisk.learners.likelihoods import LIKELIHOODS
-from metarisk.scoring import SCHEMA, Z90, mean_score, reasons_cut, score
+from metarisk.scoring import KEPT, Z90, mean_score, reasons_cut, score
 from tests.unit.loan_examples import AS_OF, PORTFOLIO, adapted, to_score
 
 MOON = pl.when(pl.col("loan").str.ends_with("7")).then(pl.lit("moon|base")).otherwise("region").alias("region")
@@ -33,7 +33,7 @@ def scored(batches: list[pl.DataFrame], recipe: str = "map_head") -> pl.DataFram
 def test_a_table_has_the_schema_and_the_rows_of_the_population_in_order():
     rows = to_score()
     table = scored([rows])
-    assert dict(table.schema) == SCHEMA
+    assert dict(table.schema) == KEPT
     assert table["entity"].to_list() == rows["loan"].to_list()
     constants = table.select("run_id", "portfolio", "as_of", "target").unique().rows()
     assert constants == [("run", "loans", AS_OF, "pd_12m")]
@@ -170,7 +170,7 @@ def test_a_mean_does_not_depend_on_its_place(link, offset, name):
 
 def test_a_variance_that_rounds_below_zero_gives_a_point():
     class Rounded(Adapted):
-        def score(self, frame, portfolio):
+        def score(self, frame, portfolio, rows=None):
             return np.zeros(frame.height), np.full(frame.height, -1e-18)
 
     night = Rounded(adapted().model, adapted().adaptation, adapted().segments)
