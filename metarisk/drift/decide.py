@@ -7,7 +7,7 @@ both hold: the false discovery rate over the night's tests, and an effect beyond
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,8 @@ _TAIL_ERROR = 100.0
 SCHEMA = {
     "segment": pl.String, "level": pl.String, "feature": pl.String, "metric": pl.String, "value": pl.Float64,
     "effect": pl.Float64, "threshold": pl.Float64, "n_ref": pl.Int64, "n_cur": pl.Int64, "p": pl.Float64,
-    "q": pl.Float64, "status": pl.String, "detail": pl.String,
+    "q": pl.Float64, "status": pl.String, "detail": pl.String, "low": pl.Float64, "high": pl.Float64,
+    "min_detectable_ratio": pl.Float64,
 }  # fmt: skip
 
 
@@ -98,9 +99,9 @@ def compare(segments: Sequence[str], reference: Counts, current: Counts, *, seed
     return pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
 
 
-def blind(reason: str, *, feature: str | None = None) -> pl.DataFrame:
-    """One row that says why drift (of one feature, or at all) could not be seen."""
-    row = {"level": "all", "feature": feature, "metric": "psi", "status": "blind", "detail": reason}
+def blind(reason: str, *, feature: str | None = None, metric: str = "psi") -> pl.DataFrame:
+    """One row that says why drift (of one feature, of one measure, or at all) could not be seen."""
+    row = {"level": "all", "feature": feature, "metric": metric, "status": "blind", "detail": reason}
     return pl.DataFrame([row], schema=SCHEMA)
 
 
@@ -253,14 +254,14 @@ def _feature_rows(test: _Tests, groups: Groups, p: Array, q: Array) -> list[pl.D
         "n_cur": test.n_cur,
         "status": status.astype(str),
     }
-    tested = _rows(
+    tested = rows_of(
         about, test.bins.name, "psi", value=test.value, effect=np.where(constant, 0.0, test.effect),
         threshold=np.where(alert, ALERT, WATCH), p=p, q=q, detail=detail,
     )  # fmt: skip
     shown = notable & (reasons == "")
     shown[0] = True
     further = [
-        _rows(about, test.bins.name, metric, value=value, effect=effect).filter(pl.Series(shown & ~np.isnan(value)))
+        rows_of(about, test.bins.name, metric, value=value, effect=effect).filter(pl.Series(shown & ~np.isnan(value)))
         for metric, (value, effect) in test.described.items()
     ]
     return [tested, *further]
@@ -328,15 +329,19 @@ def _volume_rows(volume: pl.DataFrame) -> pl.DataFrame:
         "q",
         status.alias("status"),
         detail.alias("detail"),
+        *(pl.lit(None, pl.Float64).alias(name) for name in ("low", "high", "min_detectable_ratio")),
     )
 
 
-def _rows(about: dict[str, object], feature: str, metric: str, **columns: Array) -> pl.DataFrame:
+def rows_of(
+    about: Mapping[str, object], feature: str | None, metric: str, **columns: Array | Sequence[str]
+) -> pl.DataFrame:
+    """Rows of SCHEMA of one metric; numbers that are not finite are null, as are columns that are not given."""
     frame = pl.DataFrame(
-        about | {"feature": feature, "metric": metric} | columns,
-        schema_overrides={"segment": pl.String, "detail": pl.String},
+        {**about, "feature": feature, "metric": metric, **columns},
+        schema_overrides={"segment": pl.String, "feature": pl.String, "detail": pl.String},
         strict=False,
     )
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in SCHEMA.items() if name not in frame.columns]
-    numbers = [pl.when(pl.col(n).is_finite()).then(n).alias(n) for n in ("value", "effect", "p", "q") if n in columns]
+    numbers = [pl.when(pl.col(n).is_finite()).then(n).alias(n) for n in columns if SCHEMA[n] == pl.Float64]
     return frame.with_columns(*absent, *numbers).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())

@@ -113,7 +113,7 @@ def count(frame: pl.LazyFrame, segments: Sequence[str], keys: Sequence[SegmentKe
     )
     totals = {name: np.zeros((len(keys) + 1) * b.width, dtype=np.int64) for name, b in counted.items()}
     rows, new = np.zeros(len(keys) + 1, dtype=np.int64), Counter[SegmentKey]()
-    columns = [*(_key(name).alias(f"__key {name}") for name in segments), *map(_codes_or_values, counted.values())]
+    columns = [*(segment_column(name).alias(f"__key {name}") for name in segments), *map(_codes_or_values, counted.values())]
 
     def add(batch: pl.DataFrame, segment: Array, b: Bins) -> None:
         column = batch[b.name]
@@ -135,9 +135,18 @@ def count(frame: pl.LazyFrame, segments: Sequence[str], keys: Sequence[SegmentKe
     return Counts(tuple(keys), rows, counted, counts, dict(sorted(new.items())), uncounted)
 
 
+def codes(frame: pl.LazyFrame, bins: Mapping[str, Bins]) -> pl.DataFrame:
+    """The bin number of every row and feature; a feature that cannot be counted has no column. For samples: one frame."""
+    counted = [b for b in bins.values() if not _uncountable(frame, b.name, b.kind, b.since)]
+    rows = frame.select(map(_codes_or_values, counted)).collect(engine="streaming")
+    numbers = {b.name: rows[b.name] if b.kind == "categorical" else bin_numbers(rows[b.name].to_numpy(), b.edges)
+               for b in counted}  # fmt: skip
+    return pl.DataFrame(numbers)
+
+
 def segment_keys(frame: pl.LazyFrame, segments: Sequence[str]) -> tuple[SegmentKey, ...]:
     """Distinct segment keys of a frame, sorted."""
-    distinct = frame.select(map(_key, segments)).unique().collect(engine="streaming")
+    distinct = frame.select(map(segment_column, segments)).unique().collect(engine="streaming")
     return tuple(cast("list[SegmentKey]", sorted(distinct.iter_rows())))
 
 
@@ -238,7 +247,8 @@ def _uncountable(frame: pl.LazyFrame, name: str, kind: FeatureKind, since: str |
     return None
 
 
-def _key(name: str) -> pl.Expr:
+def segment_column(name: str) -> pl.Expr:
+    """A segment column as text; a missing value is a value."""
     return pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT)
 
 
