@@ -13,9 +13,17 @@ import polars as pl
 from metarisk.domain import Feature
 from metarisk.drift import decide, histograms
 from metarisk.drift.decide import SCHEMA, blind, compare
-from metarisk.drift.histograms import Counts
+from metarisk.drift.histograms import Bins, Counts, segment_column
 
-__all__ = ["SCHEMA", "blind", "compare", "current", "detect", "reference"]
+__all__ = [
+    "SCHEMA", "TESTS", "bins_of", "blind", "compare", "current", "detect", "readable", "reference", "segment_column",
+]  # fmt: skip
+
+TESTS = (
+    "psi", "volume", "domain_auc", "label_rate", "expected_log_loss", "expected_auc", "expected_loss", "early_events",
+    "early_auc", "matured_auc", "concept",
+)  # fmt: skip
+"""Metrics that decide; the others describe what these found, and repeat a status."""
 
 
 def reference(
@@ -71,3 +79,13 @@ def detect(
     missing = [name for name in features if name not in known.bins]
     unknown = [blind("not in the model's reference: watched from its next training on", feature=f) for f in missing]
     return pl.concat([decide.compare(segments, known, counts, seed=seed), *unknown])
+
+
+def bins_of(reference: pl.DataFrame) -> Mapping[str, Bins]:
+    """How a reference counts its features."""
+    return histograms.from_frame(reference)[1].bins
+
+
+def readable(reference: pl.DataFrame) -> bool:
+    """Whether a stored reference is of the form that this version writes."""
+    return histograms.is_reference(reference)

@@ -25,6 +25,8 @@ VOLUME = math.log(2.0)
 """Least change of a segment's share that is worth a watch: half or double, on the log scale."""
 MIN_ROWS = 50
 """With fewer rows on either side a tenth expects less than five: the segment is judged with others like it."""
+Z95 = 1.959963984540054
+"""Normal quantile of a central 95 % interval."""
 REFINE_BELOW = 1e-3
 _LEAST_DRAWS = 20_000
 _TAIL_ERROR = 100.0
@@ -331,6 +333,19 @@ def _volume_rows(volume: pl.DataFrame) -> pl.DataFrame:
         detail.alias("detail"),
         *(pl.lit(None, pl.Float64).alias(name) for name in ("low", "high", "min_detectable_ratio")),
     )
+
+
+def judged(p: Array, effect: Array, enough: Array, limits: tuple[float, float]) -> tuple[Array, Array, Array, Array]:
+    """p, q, status and limit of one kind of tests (G,): false discovery controlled, and an effect that matters.
+
+    A test whose effect is below the limit of a watch is no candidate: its p counts as 1. `enough` masks the groups that
+    have the rows for a test; the others are blind.
+    """
+    p = np.where(enough & np.isfinite(p), p, np.nan)
+    q = benjamini_hochberg(np.where((effect >= limits[0]) | np.isnan(p), p, 1.0))
+    watch, alert = ((q <= DISCOVERY_RATE) & (effect >= limit) for limit in limits)
+    status = np.select([~enough, alert, watch], ["blind", "alert", "watch"], "ok").astype(str)
+    return p, q, status, np.where(alert, limits[1], limits[0])
 
 
 def rows_of(

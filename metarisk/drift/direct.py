@@ -16,11 +16,10 @@ import polars as pl
 from scipy import stats
 
 from metarisk.domain import Array, Feature
-from metarisk.drift.decide import DISCOVERY_RATE, MIN_ROWS, blind, rows_of
-from metarisk.drift.hierarchy import nodes, totals
+from metarisk.drift.decide import MIN_ROWS, Z95, blind, judged, rows_of
+from metarisk.drift.hierarchy import labels_of, nodes, totals
 from metarisk.drift.histograms import segment_column
 from metarisk.features import Encoder
-from metarisk.metrics import benjamini_hochberg
 
 if TYPE_CHECKING:
     import lightgbm
@@ -29,7 +28,6 @@ METRIC = "expected_loss"
 WATCH, ALERT = 0.10, 0.25
 """Least rises of the estimated loss as a share."""
 FOLDS = 5
-_Z95 = 1.959963984540054
 _PARAMETERS = {
     "objective": "regression", "num_leaves": 16, "learning_rate": 0.05, "min_data_in_leaf": 50, "lambda_l2": 5.0,
     "seed": 0, "deterministic": True, "force_row_wise": True, "num_threads": 1, "verbose": -1,
@@ -65,7 +63,7 @@ class LossModel:
 
     def predict(self, frame: pl.DataFrame, score: Array) -> Array:
         """Expected loss (N,) of rows with scores (N,); never below zero."""
-        return np.maximum(np.asarray(self.booster.predict(_inputs(self.encoder, frame, score))), 0.0)
+        return np.asarray(np.maximum(self.booster.predict(_inputs(self.encoder, frame, score)), 0.0))
 
     def to_bytes(self) -> bytes:
         """JSON that holds LightGBM's own text form."""
@@ -112,17 +110,13 @@ def compare(
         effect, p = now / before - 1.0, stats.norm.sf((now - before) / error)
         spread = np.sqrt(noise**2 / n_cur + np.maximum(v_cur / n_cur - now**2, 0) / n_cur)
     enough = (np.minimum(n_ref, n_cur) >= MIN_ROWS) & np.isfinite(p)
-    p = np.where(enough, p, np.nan)
-    q = benjamini_hochberg(np.where((effect >= WATCH) | np.isnan(p), p, 1.0))
-    watch, alert = ((q <= DISCOVERY_RATE) & (effect >= limit) for limit in (WATCH, ALERT))
-    status = np.select([~enough, alert, watch], ["blind", "alert", "watch"], "ok").astype(str)
+    p, q, status, threshold = judged(p, effect, enough, (WATCH, ALERT))
     return rows_of(
-        {"level": [node.level for node in of], "segment": [node.segment for node in of], "status": status,
-         "n_ref": n_ref.astype(np.int64), "n_cur": n_cur.astype(np.int64)},
-        None, METRIC, value=now, effect=effect, p=p, q=q, threshold=np.where(alert, ALERT, WATCH),
-        low=np.maximum(now - _Z95 * spread, 0.0), high=now + _Z95 * spread,
+        labels_of(of) | {"status": status, "n_ref": n_ref.astype(np.int64), "n_cur": n_cur.astype(np.int64)},
+        None, METRIC, value=now, effect=effect, p=p, q=q, threshold=threshold,
+        low=np.maximum(now - Z95 * spread, 0.0), high=now + Z95 * spread,
         detail=[
-            f"{before[g]:.4g} at training" if enough[g] else f"too few rows: {n_cur[g]:,.0f} tonight, {n_ref[g]:,.0f} before"
+            f"{before[g]:.4g} at training" if enough[g] else f"too few rows: {n_cur[g]:,.0f}, {n_ref[g]:,.0f} before"
             for g in range(len(of))
         ],
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """The earliest labels against what published scores expected: level and ranking, by segment, months before maturity.
 
-A score published at the opening expects, by the hazard curve, so many events by every month on book. Observed against
-expected is an exact test long before the horizon ends; what `performance` cannot see, this does. Pure: which scores were
-published and what is known of them, the caller says.
+A score published at the opening expects, by the hazard curve, so many events by every month on book. Observed
+against expected is an exact test long before the horizon ends; what `performance` cannot see, this does. Pure: which
+scores were published and what is known of them, the caller says.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from scipy import special, stats
 
 from metarisk.calibration import binomial_p
 from metarisk.domain import Array, SegmentKey
-from metarisk.drift.decide import DISCOVERY_RATE, SCHEMA, rows_of
-from metarisk.drift.hierarchy import Node, nodes, parents, totals
+from metarisk.drift.decide import DISCOVERY_RATE, SCHEMA, Z95, judged, rows_of
+from metarisk.drift.hierarchy import Node, labels_of, nodes, parents, totals
 from metarisk.drift.performance import BINS, LEAST_EVENTS, bin_of, ranking
 from metarisk.metrics import benjamini_hochberg, calibration_in_the_large
 
 WATCH, ALERT = 0.25, 0.50
-"""Least rises of observed over expected events of a watch and an alert; falls by as much on the log scale are watches."""
+"""Least rises of observed over expected events of a watch and an alert; equal falls on the log scale are watches."""
 RANKING = (0.03, 0.06)
 """Least falls of the observed AUC below the expected one."""
 DOUBLED = 2.0
@@ -163,18 +163,14 @@ def _ranking(of: Sequence[Node], known: Known, which: Array, metric: str) -> pl.
     effect = due.value - found.value
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = stats.norm.sf(effect / due.spread)
-    p_value = np.where(enough & np.isfinite(p_value), p_value, np.nan)
-    q = benjamini_hochberg(np.where((effect >= RANKING[0]) | np.isnan(p_value), p_value, 1.0))
-    watch, alert = ((q <= DISCOVERY_RATE) & (effect >= limit) for limit in RANKING)
-    status = np.select([~enough, alert, watch], ["blind", "alert", "watch"], "ok").astype(str)
+    p_value, q, status, threshold = judged(p_value, effect, enough, RANKING)
     return rows_of(
-        {"level": [node.level for node in of], "segment": [node.segment for node in of], "status": status,
-         "n_ref": np.rint(p.sum(axis=1)).astype(np.int64), "n_cur": n.astype(np.int64)},
+        labels_of(of) | {"status": status, "n_ref": _whole(p.sum(axis=1)), "n_cur": _whole(n)},
         None, metric, value=np.where(enough, found.value, np.nan), effect=np.where(enough, effect, np.nan),
-        threshold=np.where(alert, RANKING[1], RANKING[0]), p=p_value, q=q,
-        low=due.value - 1.959963984540054 * due.spread, high=due.value + 1.959963984540054 * due.spread,
+        threshold=threshold, p=p_value, q=q,
+        low=due.value - Z95 * due.spread, high=due.value + Z95 * due.spread,
         detail=[
-            f"AUC {found.value[g]:.3f}, {due.value[g]:.3f} expected" if enough[g] else f"{o[g]:,.0f} events are too few for a ranking"
+            f"AUC {found.value[g]:.3f}, {due.value[g]:.3f} expected" if enough[g] else f"{o[g]:,.0f} events: too few"
             for g in range(len(of))
         ],
     )  # fmt: skip
@@ -184,21 +180,25 @@ def _by_month(known: Known, status: str) -> pl.DataFrame:
     """Observed over expected events of the whole portfolio by months on book known; no tests of their own."""
     months = known.periods.astype(np.int64)
     n, e, o = (np.bincount(months, v) for v in (np.ones(len(months)), known.expected, known.event))
-    held = np.flatnonzero((n > 0) & (e > 0))
+    held = np.flatnonzero(e > 0)
     n, e, o = n[held], e[held], o[held]
-    rate = np.minimum(e / n, 1.0 - 1e-12)
-    about = {"level": "all", "segment": None, "status": status, "n_ref": np.rint(e).astype(np.int64)}
-    frames = [
-        rows_of(
-            {name: [v if np.ndim(v) == 0 else v[i]] for name, v in (about | {"n_cur": n.astype(np.int64)}).items()},
-            str(month), "month_on_book", value=o[i : i + 1] / e[i : i + 1], effect=o[i : i + 1] / e[i : i + 1] - 1.0,
-            low=stats.beta.ppf([0.025], o[i] + 0.5, n[i] - o[i] + 0.5) / rate[i],
-            high=stats.beta.ppf([0.975], o[i] + 0.5, n[i] - o[i] + 0.5) / rate[i],
-            detail=[f"{o[i]:,.0f} events, {e[i]:,.1f} expected of {n[i]:,.0f} rows"],
-        )
-        for i, month in enumerate(held.tolist())
-    ]  # fmt: skip
-    return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
+    rate = e / n
+    lines = pl.DataFrame(
+        {
+            "level": "all", "feature": [str(month) for month in held], "metric": "month_on_book", "value": o / e,
+            "effect": o / e - 1.0, "n_ref": np.rint(e).astype(np.int64), "n_cur": n.astype(np.int64), "status": status,
+            "detail": [f"{o[i]:,.0f} events, {e[i]:,.1f} expected of {n[i]:,.0f} rows" for i in range(len(held))],
+            "low": stats.beta.ppf(0.025, o + 0.5, n - o + 0.5) / rate,
+            "high": stats.beta.ppf(0.975, o + 0.5, n - o + 0.5) / rate,
+        },
+        schema_overrides={"feature": pl.String, "detail": pl.String},
+    )  # fmt: skip
+    absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in lines.columns]
+    return lines.with_columns(absent).select(list(SCHEMA))
+
+
+def _whole(values: Array) -> Array:
+    return np.asarray(np.rint(values).astype(np.int64))
 
 
 def _in_the_large(of: Sequence[Node], known: Known, which: Array) -> pl.DataFrame:

@@ -38,6 +38,11 @@ def totals(of: Sequence[Node], values: Array) -> Array:
     return np.stack([values[list(node.members)].sum(axis=0) for node in of])
 
 
+def labels_of(of: Sequence[Node]) -> dict[str, object]:
+    """Level and segment of every node, as columns."""
+    return {"level": [node.level for node in of], "segment": [node.segment for node in of]}
+
+
 def parents(of: Sequence[Node]) -> tuple[tuple[int, ...], ...]:
     """Of each node the positions of those above it, the nearest first."""
     by_member: dict[int, list[int]] = {}

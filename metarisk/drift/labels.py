@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,14 +10,13 @@ import polars as pl
 from scipy import stats
 
 from metarisk.drift import measures
-from metarisk.drift.decide import DISCOVERY_RATE, MIN_ROWS, blind, rows_of
-from metarisk.drift.hierarchy import nodes, totals
+from metarisk.drift.decide import MIN_ROWS, blind, judged, rows_of
+from metarisk.drift.hierarchy import labels_of, nodes, totals
 from metarisk.drift.histograms import segment_column
-from metarisk.metrics import benjamini_hochberg
 from metarisk.tasks import LABEL
 
 METRIC = "label_rate"
-WATCH, ALERT = np.log(1.25), np.log(1.5)
+WATCH, ALERT = math.log(1.25), math.log(1.5)
 """Least changes of the event rate, either way, on the log scale."""
 
 
@@ -46,17 +46,13 @@ def compare(segments: Sequence[str], reference: pl.DataFrame | None, current: pl
     _, p = measures.homogeneity(before, now)
     expected = (d_ref + d_cur) * np.minimum(n_ref, n_cur) / np.maximum(n_ref + n_cur, 1)
     enough = (np.minimum(n_ref, n_cur) >= MIN_ROWS) & (expected >= measures.LEAST_EXPECTED)
-    p = np.where(enough, p, np.nan)
     effect = np.log((d_cur + 0.5) / (n_cur + 1.0)) - np.log((d_ref + 0.5) / (n_ref + 1.0))
-    q = benjamini_hochberg(np.where((np.abs(effect) >= WATCH) | np.isnan(p), p, 1.0))
-    watch, alert = ((q <= DISCOVERY_RATE) & (np.abs(effect) >= limit) for limit in (WATCH, ALERT))
-    status = np.select([~enough, alert, watch], ["blind", "alert", "watch"], "ok").astype(str)
+    p, q, status, threshold = judged(p, np.abs(effect), enough, (WATCH, ALERT))
     rate = np.divide(d_cur, n_cur, out=np.full(len(n_cur), np.nan), where=n_cur > 0)
     return rows_of(
-        {"level": [node.level for node in of], "segment": [node.segment for node in of], "status": status,
-         "n_ref": n_ref, "n_cur": n_cur},
+        labels_of(of) | {"status": status, "n_ref": n_ref, "n_cur": n_cur},
         None, METRIC, value=rate, effect=np.where(n_cur > 0, effect, np.nan), p=p, q=q,
-        threshold=np.where(alert, ALERT, WATCH),
+        threshold=threshold,
         low=np.where(n_cur > 0, stats.beta.ppf(0.025, d_cur + 0.5, n_cur - d_cur + 0.5), np.nan),
         high=np.where(n_cur > 0, stats.beta.ppf(0.975, d_cur + 0.5, n_cur - d_cur + 0.5), np.nan),
         detail=[

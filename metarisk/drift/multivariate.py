@@ -57,8 +57,9 @@ def judge(reference: pl.DataFrame | None, current: pl.DataFrame, *, seed: int = 
     sure = p <= DISCOVERY_RATE
     status = "alert" if sure and effect >= ALERT else "watch" if sure and effect >= WATCH else "ok"
     heaviest = ", ".join(names[i] for i in np.argsort(-gain, kind="stable")[:3])
+    sizes = {"n_ref": [reference.height], "n_cur": [current.height]}
     return rows_of(
-        {"level": ["all"], "segment": [None], "status": [status], "n_ref": [reference.height], "n_cur": [current.height]},
+        {"level": ["all"], "segment": [None], "status": [status]} | sizes,
         None, METRIC, value=np.array([value]), effect=np.array([effect]), p=np.array([p]), q=np.array([p]),
         threshold=np.array([ALERT if status == "alert" else WATCH]),
         detail=[f"told apart by {heaviest}" if status != "ok" else ""],

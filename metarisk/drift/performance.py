@@ -1,8 +1,8 @@
 """Performance without labels: what log-loss and AUC calibrated scores lead one to expect, by segment, with intervals.
 
-Confidence-based performance estimation: a score of p is right with probability p, so every loss has an expectation that
-needs no label. It cannot see concept drift (`early` can): it tells whether the book has become harder to score.
-Scores are counted in fine bins of their log-odds, as whole numbers, so that segments add up and no bit depends on order.
+Confidence-based performance estimation: a score of p is right with probability p, so every loss has an expectation
+that needs no label. It cannot see concept drift (`early` can): it tells whether the book has become harder to score.
+Scores are counted in fine bins of their log-odds, as whole numbers: segments add up, and no bit depends on order.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import polars as pl
 from scipy import special, stats
 
 from metarisk.domain import Array, SegmentKey
-from metarisk.drift.decide import DISCOVERY_RATE, MIN_ROWS, blind, rows_of
-from metarisk.drift.hierarchy import nodes, totals
+from metarisk.drift.decide import MIN_ROWS, Z95, blind, judged, rows_of
+from metarisk.drift.hierarchy import Node, labels_of, nodes, totals
 from metarisk.drift.histograms import segment_column
-from metarisk.metrics import benjamini_hochberg
 
 LOWEST, WIDTH, BINS = -12.0, 0.02, 1_000
 """Log-odds from -12 to 8 in steps of 0.02: a probability is known to one per cent of itself, without bias."""
@@ -28,7 +27,6 @@ LEAST_EVENTS = 5.0
 NAMES = ("expected_log_loss", "expected_auc")
 LIMITS: Mapping[str, tuple[float, float]] = {"expected_log_loss": (0.10, 0.25), "expected_auc": (0.02, 0.05)}
 """Least effects of a watch and an alert: the rise of the log-loss as a share, the fall of the AUC."""
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -108,49 +106,39 @@ def compare(segments: Sequence[str], reference: pl.DataFrame | None, current: pl
     of = nodes(keys, segments)
     ref, cur = (totals(of, _dense(table, segments, keys)) for table in (reference, current))
     n_ref, n_cur = ref.sum(axis=1), cur.sum(axis=1)
-    reasons = [_reason(*counts) for counts in zip(ref, cur, strict=True)]
-    told = {"level": [node.level for node in of], "segment": [node.segment for node in of]}
-    parts = []
-    for name, before, now in (
-        (NAMES[0], log_loss(ref), log_loss(cur)),
-        (NAMES[1], _expected_auc(ref), _expected_auc(cur)),
-    ):
-        worse = now.value - before.value if name == NAMES[0] else before.value - now.value
-        effect = worse / before.value if name == NAMES[0] else worse
-        seen = np.array([not few or (name == NAMES[0] and few.startswith("events")) for few in reasons])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            p = stats.norm.sf(worse / np.hypot(now.error, before.error))
-        p = np.where(seen & np.isfinite(p), p, np.nan)
-        q = benjamini_hochberg(np.where((effect >= LIMITS[name][0]) | np.isnan(p), p, 1.0))
-        watch, alert = ((q <= DISCOVERY_RATE) & (effect >= limit) for limit in LIMITS[name])
-        status = np.select([~seen, alert, watch], ["blind", "alert", "watch"], "ok").astype(str)
-        sure = np.where(seen, now.value, np.nan)
-        parts.append(
-            rows_of(
-                told | {"n_ref": n_ref, "n_cur": n_cur, "status": status}, None, name,
-                value=sure, effect=np.where(seen, effect, np.nan), p=p, q=q,
-                threshold=np.where(alert, *LIMITS[name][::-1]),
-                low=sure - _Z95 * now.spread, high=np.minimum(sure + _Z95 * now.spread, 1.0 if name == NAMES[1] else np.inf),
-                detail=[
-                    f"{before.value[g]:.4f} at training" if seen[g] else reasons[g].partition(": ")[2]
-                    for g in range(len(of))
-                ],
-            )  # fmt: skip
-        )
-    return pl.concat(parts)
+    few = [f"too few rows: {now:,} tonight, {then:,} in the reference" for then, now in zip(n_ref, n_cur, strict=True)]
+    rows = np.minimum(n_ref, n_cur) >= MIN_ROWS
+    events = np.min([np.minimum(n @ CENTRES, n @ (1.0 - CENTRES)) for n in (ref, cur)], axis=0)
+    rare = [f"too few expected events for a ranking: {number:.1f}" for number in events]
+    before, now = log_loss(ref), log_loss(cur)
+    rise = now.value / np.where(before.value > 0.0, before.value, np.nan) - 1.0
+    loss = _rows(of, NAMES[0], before, now, rise, rows, few, n_ref, n_cur)
+    before, now = _expected_auc(ref), _expected_auc(cur)
+    enough = rows & (events >= LEAST_EVENTS)
+    reasons = np.where(rows, rare, few).tolist()
+    area = _rows(of, NAMES[1], before, now, before.value - now.value, enough, reasons, n_ref, n_cur)
+    return pl.concat([loss, area])
+
+
+def _rows(
+    of: Sequence[Node], name: str, before: Estimate, now: Estimate, effect: Array, enough: Array,
+    reasons: Sequence[str], n_ref: Array, n_cur: Array,
+) -> pl.DataFrame:  # fmt: skip
+    """Rows of one measure; where there is not enough to judge, its reason stands instead of a value."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = stats.norm.sf(np.sign(effect) * np.abs(now.value - before.value) / np.hypot(now.error, before.error))
+    p, q, status, threshold = judged(p, effect, enough, LIMITS[name])
+    value = np.where(enough, now.value, np.nan)
+    return rows_of(
+        labels_of(of) | {"n_ref": n_ref, "n_cur": n_cur, "status": status}, None, name, value=value,
+        effect=np.where(enough, effect, np.nan), threshold=threshold, p=p, q=q,
+        low=value - Z95 * now.spread, high=value + Z95 * now.spread,
+        detail=[f"{before.value[g]:.4f} at training" if enough[g] else reasons[g] for g in range(len(of))],
+    )  # fmt: skip
 
 
 def _expected_auc(rows: Array) -> Estimate:
     return ranking(rows, rows * CENTRES, rows * CENTRES**2)
-
-
-def _reason(reference: Array, current: Array) -> str:
-    """Why a measure cannot be judged, its kind first: `rows` is of both, `events` of the AUC alone."""
-    n_ref, n_cur = int(reference.sum()), int(current.sum())
-    if min(n_ref, n_cur) < MIN_ROWS:
-        return f"rows: too few rows: {n_cur:,} tonight, {n_ref:,} in the reference"
-    expected = min(float(min(counts @ CENTRES, counts @ (1.0 - CENTRES))) for counts in (reference, current))
-    return "" if expected >= LEAST_EVENTS else f"events: too few expected events for a ranking: {expected:.1f}"
 
 
 def _keys(table: pl.DataFrame, segments: Sequence[str]) -> set[SegmentKey]:

@@ -16,8 +16,7 @@ from statistics import median
 import polars as pl
 import pyarrow.parquet as pq
 
-from metarisk import drift as drifts
-from metarisk import lake, quality, registry, scoring
+from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.adapt import level as adapted_level
@@ -154,7 +153,7 @@ def adapt(context: Context, checked: Checked) -> Run:
         parts["configuration"],
         parts["code"],
     )
-    if not _finished(folder / "adapt"):
+    if not finished(folder / "adapt"):
         lake.verify(checked.extract.directory)
         model = load_model(context, champion.model_id)
         known = support(context, run)
@@ -204,7 +203,7 @@ def scan(context: Context, checked: Checked) -> pl.LazyFrame:
 
 def score(context: Context, run: Run) -> Run:
     """Score the population into `score/part-0.parquet`, in the order of the extract and in flat memory."""
-    if _finished(run.folder / "score"):
+    if finished(run.folder / "score"):
         return run
     lake.verify(run.extract.directory)
     adapted = load_adapted(context, run)
@@ -253,46 +252,6 @@ def guard(context: Context, run: Run) -> quality.Quality:
     return found
 
 
-def drift(context: Context, run: Run) -> Path:
-    """Compare the scored population with the reference stored beside the model; a folder with `drift.parquet`."""
-    if not _finished(run.folder / "drift"):
-        lake.verify(run.extract.directory)
-        files = registry.load(context.settings.data_dir / "registry", context.job.portfolio, run.model_id)
-        reference = pl.read_parquet(files["reference.parquet"])
-        features = [*context.portfolio.features, context.portfolio.target.name]
-        found = drifts.detect(scored_population(context, run), reference, features=features)
-        with lake.staged(run.folder / "drift") as into:
-            found.write_parquet(into / "drift.parquet")
-            lake.write_manifest(into, {"run_id": run.run_id})
-    found = pl.read_parquet(run.folder / "drift" / "drift.parquet")
-    context.reporter.table("drift", f"Drift of {context.job.portfolio} {context.job.as_of}", _worst_first(found))
-    return run.folder / "drift"
-
-
-def _worst_first(found: pl.DataFrame) -> list[dict[str, object]]:
-    """Drift as a table to read: alerts, watches, what could not be seen, then the rest, by effect."""
-    order = pl.col("status").replace_strict({"alert": 0, "watch": 1, "blind": 2}, default=3)
-    shown = found.sort(order, -pl.col("effect").fill_null(0.0), maintain_order=True).select(
-        "status",
-        pl.col("segment").fill_null("whole portfolio"),
-        "feature",
-        "metric",
-        "value",
-        "effect",
-        "n_cur",
-        "detail",
-    )
-    return shown.to_dicts()
-
-
-def scored_population(context: Context, run: Run) -> pl.LazyFrame:
-    """The population with its score in a column named by the target."""
-    target, entity = context.portfolio.target.name, context.portfolio.columns.entity
-    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
-    scores = pl.scan_parquet(score_files(run)).select(pl.col("entity").alias(entity), pl.col("score").alias(target))
-    return rows.join(scores, on=entity, how="left")
-
-
 def score_files(run: Run) -> list[Path]:
     """Parquet files of the run's scores."""
     return sorted((run.folder / "score").glob("*.parquet"))
@@ -326,7 +285,7 @@ def population_batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:
                 yield rows
 
 
-def _finished(folder: Path) -> bool:
+def finished(folder: Path) -> bool:
     """Whether an earlier attempt left this step's folder whole."""
     try:
         lake.verify(folder)
