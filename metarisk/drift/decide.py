@@ -335,7 +335,9 @@ def _volume_rows(volume: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def judged(p: Array, effect: Array, enough: Array, limits: tuple[float, float]) -> tuple[Array, Array, Array, Array]:
+def judged(
+    p: Array, effect: Array, enough: Array, limits: tuple[float, float], rate: float = DISCOVERY_RATE
+) -> tuple[Array, Array, Array, Array]:
     """p, q, status and limit of one kind of tests (G,): false discovery controlled, and an effect that matters.
 
     A test whose effect is below the limit of a watch is no candidate: its p counts as 1. `enough` masks the groups that
@@ -343,7 +345,7 @@ def judged(p: Array, effect: Array, enough: Array, limits: tuple[float, float]) 
     """
     p = np.where(enough & np.isfinite(p), p, np.nan)
     q = benjamini_hochberg(np.where((effect >= limits[0]) | np.isnan(p), p, 1.0))
-    watch, alert = ((q <= DISCOVERY_RATE) & (effect >= limit) for limit in limits)
+    watch, alert = ((q <= rate) & (effect >= limit) for limit in limits)
     status = np.select([~enough, alert, watch], ["blind", "alert", "watch"], "ok").astype(str)
     return p, q, status, np.where(alert, limits[1], limits[0])
 

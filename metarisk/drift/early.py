@@ -25,6 +25,8 @@ WATCH, ALERT = 0.25, 0.50
 """Least rises of observed over expected events of a watch and an alert; equal falls on the log scale are watches."""
 RANKING = (0.03, 0.06)
 """Least falls of the observed AUC below the expected one."""
+RANKING_RATE = 0.01
+"""Of false discoveries among rankings: their test is a normal one, too bold far out in the tail of few events."""
 DOUBLED = 2.0
 """A segment in which a doubled rate could not have been seen is blind."""
 POWER = 0.8
@@ -163,7 +165,7 @@ def _ranking(of: Sequence[Node], known: Known, which: Array, metric: str) -> pl.
     effect = due.value - found.value
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = stats.norm.sf(effect / due.spread)
-    p_value, q, status, threshold = judged(p_value, effect, enough, RANKING)
+    p_value, q, status, threshold = judged(p_value, effect, enough, RANKING, RANKING_RATE)
     return rows_of(
         labels_of(of) | {"status": status, "n_ref": _whole(p.sum(axis=1)), "n_cur": _whole(n)},
         None, metric, value=np.where(enough, found.value, np.nan), effect=np.where(enough, effect, np.nan),

@@ -21,6 +21,7 @@ from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
+from metarisk.pipeline import alerting
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import identity
 from metarisk.pipeline.night import (
@@ -84,6 +85,8 @@ def publish(
             transaction.append("metarisk.risk_score", _score_batches(run))
             _append_frame(transaction, "metarisk.adaptation", adaptations)
             _append_frame(transaction, "metarisk.drift_metric", _drift_rows(context, run, drift_folder))
+            alerts = alerting.of_run(context, transaction, run.run_id, drift_folder)
+            _append_frame(transaction, "metarisk.drift_alert", alerts)
             _append_frame(transaction, "metarisk.outcome", _outcomes(context, run, transaction))
             results = [*run.checked.quality.rows(), *guarded.rows()]
             _append_quality(context, transaction, attempt, run.run_id, results)
