@@ -63,16 +63,18 @@ def follow(
         room: how many messages may still be sent; more are told in the digest.
         close_after: nights in a row, tonight included, that must be ok.
 
-    A finding inside a larger one (its parent or the whole portfolio, on the same feature and measure) opens no alert.
+    A finding inside a larger one, found or still open (its parent or the whole portfolio, on the same feature and
+    measure), opens no alert.
     """
     watched = found.filter(pl.col("metric").is_in(OPENING))
     keys: list[Key] = list(watched.select("segment", "feature", "metric").iter_rows())
     lines: list[dict[str, Any]] = list(watched.iter_rows(named=True))
     red = {key: line for key, line in zip(keys, lines, strict=True) if line["status"] in RED}
     known = {alert.key for alert in opened}
+    larger = red.keys() | known
     events = []
     for key, line in sorted(red.items(), key=lambda item: _badness(item[1])):
-        if key in known or any((above, *key[1:]) in red for above in _above(key[0])):
+        if key in known or any((above, *key[1:]) in larger for above in _above(key[0])):
             continue
         told = "nobody" if muted.get(key, date.min) >= as_of else "message" if room > 0 else "digest"
         room -= told == "message"

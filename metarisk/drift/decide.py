@@ -87,7 +87,7 @@ def compare(segments: Sequence[str], reference: Counts, current: Counts, *, seed
     `missing_rate` and `unseen` have no test of their own: they stand for the whole portfolio and wherever `psi` is not
     ok, and take over its status.
     """
-    groups = _group(segments, reference, current)
+    groups = group(segments, reference, current)
     tests = [_test(bins, groups, reference, current) for name, bins in current.bins.items() if name in reference.bins]
     volume = _volume(groups, reference, current)
     tables = [(test, group) for test in tests for group in range(len(groups.names))]
@@ -107,7 +107,7 @@ def blind(reason: str, *, feature: str | None = None, metric: str = "psi") -> pl
     return pl.DataFrame([row], schema=SCHEMA)
 
 
-def _group(segments: Sequence[str], reference: Counts, current: Counts) -> Groups:
+def group(segments: Sequence[str], reference: Counts, current: Counts) -> Groups:
     """Segments large enough by themselves; the others with the rest of their parent's value, column by column."""
     ref, cur = reference.rows[:-1], current.rows[:-1]
     names: list[tuple[str, str | None]] = [("all", None)]
@@ -177,12 +177,12 @@ def _moved(bins: Bins, into: Array, ref: Array, cur: Array) -> tuple[str, ...]:
     p, q = np.maximum(before, measures.EMPTY_SHARE), np.maximum(now, measures.EMPTY_SHARE)
     worst = ((p - q) * np.log(p / q)).argmax(axis=1)
     return tuple(
-        f"{_bin_name(bins, np.flatnonzero(into[g] == worst[g]))}: {before[g, worst[g]]:.1%} → {now[g, worst[g]]:.1%}"
+        f"{bin_name(bins, np.flatnonzero(into[g] == worst[g]))}: {before[g, worst[g]]:.1%} → {now[g, worst[g]]:.1%}"
         for g in range(len(ref))
     )
 
 
-def _bin_name(bins: Bins, members: Array) -> str:
+def bin_name(bins: Bins, members: Array) -> str:
     """What a bin made of neighbouring grid bins holds, in words."""
     first, last = int(members[0]), int(members[-1])
     if first == bins.width - 1:

@@ -102,12 +102,17 @@ def tell(context: Context, run_id: str) -> None:
         context.reporter.event(PORTFOLIO_WIDE, about | {"alerts": "; ".join(map(sentence, wide))})
 
 
+def what(row: Mapping[str, Any]) -> str:
+    """What an alert is about: its feature, or its measure in words."""
+    measure = str(row["metric"])
+    return str(row["feature"] or {"concept": "what scores mean"}.get(measure, measure.replace("_", " ")))
+
+
 def sentence(row: Mapping[str, Any]) -> str:
     """An alert in words."""
-    what = row["feature"] or {"concept": "what scores mean"}.get(row["metric"], row["metric"].replace("_", " "))
     word = "drift alert" if row["status"] == "alert" else row["status"]
     where = row["segment"] or "the whole portfolio"
-    return f"{word}: {what} in {where} ({row['detail'] or row['metric']}); alert {row['alert_id']}"
+    return f"{word}: {what(row)} in {where} ({row['detail'] or row['metric']}); alert {row['alert_id']}"
 
 
 def acknowledge(context: Context, alert_id: str, by: str, reason: str) -> str:

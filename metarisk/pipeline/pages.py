@@ -14,7 +14,7 @@ from metarisk import quality, registry, report
 from metarisk.domain import segment_name
 from metarisk.evidence import Evidence
 from metarisk.metrics import Interval
-from metarisk.pipeline import cards
+from metarisk.pipeline import alerting, cards, driftpages
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.models import champion_for, registry_root
@@ -40,6 +40,11 @@ def report_night(
 ) -> Path:
     """Write the page of a published night."""
     before = _last_run(context)
+    path = night_page(context, run.run_id)
+    lines = _drift(drift_folder)
+    champion = report.Champion(run.model_id, run.recipe, run.cut_off, _model_age(context, run))
+    drifted = path.with_name(f"drift-{path.name}")
+    write(drifted, driftpages.page(context, run, drift_folder, lines, champion, path.name))
     page = report.NightReport(
         title=context.portfolio.title or context.portfolio.name,
         portfolio=context.portfolio.name,
@@ -49,7 +54,7 @@ def report_night(
         outcome="published",
         reason=context.job.reason,
         published_at=publication["published_at"],
-        champion=report.Champion(run.model_id, run.recipe, run.cut_off, _model_age(context, run)),
+        champion=champion,
         score_unit=context.spec.score_unit,
         rows_extracted=run.extract.rows,
         rows_scored=publication["rows_scored"],
@@ -60,7 +65,8 @@ def report_night(
         scores=_histogram(context, run, before),
         grades=cards.grades(context, run, before),
         riskiest=cards.riskiest(run),
-        drift=_drift(drift_folder),
+        drift=lines,
+        drift_page=drifted.name,
         evidence=_evidence_of(context, run.model_id),
         warnings=_warnings(context, run),
         next_steps=_next_steps(context, run),
@@ -70,8 +76,10 @@ def report_night(
             "code": run.code_version,
         },
     )
-    path = write(night_page(context, run.run_id), report.render_night(page))
+    write(path, report.render_night(page))
     context.reporter.link(f"report-{context.job.portfolio}", f"Report of {context.job.as_of}", path)
+    context.reporter.link(f"drift-{context.job.portfolio}", f"Drift of {context.job.as_of}", drifted)
+    alerting.tell(context, run.run_id)
     return path
 
 
@@ -228,7 +236,21 @@ def _counts(frame: pl.LazyFrame, edges: np.ndarray[Any, Any]) -> tuple[int, ...]
 
 
 def _drift(folder: Path) -> tuple[report.DriftLine, ...]:
-    columns = ("segment", "level", "feature", "metric", "status", "value", "effect", "threshold", "n_ref", "n_cur", "q")
+    columns = (
+        "segment",
+        "level",
+        "feature",
+        "metric",
+        "status",
+        "value",
+        "effect",
+        "threshold",
+        "n_ref",
+        "n_cur",
+        "q",
+        "low",
+        "high",
+    )
     found = pl.read_parquet(folder / "drift.parquet").with_columns(
         pl.col("segment", "feature", "detail").fill_null(""), pl.col("n_ref", "n_cur").fill_null(0)
     )

@@ -32,6 +32,8 @@ HISTOGRAMS, SCORES, LABELS, SAMPLE, CURVE = (
     "reference.parquet", "reference.scores.parquet", "reference.labels.parquet", "reference.sample.parquet",
     "curve.json",
 )  # fmt: skip
+COUNTED = "histograms.parquet"
+"""A night's own histograms, on the bins of its model's reference."""
 LOSS_MODEL, LOSSES = "reference.loss.json", "reference.loss.parquet"
 WORST = 10
 _ORDER = {early.SUSPECTED: 0, "alert": 1, "watch": 2, "blind": 3, "ok": 4}
@@ -74,9 +76,11 @@ def drift(context: Context, run: Run) -> Path:
     folder = run.folder / "drift"
     if not finished(folder):
         lake.verify(run.extract.directory)
-        found = watch(context, run)
+        found, counted = watch(context, run)
         with lake.staged(folder) as into:
             found.write_parquet(into / "drift.parquet")
+            if counted.width:
+                counted.write_parquet(into / COUNTED)
             lake.write_manifest(into, {"run_id": run.run_id})
     found = pl.read_parquet(folder / "drift.parquet")
     title = f"Drift of {context.job.portfolio} {context.job.as_of}: the worst {WORST}"
@@ -84,26 +88,27 @@ def drift(context: Context, run: Run) -> Path:
     return folder
 
 
-def watch(context: Context, run: Run) -> pl.DataFrame:
-    """Every row of `drift_metric` of a run."""
+def watch(context: Context, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Every row of `drift_metric` of a run, and its histograms."""
     portfolio, columns, target = context.portfolio, context.portfolio.columns, context.portfolio.target.name
-    kept = _kept(context, run.model_id)
+    beside = kept(context, run.model_id)
     night = scored_population(context, run)
-    known = kept.get(HISTOGRAMS)
+    known = beside.get(HISTOGRAMS)
     features = [*portfolio.features, target]
-    parts = [drifts.detect(night, known, features=features), _together(night, known, kept.get(SAMPLE))]
+    found, counted = drifts.watch(night, known, features=features)
+    parts = [found, _together(night, known, beside.get(SAMPLE))]
     if context.spec.label == "event":
         estimated = performance.compare(
-            columns.segments, kept.get(SCORES), performance.count(night, columns.segments, target)
+            columns.segments, beside.get(SCORES), performance.count(night, columns.segments, target)
         )
         first = _earliest(context, run)
         parts += [
-            labels.compare(columns.segments, kept.get(LABELS), _matured_since(context, run)),
+            labels.compare(columns.segments, beside.get(LABELS), _matured_since(context, run)),
             estimated, first, early.concept(estimated, first),
         ]  # fmt: skip
     else:
-        parts.append(_direct(context, run, night, kept))
-    return pl.concat(parts)
+        parts.append(_direct(context, run, night, beside))
+    return pl.concat(parts), counted
 
 
 def scored_population(context: Context, run: Run) -> pl.LazyFrame:
@@ -130,7 +135,7 @@ def worst(found: pl.DataFrame, most: int = WORST) -> list[dict[str, object]]:
     )  # fmt: skip
 
 
-def _kept(context: Context, model_id: str) -> dict[str, pl.DataFrame]:
+def kept(context: Context, model_id: str) -> dict[str, pl.DataFrame]:
     """Tables that stand beside a model; one that this version cannot read is as good as absent."""
     files = registry.load(registry_root(context), context.job.portfolio, model_id)
     found = {}
@@ -230,16 +235,16 @@ def _curve(context: Context, model_id: str) -> Array:
     return np.array(json.loads(files.get(CURVE, b"[]")), dtype=float)
 
 
-def _direct(context: Context, run: Run, night: pl.LazyFrame, kept: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _direct(context: Context, run: Run, night: pl.LazyFrame, beside: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Expected loss of a target that is a value."""
     columns, target = context.portfolio.columns, context.portfolio.target.name
     files = registry.load(registry_root(context), context.job.portfolio, run.model_id)
-    if LOSS_MODEL not in files or LOSSES not in kept:
+    if LOSS_MODEL not in files or LOSSES not in beside:
         return direct.compare(columns.segments, None, pl.DataFrame(), 0.0)
     model = direct.LossModel.from_bytes(files[LOSS_MODEL])
     rows = night.collect(engine="streaming")
     sums = direct.summed(rows, model.predict(rows, rows[target].to_numpy()), columns.segments)
-    return direct.compare(columns.segments, kept[LOSSES], sums, model.noise)
+    return direct.compare(columns.segments, beside[LOSSES], sums, model.noise)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:
