@@ -44,7 +44,7 @@ WHERE s.run_id = $run_id
 ORDER BY s.segment
 """
 _EVENTS = """
-SELECT as_of, event, segment, feature, metric, detail, author, muted_until, run_id FROM metarisk.drift_alert
+SELECT as_of, event, segment, feature, metric, detail, author, muted_until, told FROM metarisk.drift_alert
 WHERE portfolio = $portfolio AND as_of <= $as_of AND as_of > $since ORDER BY seq DESC
 """
 
@@ -77,7 +77,7 @@ def page(
                 for line in lines
                 if line.metric == "month_on_book"
             ),
-            done=(*(line.detail for line in lines if line.metric == REMEDY), *_done(context, run.run_id)),
+            done=(*(line.detail for line in lines if line.metric == REMEDY), *_done(context)),
             provenance={"extract": run.extract.extract_hash, "code": run.code_version},
         )
     )
@@ -138,15 +138,16 @@ def _segments(context: Context, run_id: str) -> tuple[SegmentLineStatus, ...]:
     )  # fmt: skip
 
 
-def _done(context: Context, run_id: str) -> list[str]:
+def _done(context: Context) -> list[str]:
     """What happened to alerts in the last weeks, in sentences, newest first."""
     since = context.job.as_of - timedelta(days=NIGHTS)
     parameters: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of, "since": since}
-    found = context.warehouse.rows(_EVENTS, parameters)
-    said = []
-    if any(row["run_id"] == run_id and row["event"] == "opened" and row["segment"] is None for row in found):
-        said.append("The whole portfolio drifts: an event was raised that starts the weekly flow early.")
-    return said + [_sentence(row) for row in found if row["event"] != "opened"]
+    asked = "an event asked the weekly flow to start early"
+    return [
+        _sentence(row) if row["event"] != "opened" else f"{row['as_of']}: {what(row)} in the whole portfolio: {asked}."
+        for row in context.warehouse.rows(_EVENTS, parameters)
+        if row["event"] != "opened" or (row["segment"] is None and row["told"] != "nobody")
+    ]
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from metarisk.drift.pictures import Side
-from metarisk.report.charts import _ACCENT, _INK, _LINE, _SOFT, _STATUS_COLOURS, _labels, _svg
+from metarisk.report.charts import _ACCENT, _INK, _LINE, _SOFT, _STATUS_COLOURS, _label, _svg
 
 _WIDTH, _HEIGHT = 400, 130
 _LIMITS = (0.05, 0.10)
@@ -18,16 +18,17 @@ _LIMITS = (0.05, 0.10)
 
 def sides_chart(sides: Sequence[Side]) -> Markup:
     """Shares of rows by bin: this run's as bars, the reference's as a rule over each."""
-    names = list(_labels([f"{number}\u2009{side.name}" for number, side in enumerate(sides)]).values())
-    texts = [name.partition("\u2009")[2] for name in names]
+    names: list[str] = []
+    for side in sides:
+        name = _label(side.name)
+        while name in names:
+            name += "′"
+        names.append(name)
     data = pl.DataFrame(
         {"bin": names, "now": [side.current for side in sides], "before": [side.reference for side in sides]}
     )
-    shown = f"{{{', '.join(f'{name!r}: {text!r}' for name, text in zip(names, texts, strict=True))}}}[datum.value]"
-    x = alt.X(
-        "bin:N", sort=names, title=None,
-        axis=alt.Axis(labelAngle=-35, grid=False, labelLimit=110, labelOverlap=False, labelExpr=shown),
-    )  # fmt: skip
+    axis = alt.Axis(labelAngle=-35, grid=False, labelLimit=110, labelOverlap=False)
+    x = alt.X("bin:N", sort=names, title=None, axis=axis)
     y = alt.Y("now:Q", title=None, axis=alt.Axis(format="%", tickCount=4))
     base = alt.Chart(data)
     bars = base.mark_bar(color=_ACCENT, opacity=0.55).encode(x=x, y=y)
