@@ -24,6 +24,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
@@ -85,6 +86,18 @@ class PrefectReporter:
                 address, link_text=title, key=self._key(key), description=f"{self._titled(title)}: `{target}`"
             )
         get_run_logger().info("%s: %s", title, address)
+
+    def event(self, name: str, about: Mapping[str, str]) -> None:
+        """Emit a Prefect event of the portfolio; prefect.yaml says what it triggers."""
+        with self._kept_going(f"event {name}"):
+            emit_event(
+                f"metarisk.{name}",
+                {
+                    "prefect.resource.id": f"metarisk.portfolio.{self.portfolio}",
+                    "prefect.resource.name": self.portfolio,
+                },
+                payload=dict(about),
+            )
 
     def warn(self, message: str) -> None:
         """Log a warning."""

@@ -84,12 +84,7 @@ def observed(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: d
     if not target.periods or spec.label != "event":
         return labelled(frame, portfolio, spec, as_of)
     opened, event = pl.col(columns.opened_on), pl.col(str(columns.event_date))
-    last_day = as_of - timedelta(days=target.reporting_lag_days)
-    if target.horizon_months:
-        seen = _periods_between(opened, pl.lit(last_day), target) - target.reporting_lag_months
-    else:
-        seen = _periods_between(opened, pl.lit(_months_before(last_day, target.reporting_lag_months)), target)
-    seen, day = seen.clip(upper_bound=target.periods), pl.duration(days=1)
+    seen, day = periods_known(portfolio, as_of), pl.duration(days=1)
     last = (_periods_between(opened, event - day, target) + 1).clip(lower_bound=1)
     happened = (event.is_not_null() & (last <= seen)).fill_null(False)
     known = as_known(frame.filter(seen >= 1), portfolio, as_of)
@@ -98,6 +93,17 @@ def observed(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: d
         pl.when(happened).then(last).otherwise(seen).cast(pl.Int64).alias(PERIODS),
         (seen == target.periods).alias(MATURE),
     )
+
+
+def periods_known(portfolio: Portfolio, at: date | pl.Expr) -> pl.Expr:
+    """Periods of a row's horizon, counted from its opening, whose events are all known at a date; at most all."""
+    target, opened = portfolio.target, pl.col(portfolio.columns.opened_on)
+    last_day = (pl.lit(at) if isinstance(at, date) else at) - pl.duration(days=target.reporting_lag_days)
+    if target.horizon_months:
+        seen = _periods_between(opened, last_day, target) - target.reporting_lag_months
+    else:
+        seen = _periods_between(opened, last_day.dt.offset_by(f"-{target.reporting_lag_months}mo"), target)
+    return seen.clip(upper_bound=target.periods)
 
 
 def _periods_between(start: pl.Expr, end: pl.Expr, target: Target) -> pl.Expr:

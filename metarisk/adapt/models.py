@@ -72,17 +72,23 @@ class FittedModel:
         """Logit (N,) of the probability that a link-scale score means; other than hazards are what they are."""
         return log_odds(link, self.likelihood)
 
-    def curve(self, link: float) -> Array:
-        """Probability of the event within 1, 2, ... periods of the horizon, float64 (periods,), ending in the score's.
+    def shares(self) -> Array:
+        """Share of the horizon's hazard within 0, 1, ... periods, float64 (periods + 1,), from 0 to 1.
 
         Empty where the model learned whether and not when: it knows the whole horizon alone.
         """
         hazards = [base.full for base in self.bases if isinstance(base.full, HazardBase)]
         if not hazards:
             return np.zeros(0)
-        periods = np.arange(1, min(len(base.baseline) for base in hazards))
-        share = blend([base.share(periods) for base in hazards], len(periods))
-        return np.asarray(-np.expm1(-np.exp(link + share)))
+        periods = np.arange(min(len(base.baseline) for base in hazards))
+        return np.exp(blend([base.share(periods) for base in hazards], len(periods)))
+
+    def curve(self, link: float) -> Array:
+        """Probability of the event within 1, 2, ... periods of the horizon, float64 (periods,), ending in the score's.
+
+        Empty where `shares` is.
+        """
+        return np.asarray(-np.expm1(-np.exp(link) * self.shares()[1:]))
 
     def inputs(self, frame: pl.DataFrame, score: Array) -> Array:
         """Float32 (N, D): the encoded features; the score of the whole horizon where the learner reads no features."""

@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from metarisk import __version__, demo
 from metarisk.cli.console import date_of, errors, hint, plain, readable, rich_table, say
+from metarisk.cli.drift import drift_app
 from metarisk.cli.models import approve, evaluate, explain, why
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(portfolio_app, name="portfolio")
+app.add_typer(drift_app, name="drift")
 
 
 @app.command()

@@ -68,6 +68,9 @@ class RichReporter:
     def link(self, key: str, title: str, target: Path) -> None:
         """Links are printed with the result."""
 
+    def event(self, name: str, about: Mapping[str, str]) -> None:
+        """Nobody listens to a command."""
+
     def warn(self, message: str) -> None:
         """Print a warning."""
         self._console.print(f"[yellow]warning[/] {escape(message)}")

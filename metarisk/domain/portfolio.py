@@ -119,6 +119,10 @@ class Thresholds:
     max_unseen_share: float = 0.20
     """Share of rows in never-seen segments above which the segment key is taken to be recoded."""
     max_model_age_days: int = 60
+    alert_budget: int = 5
+    """Drift alerts that are told one by one in seven days; more go to the digest."""
+    alert_close_nights: int = 3
+    """Nights in a row without a finding after which an alert closes."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,10 @@ class Reporter(Protocol):
         """Point to a page."""
         ...
 
+    def event(self, name: str, about: Mapping[str, str]) -> None:
+        """Raise an event that something outside may act on; `name` is lower case with dots."""
+        ...
+
     def warn(self, message: str) -> None:
         """Say what is not right, though the run goes on."""
         ...

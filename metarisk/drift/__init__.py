@@ -13,9 +13,21 @@ import polars as pl
 from metarisk.domain import Feature
 from metarisk.drift import decide, histograms
 from metarisk.drift.decide import SCHEMA, blind, compare
-from metarisk.drift.histograms import Counts
+from metarisk.drift.histograms import Bins, Counts, segment_column
 
-__all__ = ["SCHEMA", "blind", "compare", "current", "detect", "reference"]
+__all__ = [
+    "REMEDY",
+    "SCHEMA", "TESTS", "bins_of", "blind", "compare", "current", "detect", "readable", "reference", "segment_column",
+    "watch",
+]  # fmt: skip
+
+TESTS = (
+    "psi", "volume", "domain_auc", "label_rate", "expected_log_loss", "expected_auc", "expected_loss", "early_events",
+    "early_auc", "matured_auc", "concept",
+)  # fmt: skip
+"""Metrics that decide; the others describe what these found, and repeat a status."""
+REMEDY = "remedy"
+"""Metric of what was done for a segment, with the evidence whether it helped."""
 
 
 def reference(
@@ -61,13 +73,32 @@ def detect(
     A column that is gone or cannot be counted, an empty or constant feature, segments that are new or too small: each
     has its row with a status and the reason.
     """
+    return watch(frame, reference, features=features, seed=seed)[0]
+
+
+def watch(
+    frame: pl.LazyFrame, reference: pl.DataFrame | None, *, features: Sequence[str] = (), seed: int = 0
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `detect` gives, and the night's own histograms on the reference's bins; no columns where there are none."""
     if reference is None:
-        return blind("the model has no reference: drift is seen again after the next weekly run")
+        reason = "the model has no reference that can be read: drift is seen again after the next weekly run"
+        return blind(reason), pl.DataFrame()
     segments, known = histograms.from_frame(reference)
     gone = [name for name in segments if name not in frame.collect_schema()]
     if gone:
-        return blind(f"the segment column {gone[0]} is gone")
+        return blind(f"the segment column {gone[0]} is gone"), pl.DataFrame()
     counts = histograms.count(frame, segments, known.keys, known.bins)
     missing = [name for name in features if name not in known.bins]
     unknown = [blind("not in the model's reference: watched from its next training on", feature=f) for f in missing]
-    return pl.concat([decide.compare(segments, known, counts, seed=seed), *unknown])
+    found = pl.concat([decide.compare(segments, known, counts, seed=seed), *unknown])
+    return found, histograms.to_frame(counts, segments)
+
+
+def bins_of(reference: pl.DataFrame) -> Mapping[str, Bins]:
+    """How a reference counts its features."""
+    return histograms.from_frame(reference)[1].bins
+
+
+def readable(reference: pl.DataFrame) -> bool:
+    """Whether a stored reference is of the form that this version writes."""
+    return histograms.is_reference(reference)

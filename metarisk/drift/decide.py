@@ -7,7 +7,7 @@ both hold: the false discovery rate over the night's tests, and an effect beyond
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ VOLUME = math.log(2.0)
 """Least change of a segment's share that is worth a watch: half or double, on the log scale."""
 MIN_ROWS = 50
 """With fewer rows on either side a tenth expects less than five: the segment is judged with others like it."""
+Z95 = 1.959963984540054
+"""Normal quantile of a central 95 % interval."""
 REFINE_BELOW = 1e-3
 _LEAST_DRAWS = 20_000
 _TAIL_ERROR = 100.0
@@ -33,7 +35,8 @@ _TAIL_ERROR = 100.0
 SCHEMA = {
     "segment": pl.String, "level": pl.String, "feature": pl.String, "metric": pl.String, "value": pl.Float64,
     "effect": pl.Float64, "threshold": pl.Float64, "n_ref": pl.Int64, "n_cur": pl.Int64, "p": pl.Float64,
-    "q": pl.Float64, "status": pl.String, "detail": pl.String,
+    "q": pl.Float64, "status": pl.String, "detail": pl.String, "low": pl.Float64, "high": pl.Float64,
+    "min_detectable_ratio": pl.Float64,
 }  # fmt: skip
 
 
@@ -84,7 +87,7 @@ def compare(segments: Sequence[str], reference: Counts, current: Counts, *, seed
     `missing_rate` and `unseen` have no test of their own: they stand for the whole portfolio and wherever `psi` is not
     ok, and take over its status.
     """
-    groups = _group(segments, reference, current)
+    groups = group(segments, reference, current)
     tests = [_test(bins, groups, reference, current) for name, bins in current.bins.items() if name in reference.bins]
     volume = _volume(groups, reference, current)
     tables = [(test, group) for test in tests for group in range(len(groups.names))]
@@ -98,13 +101,13 @@ def compare(segments: Sequence[str], reference: Counts, current: Counts, *, seed
     return pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
 
 
-def blind(reason: str, *, feature: str | None = None) -> pl.DataFrame:
-    """One row that says why drift (of one feature, or at all) could not be seen."""
-    row = {"level": "all", "feature": feature, "metric": "psi", "status": "blind", "detail": reason}
+def blind(reason: str, *, feature: str | None = None, metric: str = "psi") -> pl.DataFrame:
+    """One row that says why drift (of one feature, of one measure, or at all) could not be seen."""
+    row = {"level": "all", "feature": feature, "metric": metric, "status": "blind", "detail": reason}
     return pl.DataFrame([row], schema=SCHEMA)
 
 
-def _group(segments: Sequence[str], reference: Counts, current: Counts) -> Groups:
+def group(segments: Sequence[str], reference: Counts, current: Counts) -> Groups:
     """Segments large enough by themselves; the others with the rest of their parent's value, column by column."""
     ref, cur = reference.rows[:-1], current.rows[:-1]
     names: list[tuple[str, str | None]] = [("all", None)]
@@ -174,12 +177,12 @@ def _moved(bins: Bins, into: Array, ref: Array, cur: Array) -> tuple[str, ...]:
     p, q = np.maximum(before, measures.EMPTY_SHARE), np.maximum(now, measures.EMPTY_SHARE)
     worst = ((p - q) * np.log(p / q)).argmax(axis=1)
     return tuple(
-        f"{_bin_name(bins, np.flatnonzero(into[g] == worst[g]))}: {before[g, worst[g]]:.1%} → {now[g, worst[g]]:.1%}"
+        f"{bin_name(bins, np.flatnonzero(into[g] == worst[g]))}: {before[g, worst[g]]:.1%} → {now[g, worst[g]]:.1%}"
         for g in range(len(ref))
     )
 
 
-def _bin_name(bins: Bins, members: Array) -> str:
+def bin_name(bins: Bins, members: Array) -> str:
     """What a bin made of neighbouring grid bins holds, in words."""
     first, last = int(members[0]), int(members[-1])
     if first == bins.width - 1:
@@ -253,14 +256,14 @@ def _feature_rows(test: _Tests, groups: Groups, p: Array, q: Array) -> list[pl.D
         "n_cur": test.n_cur,
         "status": status.astype(str),
     }
-    tested = _rows(
+    tested = rows_of(
         about, test.bins.name, "psi", value=test.value, effect=np.where(constant, 0.0, test.effect),
         threshold=np.where(alert, ALERT, WATCH), p=p, q=q, detail=detail,
     )  # fmt: skip
     shown = notable & (reasons == "")
     shown[0] = True
     further = [
-        _rows(about, test.bins.name, metric, value=value, effect=effect).filter(pl.Series(shown & ~np.isnan(value)))
+        rows_of(about, test.bins.name, metric, value=value, effect=effect).filter(pl.Series(shown & ~np.isnan(value)))
         for metric, (value, effect) in test.described.items()
     ]
     return [tested, *further]
@@ -328,15 +331,34 @@ def _volume_rows(volume: pl.DataFrame) -> pl.DataFrame:
         "q",
         status.alias("status"),
         detail.alias("detail"),
+        *(pl.lit(None, pl.Float64).alias(name) for name in ("low", "high", "min_detectable_ratio")),
     )
 
 
-def _rows(about: dict[str, object], feature: str, metric: str, **columns: Array) -> pl.DataFrame:
+def judged(
+    p: Array, effect: Array, enough: Array, limits: tuple[float, float], rate: float = DISCOVERY_RATE
+) -> tuple[Array, Array, Array, Array]:
+    """p, q, status and limit of one kind of tests (G,): false discovery controlled, and an effect that matters.
+
+    A test whose effect is below the limit of a watch is no candidate: its p counts as 1. `enough` masks the groups that
+    have the rows for a test; the others are blind.
+    """
+    p = np.where(enough & np.isfinite(p), p, np.nan)
+    q = benjamini_hochberg(np.where((effect >= limits[0]) | np.isnan(p), p, 1.0))
+    watch, alert = ((q <= rate) & (effect >= limit) for limit in limits)
+    status = np.select([~enough, alert, watch], ["blind", "alert", "watch"], "ok").astype(str)
+    return p, q, status, np.where(alert, limits[1], limits[0])
+
+
+def rows_of(
+    about: Mapping[str, object], feature: str | None, metric: str, **columns: Array | Sequence[str]
+) -> pl.DataFrame:
+    """Rows of SCHEMA of one metric; numbers that are not finite are null, as are columns that are not given."""
     frame = pl.DataFrame(
-        about | {"feature": feature, "metric": metric} | columns,
-        schema_overrides={"segment": pl.String, "detail": pl.String},
+        {**about, "feature": feature, "metric": metric, **columns},
+        schema_overrides={"segment": pl.String, "feature": pl.String, "detail": pl.String},
         strict=False,
     )
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in SCHEMA.items() if name not in frame.columns]
-    numbers = [pl.when(pl.col(n).is_finite()).then(n).alias(n) for n in ("value", "effect", "p", "q") if n in columns]
+    numbers = [pl.when(pl.col(n).is_finite()).then(n).alias(n) for n in columns if SCHEMA[n] == pl.Float64]
     return frame.with_columns(*absent, *numbers).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())

@@ -32,6 +32,7 @@ _NEW_SEGMENTS = 10_000
 _LARGEST = 1e30
 """Edges stay within it, so that distances between them are numbers; values beyond count in the outer bins."""
 _DAYS_A_YEAR = 365.25
+_COLUMNS = ("feature", "kind", "since", "key", "bin", "low", "high", "category", "count")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,10 @@ def count(frame: pl.LazyFrame, segments: Sequence[str], keys: Sequence[SegmentKe
     )
     totals = {name: np.zeros((len(keys) + 1) * b.width, dtype=np.int64) for name, b in counted.items()}
     rows, new = np.zeros(len(keys) + 1, dtype=np.int64), Counter[SegmentKey]()
-    columns = [*(_key(name).alias(f"__key {name}") for name in segments), *map(_codes_or_values, counted.values())]
+    columns = [
+        *(segment_column(name).alias(f"__key {name}") for name in segments),
+        *map(_codes_or_values, counted.values()),
+    ]
 
     def add(batch: pl.DataFrame, segment: Array, b: Bins) -> None:
         column = batch[b.name]
@@ -135,9 +139,18 @@ def count(frame: pl.LazyFrame, segments: Sequence[str], keys: Sequence[SegmentKe
     return Counts(tuple(keys), rows, counted, counts, dict(sorted(new.items())), uncounted)
 
 
+def codes(frame: pl.LazyFrame, bins: Mapping[str, Bins]) -> pl.DataFrame:
+    """The bin number of every row and feature; a feature that cannot be counted has no column."""
+    counted = [b for b in bins.values() if not _uncountable(frame, b.name, b.kind, b.since)]
+    rows = frame.select(map(_codes_or_values, counted)).collect(engine="streaming")
+    numbers = {b.name: rows[b.name] if b.kind == "categorical" else bin_numbers(rows[b.name].to_numpy(), b.edges)
+               for b in counted}  # fmt: skip
+    return pl.DataFrame(numbers)
+
+
 def segment_keys(frame: pl.LazyFrame, segments: Sequence[str]) -> tuple[SegmentKey, ...]:
     """Distinct segment keys of a frame, sorted."""
-    distinct = frame.select(map(_key, segments)).unique().collect(engine="streaming")
+    distinct = frame.select(map(segment_column, segments)).unique().collect(engine="streaming")
     return tuple(cast("list[SegmentKey]", sorted(distinct.iter_rows())))
 
 
@@ -186,7 +199,13 @@ def to_frame(counts: Counts, segments: Sequence[str]) -> pl.DataFrame:
         some = {"feature": name, "kind": b.kind, "bin": at, "key": [names[i] for i in segment]}
         parts.append(pl.DataFrame(some | {"count": held[segment, at]}, schema_overrides=typed))
     frame = pl.concat(parts, how="diagonal")
-    return frame.select("feature", "kind", "since", "key", "bin", "low", "high", "category", "count")
+    return frame.select(_COLUMNS)
+
+
+def is_reference(frame: pl.DataFrame) -> bool:
+    """Whether a table has the columns and types of what `to_frame` writes."""
+    schema = frame.schema
+    return schema.names() == list(_COLUMNS) and isinstance(schema["key"], pl.Struct) and schema["count"] == pl.Int64
 
 
 def from_frame(frame: pl.DataFrame) -> tuple[tuple[str, ...], Counts]:
@@ -238,7 +257,8 @@ def _uncountable(frame: pl.LazyFrame, name: str, kind: FeatureKind, since: str |
     return None
 
 
-def _key(name: str) -> pl.Expr:
+def segment_column(name: str) -> pl.Expr:
+    """A segment column as text; a missing value is a value."""
     return pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarisk.domain import ConfigError, MetariskError
-from metarisk.pipeline import night, pages, refusals, week
+from metarisk.pipeline import night, pages, refusals, watching, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
@@ -95,7 +95,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
             adapted = run(night.adapt, checked)
             scored = run(night.score, adapted)
             guarded = run(night.guard, scored)
-            drifted = run(night.drift, scored)
+            drifted = run(watching.drift, scored)
             moved = run(attribute, scored)
             timed = replace(attempt, seconds=dict(run.seconds))
             publication = run(publish, scored, guarded, drifted, moved, timed)
@@ -223,7 +223,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         if again.run_id != current["run_id"]:
             return None
         scored = run(night.score, again)
-        found = (run(night.guard, scored), run(night.drift, scored), run(attribute, scored))
+        found = (run(night.guard, scored), run(watching.drift, scored), run(attribute, scored))
         return run(pages.report_night, scored, *found, current, {})
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")

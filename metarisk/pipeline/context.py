@@ -36,6 +36,9 @@ class Quiet:
     def link(self, key: str, title: str, target: Path) -> None:
         """Say nothing."""
 
+    def event(self, name: str, about: Mapping[str, str]) -> None:
+        """Say nothing."""
+
     def warn(self, message: str) -> None:
         """Say nothing."""
 

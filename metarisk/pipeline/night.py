@@ -16,8 +16,7 @@ from statistics import median
 import polars as pl
 import pyarrow.parquet as pq
 
-from metarisk import drift as drifts
-from metarisk import lake, quality, registry, scoring
+from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.adapt import level as adapted_level
@@ -249,46 +248,6 @@ def guard(context: Context, run: Run) -> quality.Quality:
     )
     _require(found)
     return found
-
-
-def drift(context: Context, run: Run) -> Path:
-    """Compare the scored population with the reference stored beside the model; a folder with `drift.parquet`."""
-    if not finished(run.folder / "drift"):
-        lake.verify(run.extract.directory)
-        files = registry.load(context.settings.data_dir / "registry", context.job.portfolio, run.model_id)
-        reference = pl.read_parquet(files["reference.parquet"])
-        features = [*context.portfolio.features, context.portfolio.target.name]
-        found = drifts.detect(scored_population(context, run), reference, features=features)
-        with lake.staged(run.folder / "drift") as into:
-            found.write_parquet(into / "drift.parquet")
-            lake.write_manifest(into, {"run_id": run.run_id})
-    found = pl.read_parquet(run.folder / "drift" / "drift.parquet")
-    context.reporter.table("drift", f"Drift of {context.job.portfolio} {context.job.as_of}", _worst_first(found))
-    return run.folder / "drift"
-
-
-def _worst_first(found: pl.DataFrame) -> list[dict[str, object]]:
-    """Drift as a table to read: alerts, watches, what could not be seen, then the rest, by effect."""
-    order = pl.col("status").replace_strict({"alert": 0, "watch": 1, "blind": 2}, default=3)
-    shown = found.sort(order, -pl.col("effect").fill_null(0.0), maintain_order=True).select(
-        "status",
-        pl.col("segment").fill_null("whole portfolio"),
-        "feature",
-        "metric",
-        "value",
-        "effect",
-        "n_cur",
-        "detail",
-    )
-    return shown.to_dicts()
-
-
-def scored_population(context: Context, run: Run) -> pl.LazyFrame:
-    """The population with its score in a column named by the target."""
-    target, entity = context.portfolio.target.name, context.portfolio.columns.entity
-    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
-    scores = pl.scan_parquet(score_files(run)).select(pl.col("entity").alias(entity), pl.col("score").alias(target))
-    return rows.join(scores, on=entity, how="left")
 
 
 def score_files(run: Run) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import polars as pl
 
 from metarisk.domain import Scalar
@@ -12,39 +14,64 @@ FRESH_DAYS = 31
 """A score counts as made at the opening when its month end is at most this much later."""
 
 _MONTH_ENDS = """
-SELECT s.entity, s.as_of, s.score
-FROM metarisk.score_history AS s
+SELECT p.as_of, p.run_id, r.model_id
+FROM metarisk.publication_current AS p
+JOIN metarisk.run AS r ON r.run_id = p.run_id
 JOIN (
     SELECT max(as_of) AS as_of FROM metarisk.publication_current
-    WHERE portfolio = $portfolio AND as_of <= $as_of
+    WHERE portfolio = $portfolio AND as_of >= $first AND as_of <= $last
     GROUP BY date_trunc('month', as_of)
-) AS e ON e.as_of = s.as_of
-WHERE s.portfolio = $portfolio AND s.target = $target
+) AS e ON e.as_of = p.as_of
+WHERE p.portfolio = $portfolio
+ORDER BY p.as_of
 """
+_SCORES = """
+SELECT entity, score FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of AND target = $target
+"""
+
+
+def first_scores(context: Context, opened: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
+    """The first score of each entity that was published at a month end from `first` to `last`, soon after its opening.
+
+    Args:
+        opened: `entity` and `opened` (date), one row an entity.
+
+    Returns:
+        `entity`, `published` (date), `score` and `model_id`; only scores at most FRESH_DAYS old at their month end, for
+        later ones are about survivors. The scores of a month end are streamed past the entities opened before it.
+    """
+    portfolio = context.portfolio
+    window: dict[str, Scalar] = {"portfolio": portfolio.name, "first": first, "last": last}
+    found = [
+        pl.DataFrame(schema={"entity": pl.String, "published": pl.Date, "score": pl.Float64, "model_id": pl.String})
+    ]
+    for night in context.warehouse.rows(_MONTH_ENDS, window):
+        age = (pl.lit(night["as_of"]) - pl.col("opened")).dt.total_days()
+        fresh = opened.filter(age.is_between(0, FRESH_DAYS)).select("entity")
+        if fresh.is_empty():
+            continue
+        parameters = {"run_id": night["run_id"], "as_of": night["as_of"], "target": portfolio.target.name}
+        about = pl.lit(night["as_of"]).alias("published"), pl.lit(night["model_id"], pl.String).alias("model_id")
+        with context.warehouse.stream(_SCORES, parameters) as reader:
+            parts = [pl.DataFrame(batch).join(fresh, on="entity") for batch in reader]
+        found += [part.with_columns(*about).select(found[0].columns) for part in parts]
+    return pl.concat(found).sort("entity", "published").unique("entity", keep="first", maintain_order=True)
 
 
 def published_outcomes(context: Context, frame: pl.LazyFrame) -> pl.DataFrame:
     """One row an entity whose outcome is known: `cohort`, `entity`, `score`, LABEL.
 
-    Its score is the first one published at a month end, if that was at most FRESH_DAYS after it was opened: later ones
-    are about survivors. Cohorts are years of opening, so no entity is in two. Empty where the target is no event.
+    Its score is that of `first_scores`. Cohorts are years of opening, so no entity is in two. Empty where the target is
+    no event.
     """
     portfolio, job, columns = context.portfolio, context.job, context.portfolio.columns
-    schema = {"cohort": pl.String, "entity": pl.String, "score": pl.Float64, LABEL: pl.Float64}
     if context.spec.label != "event":
-        return pl.DataFrame(schema=schema)
+        return pl.DataFrame(schema={"cohort": pl.String, "entity": pl.String, "score": pl.Float64, LABEL: pl.Float64})
     known = labelled(frame, portfolio, context.spec, job.as_of).select(
         pl.col(columns.entity).alias("entity"), pl.col(columns.opened_on).cast(pl.Date).alias("opened"), LABEL
     )
     judged = known.collect(engine="streaming")
-    parts = []
-    parameters: dict[str, Scalar] = {"portfolio": portfolio.name, "as_of": job.as_of, "target": portfolio.target.name}
-    with context.warehouse.stream(_MONTH_ENDS, parameters) as reader:
-        for batch in reader:
-            scores = pl.DataFrame(batch)
-            age = (pl.col("as_of") - pl.col("opened")).dt.total_days()
-            parts.append(scores.join(judged, on="entity").filter(age.is_between(0, FRESH_DAYS)))
-    if not parts:
-        return pl.DataFrame(schema=schema)
-    first = pl.concat(parts).sort("entity", "as_of").unique("entity", keep="first", maintain_order=True)
-    return first.select(pl.col("opened").dt.year().cast(pl.String).alias("cohort"), "entity", "score", LABEL)
+    scores = first_scores(context, judged, date.min, job.as_of)
+    return scores.join(judged, on="entity", maintain_order="left").select(
+        pl.col("opened").dt.year().cast(pl.String).alias("cohort"), "entity", "score", LABEL
+    )

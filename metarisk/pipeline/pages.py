@@ -14,7 +14,7 @@ from metarisk import quality, registry, report
 from metarisk.domain import segment_name
 from metarisk.evidence import Evidence
 from metarisk.metrics import Interval
-from metarisk.pipeline import cards
+from metarisk.pipeline import alerting, cards, driftpages
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.models import champion_for, registry_root
@@ -42,6 +42,11 @@ def report_night(
     """Write the page of a published night."""
     before, moves = _last_run(context), pl.read_parquet(moves_folder / "moves.parquet")
     whole = moves.filter(pl.col("segment").is_null()).head(1)
+    path = night_page(context, run.run_id)
+    lines = _drift(drift_folder)
+    champion = report.Champion(run.model_id, run.recipe, run.cut_off, _model_age(context, run))
+    drifted = path.with_name(f"drift-{path.name}")
+    write(drifted, driftpages.page(context, run, drift_folder, lines, champion, path.name))
     page = report.NightReport(
         title=context.portfolio.title or context.portfolio.name,
         portfolio=context.portfolio.name,
@@ -51,7 +56,7 @@ def report_night(
         outcome="published",
         reason=context.job.reason,
         published_at=publication["published_at"],
-        champion=report.Champion(run.model_id, run.recipe, run.cut_off, _model_age(context, run)),
+        champion=champion,
         score_unit=context.spec.score_unit,
         rows_extracted=run.extract.rows,
         rows_scored=publication["rows_scored"],
@@ -65,7 +70,8 @@ def report_night(
         moves=cards.waterfalls(context, moves),
         rows_entered=int(whole["rows_entered"].sum()),
         rows_left=int(whole["rows_left"].sum()),
-        drift=_drift(drift_folder),
+        drift=lines,
+        drift_page=drifted.name,
         evidence=_evidence_of(context, run.model_id),
         warnings=_warnings(context, run),
         next_steps=_next_steps(context, run),
@@ -75,8 +81,10 @@ def report_night(
             "code": run.code_version,
         },
     )
-    path = write(night_page(context, run.run_id), report.render_night(page))
+    write(path, report.render_night(page))
     context.reporter.link(f"report-{context.job.portfolio}", f"Report of {context.job.as_of}", path)
+    context.reporter.link(f"drift-{context.job.portfolio}", f"Drift of {context.job.as_of}", drifted)
+    alerting.tell(context, run.run_id)
     return path
 
 
@@ -236,7 +244,21 @@ def _counts(frame: pl.LazyFrame, edges: np.ndarray[Any, Any]) -> tuple[int, ...]
 
 
 def _drift(folder: Path) -> tuple[report.DriftLine, ...]:
-    columns = ("segment", "level", "feature", "metric", "status", "value", "effect", "threshold", "n_ref", "n_cur", "q")
+    columns = (
+        "segment",
+        "level",
+        "feature",
+        "metric",
+        "status",
+        "value",
+        "effect",
+        "threshold",
+        "n_ref",
+        "n_cur",
+        "q",
+        "low",
+        "high",
+    )
     found = pl.read_parquet(folder / "drift.parquet").with_columns(
         pl.col("segment", "feature", "detail").fill_null(""), pl.col("n_ref", "n_cur").fill_null(0)
     )

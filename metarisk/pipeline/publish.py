@@ -21,6 +21,7 @@ from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
+from metarisk.pipeline import alerting
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import identity
 from metarisk.pipeline.night import (
@@ -83,8 +84,12 @@ def publish(
             _append_run(context, transaction, run, summary)
             transaction.append("metarisk.risk_score", _score_batches(run))
             _append_frame(transaction, "metarisk.adaptation", adaptations)
-            _append_frame(transaction, "metarisk.drift_metric", _of_run(context, run, drift_folder))
-            _append_frame(transaction, "metarisk.score_move_part", _of_run(context, run, moves_folder))
+            _append_frame(transaction, "metarisk.drift_metric", _of_run(context, run, drift_folder / "drift.parquet"))
+            alerts = alerting.of_run(context, transaction, run.run_id, drift_folder)
+            _append_frame(transaction, "metarisk.drift_alert", alerts)
+            _append_frame(
+                transaction, "metarisk.score_move_part", _of_run(context, run, moves_folder / "moves.parquet")
+            )
             _append_frame(transaction, "metarisk.outcome", _outcomes(context, run, transaction))
             results = [*run.checked.quality.rows(), *guarded.rows()]
             _append_quality(context, transaction, attempt, run.run_id, results)
@@ -262,9 +267,9 @@ def _by_segment(rows: pl.DataFrame, values: Array, portfolio: Portfolio) -> dict
     return {segment_name(key): (float(n), float(v)) for key, n, v in zip(keys, counts, sums, strict=True)}
 
 
-def _of_run(context: Context, run: Run, folder: Path) -> pl.DataFrame:
-    """Rows that a step left in a folder, with the keys of the run."""
-    return pl.read_parquet(sorted(folder.glob("*.parquet"))).with_columns(
+def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
+    """Rows that a step left in a file, with the keys of the run."""
+    return pl.read_parquet(file).with_columns(
         pl.lit(run.run_id).alias("run_id"),
         pl.lit(context.job.portfolio).alias("portfolio"),
         pl.lit(context.job.as_of).alias("as_of"),

@@ -5,7 +5,6 @@ The first two are the night's own.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,11 +15,11 @@ import numpy as np
 import polars as pl
 
 from metarisk import backtests, lake, registry, scoring, training
-from metarisk import drift as drifts
 from metarisk import evidence as evidences
-from metarisk.adapt import BASELINES, Adapted, adapt, shifts
+from metarisk.adapt import BASELINES, adapt, shifts
 from metarisk.adapt import level as adapted_level
 from metarisk.domain import Array, MetariskError
+from metarisk.pipeline import watching
 from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
@@ -128,8 +127,6 @@ def train(context: Context, judged: Judged) -> Trained:
     adapted = adapt(model, "", teach, portfolio, spec, population=rows)
     moved = shifts(rows, portfolio, adapted_level(adapted, teach, portfolio, judged.level.rule))
     link = adapted.score(rows, portfolio)[0] + moved
-    buffer = io.BytesIO()
-    _drift_reference(context, adapted, rows, link).write_parquet(buffer)
     about = {
         "as_of": str(as_of),
         "recipe": recipe,
@@ -139,8 +136,8 @@ def train(context: Context, judged: Judged) -> Trained:
         "extract": judged.checked.extract.extract_hash,
     }
     likeness = [asdict(place) for place in training.likeness(adapted)]
-    files = model.to_files() | {
-        "reference.parquet": buffer.getvalue(),
+    files = model.to_files() | watching.reference(context, adapted, teach, rows, link)
+    files |= {
         "likeness.json": json.dumps(likeness, indent=1).encode(),
         CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share), judged.level.rule).to_bytes(),
     }
@@ -232,15 +229,6 @@ def _fairness(
             found += backtests.calibration_by_group(groups_of, probability, forward[LABEL].to_numpy())
         about = {"protocol": "fairness", "candidate": recipe}
         yield from (about | line | {"slice": f"{column} = {line['slice']}"} for line in found)
-
-
-def _drift_reference(context: Context, adapted: Adapted, rows: pl.DataFrame, link: Array) -> pl.DataFrame:
-    """Histograms of the population and its scores at the label cut-off: what later nights are compared with."""
-    portfolio, columns = context.portfolio, context.portfolio.columns
-    scored = rows.with_columns(pl.Series(portfolio.target.name, scoring.mean_score(adapted, link)))
-    return drifts.reference(
-        scored.lazy(), portfolio.features, columns.segments, opened_on=columns.opened_on, score=portfolio.target.name
-    )
 
 
 def candidates(context: Context, champion: str | None) -> list[str]:

@@ -141,6 +141,8 @@ def _ranges(portfolio: Portfolio) -> Iterator[Broken]:
         "thresholds.max_support_rows": (limits.max_support_rows, 1),
         "thresholds.max_training_rows": (limits.max_training_rows, 1),
         "thresholds.max_model_age_days": (limits.max_model_age_days, 1),
+        "thresholds.alert_budget": (limits.alert_budget, 0),
+        "thresholds.alert_close_nights": (limits.alert_close_nights, 1),
         "validation.folds": (portfolio.validation.folds, 1),
         "validation.fold_months": (portfolio.validation.fold_months, 1),
     }

@@ -11,7 +11,7 @@ from metarisk.domain import Mode, SegmentStatus
 from metarisk.metrics import Interval, ReliabilityBin
 
 Severity = Literal["critical", "warning", "info"]
-DriftStatus = Literal["ok", "watch", "alert", "blind"]
+DriftStatus = Literal["ok", "watch", "alert", "blind", "concept drift suspected"]
 Outcome = Literal["published", "unchanged", "refused", "failed"]
 """`unchanged`: the same run was published before; `refused`: a check stopped it; `failed`: an error did."""
 Decision = Literal["promoted", "kept", "waiting", "vetoed", "failed"]
@@ -98,6 +98,8 @@ class DriftLine:
     n_cur: int
     q: float | None = None
     detail: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,8 @@ class NightReport:
     """Since the last run."""
     drift: tuple[DriftLine, ...] = ()
     """All rows of the night: the page counts them and picks the worst."""
+    drift_page: str = ""
+    """Address of the drift page, seen from this one."""
     evidence: Evidence | None = None
     warnings: tuple[str, ...] = ()
     next_steps: tuple[str, ...] = ()

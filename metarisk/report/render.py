@@ -19,6 +19,8 @@ from markupsafe import Markup, escape
 
 from metarisk.backtests import FOUR_FIFTHS
 from metarisk.domain import SegmentStatus
+from metarisk.drift import TESTS
+from metarisk.drift.early import SUSPECTED
 from metarisk.metrics import Interval
 from metarisk.report import charts
 from metarisk.report.model import (
@@ -35,7 +37,7 @@ _SHOWN_SEGMENTS = 10
 _SHOWN_DRIFT = 10
 _SHOWN_BACKTESTS = 24
 _MAP_SEGMENTS, _MAP_FEATURES = 14, 14
-_BADNESS = {"alert": 0, "watch": 1, "blind": 2, "ok": 3}
+_BADNESS = {SUSPECTED: -1, "alert": 0, "watch": 1, "blind": 2, "ok": 3}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Whisker:
 def render_night(report: NightReport) -> str:
     """The page of one night, published or not, as HTML text."""
     return (
-        _environment()
+        environment()
         .get_template("night.html.j2")
         .render(
             report=report,
@@ -70,10 +72,10 @@ def render_night(report: NightReport) -> str:
             score_chart=charts.score_chart(report.scores) if report.scores else None,
             grade_chart=charts.grade_chart(report.grades) if report.grades else None,
             waterfalls=[(move, charts.waterfall_chart(move)) for move in report.moves],
-            drift_counts=Counter(line.status for line in _tests(report.drift)),
-            drift_tests=len(_tests(report.drift)),
+            drift_counts=Counter(line.status for line in tests_of(report.drift)),
+            drift_tests=len(tests_of(report.drift)),
             drift=_worst_drift(report.drift),
-            drift_map=_drift_map(report.drift),
+            drift_map=drift_map(report.drift, _MAP_SEGMENTS, _MAP_FEATURES),
             forest=_forest(report.evidence),
         )
     )
@@ -82,7 +84,7 @@ def render_night(report: NightReport) -> str:
 def render_week(report: WeekReport) -> str:
     """The page of one week of learning: who was judged, on what, and who scores from now on."""
     return (
-        _environment()
+        environment()
         .get_template("week.html.j2")
         .render(
             report=report,
@@ -110,12 +112,12 @@ def _night_problems(report: NightReport) -> list[Problem]:
         problems.append(Problem("bad", report.reason or "Nothing was published."))
     # The check that stopped the night stands in its reason already.
     problems += _quality_problems(check for check in report.quality if not problems or check.rule not in report.reason)
-    alerts = [line for line in _tests(report.drift) if line.status == "alert"]
+    alerts = [line for line in tests_of(report.drift) if line.status in ("alert", SUSPECTED)]
     if alerts:
         worst = _worst_drift(alerts)[0]
         where = worst.segment.replace("|", " · ") or "the whole portfolio"
         more = f", and {len(alerts) - 1} more" if len(alerts) > 1 else ""
-        problems.append(Problem("watch", f"Drift: {worst.feature} ({worst.metric}) in {where}{more}."))
+        problems.append(Problem("watch", f"Drift: {worst.feature or worst.detail} ({worst.metric}) in {where}{more}."))
     return problems + [Problem("watch", warning) for warning in report.warnings]
 
 
@@ -187,9 +189,9 @@ def _worst_backtests(lines: Sequence[BacktestLine]) -> list[BacktestLine]:
     return sorted(newest, key=lambda line: order[line.status])[:_SHOWN_BACKTESTS]
 
 
-def _tests(drift: Iterable[DriftLine]) -> list[DriftLine]:
+def tests_of(drift: Iterable[DriftLine]) -> list[DriftLine]:
     """Lines that decide; the others describe what a `psi` line found and repeat its status."""
-    return [line for line in drift if line.metric in ("psi", "volume")]
+    return [line for line in drift if line.metric in TESTS]
 
 
 def _worst_drift(drift: Iterable[DriftLine]) -> list[DriftLine]:
@@ -197,15 +199,15 @@ def _worst_drift(drift: Iterable[DriftLine]) -> list[DriftLine]:
 
     def worth_a_line(line: DriftLine) -> bool:
         whole = line.status == "blind" and line.metric == "psi" and not line.segment
-        return whole or line.status in ("alert", "watch")
+        return whole or line.status in (SUSPECTED, "alert", "watch")
 
     return sorted(
-        filter(worth_a_line, _tests(drift)),
+        filter(worth_a_line, tests_of(drift)),
         key=lambda line: (_BADNESS[line.status], -(line.effect or 0.0), line.segment, line.feature),
     )[:_SHOWN_DRIFT]
 
 
-def _drift_map(drift: Sequence[DriftLine]) -> str | None:
+def drift_map(drift: Sequence[DriftLine], segments_shown: int, features_shown: int) -> str | None:
     """Heat map of PSI effects over the segments and features that moved most; the whole portfolio comes first."""
     cells = {(line.segment, line.feature): line for line in drift if line.metric == "psi"}
     if not cells:
@@ -219,7 +221,7 @@ def _drift_map(drift: Sequence[DriftLine]) -> str | None:
         order = sorted(strength, key=lambda name: (strength[name], name), reverse=True)
         return sorted(order[:most], key=lambda name: (name != "", order.index(name)))
 
-    segments, features = most_moved(0, _MAP_SEGMENTS), most_moved(1, _MAP_FEATURES)
+    segments, features = most_moved(0, segments_shown), most_moved(1, features_shown)
     shown = [cells[s, f] for s in segments for f in features if (s, f) in cells]
     return charts.drift_map(shown, segments, features)
 
@@ -323,7 +325,8 @@ def _printable(value: object) -> object:
     return charts.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Jinja2 with our templates and filters; everything that data says is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

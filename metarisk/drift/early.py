@@ -1,0 +1,246 @@
+"""The earliest labels against what published scores expected: level and ranking, by segment, months before maturity.
+
+A score published at the opening expects, by the hazard curve, so many events by every month on book. Observed
+against expected is an exact test long before the horizon ends; what `performance` cannot see, this does. Pure: which
+scores were published and what is known of them, the caller says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy import special, stats
+
+from metarisk.calibration import binomial_p
+from metarisk.domain import Array, SegmentKey
+from metarisk.drift.decide import DISCOVERY_RATE, SCHEMA, Z95, judged, rows_of
+from metarisk.drift.hierarchy import Node, labels_of, nodes, parents, totals
+from metarisk.drift.performance import BINS, LEAST_EVENTS, bin_of, ranking
+from metarisk.metrics import benjamini_hochberg, calibration_in_the_large
+
+WATCH, ALERT = 0.25, 0.50
+"""Least rises of observed over expected events of a watch and an alert; equal falls on the log scale are watches."""
+RANKING = (0.03, 0.06)
+"""Least falls of the observed AUC below the expected one."""
+RANKING_RATE = 0.01
+"""Of false discoveries among rankings: their test is a normal one, too bold far out in the tail of few events."""
+DOUBLED = 2.0
+"""A segment in which a doubled rate could not have been seen is blind."""
+POWER = 0.8
+FEWEST_MATURED = 10
+SUSPECTED = "concept drift suspected"
+
+
+@dataclass(frozen=True)
+class Known:
+    """Entities whose score was published at their opening, with what is known of them by now; arrays (N,).
+
+    Attributes:
+        keys, codes: segment keys, and the number of each row's key.
+        score: published probability of the event over the whole horizon.
+        expected: probability of the event within the periods that are known by now.
+        event: whether it fell into them.
+        periods: number of known periods.
+        matured: whether the whole horizon is known.
+    """
+
+    keys: tuple[SegmentKey, ...]
+    codes: Array
+    score: Array
+    expected: Array
+    event: Array
+    periods: Array
+    matured: Array
+
+
+def expected_events(score: Array, share_from: Array, share_to: Array) -> Array:
+    """Probability (N,) of the event between two shares of the horizon's hazard, for a row at risk at the first.
+
+    1 - exp(-H (s2 - s1)) with H = -ln(1 - score): proportional hazards.
+    """
+    return np.asarray(-np.expm1(np.log1p(-np.minimum(score, 1.0 - 1e-12)) * (share_to - share_from)))
+
+
+def min_detectable_ratio(rows: Array, expected: Array, alpha: float | Array) -> Array:
+    """Least ratio (G,) of the true to the expected rate that the exact one-sided test sees with 80 % power.
+
+    Args:
+        rows: entities of each group (G,).
+        expected: their expected events (G,).
+        alpha: level of the test.
+
+    The test rejects at k or more events; the rate at which that has probability 0.8 is a quantile of the beta
+    distribution. Infinite where no number of events would be enough.
+    """
+    n, e = np.asarray(rows, dtype=float), np.asarray(expected, dtype=float)
+    rate = np.divide(e, n, out=np.zeros_like(e), where=n > 0)
+    least = stats.binom.isf(alpha, n, rate) + 1
+    possible = (least <= n) & (e > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        needed = special.betaincinv(np.where(possible, least, 1.0), np.where(possible, n - least + 1, 1.0), POWER)
+        return np.where(possible, needed / rate, np.inf)
+
+
+def judge(segments: Sequence[str], known: Known) -> pl.DataFrame:
+    """Rows of `drift_metric`: events and ranking of every node; by month on book and of matured rows for some.
+
+    The metrics are `early_events` (observed over expected; exact binomial test that the rate was not understated, with
+    a Jeffreys interval; n_ref is the expected number, rounded, n_cur the rows), `early_auc`, `month_on_book` (of the
+    whole portfolio; `feature` is the month), `matured_auc` and `calibration_in_the_large` (the shift of the log-odds
+    that matured rows ask for). Empty where nothing is known.
+    """
+    if not len(known.event):
+        return pl.DataFrame(schema=SCHEMA)
+    of = nodes(known.keys, segments)
+    level = _events(of, known)
+    ranked = _ranking(of, known, np.ones(len(known.event), dtype=bool), "early_auc")
+    mature = known.matured.astype(bool)
+    parts = [level, ranked, _by_month(known, level["status"][0])]
+    if mature.any():
+        parts += [_ranking(of, known, mature, "matured_auc"), _in_the_large(of, known, mature)]
+    return pl.concat(parts)
+
+
+def _sums(of: Sequence[Node], known: Known, values: Array) -> Array:
+    return totals(of, np.bincount(known.codes, values, minlength=len(known.keys)))
+
+
+def _events(of: Sequence[Node], known: Known) -> pl.DataFrame:
+    n, e, o = (_sums(of, known, v) for v in (np.ones(len(known.event)), known.expected, known.event))
+    rate = e / np.maximum(n, 1)
+    more, fewer = binomial_p(rate, o, n), stats.binom.cdf(o, n, rate)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = o / e
+        high_enough, low_enough = ratio >= 1.0 + WATCH, ratio <= 1.0 / (1.0 + WATCH)
+    # as in the tests of features: a difference without importance is no candidate and lends nobody its discovery
+    q_more = benjamini_hochberg(np.where(high_enough, more, 1.0))
+    q_fewer = benjamini_hochberg(np.where(low_enough, fewer, 1.0))
+    seen = min_detectable_ratio(n, e, DISCOVERY_RATE / len(of))
+    overstated = low_enough & (q_fewer <= DISCOVERY_RATE)
+    watch = (high_enough & (q_more <= DISCOVERY_RATE)) | overstated
+    alert = watch & ~overstated & (ratio >= 1.0 + ALERT)
+    status = np.select([alert, watch, seen > DOUBLED], ["alert", "watch", "blind"], "ok").astype(str)
+    level, detail = _judged_at(of, status, n, e, o)
+    return rows_of(
+        {"level": level, "segment": [node.segment for node in of], "status": status,
+         "n_ref": np.rint(e).astype(np.int64), "n_cur": n.astype(np.int64)},
+        None, "early_events", value=ratio, effect=ratio - 1.0, threshold=np.where(alert, ALERT, WATCH),
+        p=np.where(overstated, fewer, more), q=np.where(overstated, q_fewer, q_more),
+        low=stats.beta.ppf(0.025, o + 0.5, n - o + 0.5) / rate, high=stats.beta.ppf(0.975, o + 0.5, n - o + 0.5) / rate,
+        min_detectable_ratio=seen, detail=detail,
+    )  # fmt: skip
+
+
+def _judged_at(of: Sequence[Node], status: Array, n: Array, e: Array, o: Array) -> tuple[list[str], list[str]]:
+    """Level and words of every node: one that is blind by itself is judged with the nearest node above that is not."""
+    levels, details = [], []
+    for place, (node, above) in enumerate(zip(of, parents(of), strict=True)):
+        words = f"{o[place]:,.0f} events, {e[place]:,.1f} expected of {n[place]:,.0f} rows"
+        judge = next((other for other in above if status[other] != "blind"), None)
+        if status[place] == "blind" and judge is not None:
+            where = of[judge].segment or "the whole portfolio"
+            words += f"; too few to see a doubled rate: judged with {where}: {status[judge]}"
+        levels.append(of[judge].level if status[place] == "blind" and judge is not None else node.level)
+        details.append(words)
+    return levels, details
+
+
+def _ranking(of: Sequence[Node], known: Known, which: Array, metric: str) -> pl.DataFrame:
+    """The AUC that known events show, against the one that their own probabilities expect."""
+    bins = pl.DataFrame({"score": known.score[which]}).select(bin_of(pl.col("score")))["score"].to_numpy()
+    expected = known.score[which] if metric == "matured_auc" else known.expected[which]
+    place = known.codes[which] * BINS + bins
+
+    def by_bin(values: Array) -> Array:
+        return totals(of, np.bincount(place, values, minlength=len(known.keys) * BINS).reshape(-1, BINS))
+
+    event = known.event[which].astype(float)
+    rows, p, squares, seen = (by_bin(v) for v in (np.ones(len(event)), expected, expected**2, event))
+    due, found = ranking(rows, p, squares), ranking(rows, seen, seen)
+    n, o = rows.sum(axis=1), seen.sum(axis=1)
+    enough = np.minimum(o, n - o) >= LEAST_EVENTS
+    effect = due.value - found.value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = stats.norm.sf(effect / due.spread)
+    p_value, q, status, threshold = judged(p_value, effect, enough, RANKING, RANKING_RATE)
+    return rows_of(
+        labels_of(of) | {"status": status, "n_ref": _whole(p.sum(axis=1)), "n_cur": _whole(n)},
+        None, metric, value=np.where(enough, found.value, np.nan), effect=np.where(enough, effect, np.nan),
+        threshold=threshold, p=p_value, q=q,
+        low=due.value - Z95 * due.spread, high=due.value + Z95 * due.spread,
+        detail=[
+            f"AUC {found.value[g]:.3f}, {due.value[g]:.3f} expected" if enough[g] else f"{o[g]:,.0f} events: too few"
+            for g in range(len(of))
+        ],
+    )  # fmt: skip
+
+
+def _by_month(known: Known, status: str) -> pl.DataFrame:
+    """Observed over expected events of the whole portfolio by months on book known; no tests of their own."""
+    months = known.periods.astype(np.int64)
+    n, e, o = (np.bincount(months, v) for v in (np.ones(len(months)), known.expected, known.event))
+    held = np.flatnonzero(e > 0)
+    n, e, o = n[held], e[held], o[held]
+    rate = e / n
+    lines = pl.DataFrame(
+        {
+            "level": "all", "feature": [str(month) for month in held], "metric": "month_on_book", "value": o / e,
+            "effect": o / e - 1.0, "n_ref": np.rint(e).astype(np.int64), "n_cur": n.astype(np.int64), "status": status,
+            "detail": [f"{o[i]:,.0f} events, {e[i]:,.1f} expected of {n[i]:,.0f} rows" for i in range(len(held))],
+            "low": stats.beta.ppf(0.025, o + 0.5, n - o + 0.5) / rate,
+            "high": stats.beta.ppf(0.975, o + 0.5, n - o + 0.5) / rate,
+        },
+        schema_overrides={"feature": pl.String, "detail": pl.String},
+    )  # fmt: skip
+    absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in lines.columns]
+    return lines.with_columns(absent).select(list(SCHEMA))
+
+
+def _whole(values: Array) -> Array:
+    return np.asarray(np.rint(values).astype(np.int64))
+
+
+def _in_the_large(of: Sequence[Node], known: Known, which: Array) -> pl.DataFrame:
+    """Calibration in the large of matured rows, of every node with ten events or more; described, not tested."""
+    logit = special.logit(np.clip(known.score[which], 1e-9, 1.0 - 1e-9))
+    event, codes = known.event[which].astype(float), known.codes[which]
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(known.keys) + 1))
+    frames = []
+    for node in of:
+        rows = np.concatenate([order[starts[m] : starts[m + 1]] for m in node.members])
+        events = event[rows].sum()
+        if min(events, len(rows) - events) < FEWEST_MATURED:
+            continue
+        shift = calibration_in_the_large(logit[rows], event[rows])
+        about = {"level": [node.level], "segment": [node.segment], "status": "ok", "n_cur": [len(rows)]}
+        words = [f"{events:,.0f} events, {known.score[which][rows].sum():,.1f} expected of {len(rows):,} matured rows"]
+        frames.append(rows_of(about, None, "calibration_in_the_large", value=np.array([shift]), detail=words))
+    return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
+
+
+def concept(estimated: pl.DataFrame, early: pl.DataFrame) -> pl.DataFrame:
+    """Rows of metric `concept`: where early labels are red though estimated performance is green.
+
+    The scores then look as good as ever, and what they mean has changed: of all segments that early labels could judge.
+    """
+    calm = pl.col("status").is_in(["watch", "alert"]).any().not_()
+    green = estimated.filter(pl.col("metric").str.starts_with("expected_")).group_by("segment").agg(green=calm)
+    red = early.filter(pl.col("metric").is_in(["early_events", "early_auc"])).sort("metric", descending=True)
+    by_segment = red.group_by("segment", maintain_order=True).agg(
+        pl.col("level").first(), pl.col("n_ref").first(), pl.col("n_cur").first(),
+        pl.col("min_detectable_ratio").first(), pl.col("status"), pl.col("detail"),
+    )  # fmt: skip
+    joined = by_segment.join(green, on="segment", how="left", nulls_equal=True, maintain_order="left")
+    lines = []
+    for row in joined.iter_rows(named=True):
+        alerts = [text for status, text in zip(row["status"], row["detail"], strict=True) if status == "alert"]
+        suspected = bool(alerts) and row["green"] is not False
+        status = SUSPECTED if suspected else "alert" if alerts else row["status"][0]
+        words = "; ".join(alerts) if alerts else ""
+        lines.append({name: row[name] for name in ("segment", "level", "n_ref", "n_cur", "min_detectable_ratio")}
+                     | {"metric": "concept", "status": status, "detail": words})  # fmt: skip
+    return pl.DataFrame(lines, schema=SCHEMA) if lines else pl.DataFrame(schema=SCHEMA)

@@ -1,0 +1,56 @@
+"""The declared hierarchy of segments: the whole portfolio, each value of a segment column, each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metarisk.domain import Array, SegmentKey, segment_name
+
+
+@dataclass(frozen=True)
+class Node:
+    """What is judged together: `members` are positions in the list of keys."""
+
+    level: str
+    """`all`, the name of a segment column, or `cell`."""
+    segment: str | None
+    """Printable name; None for the whole portfolio."""
+    members: tuple[int, ...]
+
+
+def nodes(keys: Sequence[SegmentKey], columns: Sequence[str]) -> tuple[Node, ...]:
+    """The portfolio, then the values of each column where there are several columns, then the cells."""
+    found = [Node("all", None, tuple(range(len(keys))))]
+    for position, column in enumerate(columns if len(columns) > 1 else ()):
+        members: dict[str, list[int]] = {}
+        for number, key in enumerate(keys):
+            members.setdefault(key[position], []).append(number)
+        found += [Node(column, segment_name((value,)), tuple(held)) for value, held in sorted(members.items())]
+    found += [Node("cell", segment_name(key), (number,)) for number, key in enumerate(keys)]
+    return tuple(found)
+
+
+def totals(of: Sequence[Node], values: Array) -> Array:
+    """Values (S, ...) by key, added up by node (G, ...)."""
+    return np.stack([values[list(node.members)].sum(axis=0) for node in of])
+
+
+def labels_of(of: Sequence[Node]) -> dict[str, object]:
+    """Level and segment of every node, as columns."""
+    return {"level": [node.level for node in of], "segment": [node.segment for node in of]}
+
+
+def parents(of: Sequence[Node]) -> tuple[tuple[int, ...], ...]:
+    """Of each node the positions of those above it, the nearest first."""
+    by_member: dict[int, list[int]] = {}
+    for place, node in enumerate(of):
+        if node.level not in ("all", "cell"):
+            for member in node.members:
+                by_member.setdefault(member, []).append(place)
+    return tuple(
+        () if node.level == "all" else (*by_member.get(node.members[0], ()), 0) if node.level == "cell" else (0,)
+        for node in of
+    )
