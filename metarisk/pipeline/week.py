@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk import backtests, lake, registry, scoring, training
+from metarisk import backtests, judging, lake, registry, scoring, training
 from metarisk import drift as drifts
 from metarisk import evidence as evidences
 from metarisk.adapt import BASELINES, Adapted, adapt, shifts
@@ -86,7 +86,7 @@ def judge(context: Context, checked: Checked) -> Judged:
         training.teaching_rows(scan(context, checked), portfolio, spec, as_of), portfolio, spec, as_of
     )
     if not _whole(folder / "judged"):
-        judged = training.walk_forward(
+        judged = judging.walk_forward(
             scan(context, checked),
             portfolio,
             spec,
@@ -165,7 +165,6 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
     by_segment = evidences.by_segment(
         pl.read_parquet(judged.folder / "judged" / "judged.parquet"),
         judged.decision.recipe,
-        judged.evidence.best_baseline,
         context.portfolio,
     )
     with context.warehouse.transaction() as transaction:
@@ -188,7 +187,8 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             states = ["candidate", "champion"] if promoted else ["candidate"]
             states = append_states(transaction, job, trained.model_id, states, common)
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
-            found = evidences.evidence_rows(judged.evidence, judged.decision)
+            found = evidences.evidence_rows(judged.evidence)
+            found += evidences.decision_rows(judged.decision, judged.evidence)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
             found += by_segment
             if trained.comparison is not None:
@@ -260,11 +260,12 @@ def _headline(judged: Judged) -> dict[str, Any]:
     line = judged.evidence.candidate(judged.decision.recipe)
     if line is None:
         return {}
-    interval = line.against_baseline
+    interval = line.against_opponent
     return {
         **{name: value for name, value in line.metrics.items() if value == value},
-        "best_baseline": judged.evidence.best_baseline,
-        "loss_minus_best_baseline": interval.mean,
+        "opponent": judged.evidence.opponent,
+        "oracle": judged.evidence.oracle,
+        "loss_minus_opponent": interval.mean,
         "low": interval.low,
         "high": interval.high,
     }

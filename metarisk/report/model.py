@@ -100,12 +100,13 @@ class DriftLine:
 
 @dataclass(frozen=True)
 class EvidenceLine:
-    """One candidate on the rows that all were judged on; `difference` below 0 is better than the best baseline."""
+    """One candidate on the rows that all were judged on; `difference` below 0 is better than the opponent."""
 
     candidate: str
     loss: float
     ranking: float | None = None
     difference: Interval | None = None
+    against_oracle: Interval | None = None
     role: Role = "candidate"
     note: str = ""
 
@@ -115,7 +116,10 @@ class Evidence:
     """Candidates against baselines; `note` says on which rows, by whose labels."""
 
     rows: tuple[EvidenceLine, ...]
-    baseline: str
+    opponent: str
+    """In words: the baseline that validation chose before the judged rows were opened."""
+    oracle: str = ""
+    """The baseline that is best on the judged rows, which nobody could have known."""
     note: str = ""
     loss_name: str = "log-loss"
     ranking_name: str = "AUC"

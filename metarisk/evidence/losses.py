@@ -1,0 +1,31 @@
+"""What every table of judged rows needs: whose loss they are compared with, and which rows depend on each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from metarisk.domain import Array, Portfolio
+from metarisk.metrics import block_ids, log_loss
+from metarisk.tasks import LABEL, OPPONENT, segment_keys
+
+
+def opponent_loss(judged: pl.DataFrame) -> Array:
+    """Loss (N,) of the baseline that validation chose for each row's fold."""
+    y, names = judged[LABEL].to_numpy(), judged[OPPONENT]
+    loss = np.empty(len(y))
+    for name in names.unique():
+        rows = (names == name).to_numpy()
+        loss[rows] = log_loss(judged[name].to_numpy()[rows], y[rows])
+    return loss
+
+
+def blocks_of(judged: pl.DataFrame, portfolio: Portfolio) -> Array:
+    """Number (N,) of each row's opening month and segment: rows of a block may depend on each other."""
+    month = judged[portfolio.columns.opened_on].dt.month_start().to_physical().to_numpy()
+    return block_ids(segment_keys(judged, portfolio)[1], month)
+
+
+def finite(value: float) -> float | None:
+    """The value as a warehouse holds it: null where there is none."""
+    return value if np.isfinite(value) else None
