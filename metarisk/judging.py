@@ -16,6 +16,11 @@ from metarisk.metrics import log_loss
 from metarisk.tasks import LABEL, OPPONENT, forward_folds, labelled, opened_within, teaching
 from metarisk.training import can_teach, fit, fit_bases, forward_split, teaching_rows
 
+HELD_OUT_EVENTS = (5, 10, 20, 50)
+"""Events that a held-out segment may show."""
+GROUPS = 3
+"""Parts that segments are held out in: a model is trained for each."""
+
 
 def walk_forward(
     frame: pl.LazyFrame,
@@ -109,6 +114,52 @@ def judge_rows(
             moved = shifts(rows, portfolio, level(adapted, teach, portfolio, rule))
             scores[level_column(name, number)] = model.logit(link + moved)
     return scores
+
+
+def held_out(
+    teach: pl.DataFrame,
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    recipe: str,
+    baselines: Sequence[str],
+    *,
+    seed: int,
+    progress: Progress,
+) -> pl.DataFrame:
+    """How few events a segment needs: segments held out of a recipe's training, which then meets k events of each.
+
+    `teach` is cut by a forward split; the values of the first segment column fall into GROUPS groups. The recipe is
+    trained on the older rows of the other groups and adapted to those and to a held-out value's newest rows, up to but
+    not including its (k+1)-th event. Baselines, which do not adapt, are trained on just these rows. Judged are the
+    newer rows of those values that had k events to give: a row for each with its k, y, and a column of logits a name.
+    """
+    older, newer = forward_split(teach, portfolio)
+    name, order = portfolio.columns.segments[0], [portfolio.columns.opened_on, portfolio.columns.entity]
+    sizes = older.group_by(name).agg(pl.col(LABEL).sum().alias("events")).sort("events", name, descending=True)
+    older = older.sort(order, descending=True).with_columns(pl.col(LABEL).cum_sum().over(name).alias("__event"))
+    judged: list[pl.DataFrame] = []
+    for group in range(GROUPS):
+        progress(group, GROUPS, f"segments held out: group {group + 1} of {GROUPS}")
+        held = sizes.gather_every(GROUPS, group)
+        others = older.join(held, on=name, how="anti", nulls_equal=True)
+        if not can_teach(others, spec):
+            continue
+        model = fit(
+            recipe, others, fit_bases([recipe], others, portfolio), portfolio, spec, seed=seed, progress=_silent
+        )
+        for k in HELD_OUT_EVENTS:
+            rich = held.filter(pl.col("events") >= k)
+            rows = newer.join(rich, on=name, how="semi", nulls_equal=True)
+            if rows.is_empty():
+                continue
+            own = older.filter(pl.col("__event") <= k).join(rich, on=name, how="semi", nulls_equal=True)
+            known = pl.concat([others, own]).sort(portfolio.columns.entity, portfolio.columns.opened_on)
+            adapted = adapt(model, "", known, portfolio, spec)
+            scores = {recipe: model.logit(adapted.score(rows, portfolio)[0])}
+            scores |= judge_rows(known, rows, portfolio, spec, baselines, seed=seed, progress=_silent)
+            found = judged_rows(rows, known, portfolio, f"k={k}", scores)
+            judged.append(found.with_columns(pl.lit(k).alias("k")))
+    return pl.concat(judged).sort("k", maintain_order=True) if judged else pl.DataFrame()
 
 
 def judged_rows(

@@ -7,8 +7,8 @@ support row meets the one model that has never seen it, and no training row need
 """
 
 from metarisk.bases.crossfit import BASES, BaseKind, CrossFitted, blend
-from metarisk.bases.encoded import EncodedBase
-from metarisk.bases.fitted import FOLDS, LIMIT, Fitted, entity_fold
+from metarisk.bases.encoded import EncodedBase, encode, relative_rates
+from metarisk.bases.fitted import FOLDS, LIMIT, Fitted, entity_fold, values_of
 from metarisk.bases.hazard import HazardBase, breslow
 from metarisk.bases.linear import LinearBase, signed
 from metarisk.bases.mixed import INSTALLED, MixedBase
@@ -31,6 +31,9 @@ __all__ = [
     "TreeBase",
     "blend",
     "breslow",
+    "encode",
     "entity_fold",
+    "relative_rates",
     "signed",
+    "values_of",
 ]

@@ -49,13 +49,13 @@ class EncodedBase:
             values, rates = values_of(frame, name), np.zeros(len(y))
             for fold in range(FOLDS):
                 own = folds == fold
-                rates[own] = _encode(values.filter(pl.Series(own)), _rates(values, y, expected, ~own))
+                known = relative_rates(values.filter(pl.Series(~own)), y[~own], expected[~own])
+                rates[own] = encode(values.filter(pl.Series(own)), known)
             encoded[name] = rates
         numbers = dict(features) | dict.fromkeys(columns.segments, Feature("numeric"))
         rows = frame.with_columns(pl.Series(name, rates) for name, rates in encoded.items())
-        everything = np.ones(len(y), dtype=bool)
-        rates_of = {name: _rates(values_of(frame, name), y, expected, everything) for name in columns.segments}
-        return cls(rates_of, TreeBase.fit(rows, y, numbers, columns, exposure, fine=fine))
+        of_all = {name: relative_rates(values_of(frame, name), y, expected) for name in columns.segments}
+        return cls(of_all, TreeBase.fit(rows, y, numbers, columns, exposure, fine=fine))
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Logit or log relative hazard, float64 (N,)."""
@@ -81,18 +81,19 @@ class EncodedBase:
 
     def _encoded(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(
-            pl.Series(name, _encode(values_of(frame, name), rates)) for name, rates in self.rates.items()
+            pl.Series(name, encode(values_of(frame, name), rates)) for name, rates in self.rates.items()
         )
 
 
-def _rates(values: pl.Series, y: Array, expected: Array, rows: Array) -> dict[str, float]:
-    """Log relative rate of each value among a mask of rows (N,)."""
-    frame = pl.DataFrame({"value": values, "y": y, "expected": expected}).filter(pl.Series(rows))
+def relative_rates(values: pl.Series, y: Array, expected: Array) -> dict[str, float]:
+    """Log of each value's smoothed event rate over that of the book, given values, y and expected events (N,)."""
+    frame = pl.DataFrame({"value": values, "y": y, "expected": expected})
     sums = frame.group_by("value").agg(pl.col("y").sum(), pl.col("expected").sort().sum()).sort("value")
     found = np.log((sums["y"].to_numpy() + PRIOR_EVENTS) / (sums["expected"].to_numpy() + PRIOR_EVENTS))
     return dict(zip(sums["value"].to_list(), found.tolist(), strict=True))
 
 
-def _encode(values: pl.Series, rates: Mapping[str, float]) -> Array:
+def encode(values: pl.Series, rates: Mapping[str, float]) -> Array:
+    """The rate of each value (N,); that of the book for a value that has none."""
     encoded: Array = values.replace_strict(dict(rates), default=0.0, return_dtype=pl.Float64).to_numpy()
     return encoded

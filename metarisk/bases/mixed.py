@@ -18,8 +18,12 @@ from metarisk.features import Encoder
 
 INSTALLED = find_spec("gpboost") is not None
 """Whether the extra is there; without it nothing offers this base."""
-RATE = 0.1
-"""Larger steps than those of plain trees, and fewer: at each one the random effects are fitted again."""
+RATE = 0.05
+"""Larger steps than those of plain trees, and fewer: at each one the random effects are fitted again.
+
+A step follows the gradient and not Newton's direction, so it is divided by the mean curvature: where events are rare
+the trees would hardly move.
+"""
 _UNKNOWN = frozenset({"num_iterations", "bagging_fraction", "bagging_freq", "deterministic", "force_row_wise"})
 """LightGBM's parameters that a fit with random effects does not take: it needs all rows of a group at once."""
 
@@ -58,11 +62,13 @@ class MixedBase:
         groups = np.column_stack([levels[name].search_sorted(values[name]).to_numpy() for name in values]).astype(int)
         parameters = tree_parameters(y, encoder.monotone, fine=False)
         rounds = round(parameters["num_iterations"] * parameters["learning_rate"] / RATE)
+        curvature = float(y.mean() * (1 - y.mean()))
         with warnings.catch_warnings():
             # It warns whenever it is told which columns are categories.
             warnings.simplefilter("ignore", UserWarning)
             booster = gpboost.train(
-                {key: value for key, value in parameters.items() if key not in _UNKNOWN} | {"learning_rate": RATE},
+                {key: value for key, value in parameters.items() if key not in _UNKNOWN}
+                | {"learning_rate": RATE / curvature},
                 gpboost.Dataset(raw, y, categorical_feature=encoder.categorical),
                 num_boost_round=rounds,
                 gp_model=gpboost.GPModel(group_data=groups, likelihood="bernoulli_logit", num_parallel_threads=1),
@@ -74,8 +80,8 @@ class MixedBase:
             asked[:, place] = np.arange(len(asked))
             found = booster.predict(raw[:1].repeat(len(asked), 0), group_data_pred=asked, pred_latent=True)
             effects[name] = dict(zip(levels[name].to_list(), found["random_effect_mean"].tolist(), strict=True))
-        lines = json.loads(booster.model_to_string())["booster_str"].splitlines(keepends=True)
-        text = "".join(line for line in lines if not line.startswith(("[yl:", "[yu:")))
+        # LightGBM reads the trees, and warns of parameters that it does not know.
+        text, _, _ = json.loads(booster.model_to_string())["booster_str"].partition("\nparameters:")
         return cls(TreeBase(encoder, lightgbm.Booster(model_str=text)), effects)
 
     def predict(self, frame: pl.DataFrame) -> Array:

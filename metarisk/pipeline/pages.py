@@ -99,6 +99,8 @@ def report_week(
         steps=tuple(report.Step(name, value) for name, value in seconds.items()),
         quality=_quality(judged.checked.quality),
         evidence=_evidence(judged.evidence, decision.recipe),
+        segment_losses=cards.segment_losses(context, judged),
+        held_out=cards.held_out(judged),
         reliability=cards.reliability_of(judged),
         level=cards.level(judged),
         stability=cards.stability(trained),
@@ -107,7 +109,7 @@ def report_week(
         backtests=cards.backtests(trained),
         groups=cards.groups(trained),
         similarity=_similarity(context, trained.model_id),
-        warnings=tuple(judged.checked.extract.warnings),
+        warnings=(*judged.checked.extract.warnings, *judged.warnings),
         next_steps=(f"metarisk approve -p {context.job.portfolio} --model {trained.model_id} --by NAME --reason WHY",)
         if waits
         else (),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from metarisk.pipeline.publish import append_event, append_rows
 from metarisk.tasks import LABEL, population
 
 SEED = 0
+HELD_OUT_BASELINES = frozenset({"pooled_logistic", "segment_logistic", "pooled_lightgbm", "target_lightgbm"})
+"""Baselines that segments are held out of too: a pooled and a segment model of each kind."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Judged:
     decision: evidences.Decision
     champion_recipe: str | None
     level: evidences.LevelChoice
+    held_out: tuple[dict[str, object], ...] = ()
+    """Rows for the table `evidence` on segments that were held out of training."""
+    features: tuple[dict[str, object], ...] = ()
+    """The same on each feature alone."""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,8 @@ def judge(context: Context, checked: Checked) -> Judged:
         }
     )
     folder = context.settings.data_dir / "lake" / portfolio.name / str(as_of) / "weeks" / week_id
-    training.require_labels(
-        training.teaching_rows(scan(context, checked), portfolio, spec, as_of), portfolio, spec, as_of
-    )
+    teach = training.teaching_rows(scan(context, checked), portfolio, spec, as_of)
+    training.require_labels(teach, portfolio, spec, as_of)
     if not _whole(folder / "judged"):
         judged = judging.walk_forward(
             scan(context, checked),
@@ -105,7 +111,48 @@ def judge(context: Context, checked: Checked) -> Judged:
     decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
     level = evidences.choose_level(judged, decision.recipe, portfolio)
-    return Judged(checked, week_id, folder, summary, decision, recipe, level)
+    few = tuple(_held_out(context, teach, folder, decision.recipe, names))
+    title = f"Segments held out of training, {portfolio.name} {as_of}"
+    context.reporter.table("evidence-held-out", title, evidences.held_out_table(few))
+    features, warnings = _single_features(context, teach)
+    return Judged(checked, week_id, folder, summary, decision, recipe, level, few, features, warnings)
+
+
+def _single_features(context: Context, teach: pl.DataFrame) -> tuple[tuple[dict[str, object], ...], tuple[str, ...]]:
+    """What each feature alone knows of the newer rows that teach, and a warning of those that know too much."""
+    if context.spec.label != "event":
+        return (), ()
+    older, newer = training.forward_split(teach, context.portfolio)
+    found = evidences.single_feature_auc(older, newer, context.portfolio)
+    warnings = evidences.leak_warnings(found)
+    for warning in warnings:
+        context.reporter.warn(f"{context.portfolio.name} {context.job.as_of}: {warning}")
+    return tuple(evidences.feature_rows(found, newer)), warnings
+
+
+def _held_out(
+    context: Context, teach: pl.DataFrame, folder: Path, recipe: str, names: Sequence[str]
+) -> list[dict[str, object]]:
+    """What the recipe to be trained makes of segments that it was not trained on, beside pooled and segment models."""
+    portfolio, spec = context.portfolio, context.spec
+    if not portfolio.validation.held_out or spec.label != "event":
+        return []
+    baselines = [name for name in names if name in HELD_OUT_BASELINES and name != recipe]
+    if not _whole(folder / "held_out"):
+        judged = judging.held_out(
+            teach,
+            portfolio,
+            spec,
+            recipe,
+            baselines,
+            seed=SEED,
+            progress=lambda done, total, note: context.reporter.progress("judge", done, total, note),
+        )
+        with lake.staged(folder / "held_out") as into:
+            judged.write_parquet(into / "judged.parquet")
+            lake.write_manifest(into, {"recipe": recipe})
+    judged = pl.read_parquet(folder / "held_out" / "judged.parquet")
+    return evidences.held_out_rows(judged, recipe, baselines, portfolio)
 
 
 def train(context: Context, judged: Judged) -> Trained:
@@ -190,7 +237,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             found = evidences.evidence_rows(judged.evidence)
             found += evidences.decision_rows(judged.decision, judged.evidence)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
-            found += by_segment
+            found += [*by_segment, *judged.held_out, *judged.features]
             if trained.comparison is not None:
                 found += trained.comparison.evidence_rows(judged.decision.recipe)
             found += trained.fairness

@@ -211,6 +211,30 @@ class GroupLine:
 
 
 @dataclass(frozen=True)
+class SegmentLoss:
+    """What the loss of the chosen recipe differs by from the opponent's in one segment, partially pooled."""
+
+    segment: str
+    rows: int
+    events: int
+    difference: Interval
+    worse: bool
+    """Significantly, after Benjamini and Hochberg over all segments."""
+
+
+@dataclass(frozen=True)
+class HeldOutLine:
+    """Segments that were held out of training and showed `events` events each: losses of the recipe and of others."""
+
+    events: int
+    rows: int
+    judged_events: int
+    loss: float
+    others: tuple[tuple[str, float, Interval], ...]
+    """Name and loss of each baseline, and what the recipe's loss differs by."""
+
+
+@dataclass(frozen=True)
 class NightReport:
     """Everything the page of one night shows."""
 
@@ -270,6 +294,8 @@ class WeekReport:
     evidence: Evidence | None = None
     out_of_time: Evidence | None = None
     """Reports and may veto, never chooses."""
+    segment_losses: tuple[SegmentLoss, ...] = ()
+    held_out: tuple[HeldOutLine, ...] = ()
     reliability: tuple[ReliabilityBin, ...] = ()
     """Of the chosen recipe on validation rows."""
     level: str = ""
