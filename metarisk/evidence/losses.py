@@ -6,18 +6,17 @@ import numpy as np
 import polars as pl
 
 from metarisk.domain import Array, Portfolio
-from metarisk.metrics import block_ids, log_loss
-from metarisk.tasks import LABEL, OPPONENT, segment_keys
+from metarisk.metrics import block_ids
+from metarisk.tasks import OPPONENT, segment_keys
 
 
-def opponent_loss(judged: pl.DataFrame) -> Array:
-    """Loss (N,) of the baseline that validation chose for each row's fold."""
-    y, names = judged[LABEL].to_numpy(), judged[OPPONENT]
-    loss = np.empty(len(y))
+def opponent_logit(judged: pl.DataFrame) -> Array:
+    """Logit (N,) of the baseline that validation chose for each row's fold."""
+    names, logit = judged[OPPONENT], np.empty(judged.height)
     for name in names.unique():
         rows = (names == name).to_numpy()
-        loss[rows] = log_loss(judged[name].to_numpy()[rows], y[rows])
-    return loss
+        logit[rows] = judged[name].to_numpy()[rows]
+    return logit
 
 
 def blocks_of(judged: pl.DataFrame, portfolio: Portfolio) -> Array:

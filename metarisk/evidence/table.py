@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from metarisk.domain import Array, Portfolio
-from metarisk.evidence.losses import blocks_of, finite, opponent_loss
+from metarisk.evidence.losses import blocks_of, finite, opponent_logit
 from metarisk.metrics import (
     Interval,
     auc,
@@ -84,7 +84,7 @@ def summarise(
     losses = {name: log_loss(judged[name].to_numpy(), y) for name in names}
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     oracle = min((name for name in names if name in baselines), key=lambda name: means[name], default=names[0])
-    opposed = opponent_loss(judged)
+    opposed = log_loss(opponent_logit(judged), y)
     bands = _bands(judged["support_events"].to_numpy())
     candidates = [
         Candidate(

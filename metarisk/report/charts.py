@@ -134,10 +134,10 @@ def caterpillar(losses: Sequence[SegmentLoss]) -> Markup:
     axis = alt.Axis(tickCount=5)
     ends = alt.Scale(domain=[-1.5, len(kept) + 0.5], nice=False)
     place = alt.Chart(data).encode(x=alt.X("place:Q", axis=None, scale=ends))
-    whiskers = place.mark_rule(opacity=0.55).encode(
+    whiskers = place.mark_rule(opacity=0.55, strokeWidth=1).encode(
         y=alt.Y("low:Q", axis=axis, title="difference, 1e-4"), y2="high:Q", color=colour
     )
-    dots = place.mark_circle(size=34, opacity=1).encode(y="difference:Q", color=colour)
+    dots = place.mark_circle(size=22, opacity=1).encode(y="difference:Q", color=colour)
     zero = alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(color=_INK, strokeDash=[4, 4]).encode(y="zero:Q")
     return _svg(zero + whiskers + dots, width=_MAP_WIDTH, height=220)
 
