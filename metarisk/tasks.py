@@ -13,6 +13,8 @@ from metarisk.domain import PERIODS, Array, Episodes, Packed, Portfolio, RiskSpe
 
 LABEL = "__y"
 MATURE = "__mature"
+OPPONENT = "__opponent"
+"""Of judged rows: the baseline that validation had chosen before any of them."""
 MISSING_SEGMENT = "(missing)"
 
 

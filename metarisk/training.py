@@ -1,44 +1,22 @@
-"""Fitting a recipe, and judging recipes walking forward. What the judgement decides stands in `evidence`."""
+"""Fitting a recipe on the rows that teach. Judging recipes on rows they have not seen is `judging`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import partial
 
 import numpy as np
 import polars as pl
 
-from metarisk.adapt import (
-    LEVEL_RULES,
-    RECIPES,
-    Adapted,
-    FittedModel,
-    Recipe,
-    adapt,
-    level,
-    level_column,
-    one_thread,
-    shifts,
-)
+from metarisk.adapt import RECIPES, Adapted, FittedModel, Recipe, one_thread
 from metarisk.bases import BASES, CrossFitted
-from metarisk.calibration import LevelRule
-from metarisk.domain import Array, Episodes, Feature, ModelError, Portfolio, Progress, RiskSpec, SegmentKey
+from metarisk.calibration import log_odds
+from metarisk.domain import Episodes, Feature, LikelihoodName, ModelError, Portfolio, Progress, RiskSpec, SegmentKey
 from metarisk.features import Encoder
 from metarisk.learners.similarity import coordinates, distances, neighbours, neighbours_help, signatures
-from metarisk.tasks import (
-    LABEL,
-    episodes,
-    forward_folds,
-    labelled,
-    matrix,
-    newest,
-    observed,
-    opened_within,
-    segment_keys,
-    teaching,
-)
+from metarisk.metrics import log_loss
+from metarisk.tasks import LABEL, episodes, matrix, newest, observed, segment_keys, teaching
 
 CUTS = 6
 """Cut-offs of meta-training episodes, a fold's months apart."""
@@ -46,6 +24,10 @@ NEIGHBOURS = 3
 """Segments named as most like each segment."""
 MIN_EVENTS = 10
 """Fewer events teach nothing: such a fold is left out, such a history is refused."""
+NEWER_SHARE = 0.25
+"""Share of the mature rows that are the newer part of a forward split."""
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Weights of the first of two bases that are tried."""
 
 
 def recipe_of(name: str, portfolio: Portfolio) -> Recipe:
@@ -95,11 +77,12 @@ def fit(
     recipe = recipe_of(name, portfolio)
     teach = teaching(teach, hazard=recipe.hazard)
     likelihood = recipe.likelihood or spec.likelihood
+    weights = choose_weights(recipe, teach, portfolio, likelihood) if recipe.tuned else ()
     used = tuple(bases[kind] for kind in recipe.bases)
     features: dict[str, Feature] = dict(portfolio.features)
     encoder = Encoder.fit(teach, features, portfolio.columns.opened_on)
     keys, _ = segment_keys(teach, portfolio)
-    model = FittedModel(name, recipe, likelihood, used, encoder, {}, keys)
+    model = FittedModel(name, recipe, likelihood, used, encoder, {}, keys, weights=weights)
     if recipe.learner == "none":
         return model
     if not recipe.kind.joint:
@@ -117,71 +100,40 @@ def fit(
     return replace(model, state=state, borrows=borrows)
 
 
-def walk_forward(
-    frame: pl.LazyFrame,
-    portfolio: Portfolio,
-    spec: RiskSpec,
-    names: Sequence[str],
-    as_of: date,
-    *,
-    seed: int,
-    progress: Progress,
-) -> pl.DataFrame:
-    """Judge recipes on rows they have not seen, with labels as they were known at each cut.
+def forward_split(teach: pl.DataFrame, portfolio: Portfolio) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows that teach, cut in time: those opened before a date, and the mature ones opened from it on, a quarter.
 
-    Returns one row for each judged row: fold, entity, segment columns, opened_on, y, support_rows and support_events
-    of its segment at the cut, one column of scores a recipe (logits, where the score is a probability), and one more a
-    recipe and level rule (`level_column`). Empty when no fold has MIN_EVENTS events on both sides.
+    What is best on the newer part by fits on the older one was found without any row that is to be judged.
     """
-    folds = forward_folds(portfolio, as_of)
-    judged: list[pl.DataFrame] = []
-    for number, fold in enumerate(folds):
-        teach = teaching_rows(frame, portfolio, spec, fold.cut)
-        judge = labelled(frame.filter(opened_within(portfolio, fold)), portfolio, spec, as_of)
-        rows = judge.sort(portfolio.columns.entity, portfolio.columns.opened_on).collect()
-        if not _can_teach(teach, spec) or not rows.height:
-            continue
-        step = partial(_step, progress, number * len(names), len(folds) * len(names), f"{fold.cut:%Y-%m}")
-        scores = judge_rows(teach, rows, portfolio, spec, names, seed=seed, progress=step, rules=LEVEL_RULES)
-        judged.append(judged_rows(rows, teach, portfolio, str(fold.cut), scores))
-    progress(len(folds) * len(names), len(folds) * len(names), "judged")
-    return pl.concat(judged) if judged else pl.DataFrame()
+    opened = pl.col(portfolio.columns.opened_on)
+    mature = teaching(teach, hazard=False)
+    start = mature[portfolio.columns.opened_on].quantile(1 - NEWER_SHARE, "higher")
+    return teach.filter(opened < start), mature.filter(opened >= start)
 
 
-def judge_rows(
-    teach: pl.DataFrame,
-    rows: pl.DataFrame,
-    portfolio: Portfolio,
-    spec: RiskSpec,
-    names: Sequence[str],
-    *,
-    seed: int,
-    progress: Progress,
-    rules: Sequence[LevelRule] = (),
-    support: pl.DataFrame | None = None,
-) -> dict[str, Array]:
-    """Scores (N,) of `rows` (N) by every recipe taught by `teach`: logits, where the score is a probability.
+def choose_weights(
+    recipe: Recipe, teach: pl.DataFrame, portfolio: Portfolio, likelihood: LikelihoodName
+) -> tuple[float, ...]:
+    """Weights of two bases that lose least on a forward split; equal ones (none) unless those are certainly worse.
 
-    Adapted to `support`, where that is not what taught: so a market is met that a model has never seen.
-    Of every rule of `rules` but the first one, which is none, also the scores at its level.
+    Certainly: by more than one standard error of the paired difference (Breiman et al. 1984, the one-standard-error
+    rule), for a weight chosen on few events is mostly luck.
     """
-    bases = fit_bases(names, teach, portfolio)
-    scores = {}
-    for done, name in enumerate(names):
-        progress(done, len(names), name)
-        model = fit(name, teach, bases, portfolio, spec, seed=seed, progress=_silent)
-        adapted = adapt(model, "", teach if support is None else support, portfolio, spec, population=rows)
-        link = adapted.score(rows, portfolio)[0]
-        scores[name] = model.logit(link)
-        for number, rule in enumerate(rules[1:], start=1):
-            moved = shifts(rows, portfolio, level(adapted, teach, portfolio, rule))
-            scores[level_column(name, number)] = model.logit(link + moved)
-    return scores
-
-
-def _step(progress: Progress, before: int, total: int, fold: str, done: int, _: int, note: str) -> None:
-    """Progress of one fold as part of that of all."""
-    progress(before + done, total, f"{fold}: {note}")
+    older, newer = forward_split(teach, portfolio)
+    if len(recipe.bases) != 2 or min(older[LABEL].sum(), newer[LABEL].sum()) < MIN_EVENTS:
+        return ()
+    first, second = (
+        CrossFitted.fit(kind, older, older[LABEL].to_numpy(), portfolio, folds=False).full.predict(newer)
+        for kind in recipe.bases
+    )
+    y = newer[LABEL].to_numpy()
+    losses = [log_loss(log_odds(share * first + (1 - share) * second, likelihood), y) for share in WEIGHTS]
+    equal = losses[WEIGHTS.index(0.5)]
+    best = min(range(len(WEIGHTS)), key=lambda number: float(losses[number].mean()))
+    gain = equal - losses[best]
+    if gain.mean() <= gain.std() / np.sqrt(len(y)):
+        return ()
+    return WEIGHTS[best], 1 - WEIGHTS[best]
 
 
 @dataclass(frozen=True)
@@ -214,11 +166,8 @@ def likeness(adapted: Adapted) -> list[Place]:
     ]
 
 
-def _silent(done: int, total: int, note: str) -> None:
-    """Progress of inner work that is not shown."""
-
-
-def _can_teach(teach: pl.DataFrame, spec: RiskSpec) -> bool:
+def can_teach(teach: pl.DataFrame, spec: RiskSpec) -> bool:
+    """Whether there are rows of both classes enough to learn from."""
     if spec.label == "value":
         return teach.height >= MIN_EVENTS
     events = float(teach[LABEL].sum()) if teach.height else 0.0
@@ -227,7 +176,7 @@ def _can_teach(teach: pl.DataFrame, spec: RiskSpec) -> bool:
 
 def require_labels(teach: pl.DataFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> None:
     """Refuse to train on a history that teaches nothing."""
-    if not _can_teach(teach, spec):
+    if not can_teach(teach, spec):
         events = int(teach[LABEL].sum()) if teach.height else 0
         raise ModelError(
             f"{teach.height} matured rows with {events} events of target {portfolio.target.name} teach nothing: at "
@@ -237,17 +186,3 @@ def require_labels(teach: pl.DataFrame, portfolio: Portfolio, spec: RiskSpec, as
             on=as_of,
             remedy="check the label columns of the extract and its history, or wait until more rows have matured",
         )
-
-
-def judged_rows(
-    rows: pl.DataFrame, teach: pl.DataFrame, portfolio: Portfolio, fold: str, scores: Mapping[str, Array]
-) -> pl.DataFrame:
-    """Judged rows with their scores a recipe, and the mature rows and events that their segment had to learn from."""
-    columns = portfolio.columns
-    segments = list(columns.segments)
-    mature = teaching(teach, hazard=False)
-    support = mature.group_by(segments).agg(pl.len().alias("support_rows"), pl.col(LABEL).sum().alias("support_events"))
-    kept = rows.select(columns.entity, *segments, columns.opened_on, LABEL).with_columns(pl.lit(fold).alias("fold"))
-    kept = kept.join(support, on=segments, how="left", nulls_equal=True, maintain_order="left")
-    kept = kept.with_columns(pl.col("support_rows", "support_events").fill_null(0))
-    return kept.with_columns(pl.Series(name, np.asarray(score, dtype=float)) for name, score in scores.items())

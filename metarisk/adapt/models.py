@@ -38,6 +38,8 @@ class FittedModel:
     """Segments seen in training, sorted."""
     borrows: bool = False
     """Whether a segment without labels is adapted to its neighbours' rows: so where that helped on validation."""
+    weights: tuple[float, ...] = ()
+    """Of the bases; none: equal ones."""
 
     @property
     def learner(self) -> Learner:
@@ -46,7 +48,7 @@ class FittedModel:
 
     def fresh(self, frame: pl.DataFrame) -> tuple[Array, Array]:
         """Inputs (N, D) and base score (N,) of rows to be scored."""
-        score = blend([base.full.predict(frame) for base in self.bases], frame.height)
+        score = blend([base.full.predict(frame) for base in self.bases], frame.height, self.weights)
         return self.inputs(frame, score), score
 
     def contributions(self, frame: pl.DataFrame) -> tuple[tuple[str, ...], Array]:
@@ -57,7 +59,7 @@ class FittedModel:
             spread = np.zeros((frame.height, len(names) + 1))
             spread[:, [*map(names.index, base.full.features()), -1]] = base.full.contributions(frame)
             parts.append(spread)
-        return names, blend(parts, frame.height).reshape(frame.height, len(names) + 1)
+        return names, blend(parts, frame.height, self.weights).reshape(frame.height, len(names) + 1)
 
     def unseen(self, frame: pl.DataFrame) -> tuple[Array, Array]:
         """Inputs (N, D) and base score (N,) of support rows, by the fits that have not seen their entities.
@@ -65,8 +67,8 @@ class FittedModel:
         The base score of a hazard is that of the periods a row has been at risk; its inputs tell the horizon's.
         """
         found = [base.unseen(frame) for base in self.bases]
-        score = blend([score for score, _ in found], frame.height)
-        return self.inputs(frame, score), score + blend([share for _, share in found], frame.height)
+        score = blend([score for score, _ in found], frame.height, self.weights)
+        return self.inputs(frame, score), score + blend([share for _, share in found], frame.height, self.weights)
 
     def logit(self, link: Array) -> Array:
         """Logit (N,) of the probability that a link-scale score means; other than hazards are what they are."""
@@ -81,7 +83,7 @@ class FittedModel:
         if not hazards:
             return np.zeros(0)
         periods = np.arange(min(len(base.baseline) for base in hazards))
-        return np.exp(blend([base.share(periods) for base in hazards], len(periods)))
+        return np.exp(blend([base.share(periods) for base in hazards], len(periods), self.weights))
 
     def curve(self, link: float) -> Array:
         """Probability of the event within 1, 2, ... periods of the horizon, float64 (periods,), ending in the score's.
@@ -113,6 +115,7 @@ class FittedModel:
             "segments": [list(key) for key in self.segments],
             "entity": self.bases[0].entity if self.bases else "",
             "borrows": self.borrows,
+            "weights": list(self.weights),
         }
         files["model.json"] = json.dumps(about, indent=1, sort_keys=True).encode()
         files["encoder.json"] = self.encoder.to_json().encode()
@@ -141,6 +144,7 @@ class FittedModel:
             read_arrays(files["state.safetensors"]),
             tuple(tuple(key) for key in about["segments"]),
             about["borrows"],
+            tuple(about.get("weights", ())),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from metarisk.bases import INSTALLED
 from metarisk.domain import (
     Adaptation,
     Array,
@@ -103,6 +104,10 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     likelihood: LikelihoodName | None = None
     """What its scores mean, where that is not the risk type's own likelihood."""
+    baseline: bool = False
+    """Whether it is what a risk team would use instead."""
+    tuned: bool = False
+    """Whether the weights of two bases are chosen on a forward split of the rows that teach; else they are equal."""
 
     @property
     def hazard(self) -> bool:
@@ -132,13 +137,20 @@ HAZARD = ("lightgbm_hazard", "linear_hazard_segments")
 SHORT = {"steps": 300, "meta_batch": 16, "evaluate_every": 50, "patience": 3}
 """Networks that compete each week on a few thousand labelled rows of a book: longer training only overfits there."""
 NETWORK = {"hidden": (32,), "loop": SHORT}
+FIXED = {"damping": 1.0, "prior_strength": 1e9, "prior_variance": 0.1, "slope_variance": 1e-6}
+"""A head that learns nothing about segments: shrunken intercepts with a prior precision of ten events."""
 REPTILE = SHORT | {"optimiser": "sgd", "momentum": 0.0, "rate": 0.1, "schedule": "linear"}
 RECIPES: Mapping[str, Recipe] = {
-    "pooled_logistic": Recipe(("logistic",)),
-    "segment_logistic": Recipe(("logistic_segments",)),
-    "pooled_lightgbm": Recipe(("lightgbm",)),
-    "segment_lightgbm": Recipe(("lightgbm_segments",)),
-    "blend": Recipe(BASE),
+    "pooled_logistic": Recipe(("logistic",), baseline=True),
+    "segment_logistic": Recipe(("logistic_segments",), baseline=True),
+    "own_logistic": Recipe(("logistic_own",), baseline=True),
+    "pooled_lightgbm": Recipe(("lightgbm",), baseline=True),
+    "segment_lightgbm": Recipe(("lightgbm_segments",), baseline=True),
+    "target_lightgbm": Recipe(("lightgbm_target",), baseline=True),
+    "recalibrated_lightgbm": Recipe(("lightgbm",), "map_head", FIXED, baseline=True),
+    "blend": Recipe(BASE, baseline=True),
+    "tuned_ensemble": Recipe(("lightgbm_target", "logistic_segments"), baseline=True, tuned=True),
+    **({"gpboost": Recipe(("gpboost",), baseline=True)} if INSTALLED else {}),
     "map_head": Recipe(BASE, "map_head"),
     "hazard": Recipe(HAZARD, likelihood="cumulative_hazard"),
     "hazard_head": Recipe(HAZARD, "map_head", {"slope_column": 0}, "cumulative_hazard"),
@@ -150,5 +162,5 @@ RECIPES: Mapping[str, Recipe] = {
         for name in ("maml", "fomaml", "anil", "meta_sgd", "maml_plus_plus", "prototypical", "matching", "siamese")
     },
 }
-BASELINES = frozenset(name for name, recipe in RECIPES.items() if recipe.learner == "none" and not recipe.hazard)
+BASELINES = frozenset(name for name, recipe in RECIPES.items() if recipe.baseline)
 """What a risk team would use instead."""

@@ -6,24 +6,34 @@ fold, for rows that may have been in training. A row's fold is a hash of its ent
 support row meets the one model that has never seen it, and no training row needs to be kept.
 """
 
-from metarisk.bases.crossfit import BASES, FOLDS, BaseKind, CrossFitted, blend, entity_fold
-from metarisk.bases.fitted import LIMIT, Fitted
+from metarisk.bases.crossfit import BASES, BaseKind, CrossFitted, blend
+from metarisk.bases.encoded import EncodedBase, encode, relative_rates
+from metarisk.bases.fitted import FOLDS, LIMIT, Fitted, entity_fold, values_of
 from metarisk.bases.hazard import HazardBase, breslow
 from metarisk.bases.linear import LinearBase, signed
+from metarisk.bases.mixed import INSTALLED, MixedBase
+from metarisk.bases.own import OwnBase
 from metarisk.bases.trees import TreeBase
 
 __all__ = [
     "BASES",
     "FOLDS",
+    "INSTALLED",
     "LIMIT",
     "BaseKind",
     "CrossFitted",
+    "EncodedBase",
     "Fitted",
     "HazardBase",
     "LinearBase",
+    "MixedBase",
+    "OwnBase",
     "TreeBase",
     "blend",
     "breslow",
+    "encode",
     "entity_fold",
+    "relative_rates",
     "signed",
+    "values_of",
 ]

@@ -6,18 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import Fitted
+from metarisk.bases.encoded import EncodedBase
+from metarisk.bases.fitted import FOLDS, Fitted, entity_fold
 from metarisk.bases.hazard import HazardBase, Relative
 from metarisk.bases.linear import LinearBase
+from metarisk.bases.mixed import MixedBase
+from metarisk.bases.own import OwnBase
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import PERIODS, Array, Feature, Portfolio
-
-FOLDS = 5
+from metarisk.domain import PERIODS, Array, Columns, Feature, Portfolio
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class BaseKind:
     def side_by_side(self) -> bool:
         """Whether folds are fitted at once, one thread each. LightGBM's own threads wait for each other at every leaf,
         which on a busy machine takes many times as long; a linear fit has threads in BLAS, and a large matrix."""
-        return self.model is TreeBase
+        return self.model in (TreeBase, EncodedBase)
 
     def fit(
-        self, frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], opened_on: str, *, fine: bool
+        self, frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], columns: Columns, *, fine: bool
     ) -> Fitted:
         """The base fitted on labelled rows."""
         if self.hazard:
-            return HazardBase.fit(self.model, frame, y, features, opened_on, fine=fine)
-        return self.model.fit(frame, y, features, opened_on, fine=fine)
+            return HazardBase.fit(self.model, frame, y, features, columns, fine=fine)
+        return self.model.fit(frame, y, features, columns, fine=fine)
 
     def read(self, text: str) -> Fitted:
         """The base that `to_text` wrote."""
@@ -53,14 +53,12 @@ BASES: Mapping[str, BaseKind] = {
     "logistic_segments": BaseKind(LinearBase, segments=True),
     "lightgbm": BaseKind(TreeBase),
     "lightgbm_segments": BaseKind(TreeBase, segments=True),
+    "lightgbm_target": BaseKind(EncodedBase),
+    "logistic_own": BaseKind(OwnBase),
+    "gpboost": BaseKind(MixedBase),
     "linear_hazard_segments": BaseKind(LinearBase, segments=True, hazard=True),
     "lightgbm_hazard": BaseKind(TreeBase, hazard=True),
 }
-
-
-def entity_fold(frame: pl.DataFrame, entity: str) -> Array:
-    """Fold of each row, int64 (N,) in 0..FOLDS-1, from its entity alone: stable across nights and versions."""
-    return np.fromiter((crc32(str(key).encode()) % FOLDS for key in frame[entity]), np.int64, frame.height)
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class CrossFitted:
 
         def fit_without(fold: int) -> Fitted:
             rows = fold_of != fold
-            return base.fit(frame.filter(pl.Series(rows)), y[rows], features, columns.opened_on, fine=fold < 0)
+            return base.fit(frame.filter(pl.Series(rows)), y[rows], features, columns, fine=fold < 0)
 
         with ThreadPoolExecutor((os.cpu_count() or 1) if base.side_by_side else 1) as pool:
             # No row is in fold -1.
@@ -117,6 +115,11 @@ class CrossFitted:
         return cls(kind, entity, read(texts["full"]), tuple(read(texts[f"part{i}"]) for i in range(len(texts) - 1)))
 
 
-def blend(scores: Sequence[Array], rows: int) -> Array:
-    """Mean of base scores, float64 (rows,); zeros where a recipe has no base."""
-    return np.mean(scores, axis=0) if scores else np.zeros(rows)
+def blend(scores: Sequence[Array], rows: int, weights: Sequence[float] = ()) -> Array:
+    """Base scores averaged by weights that sum to one, equal ones if none, float64 (rows,); zeros without a base."""
+    if not scores:
+        return np.zeros(rows)
+    if not weights:
+        return np.asarray(np.mean(scores, axis=0))
+    # Summed one by one: a row's score depends on that row alone to the last bit, which BLAS does not promise.
+    return sum((weight * score for weight, score in zip(weights, scores, strict=True)), np.zeros_like(scores[0]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Protocol
+from zlib import crc32
 
 import numpy as np
 import polars as pl
 
 from metarisk.domain import Array
 
+FOLDS = 5
 LIMIT = 15.0
 """Scores are cut here: beyond it a probability is zero or one in single precision."""
 
@@ -34,6 +36,16 @@ class Fitted(Protocol):
     def to_text(self) -> str:
         """Everything fitted, as text that `from_text` of the same kind reads."""
         ...
+
+
+def entity_fold(frame: pl.DataFrame, entity: str) -> Array:
+    """Fold of each row, int64 (N,) in 0..FOLDS-1, from its entity alone: stable across nights and versions."""
+    return np.fromiter((crc32(str(key).encode()) % FOLDS for key in frame[entity]), np.int64, frame.height)
+
+
+def values_of(frame: pl.DataFrame, segment: str) -> pl.Series:
+    """The values (N,) of a segment column as text, null being one of them."""
+    return frame[segment].cast(pl.String).fill_null("(missing)")
 
 
 def completed(parts: Array, score: Array) -> Array:

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from metarisk.bases.encoded import EncodedBase
 from metarisk.bases.fitted import LIMIT, completed
 from metarisk.bases.linear import LinearBase
+from metarisk.bases.mixed import MixedBase
+from metarisk.bases.own import OwnBase
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import PERIODS, Array, Feature
+from metarisk.domain import PERIODS, Array, Columns, Feature
 
 BRESLOW_ROUNDS = 2
-Relative = LinearBase | TreeBase
+Relative = LinearBase | TreeBase | EncodedBase | OwnBase | MixedBase
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class HazardBase:
         frame: pl.DataFrame,
         y: Array,
         features: Mapping[str, Feature],
-        opened_on: str,
+        columns: Columns,
         *,
         fine: bool = False,
     ) -> HazardBase:
@@ -49,10 +52,10 @@ class HazardBase:
         """
         periods = frame[PERIODS].to_numpy()
         baseline = breslow(periods, y, np.ones(len(y)))
-        for _ in range(1 if kind is TreeBase else BRESLOW_ROUNDS):
+        for _ in range(BRESLOW_ROUNDS if kind is LinearBase else 1):
             at_risk = baseline[periods] > 0
             rows = frame.filter(pl.Series(at_risk))
-            relative = kind.fit(rows, y[at_risk], features, opened_on, baseline[periods][at_risk], fine=fine)
+            relative = kind.fit(rows, y[at_risk], features, columns, baseline[periods][at_risk], fine=fine)
             if kind is LinearBase:
                 baseline = breslow(periods, y, np.exp(relative.predict(frame)))
         return cls(relative, baseline)

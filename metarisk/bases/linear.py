@@ -11,7 +11,7 @@ import polars as pl
 from sklearn.linear_model import LogisticRegression, PoissonRegressor
 
 from metarisk.bases.fitted import LIMIT, completed, constant_of
-from metarisk.domain import Array, Feature
+from metarisk.domain import Array, Columns, Feature
 from metarisk.features import Encoder
 
 HAZARD_RIDGE = 10.0
@@ -32,23 +32,23 @@ class LinearBase:
         frame: pl.DataFrame,
         y: Array,
         features: Mapping[str, Feature],
-        opened_on: str,
+        columns: Columns,
         exposure: Array | None = None,
         *,
         fine: bool = False,
     ) -> LinearBase:
         """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate."""
-        encoder = Encoder.fit(frame, features, opened_on)
+        encoder = Encoder.fit(frame, features, columns.opened_on)
         if len(np.unique(y)) < 2:
             return cls(encoder, np.zeros(len(encoder.columns)), constant_of(y, exposure))
         design = encoder.design(frame, np.float64)
 
-        def ridge(columns: Array) -> tuple[Array, float]:
+        def ridge(inputs: Array) -> tuple[Array, float]:
             if exposure is None:
-                model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(columns, y)
+                model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(inputs, y)
                 return model.coef_[0].copy(), float(model.intercept_[0])
             model = PoissonRegressor(alpha=HAZARD_RIDGE / exposure.sum(), solver="newton-cholesky", max_iter=100)
-            model.fit(columns, y / exposure, sample_weight=exposure)
+            model.fit(inputs, y / exposure, sample_weight=exposure)
             return model.coef_.copy(), float(model.intercept_)
 
         return cls(encoder, *signed(design, encoder.signs, ridge))

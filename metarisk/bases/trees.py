@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from metarisk.bases.fitted import LIMIT, completed, constant_of
-from metarisk.domain import Array, Feature
+from metarisk.domain import Array, Columns, Feature
 from metarisk.features import Encoder
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class TreeBase:
         frame: pl.DataFrame,
         y: Array,
         features: Mapping[str, Feature],
-        opened_on: str,
+        columns: Columns,
         exposure: Array | None = None,
         *,
         fine: bool = False,
@@ -48,7 +48,7 @@ class TreeBase:
         """
         import lightgbm
 
-        encoder = Encoder.fit(frame, features, opened_on)
+        encoder = Encoder.fit(frame, features, columns.opened_on)
         if len(np.unique(y)) < 2:
             return cls(encoder, None, constant_of(y, exposure))
         parameters, offset = tree_parameters(y, encoder.monotone, fine=fine), None

@@ -41,7 +41,8 @@ def evaluate(
     def walk_forward(context: Context) -> tuple[dict[str, Any], str]:
         judged = pipeline.evaluate(context)
         text = f"{judged.decision.reason}\nNext: metarisk weekly --portfolio {portfolio} --as-of {as_of}"
-        return {"evidence": plain(judged.evidence), "decision": plain(judged.decision)}, text
+        told = {"held_out": judged.held_out, "features": judged.features, "warnings": judged.warnings}
+        return {"evidence": plain(judged.evidence), "decision": plain(judged.decision), **told}, text
 
     def on_rows(context: Context) -> tuple[dict[str, Any], str]:
         found = pipeline.study(context, Path(str(rows)), protocol, recipe or ())

@@ -103,6 +103,8 @@ class Validation:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
     folds: int = 4
     fold_months: int = 3
+    held_out: bool = True
+    """Whether a week holds segments out of training, to see how few events of theirs it needs."""
 
 
 @dataclass(frozen=True)

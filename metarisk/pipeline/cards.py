@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from metarisk import evidence as evidences
 from metarisk import report
 from metarisk.metrics import Interval, ReliabilityBin, reliability
 from metarisk.moves import PARTS
@@ -102,6 +103,40 @@ def reliability_of(judged: Judged) -> tuple[ReliabilityBin, ...]:
     if rows.is_empty() or recipe not in rows.columns or not rows[LABEL].is_between(0, 1).all():
         return ()
     return reliability(1 / (1 + np.exp(-rows[recipe].to_numpy())), rows[LABEL].to_numpy())
+
+
+def segment_losses(context: Context, judged: Judged) -> tuple[report.SegmentLoss, ...]:
+    """Where the chosen recipe loses to the opponent and where it wins, the worst segment first."""
+    rows = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
+    found: list[dict[str, Any]] = evidences.by_segment(rows, judged.decision.recipe, context.portfolio)
+    lines = [
+        report.SegmentLoss(
+            row["slice"],
+            row["rows"],
+            row["events"],
+            Interval(row["value"], row["low"], row["high"]),
+            row["note"].startswith("worse"),
+        )
+        for row in found
+    ]
+    return tuple(sorted(lines, key=lambda line: (-line.difference.mean, line.segment)))
+
+
+def held_out(judged: Judged) -> tuple[report.HeldOutLine, ...]:
+    """What the chosen recipe made of segments that were held out of its training, by the events it was shown."""
+    by_slice: dict[str, list[dict[str, Any]]] = {}
+    for row in judged.held_out:
+        by_slice.setdefault(str(row["slice"]), []).append(row)
+    lines = []
+    for name, rows in by_slice.items():
+        losses = {row["candidate"]: row["value"] for row in rows if row["metric"] == "log_loss"}
+        gains = {
+            row["metric"]: Interval(row["value"], row["low"], row["high"]) for row in rows if row["low"] is not None
+        }
+        first, k = rows[0], int(name.removeprefix("k="))
+        others = [(n, loss, gains[f"loss_minus_{n}"]) for n, loss in losses.items() if n != first["candidate"]]
+        lines.append(report.HeldOutLine(k, first["rows"], first["events"], first["value"], tuple(others)))
+    return tuple(lines)
 
 
 def level(judged: Judged) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from metarisk import quality, registry, report
+from metarisk.adapt import BASELINES
 from metarisk.domain import segment_name
 from metarisk.evidence import Evidence
 from metarisk.metrics import Interval
@@ -111,6 +112,8 @@ def report_week(
         steps=tuple(report.Step(name, value) for name, value in seconds.items()),
         quality=_quality(judged.checked.quality),
         evidence=_evidence(judged.evidence, decision.recipe),
+        segment_losses=cards.segment_losses(context, judged),
+        held_out=cards.held_out(judged),
         reliability=cards.reliability_of(judged),
         level=cards.level(judged),
         stability=cards.stability(trained),
@@ -119,7 +122,7 @@ def report_week(
         backtests=cards.backtests(trained),
         groups=cards.groups(trained),
         similarity=_similarity(context, trained.model_id),
-        warnings=tuple(judged.checked.extract.warnings),
+        warnings=(*judged.checked.extract.warnings, *judged.warnings),
         next_steps=(f"metarisk approve -p {context.job.portfolio} --model {trained.model_id} --by NAME --reason WHY",)
         if waits
         else (),
@@ -273,7 +276,8 @@ def _evidence(evidence: Evidence, chosen: str) -> report.Evidence | None:
             candidate=line.name,
             loss=line.metrics["log_loss"],
             ranking=line.metrics["auc"],
-            difference=line.against_baseline,
+            difference=line.against_opponent,
+            against_oracle=line.against_oracle,
             role="champion" if line.name == chosen else "baseline" if line.baseline else "candidate",
         )
         for line in evidence.candidates
@@ -283,7 +287,7 @@ def _evidence(evidence: Evidence, chosen: str) -> report.Evidence | None:
         "the labels that taught; labels as they were known at each cut; difference in log-loss with a 95 % interval "
         "by bootstrap over opening month x segment"
     )
-    return report.Evidence(tuple(lines), evidence.best_baseline, note)
+    return report.Evidence(tuple(lines), evidence.opponent, evidence.oracle, note)
 
 
 def _similarity(context: Context, model_id: str) -> tuple[report.MapPoint, ...]:
@@ -309,7 +313,7 @@ def _similarity(context: Context, model_id: str) -> tuple[report.MapPoint, ...]:
 def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:
     """The evidence that came with a model, read back from the warehouse."""
     rows = context.warehouse.rows(
-        "SELECT e.candidate, e.metric, e.value, e.low, e.high, e.rows, e.events, e.note, m.recipe "
+        "SELECT e.candidate, e.metric, e.value, e.low, e.high, e.rows, e.events, e.note, m.recipe, m.metrics "
         "FROM metarisk.evidence e JOIN metarisk.model m ON m.model_id = e.model_id "
         "WHERE e.model_id = $model_id AND e.slice = 'all' AND e.protocol = 'walk_forward'",
         {"model_id": model_id},
@@ -319,23 +323,30 @@ def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:
     by_name: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(row["candidate"], {})[row["metric"]] = row
-    baseline = rows[0]["note"].removeprefix("best baseline: ").split(";")[0]
+    about = json.loads(rows[0]["metrics"])
     lines = []
     for name, metrics in by_name.items():
-        span = metrics["loss_minus_best_baseline"]
-        known = span["value"] is not None and span["low"] is not None and span["high"] is not None
+        opposed, oracle = (metrics.get(f"loss_minus_{other}") for other in ("opponent", "oracle"))
         lines.append(
             report.EvidenceLine(
                 candidate=name,
                 loss=metrics["log_loss"]["value"],
                 ranking=metrics["auc"]["value"],
-                difference=Interval(span["value"], span["low"], span["high"]) if known else None,
-                role="champion" if name == rows[0]["recipe"] else "baseline" if name == baseline else "candidate",
+                difference=_interval(opposed),
+                against_oracle=_interval(oracle),
+                role="champion" if name == rows[0]["recipe"] else "baseline" if name in BASELINES else "candidate",
             )
         )
     lines.sort(key=lambda line: line.loss)
     note = f"{rows[0]['rows']:,} rows with {rows[0]['events']:,} events; {rows[0]['note']}"
-    return report.Evidence(tuple(lines), baseline, note)
+    return report.Evidence(tuple(lines), about.get("opponent", ""), about.get("oracle", ""), note)
+
+
+def _interval(row: Mapping[str, Any] | None) -> Interval | None:
+    """The interval of a row of `evidence`; None where it has none."""
+    if row is None or row["value"] is None or row["low"] is None or row["high"] is None:
+        return None
+    return Interval(row["value"], row["low"], row["high"])
 
 
 def _next_steps(context: Context, run: Run) -> tuple[str, ...]:

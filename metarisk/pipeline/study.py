@@ -19,13 +19,13 @@ from typing import Literal
 import polars as pl
 
 from metarisk import evidence as evidences
-from metarisk import training
+from metarisk import judging, training
 from metarisk.adapt import BASELINES
 from metarisk.domain import ConfigError, DataError
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.week import SEED, candidates
-from metarisk.tasks import LABEL, labelled
+from metarisk.tasks import LABEL, OPPONENT, labelled
 
 Protocol = Literal["as-known", "full-outcome", "new-market"]
 NOTES: Mapping[Protocol, str] = {
@@ -71,7 +71,7 @@ def study(context: Context, checked: Checked, file: Path, protocol: Protocol, re
         )  # fmt: skip
     lines = _read(file, frame, entity, context)
     parts = lines.partition_by("draw", "fold", maintain_order=True)
-    judged = []
+    judged: list[pl.DataFrame] = []
     for number, part in enumerate(parts):
         draw, fold = part["draw"][0], part["fold"][0]
         context.reporter.progress("study", number, len(parts), f"draw {draw}, fold {fold}")
@@ -92,9 +92,12 @@ def study(context: Context, checked: Checked, file: Path, protocol: Protocol, re
             known, support = _ever(rows, context), teach
             if protocol == "new-market":
                 teach = teach.join(part.filter(role="fit").select(entity), on=entity, how="semi")
-        scores = training.judge_rows(teach, known, portfolio, spec, names, seed=SEED, progress=_silent, support=support)
-        found = training.judged_rows(known, teach if support is None else support, portfolio, fold, scores)
-        judged.append(found.with_columns(pl.lit(draw).alias("draw")))
+        scores = judging.judge_rows(teach, known, portfolio, spec, names, seed=SEED, progress=_silent, support=support)
+        found = judging.judged_rows(known, teach if support is None else support, portfolio, fold, scores)
+        # Folds that are dates follow each other; those of other protocols are segments of one time.
+        earlier = [one.select(found.columns) for one in judged if protocol == "as-known" and one["fold"][0] < fold]
+        chosen = judging.opponent(earlier, teach, portfolio, spec, names, seed=SEED)
+        judged.append(found.with_columns(pl.lit(chosen).alias(OPPONENT), pl.lit(draw).alias("draw")))
     together = pl.concat(judged)
     if together.is_empty():
         raise DataError(

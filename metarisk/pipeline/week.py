@@ -6,7 +6,7 @@ The first two are the night's own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk import backtests, lake, registry, scoring, training
+from metarisk import backtests, judging, lake, registry, scoring, training
 from metarisk import evidence as evidences
 from metarisk.adapt import BASELINES, adapt, shifts
 from metarisk.adapt import level as adapted_level
@@ -31,6 +31,8 @@ from metarisk.pipeline.publish import append_event, append_rows
 from metarisk.tasks import LABEL, population
 
 SEED = 0
+HELD_OUT_BASELINES = frozenset({"pooled_logistic", "segment_logistic", "pooled_lightgbm", "target_lightgbm"})
+"""Baselines that segments are held out of too: a pooled and a segment model of each kind."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Judged:
     decision: evidences.Decision
     champion_recipe: str | None
     level: evidences.LevelChoice
+    held_out: tuple[dict[str, object], ...] = ()
+    """Rows for the table `evidence` on segments that were held out of training."""
+    features: tuple[dict[str, object], ...] = ()
+    """The same on each feature alone."""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,10 @@ def judge(context: Context, checked: Checked) -> Judged:
         }
     )
     folder = context.settings.data_dir / "lake" / portfolio.name / str(as_of) / "weeks" / week_id
-    training.require_labels(
-        training.teaching_rows(scan(context, checked), portfolio, spec, as_of), portfolio, spec, as_of
-    )
+    teach = training.teaching_rows(scan(context, checked), portfolio, spec, as_of)
+    training.require_labels(teach, portfolio, spec, as_of)
     if not _whole(folder / "judged"):
-        judged = training.walk_forward(
+        judged = judging.walk_forward(
             scan(context, checked),
             portfolio,
             spec,
@@ -104,7 +110,48 @@ def judge(context: Context, checked: Checked) -> Judged:
     decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
     level = evidences.choose_level(judged, decision.recipe, portfolio)
-    return Judged(checked, week_id, folder, summary, decision, recipe, level)
+    few = tuple(_held_out(context, teach, folder, decision.recipe, names))
+    title = f"Segments held out of training, {portfolio.name} {as_of}"
+    context.reporter.table("evidence-held-out", title, evidences.held_out_table(few))
+    features, warnings = _single_features(context, teach)
+    return Judged(checked, week_id, folder, summary, decision, recipe, level, few, features, warnings)
+
+
+def _single_features(context: Context, teach: pl.DataFrame) -> tuple[tuple[dict[str, object], ...], tuple[str, ...]]:
+    """What each feature alone knows of the newer rows that teach, and a warning of those that know too much."""
+    if context.spec.label != "event":
+        return (), ()
+    older, newer = training.forward_split(teach, context.portfolio)
+    found = evidences.single_feature_auc(older, newer, context.portfolio)
+    warnings = evidences.leak_warnings(found)
+    for warning in warnings:
+        context.reporter.warn(f"{context.portfolio.name} {context.job.as_of}: {warning}")
+    return tuple(evidences.feature_rows(found, newer)), warnings
+
+
+def _held_out(
+    context: Context, teach: pl.DataFrame, folder: Path, recipe: str, names: Sequence[str]
+) -> list[dict[str, object]]:
+    """What the recipe to be trained makes of segments that it was not trained on, beside pooled and segment models."""
+    portfolio, spec = context.portfolio, context.spec
+    if not portfolio.validation.held_out or spec.label != "event":
+        return []
+    baselines = [name for name in names if name in HELD_OUT_BASELINES and name != recipe]
+    if not _whole(folder / "held_out"):
+        judged = judging.held_out(
+            teach,
+            portfolio,
+            spec,
+            recipe,
+            baselines,
+            seed=SEED,
+            progress=lambda done, total, note: context.reporter.progress("judge", done, total, note),
+        )
+        with lake.staged(folder / "held_out") as into:
+            judged.write_parquet(into / "judged.parquet")
+            lake.write_manifest(into, {"recipe": recipe})
+    judged = pl.read_parquet(folder / "held_out" / "judged.parquet")
+    return evidences.held_out_rows(judged, recipe, baselines, portfolio)
 
 
 def train(context: Context, judged: Judged) -> Trained:
@@ -162,7 +209,6 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
     by_segment = evidences.by_segment(
         pl.read_parquet(judged.folder / "judged" / "judged.parquet"),
         judged.decision.recipe,
-        judged.evidence.best_baseline,
         context.portfolio,
     )
     with context.warehouse.transaction() as transaction:
@@ -185,9 +231,10 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             states = ["candidate", "champion"] if promoted else ["candidate"]
             states = append_states(transaction, job, trained.model_id, states, common)
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
-            found = evidences.evidence_rows(judged.evidence, judged.decision)
+            found = evidences.evidence_rows(judged.evidence)
+            found += evidences.decision_rows(judged.decision, judged.evidence)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
-            found += by_segment
+            found += [*by_segment, *judged.held_out, *judged.features]
             if trained.comparison is not None:
                 found += trained.comparison.evidence_rows(judged.decision.recipe)
             found += trained.fairness
@@ -248,11 +295,12 @@ def _headline(judged: Judged) -> dict[str, Any]:
     line = judged.evidence.candidate(judged.decision.recipe)
     if line is None:
         return {}
-    interval = line.against_baseline
+    interval = line.against_opponent
     return {
         **{name: value for name, value in line.metrics.items() if value == value},
-        "best_baseline": judged.evidence.best_baseline,
-        "loss_minus_best_baseline": interval.mean,
+        "opponent": judged.evidence.opponent,
+        "oracle": judged.evidence.oracle,
+        "loss_minus_opponent": interval.mean,
         "low": interval.low,
         "high": interval.high,
     }

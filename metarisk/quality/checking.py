@@ -69,6 +69,8 @@ def check(
             failing, excluded, excluded_rows = _set_aside(connection, rules, verdicts, columns, folder)
     if any(rule.excludes for rule in rules):
         results.append(_excluded_share(suite.stem, excluded_rows, total))
+    if {portfolio.columns.event_date, portfolio.columns.opened_on} <= set(columns):
+        results.append(_dated_after_opening(suite.stem, files, excluded, portfolio, total))
     if known_segments:
         counts = _segment_counts(files, portfolio, as_of)
         results.append(
@@ -168,6 +170,20 @@ def _excluded_share(suite: str, excluded: int, total: int) -> Result:
         total,
         f"{excluded:,} rows, {share:.2%}" if excluded else "",
     )
+
+
+def _dated_after_opening(
+    suite: str, files: Sequence[Path], excluded: Path | None, portfolio: Portfolio, total: int
+) -> Result:
+    """No row that is kept has an event before its horizon begins: it would teach an outcome that was known then."""
+    event, opened, entity = str(portfolio.columns.event_date), portfolio.columns.opened_on, portfolio.columns.entity
+    early = pl.scan_parquet(list(files)).filter(pl.col(event) < pl.col(opened)).select(entity, event, opened)
+    if excluded is not None:
+        early = early.join(pl.scan_parquet(excluded).select(entity), on=entity, how="anti")
+    found = early.sort(entity).collect(engine="streaming")
+    detail = f"{found.height:,} rows, {found[entity][0]} for one" if found.height else ""
+    rule = f"no event is dated before {opened}"
+    return Result(suite, rule, event, "critical", found.is_empty(), found.height, total, detail)
 
 
 def _segment_counts(files: Sequence[Path], portfolio: Portfolio, as_of: date) -> dict[SegmentKey, int]:

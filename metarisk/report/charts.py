@@ -18,7 +18,15 @@ import vl_convert
 from markupsafe import Markup
 
 from metarisk.metrics import ReliabilityBin
-from metarisk.report.model import DriftLine, GradeBar, LearningCurve, MapPoint, ScoreHistogram, Waterfall
+from metarisk.report.model import (
+    DriftLine,
+    GradeBar,
+    LearningCurve,
+    MapPoint,
+    ScoreHistogram,
+    SegmentLoss,
+    Waterfall,
+)
 
 _FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 """Fonts of one metric: vl-convert lays labels out with the widths that the browser will draw."""
@@ -31,6 +39,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[
 _PADDING = {"left": 14, "right": 14, "top": 5, "bottom": 5}
 _LONGEST_LABEL = 28
 _MOST_POINTS = 600
+_MOST_CATERPILLAR = 150
 _MAP_WIDTH, _MAP_HEIGHT = 420, 300
 
 
@@ -164,6 +173,37 @@ def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
     whiskers = place.mark_rule(color=_ACCENT, opacity=0.6).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q")
     dots = place.mark_circle(color=_ACCENT, size=55, opacity=1).encode(x=x, y=y)
     return _svg(line + whiskers + dots, width=380, height=240)
+
+
+def caterpillar(losses: Sequence[SegmentLoss]) -> Markup:
+    """Loss differences of segments in rising order with their 95 % intervals"""
+    ordered = sorted(losses, key=lambda line: line.difference.mean)
+    kept = [ordered[round(i)] for i in _evenly(len(ordered), _MOST_CATERPILLAR)]
+    data = pl.DataFrame(
+        {
+            "place": list(range(len(kept))),
+            "difference": [1e4 * line.difference.mean for line in kept],
+            "low": [1e4 * line.difference.low for line in kept],
+            "high": [1e4 * line.difference.high for line in kept],
+            "kind": ["worse" if line.worse else "even" if line.difference.high >= 0 else "better" for line in kept],
+        }
+    )
+    colours = alt.Scale(domain=["better", "even", "worse"], range=["var(--good)", _SOFT, "var(--bad)"])
+    colour = alt.Color("kind:N", scale=colours, legend=None)
+    axis = alt.Axis(tickCount=5)
+    ends = alt.Scale(domain=[-1.5, len(kept) + 0.5], nice=False)
+    place = alt.Chart(data).encode(x=alt.X("place:Q", axis=None, scale=ends))
+    whiskers = place.mark_rule(opacity=0.55, strokeWidth=1).encode(
+        y=alt.Y("low:Q", axis=axis, title="difference, 1e-4"), y2="high:Q", color=colour
+    )
+    dots = place.mark_circle(size=22, opacity=1).encode(y="difference:Q", color=colour)
+    zero = alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(color=_INK, strokeDash=[4, 4]).encode(y="zero:Q")
+    return _svg(zero + whiskers + dots, width=_MAP_WIDTH, height=220)
+
+
+def _evenly(size: int, most: int) -> list[float]:
+    """Numbers of at most `most` of so many things, evenly spaced, both ends included."""
+    return [float(i) for i in range(size)] if size <= most else [i * (size - 1) / (most - 1) for i in range(most)]
 
 
 def drift_map(cells: Sequence[DriftLine], segments: Sequence[str], features: Sequence[str]) -> Markup:

@@ -104,12 +104,13 @@ class DriftLine:
 
 @dataclass(frozen=True)
 class EvidenceLine:
-    """One candidate on the rows that all were judged on; `difference` below 0 is better than the best baseline."""
+    """One candidate on the rows that all were judged on; `difference` below 0 is better than the opponent."""
 
     candidate: str
     loss: float
     ranking: float | None = None
     difference: Interval | None = None
+    against_oracle: Interval | None = None
     role: Role = "candidate"
     note: str = ""
 
@@ -119,7 +120,10 @@ class Evidence:
     """Candidates against baselines; `note` says on which rows, by whose labels."""
 
     rows: tuple[EvidenceLine, ...]
-    baseline: str
+    opponent: str
+    """In words: the baseline that validation chose before the judged rows were opened."""
+    oracle: str = ""
+    """The baseline that is best on the judged rows, which nobody could have known."""
     note: str = ""
     loss_name: str = "log-loss"
     ranking_name: str = "AUC"
@@ -225,6 +229,30 @@ class Waterfall:
 
 
 @dataclass(frozen=True)
+class SegmentLoss:
+    """What the loss of the chosen recipe differs by from the opponent's in one segment, partially pooled."""
+
+    segment: str
+    rows: int
+    events: int
+    difference: Interval
+    worse: bool
+    """Significantly, after Benjamini and Hochberg over all segments."""
+
+
+@dataclass(frozen=True)
+class HeldOutLine:
+    """Segments that were held out of training and showed `events` events each: losses of the recipe and of others."""
+
+    events: int
+    rows: int
+    judged_events: int
+    loss: float
+    others: tuple[tuple[str, float, Interval], ...]
+    """Name and loss of each baseline, and what the recipe's loss differs by."""
+
+
+@dataclass(frozen=True)
 class NightReport:
     """Everything the page of one night shows."""
 
@@ -291,6 +319,8 @@ class WeekReport:
     evidence: Evidence | None = None
     out_of_time: Evidence | None = None
     """Reports and may veto, never chooses."""
+    segment_losses: tuple[SegmentLoss, ...] = ()
+    held_out: tuple[HeldOutLine, ...] = ()
     reliability: tuple[ReliabilityBin, ...] = ()
     """Of the chosen recipe on validation rows."""
     level: str = ""

@@ -30,6 +30,7 @@ from metarisk.report.model import (
     NightReport,
     QualityCheck,
     SegmentLine,
+    SegmentLoss,
     WeekReport,
 )
 
@@ -93,6 +94,8 @@ def render_week(report: WeekReport) -> str:
             quality=_worst_quality(report.quality),
             forest=_forest(report.evidence),
             out_of_time_forest=_forest(report.out_of_time),
+            caterpillar=charts.caterpillar(report.segment_losses) if report.segment_losses else None,
+            told_segments=_ends(report.segment_losses),
             reliability_chart=charts.reliability_chart(report.reliability) if report.reliability else None,
             backtests=_worst_backtests(report.backtests),
             backtest_counts=Counter(line.status for line in report.backtests),
@@ -123,6 +126,10 @@ def _night_problems(report: NightReport) -> list[Problem]:
 
 def _week_problems(report: WeekReport) -> list[Problem]:
     failed = [Problem("bad", report.reason)] if report.decision == "failed" else []
+    losing = [line.segment.replace("|", " · ") for line in report.segment_losses if line.worse]
+    if losing:
+        more = f" and {len(losing) - 3} more" if len(losing) > 3 else ""
+        failed.append(Problem("watch", f"The chosen recipe is significantly worse in {', '.join(losing[:3])}{more}."))
     wrong = [line for line in report.backtests if line.status == "understated"]
     if wrong:
         grades = ", ".join(f"{line.grade} of {line.cohort}" for line in wrong[:5])
@@ -180,6 +187,12 @@ def _interesting_segments(segments: Sequence[SegmentLine]) -> list[SegmentLine]:
         return abs(now - before) * math.sqrt(line.rows)
 
     return sorted(segments, key=lambda line: (-move(line), -line.rows, line.name))[:_SHOWN_SEGMENTS]
+
+
+def _ends(losses: Sequence[SegmentLoss]) -> list[SegmentLoss]:
+    """The worst and the best segments, the worst first."""
+    ordered, half = sorted(losses, key=lambda line: -line.difference.mean), _SHOWN_SEGMENTS // 2
+    return ordered if len(ordered) <= 2 * half else ordered[:half] + ordered[-half:]
 
 
 def _worst_backtests(lines: Sequence[BacktestLine]) -> list[BacktestLine]:

@@ -9,9 +9,13 @@ SPEC = RiskSpec(
     candidates=(
         "pooled_logistic",
         "segment_logistic",
+        "own_logistic",
         "pooled_lightgbm",
         "segment_lightgbm",
+        "target_lightgbm",
+        "recalibrated_lightgbm",
         "blend",
+        "tuned_ensemble",
         "map_head",
         "hazard",
         "hazard_head",

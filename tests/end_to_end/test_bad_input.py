@@ -12,7 +12,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from metarisk import pipeline
 from metarisk.domain import ConfigError, DataError, MetariskError, ModelError, QualityError
+from metarisk.pipeline import Quiet
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CAREFUL, EVERYTHING, FIRST, NAME, SECOND, Project
 from tests.warehouses import Server
@@ -82,6 +84,15 @@ REFUSED = {
     ),
     "label in the future": Case(
         lambda frame: frame, QualityError, "values to be between .max_value", "known_date", rules=(KNOWN_BY_AS_OF,)
+    ),
+    "event before opening": Case(
+        lambda frame: frame.with_columns(
+            event_date=pl.when(loan_id="T00123").then(date(2020, 1, 1)).otherwise("event_date"),
+            known_date=pl.when(loan_id="T00123").then(date(2026, 1, 1)).otherwise("known_date"),
+        ),
+        QualityError,
+        "no event is dated before opened_on: 1 rows, T00123 for one",
+        "event_date",
     ),
     "too many wrong rows": Case(some(200, amount=-1.0), QualityError, "at most 10% of rows are set aside: 201 rows"),
     "recoded segments": Case(
@@ -187,6 +198,47 @@ def test_one_class_teaches_nothing_but_the_champion_goes_on(duckdb: Project) -> 
     assert duckdb.count("model") == 1
     duckdb.nightly(FIRST)
     assert set(duckdb.scores()["status"]) == {"abstained"}
+
+
+def test_one_segment_is_a_book_like_any_other(make: Callable[..., Project]) -> None:
+    project = make(frame=tiny.book().with_columns(region=pl.lit("north"), product=pl.lit("auto")))
+    week, night = project.weekly(), project.nightly(FIRST)
+    scores = project.scores()
+    assert set(scores["segment"]) == {"north|auto"}
+    assert set(scores["status"]) == {"adapted"}
+    assert scores["score"].is_between(0, 1, closed="none").all()
+    assert "north · auto" in night.page.read_text()
+    assert "no model has seen" not in week.page.read_text()
+
+
+def test_a_feature_that_leaks_is_named_to_everyone(make: Callable[..., Project]) -> None:
+    """Collection costs are booked once a loan has defaulted."""
+    costs = pl.when(pl.col("event_date").is_not_null()).then(pl.col("amount")).otherwise(None)
+    project = make(
+        frame=tiny.book().with_columns(costs=costs),
+        toml=tiny.TOML.replace("[features.income]", '[features.costs]\nkind = "numeric"\n\n[features.income]'),
+        sql=EVERYTHING,
+    )
+    reporter = Listener()
+    week = pipeline.weekly(project.context(tiny.CUT_OFF, reporter=reporter))
+    (warning,) = [text for text in reporter.warnings if "feature" in text]
+    assert "feature costs may tell the outcome: by itself it ranks validation rows with an AUC of" in warning
+    assert "feature costs may tell the outcome" in week.page.read_text()
+    rows = project.warehouse.rows("SELECT candidate, value, note FROM metarisk.evidence WHERE protocol = 'features'")
+    found = {row["candidate"]: row for row in rows}
+    assert set(found) == {"amount", "income", "costs", "channel", "first_credit_on"}
+    assert found["costs"]["value"] > 0.95
+    assert {row["candidate"] for row in rows if row["note"]} == {"costs"}
+
+
+class Listener(Quiet):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
 
 def test_nan_and_infinities_are_missing_values(project: Project) -> None:

@@ -21,7 +21,7 @@ from tests.end_to_end.tiny import REPOSITORY
 
 DATA = Path(os.environ.get("METARISK_TEST_DATA", REPOSITORY.parent / "shared" / "data")) / "credit_lending_club"
 CANDIDATES = ("pooled_logistic", "segment_logistic", "hazard", "hazard_head")
-DIFFERENCE = "loss_minus_best_baseline"
+DIFFERENCE = "loss_minus_opponent"
 CUT_OFF, NIGHT = date(2011, 1, 2), date(2011, 1, 31)
 
 pytestmark = [

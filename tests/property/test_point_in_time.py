@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarisk import training
+from metarisk import judging, training
 from metarisk.adapt import adapt
 from metarisk.domain import Validation
 from metarisk.scoring import score
@@ -117,7 +117,7 @@ def test_a_judged_score_does_not_know_what_was_learned_after_its_cut():
     # judged rows keep their own inputs, their outcomes differ
     other = pl.concat([other.filter(pl.col("opened") <= last.cut), frame.filter(pl.col("opened") > last.cut)])
     before, after = (
-        training.walk_forward(
+        judging.walk_forward(
             rows.lazy(), portfolio, SPEC, ["segment_logistic", "map_head"], AS_OF, seed=0, progress=silent
         ).filter(fold=str(last.cut))
         for rows in (frame, other)

@@ -14,10 +14,14 @@ from metarisk import bases
 from metarisk.bases import (
     BASES,
     FOLDS,
+    INSTALLED,
     LIMIT,
     CrossFitted,
+    EncodedBase,
     HazardBase,
     LinearBase,
+    MixedBase,
+    OwnBase,
     TreeBase,
     blend,
     breslow,
@@ -29,6 +33,7 @@ from metarisk.tasks import LABEL
 from tests.unit.loan_examples import PORTFOLIO, at_risk, book, support
 
 FEATURES = PORTFOLIO.features
+KINDS = [kind for kind in BASES if INSTALLED or BASES[kind].model is not MixedBase]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def teach() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted(teach) -> dict[str, CrossFitted]:
-    return {kind: CrossFitted.fit(kind, teach, teach[LABEL].to_numpy(), PORTFOLIO) for kind in BASES}
+    return {kind: CrossFitted.fit(kind, teach, teach[LABEL].to_numpy(), PORTFOLIO) for kind in KINDS}
 
 
 def test_folds_are_pinned_for_ever_and_come_from_the_entity_alone():
@@ -50,7 +55,7 @@ def test_folds_are_pinned_for_ever_and_come_from_the_entity_alone():
     assert (np.abs(shares - 1 / FOLDS) < 0.05).all()
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_row_never_meets_a_fit_that_saw_its_entity(kind, teach, fitted):
     loan = teach.filter(pl.col(LABEL) == 1)["loan"][0]
     own = pl.col("loan") == loan
@@ -73,7 +78,7 @@ def test_unseen_scores_are_the_parts_put_together(teach, fitted):
 
 def test_logistic_regression_is_the_penalised_optimum(teach):
     y = teach[LABEL].to_numpy()
-    base = LinearBase.fit(teach, y, FEATURES, "opened")
+    base = LinearBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
     design = base.encoder.design(teach, np.float64)
 
     def objective(weights):
@@ -84,7 +89,7 @@ def test_logistic_regression_is_the_penalised_optimum(teach):
     np.testing.assert_allclose([*base.weights, base.intercept], best.x, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_texts_read_back_to_the_same_bits(kind, teach, fitted):
     again = CrossFitted.from_texts(kind, "loan", fitted[kind].to_texts())
     frame = book()
@@ -93,7 +98,7 @@ def test_texts_read_back_to_the_same_bits(kind, teach, fitted):
     assert again.to_texts() == fitted[kind].to_texts()
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_score_depends_on_its_row_alone(kind, fitted):
     frame, full = book(), fitted[kind].full
     score = full.predict(frame)
@@ -124,7 +129,7 @@ def test_monotone_features_never_turn_a_tree_score_round(fitted):
 
 def test_a_falling_constraint_holds_against_the_data(teach):
     against = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=-1)}
-    base = TreeBase.fit(teach, teach[LABEL].to_numpy(), against, "opened")
+    base = TreeBase.fit(teach, teach[LABEL].to_numpy(), against, PORTFOLIO.columns)
     scores = [base.predict(book(50).with_columns(burden=pl.lit(v))) for v in (-3.0, 0.0, 3.0)]
     assert (np.diff(scores, axis=0) <= 0).all()
 
@@ -133,35 +138,39 @@ def test_a_linear_weight_against_its_sign_is_left_out_and_the_rest_is_fitted_aga
     y = teach[LABEL].to_numpy()
     against = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=-1)}
     without = {name: feature for name, feature in FEATURES.items() if name != "burden"}
-    found, rest = LinearBase.fit(teach, y, against, "opened"), LinearBase.fit(teach, y, without, "opened")
+    found, rest = (
+        LinearBase.fit(teach, y, against, PORTFOLIO.columns),
+        LinearBase.fit(teach, y, without, PORTFOLIO.columns),
+    )
     assert found.weights[0] == 0
     np.testing.assert_allclose(found.weights[1:], rest.weights, atol=1e-9)
     np.testing.assert_allclose(found.predict(book()), rest.predict(book()), atol=1e-9)
     # a direction that the data share changes nothing
     free = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=0)}
     np.testing.assert_array_equal(
-        LinearBase.fit(teach, y, free, "opened").weights, LinearBase.fit(teach, y, FEATURES, "opened").weights
+        LinearBase.fit(teach, y, free, PORTFOLIO.columns).weights,
+        LinearBase.fit(teach, y, FEATURES, PORTFOLIO.columns).weights,
     )
 
 
 def test_a_design_of_contradicted_columns_alone_is_the_constant(teach):
     y = teach[LABEL].to_numpy()
-    base = LinearBase.fit(teach, y, {"burden": replace(FEATURES["burden"], monotone=-1)}, "opened")
+    base = LinearBase.fit(teach, y, {"burden": replace(FEATURES["burden"], monotone=-1)}, PORTFOLIO.columns)
     np.testing.assert_allclose(special.expit(base.predict(book())), y.mean(), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_segment_columns_are_read_by_the_kinds_that_say_so(kind, fitted):
     frame = book(100)
     moved = frame.with_columns(region=pl.lit("north"), product=pl.lit("home"))
     differs = (fitted[kind].full.predict(moved) != fitted[kind].full.predict(frame)).any()
-    assert differs == BASES[kind].segments
+    assert differs == (BASES[kind].segments or BASES[kind].model in (EncodedBase, OwnBase, MixedBase))
 
 
-@pytest.mark.parametrize("fit", [LinearBase.fit, TreeBase.fit])
+@pytest.mark.parametrize("fit", [LinearBase.fit, TreeBase.fit, EncodedBase.fit, OwnBase.fit])
 @pytest.mark.parametrize(("y", "events"), [(np.zeros(9), 0.5), (np.ones(9), 9.5)])
 def test_one_class_gives_the_constant_of_the_smoothed_rate(fit, y, events):
-    base = fit(book(9), y, FEATURES, "opened")
+    base = fit(book(9), y, FEATURES, PORTFOLIO.columns)
     np.testing.assert_allclose(special.expit(base.predict(book(20))), events / 10)
     again = type(base).from_text(base.to_text())
     np.testing.assert_array_equal(again.predict(book(20)), base.predict(book(20)))
@@ -169,7 +178,7 @@ def test_one_class_gives_the_constant_of_the_smoothed_rate(fit, y, events):
 
 def test_few_rows_whose_folds_are_empty_or_of_one_class_still_fit():
     frame = book(4).with_columns(pl.lit(3).alias(PERIODS))
-    for kind in BASES:
+    for kind in KINDS:
         base = CrossFitted.fit(kind, frame, np.array([0.0, 1.0, 0.0, 0.0]), PORTFOLIO)
         assert np.isfinite(base.unseen(frame)).all()
         assert np.isfinite(base.full.predict(frame)).all()
@@ -185,6 +194,7 @@ def test_scores_are_cut_at_the_limit():
 def test_a_blend_is_the_mean_of_logits_and_zero_without_bases():
     np.testing.assert_array_equal(blend([np.array([0.0, 1.0]), np.array([2.0, 5.0])], 2), [1.0, 3.0])
     np.testing.assert_array_equal(blend([], 3), np.zeros(3))
+    np.testing.assert_array_equal(blend([np.array([0.0, 1.0]), np.array([2.0, 5.0])], 2, (0.75, 0.25)), [0.5, 2.0])
 
 
 def test_trees_have_few_leaves_while_events_are_few_and_half_the_rounds_once_they_are_many():
@@ -194,6 +204,89 @@ def test_trees_have_few_leaves_while_events_are_few_and_half_the_rounds_once_the
     assert (many["num_leaves"], many["num_iterations"], many["learning_rate"]) == (16, 200, 0.06)
     assert "monotone_constraints" not in few
     assert many["monotone_constraints"] == [0, 1]
+
+
+# what a risk team would use
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contributions_sum_to_the_score(kind, fitted):
+    full, rows = fitted[kind].full, book(120, seed=9)
+    parts = full.contributions(rows)
+    assert parts.shape == (120, len(full.features()) + 1)
+    np.testing.assert_allclose(parts.sum(axis=1), full.predict(rows), atol=1e-9)
+
+
+def test_a_target_encoding_is_the_smoothed_rate_of_the_other_folds(teach, monkeypatch):
+    seen = {}
+    plain = TreeBase.fit.__func__
+
+    def spied(cls, frame, y, *rest, **options):
+        seen["frame"] = frame
+        return plain(cls, frame, y, *rest, **options)
+
+    monkeypatch.setattr(TreeBase, "fit", classmethod(spied))
+    y = teach[LABEL].to_numpy()
+    base = EncodedBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+    folds, rate = entity_fold(teach, "loan"), (y.sum() + 0.5) / len(y)
+    for row in (0, 7, 200):
+        same = (teach["region"] == teach["region"][row]).to_numpy()
+        others = same & (folds != folds[row])
+        assert seen["frame"]["region"][row] == pytest.approx(
+            np.log((y[others].sum() + 10) / (rate * others.sum() + 10))
+        )
+        of_all = np.log((y[same].sum() + 10) / (rate * same.sum() + 10))
+        assert base.rates["region"][teach["region"][row]] == pytest.approx(of_all)
+    strange = book(5).with_columns(region=pl.lit("atlantis"), product=pl.lit(None, pl.String))
+    assert np.isfinite(base.predict(strange)).all()
+
+
+def test_a_row_is_scored_by_the_narrowest_regression_that_had_events_enough(teach):
+    y = teach[LABEL].to_numpy()
+    base = OwnBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+
+    def alone(rows: pl.DataFrame) -> LinearBase:
+        return LinearBase.fit(rows, rows[LABEL].to_numpy(), FEATURES, PORTFOLIO.columns)
+
+    def enough(rows: pl.DataFrame) -> bool:
+        return min(rows[LABEL].sum(), rows.height - rows[LABEL].sum()) >= 30
+
+    taken = set()
+    for region, product in book().select("region", "product").unique().iter_rows():
+        keys = {"region": region, "product": product}
+        chain = [keys, {"region": region}, {"product": product}, {}]
+        key, own = next((key, rows) for key in chain if enough(rows := teach.filter(**key)) or not key)
+        taken.add(len(key))
+        rows = book().filter(**keys)
+        np.testing.assert_array_equal(base.predict(rows), alone(own).predict(rows))
+    assert len(taken) > 1
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the extra gpboost is not installed")
+def test_gpboost_without_its_library_scores_what_its_library_scores(teach):
+    import gpboost
+
+    y = teach[LABEL].to_numpy()
+    base, made = MixedBase.fit(teach, y, FEATURES, PORTFOLIO.columns), []
+    train = gpboost.train
+
+    def spied(*arguments, **options):
+        made.append(train(*arguments, **options))
+        return made[-1]
+
+    gpboost.train = spied
+    try:
+        MixedBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+    finally:
+        gpboost.train = train
+    rows = book(50, seed=4)
+    groups = np.column_stack(
+        [np.searchsorted(sorted(base.effects[name]), rows[name]) for name in ("region", "product")]
+    )
+    found = made[0].predict(base.trees.encoder.raw(rows), group_data_pred=groups, pred_latent=True)
+    np.testing.assert_allclose(base.predict(rows), found["fixed_effect"] + found["random_effect_mean"], atol=1e-6)
+    spread = max(base.effects["region"].values()) - min(base.effects["region"].values())
+    assert spread > 0.1
 
 
 # hazards
@@ -223,7 +316,7 @@ def test_the_baseline_is_nelson_and_aalens_where_all_are_alike():
 @pytest.mark.parametrize("kind", [LinearBase, TreeBase])
 def test_a_hazard_finds_the_effect_that_made_its_data_and_its_curve_ends_at_the_rate(kind):
     frame, y = lives(20_000, effect=0.8)
-    base = HazardBase.fit(kind, frame, y, {"burden": Feature("numeric")}, "opened")
+    base = HazardBase.fit(kind, frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns)
     assert (np.diff(base.baseline) >= 0).all()
     fresh, _ = lives(20_000, effect=0.8, seed=6)
     truth = np.log(0.01 * 6.5) + 0.8 * fresh["burden"].to_numpy()
@@ -234,7 +327,7 @@ def test_a_hazard_finds_the_effect_that_made_its_data_and_its_curve_ends_at_the_
 
 def test_expected_events_of_the_linear_hazard_are_those_that_were_seen():
     frame, y = lives(5_000, effect=0.5)
-    base = HazardBase.fit(LinearBase, frame, y, {"burden": Feature("numeric")}, "opened")
+    base = HazardBase.fit(LinearBase, frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns)
     exposed = np.exp(base.predict(frame) + base.share(frame[PERIODS].to_numpy()))
     assert exposed.sum() == pytest.approx(y.sum(), rel=1e-9)
 

@@ -12,8 +12,8 @@ from scipy import special
 from sklearn import metrics as sk
 
 from metarisk.domain import LearnerChoice, Portfolio, Promotion
-from metarisk.evidence import Decision, against, by_segment, decide, evidence_rows, summarise, table
-from metarisk.tasks import LABEL
+from metarisk.evidence import Decision, against, by_segment, decide, decision_rows, evidence_rows, summarise, table
+from metarisk.tasks import LABEL, OPPONENT
 from tests.unit import loan_examples
 from tests.unit.loan_examples import PORTFOLIO, days
 
@@ -31,6 +31,7 @@ def judged_rows(rows: int = 4_000, seed: int = 0, events: int | None = None) -> 
     if events is not None:
         y = (np.arange(rows) < events).astype(float)
     opened = days("2022-01-01", r.integers(0, 270, rows))
+    later = opened >= np.datetime64("2022-05-01")
     return pl.DataFrame(
         {
             "loan": [f"L{i}" for i in range(rows)],
@@ -38,7 +39,8 @@ def judged_rows(rows: int = 4_000, seed: int = 0, events: int | None = None) -> 
             "product": r.choice(["card", "car"], rows),
             "opened": opened,
             LABEL: y,
-            "fold": np.where(opened < np.datetime64("2022-05-01"), "2022-01-01", "2022-05-01"),
+            "fold": np.where(later, "2022-05-01", "2022-01-01"),
+            OPPONENT: np.where(later, "segments", "plain"),
             "support_rows": r.integers(0, 100, rows),
             "support_events": r.choice([0.0, 1.0, 4.0, 5.0, 19.0, 20.0, 300.0], rows),
             "plain": -2 + 0.4 * (truth + 2),
@@ -70,10 +72,12 @@ def test_metrics_are_those_of_scikit_learn(name):
     assert found["brier"] == pytest.approx(sk.brier_score_loss(y, p), rel=1e-12)
 
 
-def test_the_table_is_sorted_by_loss_and_names_the_best_baseline():
+def test_the_table_is_sorted_by_loss_and_names_what_validation_chose_and_what_was_best_in_hindsight():
     losses = [line.metrics["log_loss"] for line in EVIDENCE.candidates]
     assert losses == sorted(losses)
-    assert EVIDENCE.best_baseline == "segments"
+    assert EVIDENCE.oracle == "segments"
+    assert EVIDENCE.opponents == {"2022-01-01": "plain", "2022-05-01": "segments"}
+    assert EVIDENCE.opponent in ("plain (1 folds), segments (1 folds)", "segments (1 folds), plain (1 folds)")
     assert [line.name for line in EVIDENCE.candidates if line.baseline] == ["segments", "plain"]
     assert (EVIDENCE.rows, EVIDENCE.events) == (JUDGED.height, int(JUDGED[LABEL].sum()))
     assert EVIDENCE.folds == ("2022-01-01", "2022-05-01")
@@ -97,7 +101,7 @@ def plain_bootstrap(frame: pl.DataFrame, one: str, other: str) -> tuple[float, f
 @pytest.mark.parametrize("name", ["map_head", "plain"])
 def test_the_interval_is_that_of_a_plain_bootstrap_over_months_and_segments(name):
     mean, low, high = plain_bootstrap(JUDGED, name, "segments")
-    found = EVIDENCE.candidate(name).against_baseline
+    found = EVIDENCE.candidate(name).against_oracle
     assert found.mean == pytest.approx(mean, rel=1e-9)
     # two bootstraps of 2,000 draws: the error of a 2.5 % quantile is near a twentieth of the width
     assert found.low == pytest.approx(low, abs=0.1 * (high - low))
@@ -105,8 +109,25 @@ def test_the_interval_is_that_of_a_plain_bootstrap_over_months_and_segments(name
     assert against(JUDGED, name, "segments", PORTFOLIO) == found
 
 
+def opposed(frame: pl.DataFrame) -> np.ndarray:
+    """Loss of each fold's opponent."""
+    return np.where(frame["fold"] == "2022-01-01", loss(frame, "plain"), loss(frame, "segments"))
+
+
+def test_the_reported_difference_is_to_each_folds_own_opponent():
+    for name in NAMES:
+        found = EVIDENCE.candidate(name).against_opponent
+        assert found.mean == pytest.approx((loss(JUDGED, name) - opposed(JUDGED)).mean(), rel=1e-9)
+        # hindsight knows the better one of two, so what is left to gain on it is less
+        assert found.mean < EVIDENCE.candidate(name).against_oracle.mean
+    later = JUDGED.filter(fold="2022-05-01")
+    same = summarise(later, NAMES, BASELINES, PORTFOLIO)
+    assert same.opponent == same.oracle == "segments"
+    assert same.candidate("map_head").against_opponent == same.candidate("map_head").against_oracle
+
+
 def test_against_itself_there_is_no_difference_and_against_the_unknown_no_answer():
-    same = EVIDENCE.candidate("segments").against_baseline
+    same = EVIDENCE.candidate("segments").against_oracle
     assert (same.mean, same.low, same.high) == (0, 0, 0)
     assert against(JUDGED, "map_head", "retired", PORTFOLIO) is None
     assert against(JUDGED, "retired", "map_head", PORTFOLIO) is None
@@ -116,7 +137,7 @@ def test_bands_of_support_part_the_rows():
     bands = EVIDENCE.candidate("map_head").by_support
     limits = {"0 events": (0, 0), "1-4 events": (1, 4), "5-19 events": (5, 19), "20+ events": (20, 1e9)}
     assert list(bands) == list(limits)
-    difference = loss(JUDGED, "map_head") - loss(JUDGED, "segments")
+    difference = loss(JUDGED, "map_head") - opposed(JUDGED)
     for band, (low, high) in limits.items():
         inside = JUDGED["support_events"].is_between(low, high).to_numpy()
         assert bands[band].mean == pytest.approx(difference[inside].mean(), rel=1e-9)
@@ -125,32 +146,32 @@ def test_bands_of_support_part_the_rows():
 def test_the_order_of_judged_rows_changes_no_decision_number():
     mixed = summarise(JUDGED.sample(fraction=1, shuffle=True, seed=1), NAMES, BASELINES, PORTFOLIO)
     for line in EVIDENCE.candidates:
-        other = mixed.candidate(line.name).against_baseline
+        other = mixed.candidate(line.name).against_opponent
         for bound in ("mean", "low", "high"):
-            assert getattr(other, bound) == pytest.approx(getattr(line.against_baseline, bound), abs=1e-12)
+            assert getattr(other, bound) == pytest.approx(getattr(line.against_opponent, bound), abs=1e-12)
 
 
 def test_without_rows_there_is_a_table_without_candidates():
     nothing = summarise(pl.DataFrame(), NAMES, BASELINES, PORTFOLIO)
     assert nothing.candidates == ()
-    assert evidence_rows(nothing, KEPT) == table(nothing) == []
+    assert evidence_rows(nothing) == decision_rows(KEPT, nothing) == table(nothing) == []
 
 
 def test_rows_for_the_warehouse_hold_every_number_and_no_nan():
     one_class = summarise(judged_rows(300, events=0), NAMES, BASELINES, PORTFOLIO)
     for evidence in (EVIDENCE, one_class):
-        rows = evidence_rows(evidence, KEPT)
+        rows = evidence_rows(evidence)
         assert len({(row["candidate"], row["slice"], row["metric"]) for row in rows}) == len(rows)
         numbers = [row[name] for row in rows for name in ("value", "low", "high")]
         assert all(number is None or np.isfinite(number) for number in numbers)
-    by_name = {(row["candidate"], row["slice"], row["metric"]): row for row in evidence_rows(EVIDENCE, KEPT)}
-    row = by_name["map_head", "all", "loss_minus_best_baseline"]
-    found = EVIDENCE.candidate("map_head").against_baseline
+    by_name = {(row["candidate"], row["slice"], row["metric"]): row for row in evidence_rows(EVIDENCE)}
+    row = by_name["map_head", "all", "loss_minus_opponent"]
+    found = EVIDENCE.candidate("map_head").against_opponent
     assert (row["value"], row["low"], row["high"]) == (found.mean, found.low, found.high)
     assert (row["rows"], row["events"], row["protocol"]) == (4_000, EVIDENCE.events, "walk_forward")
-    assert "best baseline: segments" in row["note"]
+    assert row["note"] == "opponent: plain from 2022-01-01, segments from 2022-05-01; oracle: segments"
     assert by_name["plain", "all", "auc"]["value"] == EVIDENCE.candidate("plain").metrics["auc"]
-    lost = {row["metric"] for row in evidence_rows(one_class, KEPT) if row["slice"] == "all" and row["value"] is None}
+    lost = {row["metric"] for row in evidence_rows(one_class) if row["slice"] == "all" and row["value"] is None}
     assert lost == {"auc", "gini", "ks", "calibration_in_the_large"}
 
 
@@ -158,7 +179,8 @@ def test_people_read_differences_in_ten_thousandths():
     (best, *_) = table(EVIDENCE)
     found = EVIDENCE.candidates[0]
     assert best["candidate"] == found.name
-    assert best["minus segments, x 1e-4"] == round(1e4 * found.against_baseline.mean, 1)
+    assert best["minus opponent"].startswith(f"{1e4 * found.against_opponent.mean:+.1f} [")
+    assert {"log-loss", "AUC", "Gini", "KS", "Brier", "ECE", "level"} <= set(best)
     assert [line["candidate"] for line in table(EVIDENCE)][2:] == ["segments (baseline)", "plain (baseline)"]
 
 
@@ -228,7 +250,7 @@ def test_a_challenger_must_be_ahead_in_as_many_weeks_in_a_row_as_are_wanted(earl
     found = decide(JUDGED, evidence, patient, SPEC, "plain", earlier)
     assert (found.recipe, found.promote) == (recipe, True)
     assert (found.incumbent, found.challenger) == ("plain", "map_head")
-    row = evidence_rows(evidence, found)[-1]
+    (row,) = decision_rows(found, evidence)
     assert (row["slice"], row["candidate"], row["metric"]) == ("plain", "map_head", "loss_minus_incumbent")
     assert row["high"] == found.against_incumbent.high < 0
 
@@ -248,23 +270,25 @@ def segment_losses(effect: dict[tuple[str, str], float], rows: int = 1_000, seed
     frame = judged_rows(6 * rows, seed)
     shift = np.array([effect.get(key, 0.0) for key in frame.select("region", "product").iter_rows()])
     noise = r.normal(0, 0.05, frame.height)
-    return frame.with_columns(plain=pl.col("map_head") + pl.Series(noise + shift), segments=pl.col("map_head"))
+    return frame.with_columns(
+        plain=pl.col("map_head") + pl.Series(noise + shift), segments=pl.col("map_head")
+    ).with_columns(pl.lit("segments").alias(OPPONENT))
 
 
 def test_a_segment_that_loses_is_called_worse_and_others_hardly_ever_are():
     name, losing = "north|card", segment_losses({("north", "card"): 2.0})
-    found = {row["slice"]: row for row in by_segment(losing, "plain", "segments", PORTFOLIO)}
-    assert found[name]["note"].startswith("worse than segments")
+    found = {row["slice"]: row for row in by_segment(losing, "plain", PORTFOLIO)}
+    assert found[name]["note"].startswith("worse;")
     assert found[name]["low"] > 0
     assert sum(row["note"].startswith("worse") for row in found.values()) <= 2
     assert sum(row["rows"] for row in found.values()) == losing.height
 
 
 def test_the_estimate_of_a_segment_lies_between_what_was_seen_and_the_mean_of_all():
-    rows = by_segment(segment_losses({}), "plain", "segments", PORTFOLIO)
+    rows = by_segment(segment_losses({}), "plain", PORTFOLIO)
     seen = np.array([float(str(row["note"]).rpartition(" ")[2]) for row in rows])
     shrunk = np.array([row["value"] for row in rows], dtype=float)
     assert shrunk.std() < seen.std()
     assert (np.sign(seen - shrunk.mean()) * (seen - shrunk) >= -1e-5).all()
-    assert by_segment(JUDGED, "segments", "segments", PORTFOLIO) == []
-    assert by_segment(pl.DataFrame(), "plain", "segments", PORTFOLIO) == []
+    assert by_segment(segment_losses({}), "segments", PORTFOLIO) == []
+    assert by_segment(pl.DataFrame(), "plain", PORTFOLIO) == []

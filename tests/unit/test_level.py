@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from scipy import special
 
-from metarisk import evidence, training
+from metarisk import evidence, judging, training
 from metarisk.adapt import LEVEL_RULES, adapt, level, level_column, shifts
 from metarisk.calibration import Calibration, LevelRule
 from metarisk.evidence import choose_level
@@ -78,7 +78,7 @@ def test_shifts_are_those_of_each_rows_segment():
 
 
 def test_walk_forward_judges_every_rule_with_labels_of_its_cut():
-    judged = training.walk_forward(book().lazy(), PORTFOLIO, SPEC, ["map_head"], AS_OF, seed=0, progress=silent)
+    judged = judging.walk_forward(book().lazy(), PORTFOLIO, SPEC, ["map_head"], AS_OF, seed=0, progress=silent)
     assert not judged.is_empty()
     fold = judged.filter(pl.col("fold") == judged["fold"].max())
     cut = date.fromisoformat(fold["fold"][0])
@@ -122,7 +122,7 @@ def test_a_rule_is_followed_only_where_it_is_better_beyond_chance():
     assert choose_level(pl.DataFrame(), "map_head", PORTFOLIO).rule == LEVEL_RULES[0]
     few = judged(0.25).filter(pl.col(LABEL).cum_sum() < evidence.MIN_JUDGED_EVENTS)
     assert choose_level(few, "map_head", PORTFOLIO) == evidence.LevelChoice(LEVEL_RULES[0], ())
-    table = evidence.Evidence("walk_forward", 6_000, 1_000, (), "", ())
+    table = evidence.Evidence("walk_forward", 6_000, 1_000, (), {}, "", ())
     rows = evidence.level_rows(helped, table, "map_head")
     assert [row["note"].endswith("; chosen") for row in rows] == [True] + [False] * (len(rows) - 1)
     assert rows[0]["high"] < 0

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from metarisk import training
+from metarisk import judging, training
 from metarisk.adapt import adapt
 from metarisk.domain import LearnerChoice, ModelError, Validation
 from metarisk.tasks import LABEL, MATURE, forward_folds, labelled, opened_within
@@ -22,7 +22,7 @@ FRAME = book(3_000, seed=5)
 @pytest.fixture(scope="module")
 def judged() -> pl.DataFrame:
     portfolio = replace(PORTFOLIO, validation=Validation(3, 3))
-    return training.walk_forward(FRAME.lazy(), portfolio, SPEC, NAMES, AS_OF, seed=0, progress=silent)
+    return judging.walk_forward(FRAME.lazy(), portfolio, SPEC, NAMES, AS_OF, seed=0, progress=silent)
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
@@ -101,7 +101,7 @@ def test_a_segment_without_support_has_none():
         pl.when(pl.col("opened") > date(2021, 9, 1)).then(pl.lit("new")).otherwise("region").alias("region")
     )
     portfolio = replace(PORTFOLIO, validation=Validation(1, 3))
-    rows = training.walk_forward(young.lazy(), portfolio, SPEC, ["pooled_logistic"], AS_OF, seed=0, progress=silent)
+    rows = judging.walk_forward(young.lazy(), portfolio, SPEC, ["pooled_logistic"], AS_OF, seed=0, progress=silent)
     assert set(rows.filter(region="new")["support_rows"]) == {0}
     assert np.isfinite(rows["pooled_logistic"].to_numpy()).all()
 
@@ -109,7 +109,7 @@ def test_a_segment_without_support_has_none():
 def test_a_history_too_short_to_judge_gives_no_rows_and_says_how_far_it_came():
     seen = []
     early = FRAME.filter(pl.col("opened") > date(2022, 9, 1))
-    rows = training.walk_forward(
+    rows = judging.walk_forward(
         early.lazy(), PORTFOLIO, SPEC, NAMES, AS_OF, seed=0, progress=lambda *news: seen.append(news)
     )
     assert rows.is_empty()

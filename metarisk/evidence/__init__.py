@@ -1,0 +1,31 @@
+"""What judged rows say: the evidence table, the choice of a champion, and where a recipe loses."""
+
+from metarisk.evidence.decision import MIN_JUDGED_EVENTS, Decision, against, decide, decision_rows
+from metarisk.evidence.held_out import held_out_rows, held_out_table
+from metarisk.evidence.leaks import feature_rows, leak_warnings, leaks, single_feature_auc
+from metarisk.evidence.level import LevelChoice, choose_level, level_rows
+from metarisk.evidence.segments import by_segment
+from metarisk.evidence.table import Candidate, Evidence, evidence_rows, summarise, table
+
+__all__ = [
+    "MIN_JUDGED_EVENTS",
+    "Candidate",
+    "Decision",
+    "Evidence",
+    "LevelChoice",
+    "against",
+    "by_segment",
+    "choose_level",
+    "decide",
+    "decision_rows",
+    "evidence_rows",
+    "feature_rows",
+    "held_out_rows",
+    "held_out_table",
+    "leak_warnings",
+    "leaks",
+    "level_rows",
+    "single_feature_auc",
+    "summarise",
+    "table",
+]

@@ -1,0 +1,107 @@
+"""The choice of the recipe that is trained, whether it may become champion, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import polars as pl
+
+from metarisk.domain import Portfolio, RiskSpec
+from metarisk.evidence.losses import blocks_of
+from metarisk.evidence.table import Evidence
+from metarisk.metrics import Interval, log_loss, paired_bootstrap
+from metarisk.tasks import LABEL
+
+MIN_JUDGED_EVENTS = 20
+"""Fewer judged events cannot tell candidates apart: the risk type's fallback recipe is taken."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which recipe is trained for the coming week, whether it may take over, and why."""
+
+    recipe: str
+    promote: bool
+    reason: str
+    incumbent: str | None = None
+    challenger: str | None = None
+    """The recipe of lowest loss, where it is another than the incumbent and was judged on the same rows."""
+    against_incumbent: Interval | None = None
+    """The challenger's loss minus that of the incumbent."""
+
+
+def decide(
+    judged: pl.DataFrame,
+    evidence: Evidence,
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    champion: str | None,
+    earlier: Sequence[str] = (),
+) -> Decision:
+    """Choose the recipe to train and whether it may become champion.
+
+    The incumbent is the champion's recipe, or the risk type's default while there is no champion. The recipe with the
+    lowest validation loss replaces it when the upper end of the paired interval against the incumbent is below zero in
+    this week and the ones just before it, as many as the portfolio wants (rule `interval`); when a person approves it
+    after that (`manual`); or at once (`always`). `earlier` names the challenger that was so far ahead of the incumbent
+    in each earlier week, newest first. The first champion waits for nobody and needs one week's proof. The incumbent's
+    own recipe, trained on newer labels, needs none. A pinned recipe is trained whatever the evidence says.
+    """
+    pinned, rule = portfolio.learner.name, portfolio.promotion.rule or spec.promotion
+    incumbent = champion or spec.default
+    stays = "stays" if champion else "starts, as the default"
+    if pinned != "auto":
+        free = champion in (None, pinned) or rule != "manual"
+        return Decision(pinned, free, f"{pinned} is pinned by the portfolio")
+    if evidence.events < MIN_JUDGED_EVENTS:
+        return Decision(
+            incumbent, True, f"{incumbent} {stays}: {evidence.events} judged events tell no candidates apart"
+        )
+    best = evidence.candidates[0].name
+    if best == incumbent:
+        return Decision(incumbent, True, f"{incumbent} {stays}: it has the lowest validation loss")
+    if rule == "always":
+        return Decision(best, True, f"{best} has the lowest validation loss, and the rule is `always`")
+    interval = against(judged, best, incumbent, portfolio)
+    if interval is None:
+        return Decision(incumbent, True, f"{incumbent} {stays}: it and {best} were not judged on the same rows")
+    about = (incumbent, best, interval)
+    span = f"{1e4 * interval.mean:+.1f} [{1e4 * interval.low:+.1f}, {1e4 * interval.high:+.1f}] x 1e-4"
+    if interval.high >= 0:
+        why = f"{incumbent} {stays}: {best} has the lowest loss, but its difference {span} is not wholly below zero"
+        return Decision(incumbent, True, why, *about)
+    why = f"the loss of {best} differs from that of {incumbent} by {span}, wholly below zero"
+    if champion is None:
+        return Decision(best, True, why, *about)
+    weeks = 1 + sum(1 for _ in takewhile(lambda name: name == best, earlier))
+    if weeks < portfolio.promotion.weeks:
+        short = f"{incumbent} {stays}: {why}, in {weeks} of the {portfolio.promotion.weeks} weeks that are wanted"
+        return Decision(incumbent, True, short, *about)
+    if rule == "manual":
+        return Decision(best, False, f"{why}; a person must approve it", *about)
+    return Decision(best, True, why, *about)
+
+
+def against(judged: pl.DataFrame, recipe: str, champion: str, portfolio: Portfolio) -> Interval | None:
+    """Loss of one recipe minus that of another on the same judged rows; None where one was not judged."""
+    if recipe not in judged.columns or champion not in judged.columns:
+        return None
+    y = judged[LABEL].to_numpy()
+    difference = log_loss(judged[recipe].to_numpy(), y) - log_loss(judged[champion].to_numpy(), y)
+    return paired_bootstrap(difference, blocks_of(judged, portfolio))
+
+
+def decision_rows(decision: Decision, evidence: Evidence) -> list[dict[str, object]]:
+    """The challenger against the incumbent: a row for the warehouse's `evidence` table, or none."""
+    gain = decision.against_incumbent
+    if gain is None:
+        return []
+    row: dict[str, object] = {
+        "protocol": evidence.protocol,
+        "candidate": decision.challenger,
+        "slice": decision.incumbent,
+    }
+    row |= {"metric": "loss_minus_incumbent", "value": gain.mean, "low": gain.low, "high": gain.high}
+    return [row | {"rows": evidence.rows, "events": evidence.events, "note": decision.reason}]

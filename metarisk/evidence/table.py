@@ -1,0 +1,178 @@
+"""The evidence table: candidates and baselines on the same rows, for people and for the warehouse."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from metarisk.domain import Array, Portfolio
+from metarisk.evidence.losses import blocks_of, finite, opponent_logit
+from metarisk.metrics import (
+    Interval,
+    auc,
+    brier,
+    calibration_in_the_large,
+    ece,
+    gini,
+    ks,
+    log_loss,
+    paired_bootstrap,
+)
+from metarisk.tasks import LABEL, OPPONENT
+
+SUPPORT_BANDS = ((0, 1), (1, 5), (5, 20), (20, None))
+"""Events in a segment's support at the cut: bands of the table 'by support'."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of the evidence table; intervals are 95 %, paired, over opening month x segment."""
+
+    name: str
+    baseline: bool
+    metrics: Mapping[str, float]
+    against_opponent: Interval
+    """Loss minus that of the baseline that validation chose before the rows were judged; below zero is better."""
+    against_oracle: Interval
+    """Loss minus that of the baseline that is best on the judged rows themselves, which nobody could have known."""
+    by_support: Mapping[str, Interval]
+    """Against the opponent, by the number of events in the segment's support."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Candidates on identical rows, best first."""
+
+    protocol: str
+    rows: int
+    events: int
+    folds: tuple[str, ...]
+    opponents: Mapping[str, str]
+    """The baseline that validation chose, by fold."""
+    oracle: str
+    """The baseline that is best on the judged rows."""
+    candidates: tuple[Candidate, ...]
+
+    def candidate(self, name: str) -> Candidate | None:
+        """The line of one candidate."""
+        return next((candidate for candidate in self.candidates if candidate.name == name), None)
+
+    @property
+    def opponent(self) -> str:
+        """In words: the baseline that validation chose, or those, with the number of folds of each."""
+        folds = Counter(self.opponents.values()).most_common()
+        return folds[0][0] if len(folds) == 1 else ", ".join(f"{name} ({times} folds)" for name, times in folds)
+
+
+def summarise(
+    judged: pl.DataFrame,
+    names: Sequence[str],
+    baselines: frozenset[str],
+    portfolio: Portfolio,
+    protocol: str = "walk_forward",
+) -> Evidence:
+    """The evidence table of judged rows (see judging.walk_forward); without rows, a table without candidates."""
+    if judged.is_empty():
+        return Evidence(protocol, 0, 0, (), {}, "", ())
+    y = judged[LABEL].to_numpy()
+    blocks = blocks_of(judged, portfolio)
+    losses = {name: log_loss(judged[name].to_numpy(), y) for name in names}
+    means = {name: float(loss.mean()) for name, loss in losses.items()}
+    oracle = min((name for name in names if name in baselines), key=lambda name: means[name], default=names[0])
+    opposed = log_loss(opponent_logit(judged), y)
+    bands = _bands(judged["support_events"].to_numpy())
+    candidates = [
+        Candidate(
+            name,
+            name in baselines,
+            _metrics(judged[name].to_numpy(), y, means[name]),
+            paired_bootstrap(losses[name] - opposed, blocks),
+            paired_bootstrap(losses[name] - losses[oracle], blocks),
+            {
+                band: paired_bootstrap((losses[name] - opposed)[rows], blocks[rows], draws=500)
+                for band, rows in bands.items()
+            },
+        )
+        for name in names
+    ]
+    candidates.sort(key=lambda candidate: candidate.metrics["log_loss"])
+    folds = tuple(sorted(judged["fold"].unique().to_list()))
+    opponents = dict(judged.select("fold", OPPONENT).unique().sort("fold").iter_rows())
+    return Evidence(protocol, len(y), int(y.sum()), folds, opponents, oracle, tuple(candidates))
+
+
+def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
+    """Rows for the warehouse's `evidence` table, less the keys of the model."""
+    chosen = ", ".join(f"{name} from {fold}" for fold, name in evidence.opponents.items())
+    note = f"opponent: {chosen}; oracle: {evidence.oracle}"
+    about = {"rows": evidence.rows, "events": evidence.events, "note": note}
+    rows: list[dict[str, object]] = []
+    for candidate in evidence.candidates:
+        numbers = [("all", metric, Interval(value, math.nan, math.nan)) for metric, value in candidate.metrics.items()]
+        numbers += [("all", "loss_minus_oracle", candidate.against_oracle)]
+        opposed = {"all": candidate.against_opponent} | dict(candidate.by_support)
+        numbers += [(part, "loss_minus_opponent", interval) for part, interval in opposed.items()]
+        for part, metric, interval in numbers:
+            row: dict[str, object] = {"protocol": evidence.protocol, "candidate": candidate.name}
+            row |= {"slice": part, "metric": metric, "value": finite(interval.mean)}
+            rows.append(row | {"low": finite(interval.low), "high": finite(interval.high)} | about)
+    return rows
+
+
+def table(evidence: Evidence) -> list[dict[str, object]]:
+    """The evidence as people read it: one line a candidate, differences x 1e-4."""
+    return [
+        {
+            "candidate": line.name + (" (baseline)" if line.baseline else ""),
+            **{words: round(line.metrics[name], digits) for name, (words, digits) in _COLUMNS.items()},
+            "minus opponent": _difference(line.against_opponent),
+            "minus oracle": _difference(line.against_oracle),
+        }
+        for line in evidence.candidates
+    ]
+
+
+_COLUMNS = {
+    "log_loss": ("log-loss", 5),
+    "auc": ("AUC", 4),
+    "gini": ("Gini", 4),
+    "ks": ("KS", 4),
+    "brier": ("Brier", 5),
+    "ece": ("ECE", 5),
+    "calibration_in_the_large": ("level", 3),
+}
+
+
+def _difference(interval: Interval) -> str:
+    return f"{1e4 * interval.mean:+.1f} [{1e4 * interval.low:+.1f}, {1e4 * interval.high:+.1f}]"
+
+
+def _metrics(logit: Array, y: Array, loss: float) -> dict[str, float]:
+    p = 1.0 / (1.0 + np.exp(-logit))
+    both = 0 < y.sum() < len(y)
+    return {
+        "log_loss": loss,
+        "auc": auc(logit, y) if both else float("nan"),
+        "gini": gini(logit, y) if both else float("nan"),
+        "ks": ks(logit, y) if both else float("nan"),
+        "brier": brier(p, y),
+        "ece": ece(p, y),
+        "calibration_in_the_large": calibration_in_the_large(logit, y) if both else float("nan"),
+    }
+
+
+def _bands(events: Array) -> dict[str, Array]:
+    bands = {}
+    for low, high in SUPPORT_BANDS:
+        rows = (events >= low) & (events < high if high is not None else True)
+        if rows.any():
+            name = (
+                f"{low}+ events" if high is None else f"{low}-{high - 1} events" if high - low > 1 else f"{low} events"
+            )
+            bands[name] = rows
+    return bands
