@@ -50,9 +50,9 @@ def apply_body(parameters: Parameters, x: Tensor, *, last_linear: bool) -> Tenso
     """Output of the layers (..., out) on x (..., in), ReLU between them and, unless `last_linear`, after them."""
     layers = [parameters[name] for name in sorted(name for name in parameters if name.startswith("body."))]
     for number, weights in enumerate(layers):
-        x = x @ weights[:-1] + weights[-1]
+        x = torch.nn.functional.linear(x, weights[:-1].T, weights[-1])
         if number + 1 < len(layers) or not last_linear:
-            x = torch.relu(x)
+            x = x.relu_()
     return x
 
 

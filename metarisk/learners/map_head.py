@@ -45,11 +45,12 @@ from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 NEWTON_STEPS = 100
 REFRESH_EVERY = 6
-"""Steps that share a second derivative. Measured: 1.10 s for 2,000 segments of 64 inputs; taken anew in the first two
-steps 1.20 s."""
+"""Steps that share a second derivative. Ten are slower where it changes fast (Poisson), fewer cost more factors."""
 FIRST_STEPS = 3
 """Newton steps along the constant's weight before any other moves."""
 HALVINGS = 30
+_TINY = 1e-30
+"""Keeps 0 / 0 of a problem that is solved at 0."""
 
 
 class Problem(NamedTuple):
@@ -87,14 +88,15 @@ class Problem(NamedTuple):
         gradient: Tensor = (slope @ self.features).squeeze(1) + (weights - self.mean) @ self.precision
         return gradient
 
-    def factor(self, likelihood: Likelihood, eta: Tensor) -> Tensor:
-        """Cholesky factor (B, K, K) of the objective's second derivative."""
+    def factor(self, likelihood: Likelihood, eta: Tensor, room: Tensor | None = None) -> Tensor:
+        """Upper Cholesky factor (B, K, K) of the objective's second derivative; `room` is like the features, to be used again.
+
+        The upper one is what the library's columns make of rows in memory: 2.6 times as fast as the lower.
+        """
         bend = (self.weight * likelihood.curvature(eta, self.y)).unsqueeze(-1)
-        hessian = torch.baddbmm(
-            self.precision.expand(len(bend), -1, -1), (self.features * bend).transpose(1, 2), self.features
-        )
+        weighted = torch.mul(self.features, bend, out=room)
         factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(hessian)
+        factor, failed = torch.linalg.cholesky_ex((weighted.mT @ self.features).add_(self.precision), upper=True)
         if bool(failed.any()):
             raise ModelError(
                 f"the second derivative of {int((failed > 0).sum())} of {len(failed)} MAP heads is not positive",
@@ -104,44 +106,70 @@ class Problem(NamedTuple):
 
 
 def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
-    """MAP weights (B, K) and the Cholesky factor (B, K, K) of the posterior precision, by Newton with halved steps.
+    """MAP weights (B, K) and the upper Cholesky factor (B, K, K) of the posterior precision.
 
-    The second derivative, which costs K times a gradient, is taken anew in a few steps only (Shamanskii 1967); a last
-    full step at the solution makes the result as exact as Newton's. Converged problems stand still while others go on,
-    so none depends on its neighbours.
+    The second derivative, which costs K times a gradient, is taken anew in a few steps only (Shamanskii 1967); between
+    them steps are conjugate (Polak and Ribiere 1969) under the last one, each of the length that Newton's method gives
+    along it. A last full Newton step at the solution makes the result exact. Converged problems stand still while
+    others go on, so none depends on its neighbours.
     """
+    room = torch.empty_like(problem.features)
     tolerance = 1e-8 if problem.features.dtype == torch.float64 else 1e-3
     weights = problem.mean.expand(len(problem.y), -1).clone()
     eta, value = _along_first(problem, likelihood, weights)
     moving = torch.ones_like(value, dtype=torch.bool)
+    step = gradient = torch.zeros_like(weights)
+    slope = torch.ones_like(value)
     for number in range(NEWTON_STEPS):
+        before, last = gradient, slope
+        gradient = problem.gradient(likelihood, weights, eta)
         if number % REFRESH_EVERY == 0:
-            factor = problem.factor(likelihood, eta)
-        step = _solved(factor, problem.gradient(likelihood, weights, eta))
-        direction = problem.moved(step)
-        share = moving.to(eta.dtype)
-        for _ in range(HALVINGS):
-            trial = torch.addcmul(weights, share.unsqueeze(1), step, value=-1)
-            trial_eta = torch.addcmul(eta, share.unsqueeze(1), direction, value=-1)
-            trial_value = problem.objective(likelihood, trial, trial_eta)
-            # rounding may lift the objective of a problem that is all but solved
-            worse = ~(trial_value <= value + 1e-6 * value.abs()) & moving
-            if not bool(worse.any()):
-                break
-            share = torch.where(worse, share / 2, share)
+            factor = problem.factor(likelihood, eta, room)
+            step = torch.zeros_like(weights)
+        newton = _solved(factor, gradient)
+        slope = (newton * gradient).sum(1)
+        kept = (slope - (newton * before).sum(1)) / last.clamp_min(_TINY)
+        step = newton + step * kept.clamp_min(0.0).unsqueeze(1)
+        point = _descended(problem, likelihood, (weights, eta, value), gradient, step, moving)
         # a step that is small leaves an error that is smaller still, and the last one squares it
-        moving = moving & (step.abs().amax(1) > tolerance * (1 + weights.abs().amax(1)))
-        weights, eta, value = trial, trial_eta, trial_value
+        moving = moving & (newton.abs().amax(1) > tolerance * (1 + weights.abs().amax(1)))
+        weights, eta, value = point
         if not bool(moving.any()):
             break
     else:
-        if bool((step.abs().amax(1) > 0.01 * (1 + weights.abs().amax(1)))[moving].any()):
+        if bool((newton.abs().amax(1) > 0.01 * (1 + weights.abs().amax(1)))[moving].any()):
             raise ModelError(
                 f"a MAP head did not converge in {NEWTON_STEPS} Newton steps",
                 remedy="look for features or weights of extreme size",
             )
-    factor = problem.factor(likelihood, eta)
+    factor = problem.factor(likelihood, eta, room)
     return weights - _solved(factor, problem.gradient(likelihood, weights, eta)), factor
+
+
+def _descended(
+    problem: Problem,
+    likelihood: Likelihood,
+    point: tuple[Tensor, Tensor, Tensor],
+    gradient: Tensor,
+    step: Tensor,
+    moving: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, scores and objective after those problems that move went down along `step` (B, K)."""
+    weights, eta, value = point
+    direction = problem.moved(step)
+    bend = (problem.weight * likelihood.curvature(eta, problem.y) * direction**2).sum(1)
+    bend = bend + ((step @ problem.precision) * step).sum(1)
+    share = torch.where(moving, (step * gradient).sum(1) / bend.clamp_min(_TINY), torch.zeros_like(bend))
+    for _ in range(HALVINGS):
+        trial = torch.addcmul(weights, share.unsqueeze(1), step, value=-1)
+        trial_eta = torch.addcmul(eta, share.unsqueeze(1), direction, value=-1)
+        trial_value = problem.objective(likelihood, trial, trial_eta)
+        # rounding may lift the objective of a problem that is all but solved
+        worse = ~(trial_value <= value + 1e-6 * value.abs()) & moving
+        if not bool(worse.any()):
+            break
+        share = torch.where(worse, share / 2, share)
+    return trial, trial_eta, trial_value
 
 
 def _along_first(problem: Problem, likelihood: Likelihood, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,8 +196,8 @@ def _along_first(problem: Problem, likelihood: Likelihood, weights: Tensor) -> t
 
 
 def _solved(factor: Tensor, right: Tensor) -> Tensor:
-    """(B, K) solutions of factor factor' z = right."""
-    return torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
+    """(B, K) solutions of factor' factor z = right."""
+    return torch.cholesky_solve(right.unsqueeze(-1), factor, upper=True).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -251,7 +279,7 @@ class MapHead:
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision)).repeat(len(rows.keys), 1, 1)
         for chosen, block in blocks(rows, len(mean), self.loop.dtype, canonical_order(rows)):
             found, factor = solve(self._problem(parameters, block, centre), loss)
-            weights[chosen], covariance[chosen] = found, torch.cholesky_inverse(factor)
+            weights[chosen], covariance[chosen] = found, torch.cholesky_inverse(factor, upper=True)
         covariance *= float(state["noise"])
         return Adaptation(support.keys, {"weights": weights.numpy(), "covariance": covariance.numpy()})
 

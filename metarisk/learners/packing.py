@@ -99,8 +99,8 @@ def canonical_order(packed: Packed) -> Array:
     """An order (N,) inside segments that depends on the rows' content alone.
 
     Sums over rows are rounded in the order of the rows, so sorted rows make every later result independent, to the last
-    bit, of the order in the source. Rows are ordered by a 64-bit hash of their bits; rows with equal hashes that are
-    not equal (never seen) are told apart by a full sort.
+    bit, of the order in the source. Rows are ordered by one number, the segment above a hash of the row's bits; rows of
+    equal numbers that are not equal (never seen) are told apart by a full sort.
     """
     index = packed.index
     x = packed.x
@@ -111,8 +111,10 @@ def canonical_order(packed: Packed) -> Array:
     starts = range(0, packed.rows, 4096)
     parts = [_hash([column[start : start + 4096] for column in columns]) for start in starts]
     hashes = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
-    order = np.lexsort((hashes, index))
-    tied = np.flatnonzero((np.diff(hashes[order]) == 0) & (np.diff(index[order]) == 0))
+    above = np.uint64(64 - len(packed.keys).bit_length())
+    number = (index.astype(np.uint64) << above) | (hashes >> (np.uint64(64) - above))
+    order = np.argsort(number)
+    tied = np.flatnonzero(np.diff(number[order]) == 0)
     if any((_bits(column[order[tied]]) != _bits(column[order[tied + 1]])).any() for column in columns):
         order = np.lexsort((*(_bits(column) for column in columns), index))
     return order

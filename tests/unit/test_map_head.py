@@ -127,7 +127,7 @@ def test_the_implicit_meta_gradient_equals_unrolled_newton_and_finite_difference
                 eta = problem.scores(weights)
                 factor = problem.factor(likelihood, eta)
                 gradient = problem.gradient(likelihood, weights, eta)
-                weights = weights - torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
+                weights = weights - torch.cholesky_solve(gradient.unsqueeze(-1), factor, upper=True).squeeze(-1)
         else:
             weights = head._implicit(parameters, problem, likelihood)
         scored = head._problem(parameters, query, 0.1)
