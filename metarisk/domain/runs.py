@@ -32,7 +32,7 @@ class Model:
     as_of: date
     """Label cut-off: nothing known later taught this model."""
     recipe: str
-    state: Literal["candidate", "approved", "champion", "retired"]
+    state: Literal["candidate", "approved", "champion", "retired", "withdrawn"]
     path: Path
 
 

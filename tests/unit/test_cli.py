@@ -261,3 +261,23 @@ def test_a_wrong_environment_is_an_error_like_any_other(
     assert error["error"] == "ConfigError"
     assert what in error["what"]
     assert "s3cret" not in json.dumps(error)
+
+
+def test_models_and_audit(job: Job) -> None:
+    call, _, data = job
+    champion = data["weekly"]["model_id"]
+    listed = call.json("models", "list", "-p", "tiny")["models"]
+    assert [(row["model_id"], row["state"]) for row in listed] == [(champion, "champion")]
+    assert champion in call("models", "list", "-p", "tiny").stdout
+    shown = call.json("models", "show", "-p", "tiny", "--model", champion)
+    assert shown["states"][-1]["state"] == "champion"
+    assert "hazard_head" in call("models", "show", "-p", "tiny", "--model", champion).stdout
+    decision = ("-p", "tiny", "--by", "A. Validator", "--reason", "a test")
+    assert "no champion before" in call("models", "rollback", *decision, ends=1).stderr
+    assert "champion already" in call("models", "promote", "--model", champion, *decision, ends=1).stderr
+    assert "does not wait" in call("models", "approve", "--model", champion, *decision, ends=1).stderr
+
+    found = call.json("audit", "verify", "-p", "tiny", "--all")
+    assert (found["faults"], found["unchained"]) == ([], 0)
+    assert f"head {found['head']}" in call("audit", "verify", "-p", "tiny", "--head", found["head"]).stdout
+    assert "BAD no event has the hash 0" in call("audit", "verify", "-p", "tiny", "--head", "0", ends=1).stdout
