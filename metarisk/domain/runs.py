@@ -36,6 +36,20 @@ class Model:
     path: Path
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `remedy` is empty where nothing is to be done."""
+
+    subject: str
+    what: str
+    remedy: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing is to be done."""
+        return not self.remedy
+
+
 class Reporter(Protocol):
     """Where progress and tables of a run go: Rich in the CLI, artifacts in Prefect, nothing in tests."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,3 +282,34 @@ def test_models_and_audit(job: Job) -> None:
     assert (found["faults"], found["unchained"]) == ([], 0)
     assert f"head {found['head']}" in call("audit", "verify", "-p", "tiny", "--head", found["head"]).stdout
     assert "BAD no event has the hash 0" in call("audit", "verify", "-p", "tiny", "--head", "0", ends=1).stdout
+
+
+def test_doctor(job: Job, tmp_path: Path) -> None:
+    call = job[0]
+    found = {line["subject"]: line for line in call.json("doctor")["findings"]}
+    assert all(line["fine"] for line in found.values())
+    assert "is whole" in found["champion of tiny"]["what"]
+    assert "no server is known" in found["Prefect"]["what"]
+    assert "ok  disk: " in call("doctor").stdout
+
+    sick = Caller(tiny.copy(call.project, tmp_path / "sick"))
+    project, data = sick.project.settings.project, sick.project.settings.data_dir
+    (project / "sql" / "extracts" / "tiny.sql").unlink()
+    assert "tiny.sql" in _bad(sick, "portfolio tiny")
+    shutil.copy(call.project.settings.project / "sql" / "extracts" / "tiny.sql", project / "sql" / "extracts")
+    model = next((data / "registry" / "tiny").iterdir())
+    (model / "encoder.json").write_text("{}")
+    assert "encoder.json changed" in _bad(sick, "champion of tiny")
+    shutil.copy(call.project.settings.data_dir / model.relative_to(data) / "encoder.json", model)
+    sick.project.edit("portfolios/tiny.toml", "[validation]", "[thresholds]\nmax_model_age_days = 1\n\n[validation]")
+    assert "2 days old at the newest night" in _bad(sick, "champion of tiny")
+    (data / "warehouse.duckdb").write_bytes(b"not a database, and long enough to be looked at " * 100)
+    assert _bad(sick, "warehouse duckdb")
+    assert "BAD warehouse duckdb" in sick("doctor", ends=1).stdout
+
+
+def _bad(call: Caller, subject: str) -> str:
+    """What the doctor says of a subject, which must be bad and have a remedy."""
+    (line,) = [one for one in call.json("doctor", ends=1)["findings"] if one["subject"] == subject]
+    assert line["remedy"]
+    return str(line["what"])
