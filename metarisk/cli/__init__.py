@@ -25,7 +25,7 @@ from metarisk.cli.governance import audit_app, models_app
 from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
-from metarisk.cli.upkeep import doctor, unstick
+from metarisk.cli.upkeep import doctor, prune, unstick
 from metarisk.domain import ConfigError, DataError, Job
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def run_demo() -> None:
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo"]))
 
 
-for command in (evaluate, explain, why, doctor, unstick):
+for command in (evaluate, explain, why, doctor, unstick, prune):
     app.command()(command)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 import typer
@@ -16,7 +17,8 @@ from rich.markup import escape
 
 from metarisk.cli.console import errors, say
 from metarisk.cli.running import Json, settings_of
-from metarisk.domain import Finding
+from metarisk.domain import ConfigError, Finding, Job
+from metarisk.portfolios import list_portfolios
 from metarisk.settings import Settings
 
 OPS = [sys.executable, "-m", "flows.ops"]
@@ -48,6 +50,37 @@ def unstick(
     """Free what dead runs hold: Pending ones are scheduled again, Running ones without a process are crashed."""
     command = [*OPS, "unstick", "--minutes", str(minutes), *(["--json"] if as_json else [])]
     raise typer.Exit(subprocess.call(command))  # noqa: S603 - this interpreter and numbers
+
+
+def prune(
+    keep: Annotated[str, typer.Option(help="Days before the newest night that stay whole: 90d.")],
+    portfolio: Annotated[str | None, typer.Option("--portfolio", "-p", help="Of one portfolio only.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Move old score rows to Parquet, and remove old files of lake and registry."""
+    from metarisk import pipeline
+    from metarisk.pipeline import pruning
+
+    with errors(as_json):
+        if (days := re.fullmatch(r"(\d+)d?", keep)) is None:
+            raise ConfigError(f"{keep!r} is no number of days", remedy="write it as 90d")
+        settings = settings_of()
+        names = [portfolio] if portfolio else list_portfolios(settings.project)
+        found = []
+        for name in names:
+            context = pipeline.Context(Job(name, date.min), settings, pipeline.Quiet())
+            pipeline.migrate(context)
+            found.append(pruning.prune(context, int(days[1]), dry_run=dry_run))
+    lines = [
+        f"{one.portfolio}: {len(one.runs)} runs ({one.rows:,} score rows) to the archive, {len(one.nights)} nights and "
+        f"{len(one.models)} models of before {one.cut} removed, {one.freed / 2**20:,.0f} MiB"
+        if one.cut
+        else f"{one.portfolio}: no night yet"
+        for one in found
+    ]
+    last = "Nothing was changed. Next: the same without --dry-run" if dry_run else "Next: metarisk audit verify"
+    say({"pruned": [asdict(one) for one in found], "dry_run": dry_run}, "\n".join([*lines, last]), as_json)
 
 
 def _prefect(settings: Settings) -> list[Finding]:

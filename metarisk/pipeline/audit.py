@@ -137,7 +137,9 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     runs = {row["run_id"]: row for row in context.warehouse.rows(_RUNS, about)}
     faults += _runs_differ(published, runs)
     faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
-    sealed = {told["run_id"]: (seq, told) for seq, told in published.items() if told["run_id"] in runs}
+    pruned = {json.loads(event["payload"])["run_id"] for event in trusted if event["kind"] == "pruned"}
+    there = set(runs) - pruned
+    sealed = {told["run_id"]: (seq, told) for seq, told in published.items() if told["run_id"] in there}
     nights = sorted({runs[run_id]["as_of"] for run_id in sealed})[slice(0 if every_night else -RECENT_NIGHTS, None)]
     for run_id, (seq, told) in sealed.items():
         as_of = runs[run_id]["as_of"]

@@ -313,3 +313,13 @@ def _bad(call: Caller, subject: str) -> str:
     (line,) = [one for one in call.json("doctor", ends=1)["findings"] if one["subject"] == subject]
     assert line["remedy"]
     return str(line["what"])
+
+
+def test_prune(job: Job) -> None:
+    call = job[0]
+    would = call("prune", "--keep", "90d", "--dry-run").stdout
+    assert "tiny: 0 runs (0 score rows) to the archive" in would
+    assert "Nothing was changed" in would
+    (pruned,) = call.json("prune", "--keep", "90d")["pruned"]
+    assert (pruned["runs"], pruned["freed"]) == ([], 0)
+    assert "is no number of days" in call("prune", "--keep", "soon", ends=1).stderr
