@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from metarisk import __version__, demo
 from metarisk.cli.console import date_of, errors, hint, plain, readable, rich_table, say
-from metarisk.cli.governance import audit_app, models_app
+from metarisk.cli.governance import audit_app, models_app, replay
 from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
@@ -204,7 +204,7 @@ def run_demo() -> None:
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo"]))
 
 
-for command in (evaluate, explain, why, doctor, unstick, prune):
+for command in (evaluate, explain, why, replay, doctor, unstick, prune):
     app.command()(command)
 
 

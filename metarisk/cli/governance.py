@@ -143,6 +143,33 @@ def verify(
     raise typer.Exit(1 if faults else 0)
 
 
+def replay(
+    run_id: Annotated[str, typer.Argument(help="Id of a published run: `metarisk runs` shows it.")],
+    as_json: Json = False,
+) -> None:
+    """Do a past run again from its manifest: bit for bit the same, or exactly what differs (then exit 1)."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk.pipeline import reproducing
+
+        found = reproducing.reproduce(context, run_id)
+        same.append(found.identical)
+        what = "bit for bit the same" if found.identical else "not the same"
+        lines = [
+            f"run {run_id}, {found.portfolio} {found.as_of}: {found.rows:,} rows done again, {what}",
+            *(f"DIFFERS {line}" for line in found.differences),
+            *(f"since then: {line}" for line in found.changed),
+            "Next: nothing"
+            if found.identical
+            else "Next: run the code and the configuration of then, and replay again",
+        ]
+        return asdict(found), "\n".join(lines)
+
+    same: list[bool] = []
+    _on("", work, as_json)
+    raise typer.Exit(0 if all(same) else 1)
+
+
 def _on(portfolio: str, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
     """Do work that belongs to no date."""
     from metarisk import pipeline

@@ -112,11 +112,12 @@ def seal(source: Rows, run_id: str, as_of: date) -> tuple[str, int]:
     return digest.hexdigest(), sum(row["rows"] for row in buckets)
 
 
-def publication_event(transaction: Transaction, run_id: str, as_of: date, manifest: str, mode: str) -> dict[str, Any]:
+def publication_event(transaction: Transaction, run_id: str, as_of: date, mode: str) -> dict[str, Any]:
     """What the log keeps of a publication: enough to find one changed row of it."""
+    manifest = transaction.rows("SELECT manifest FROM metarisk.run WHERE run_id = $run_id", {"run_id": run_id})
     scores, rows = seal(transaction, run_id, as_of)
     about = {"run_id": run_id, "as_of": as_of, "mode": mode, "rows": rows}
-    return about | {"scores": scores, "manifest": text_hash(manifest)}
+    return about | {"scores": scores, "manifest": text_hash(manifest[0]["manifest"])}
 
 
 def verify(context: Context, *, every_night: bool = False, head: str | None = None) -> Audit:

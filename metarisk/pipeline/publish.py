@@ -23,7 +23,7 @@ from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
 from metarisk.pipeline.audit import append_event, publication_event
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.identity import identity
+from metarisk.pipeline.identity import identity, versions
 from metarisk.pipeline.night import (
     BATCH_ROWS,
     Run,
@@ -91,7 +91,7 @@ def publish(
             _append_quality(context, transaction, attempt, run.run_id, results)
         published_at = _point(context, transaction, run, 1 + (current["seq"] if current else 0))
         _append_attempt(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
-        told = publication_event(transaction, run.run_id, context.job.as_of, manifest(run), context.job.mode)
+        told = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
         append_event(context, transaction, "publication", told)
     context.warehouse.snapshot()
     return {"run_id": run.run_id, "published_at": published_at, **summary}
@@ -126,6 +126,17 @@ def _exists(transaction: Transaction, run_id: str) -> bool:
 
 def _append_run(context: Context, transaction: Transaction, run: Run, summary: Mapping[str, int]) -> None:
     job = context.job
+    manifest = {
+        "extract": {
+            "hash": run.extract.extract_hash,
+            "query": run.extract.query_hash,
+            "files": dict(run.extract.files),
+        },
+        "adapt": lake.read_manifest(run.folder / "adapt")["files"],
+        "score": lake.read_manifest(run.folder / "score")["files"],
+        "batch_rows": BATCH_ROWS,
+        "versions": versions(),
+    }
     row = {
         "run_id": run.run_id,
         "portfolio": job.portfolio,
@@ -138,24 +149,9 @@ def _append_run(context: Context, transaction: Transaction, run: Run, summary: M
         "code_version": run.code_version,
         **summary,
         "model_age_days": (job.as_of - run.cut_off).days,
-        "manifest": manifest(run),
+        "manifest": json.dumps(manifest, sort_keys=True),
     }
     append_rows(transaction, "metarisk.run", [row])
-
-
-def manifest(run: Run) -> str:
-    """JSON of what the run read and wrote: files by SHA-256, and the chunks in which it scored."""
-    content = {
-        "extract": {
-            "hash": run.extract.extract_hash,
-            "query": run.extract.query_hash,
-            "files": dict(run.extract.files),
-        },
-        "adapt": lake.read_manifest(run.folder / "adapt")["files"],
-        "score": lake.read_manifest(run.folder / "score")["files"],
-        "batch_rows": BATCH_ROWS,
-    }
-    return json.dumps(content, sort_keys=True)
 
 
 def _score_batches(run: Run) -> Iterator[pa.RecordBatch]:

@@ -6,12 +6,13 @@ import json
 import re
 from datetime import timedelta
 
+import polars as pl
 import pytest
 
 from metarisk import pipeline
-from metarisk.domain import ConfigError
-from metarisk.pipeline import audit, promotion
-from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project
+from metarisk.domain import ConfigError, DataError
+from metarisk.pipeline import audit, promotion, reproducing
+from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
 
 LATER = CUT_OFF + timedelta(days=14)
 NIGHT = LATER + timedelta(days=1)
@@ -128,3 +129,40 @@ def test_events_of_before_the_chain_are_counted_and_not_trusted(published: Proje
     assert (found.events, found.unchained, found.faults) == (3, 2, ())
     told = json.loads(published.warehouse.rows("SELECT payload FROM metarisk.event_log WHERE seq = 3")[0]["payload"])
     assert told["rows"] == published.scores(SECOND).height
+
+
+def test_a_past_night_is_reproduced_bit_for_bit(published_project: Project) -> None:
+    project = published_project
+    first = project.warehouse.rows("SELECT run_id FROM metarisk.night")[0]["run_id"]
+    project.weekly(LATER)
+    project.load(book().with_columns(pl.col("amount").abs()))
+    project.nightly(FIRST, "restatement", "wrong signs")
+    for row in project.warehouse.rows("SELECT run_id FROM metarisk.run WHERE as_of = $as_of", {"as_of": FIRST}):
+        found = reproducing.reproduce(project.context(SECOND), row["run_id"])
+        assert (found.identical, found.differences, found.changed) == (True, (), ())
+    assert found.rows > 100
+    assert {first, found.run_id} == {row["run_id"] for row in project.warehouse.rows("SELECT run_id FROM metarisk.run")}
+    left = [path.name for path in (project.settings.data_dir / "lake" / NAME).iterdir() if path.name.startswith(".")]
+    assert left == []
+
+
+def test_what_differs_is_named(published: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = published.warehouse.rows("SELECT run_id FROM metarisk.night")
+    context = published.context(FIRST)
+    score = "UPDATE metarisk.risk_score SET score = score + .25 WHERE entity = $entity"
+    entity = published.scores()["entity"][3]
+    with published.warehouse.transaction() as transaction:
+        transaction.execute(score, {"entity": entity})
+    published.edit("portfolios/tiny.toml", 'title = "Tiny loans"', 'title = "Small loans"')
+    monkeypatch.setattr(reproducing, "versions", lambda: {"torch": "9.9"})
+    found = reproducing.reproduce(context, run["run_id"])
+    assert not found.identical
+    assert found.differences == (f"score differs in 1 of {found.rows} rows, by up to 0.25, first of {entity}",)
+    assert found.changed[0] == "the portfolio's TOML, SQL or suites are others than then"
+    assert re.fullmatch(r"torch was .* and is 9\.9", found.changed[1])
+    with pytest.raises(ConfigError, match="there is no run nobody"):
+        reproducing.reproduce(context, "nobody")
+    part = next((published.settings.data_dir / "lake" / NAME / str(FIRST)).glob("*/extract/part-0*.parquet"))
+    part.write_bytes(part.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"no longer whole in the lake.*damaged"):
+        reproducing.reproduce(context, run["run_id"])

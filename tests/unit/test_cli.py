@@ -323,3 +323,12 @@ def test_prune(job: Job) -> None:
     (pruned,) = call.json("prune", "--keep", "90d")["pruned"]
     assert (pruned["runs"], pruned["freed"]) == ([], 0)
     assert "is no number of days" in call("prune", "--keep", "soon", ends=1).stderr
+
+
+def test_replay(job: Job) -> None:
+    call, _, data = job
+    run = data["restated"]["run_id"]
+    again = call.json("replay", run)
+    assert (again["identical"], again["differences"]) == (True, [])
+    assert f"{again['rows']:,} rows done again, bit for bit the same" in call("replay", run).stdout
+    assert "there is no run nobody" in call("replay", "nobody", ends=1).stderr
