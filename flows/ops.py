@@ -1,4 +1,4 @@
-"""What an operator types: `python -m flows.ops up | unstick | doctor`.
+"""The part of `metarisk up | unstick | doctor` that talks to Prefect: `python -m flows.ops`.
 
 `up` is the whole of Prefect on one machine; the others mend or look at a server that is there.
 """
@@ -17,7 +17,7 @@ import typer
 from prefect.client.orchestration import SyncPrefectClient
 
 from flows import server, upkeep
-from metarisk.domain import ConfigError, MetariskError
+from metarisk.domain import ConfigError, Finding, MetariskError
 from metarisk.settings import Settings
 
 app = typer.Typer(
@@ -60,7 +60,7 @@ def _welcome(api: str, settings: Settings) -> str:
         *(("Next", f"{name}, {when:%A %Y-%m-%d %H:%M} UTC") for name, when in soonest),
         ("Run now", "in the UI: Deployments, nightly, Run; or in another terminal:"),
         ("", f"PREFECT_API_URL={api} prefect deployment run nightly/nightly"),
-        ("Look", "python -m flows.ops doctor"),
+        ("Look", "metarisk doctor"),
         ("Logs", str(server.prefect_home(settings))),
         ("Stop", "Ctrl-C"),
     ]
@@ -91,7 +91,7 @@ def doctor(as_json: AsJson = False) -> None:
         with SyncPrefectClient(_api()) as client:
             found = upkeep.findings(client, tuple(server.POOLS), server.SCHEDULED)
     except MetariskError as error:
-        found = [upkeep.Finding("server", error.what, error.remedy)]
+        found = [Finding("server", error.what, error.remedy)]
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found]))
     for finding in () if as_json else found:

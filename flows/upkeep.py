@@ -6,7 +6,6 @@ Printing is ops.py's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -21,23 +20,11 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.states import Crashed, Scheduled
 
+from metarisk.domain import Finding
+
 STUCK = timedelta(minutes=15)
 """Pending for longer, or running without a heartbeat for longer (one is sent every 3 minutes): nobody is there."""
 LATE = timedelta(hours=1)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; `remedy` is empty where nothing is to be done."""
-
-    subject: str
-    what: str
-    remedy: str = ""
-
-    @property
-    def fine(self) -> bool:
-        """Whether nothing is to be done."""
-        return not self.remedy
 
 
 def runs(client: SyncPrefectClient, *states: StateType, due_before: datetime | None = None) -> list[FlowRun]:
@@ -122,7 +109,6 @@ def findings(client: SyncPrefectClient, pools: Sequence[str], scheduled: Sequenc
         for run in runs(client, StateType.SCHEDULED, due_before=datetime.now(UTC) - LATE)
     ]
     found += [
-        Finding(f"run {run.name}", f"is stuck in {run.state_name}", "run `python -m flows.ops unstick`")
-        for run in stuck(client)
+        Finding(f"run {run.name}", f"is stuck in {run.state_name}", "run `metarisk unstick`") for run in stuck(client)
     ]
     return found

@@ -93,6 +93,17 @@ def server() -> Iterator[Server]:
         shutil.rmtree(runtime, ignore_errors=True)
 
 
+@contextmanager
+def user(server: Server, group: str, database: str = "postgres") -> Iterator[str]:
+    """A user in a group, who may log in; taken away afterwards, with what was granted in a database."""
+    name = f"user_{next(server._numbers)}"
+    server.execute(f"CREATE ROLE {name} LOGIN IN ROLE {group}")
+    try:
+        yield name
+    finally:
+        server.execute(f"DROP OWNED BY {name}", f"DROP ROLE {name}", database=database)
+
+
 def open_duckdb(folder: Path, *, memory_mb: int = 256) -> Warehouse:
     """A DuckDB warehouse in a folder, not migrated."""
     return open_warehouse("duckdb:///warehouse.duckdb", folder, threads=2, memory_mb=memory_mb)

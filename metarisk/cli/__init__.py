@@ -22,9 +22,11 @@ from rich.markup import escape
 from metarisk import __version__, demo
 from metarisk.cli.console import date_of, errors, hint, plain, readable, rich_table, say
 from metarisk.cli.drift import drift_app
-from metarisk.cli.models import approve, evaluate, explain, why
+from metarisk.cli.governance import audit_app, models_app, replay
+from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
+from metarisk.cli.upkeep import doctor, prune, unstick
 from metarisk.domain import ConfigError, DataError, Job
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(portfolio_app, name="portfolio")
 app.add_typer(drift_app, name="drift")
+app.add_typer(models_app, name="models")
+app.add_typer(audit_app, name="audit")
 
 
 @app.command()
@@ -202,7 +206,7 @@ def run_demo() -> None:
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo"]))
 
 
-for command in (evaluate, approve, explain, why):
+for command in (evaluate, explain, why, replay, doctor, unstick, prune):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands on models: judge candidates, approve one, explain a score and why it moved."""
+"""Commands on what models say: judge candidates, explain a score and why it moved."""
 
 from __future__ import annotations
 
@@ -53,24 +53,6 @@ def evaluate(
         return {"evidence": plain(found.evidence), "pd": found.recipe}, text
 
     run(Job(portfolio, date_of(as_of, as_json)), walk_forward if rows is None else on_rows, as_json)
-
-
-def approve(
-    portfolio: Name,
-    model: Annotated[str, typer.Option(help="Id of the waiting model: the week's report shows it.")],
-    by: Annotated[str, typer.Option(help="Who approves.")],
-    reason: Annotated[str, typer.Option(help="Why.")],
-    as_json: Json = False,
-) -> None:
-    """Make a candidate that waits for a person champion."""
-    from metarisk import pipeline
-
-    def work(context: Context) -> tuple[dict[str, Any], str]:
-        recipe = pipeline.approve(context, model, by, reason)
-        text = f"model {model} ({recipe}) is champion, approved by {by}\nNext: metarisk nightly scores by it"
-        return {"model_id": model, "recipe": recipe, "by": by}, text
-
-    run(Job(portfolio, date.today()), work, as_json)  # noqa: DTZ011
 
 
 def explain(

@@ -45,7 +45,7 @@ from metarisk.domain.portfolio import (
     Thresholds,
     Validation,
 )
-from metarisk.domain.runs import Job, Mode, Model, Reporter, SegmentStatus
+from metarisk.domain.runs import Finding, Job, Mode, Model, Reporter, SegmentStatus
 
 __all__ = [
     "PERIODS",
@@ -59,6 +59,7 @@ __all__ = [
     "Episodes",
     "Feature",
     "FeatureKind",
+    "Finding",
     "Grade",
     "Job",
     "Learner",

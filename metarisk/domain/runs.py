@@ -32,8 +32,22 @@ class Model:
     as_of: date
     """Label cut-off: nothing known later taught this model."""
     recipe: str
-    state: Literal["candidate", "approved", "champion", "retired"]
+    state: Literal["candidate", "approved", "champion", "retired", "withdrawn"]
     path: Path
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `remedy` is empty where nothing is to be done."""
+
+    subject: str
+    what: str
+    remedy: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing is to be done."""
+        return not self.remedy
 
 
 class Reporter(Protocol):

@@ -18,7 +18,7 @@ from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
-from metarisk.pipeline.promotion import approve
+from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
@@ -39,6 +39,8 @@ __all__ = [
     "migrate",
     "nightly",
     "portfolio_names",
+    "promote",
+    "roll_back",
     "study",
     "utc_now",
     "weekly",

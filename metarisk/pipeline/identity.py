@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from metarisk import __version__
@@ -22,6 +24,14 @@ def code_version() -> str:
         digest.update(path.relative_to(package).as_posix().encode())
         digest.update(path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what computes a score: other ones may round otherwise."""
+    return {"python": platform.python_version(), "machine": platform.machine()} | {
+        package: version(package) for package in ("lightgbm", "numpy", "polars", "pyarrow", "scipy", "torch")
+    }
 
 
 def configuration(context: Context) -> str:

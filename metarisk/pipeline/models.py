@@ -19,6 +19,10 @@ SELECT m.model_id, m.as_of, m.recipe
 FROM metarisk.model m
 JOIN metarisk.model_state s ON s.model_id = m.model_id AND s.state = 'champion'
 WHERE m.portfolio = $portfolio AND m.as_of <= $as_of
+AND NOT EXISTS (
+    SELECT 1 FROM metarisk.model_state n WHERE n.model_id = m.model_id AND n.state = 'withdrawn'
+    AND n.seq = (SELECT max(l.seq) FROM metarisk.model_state l WHERE l.model_id = m.model_id)
+)
 ORDER BY m.as_of DESC, s.since DESC, s.seq DESC
 LIMIT 1
 """
@@ -27,7 +31,8 @@ LIMIT 1
 def champion_for(context: Context) -> Model | None:
     """The newest champion, past or present, whose label cut-off is on or before the job's as_of.
 
-    A night of the past so meets the model of its own time, and never one that has seen its future.
+    A night of the past so meets the model of its own time, and never one that has seen its future. A withdrawn model
+    serves no night.
     """
     job = context.job
     rows = context.warehouse.rows(_CHAMPIONS, {"portfolio": job.portfolio, "as_of": job.as_of})

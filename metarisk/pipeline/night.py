@@ -149,15 +149,20 @@ def adapt(context: Context, checked: Checked) -> Run:
     run = Run(*about, folder, checked, parts["configuration"], parts["code"])
     if not finished(folder / "adapt"):
         lake.verify(checked.extract.directory)
-        known = support(context, run)
-        adapted = adapted_to(context, run, champion.model_id, known).carried(_last_night(context))
-        level = adapted_level(adapted, known, context.portfolio, load_card(context, champion.model_id).level)
-        files = adapted.to_files() | {LEVEL: json.dumps(asdict(level), sort_keys=True).encode()}
         with lake.staged(folder / "adapt") as into:
-            for name, content in files.items():
-                (into / name).write_bytes(content)
+            write_adaptation(context, run, into)
             lake.write_manifest(into, parts | {EXCLUDED: _excluded(checked)})
     return run
+
+
+def write_adaptation(context: Context, run: Run, into: Path) -> None:
+    """Adapt the run's model to its support, and write that and the level to a folder."""
+    known = support(context, run)
+    adapted = adapted_to(context, run, run.model_id, known).carried(_last_night(context))
+    level = adapted_level(adapted, known, context.portfolio, load_card(context, run.model_id).level)
+    files = adapted.to_files() | {LEVEL: json.dumps(asdict(level), sort_keys=True).encode()}
+    for name, content in files.items():
+        (into / name).write_bytes(content)
 
 
 def adapted_to(context: Context, run: Run, model_id: str, known: pl.DataFrame) -> Adapted:

@@ -96,6 +96,7 @@ def report_week(
     judged = trained.judged
     decision = judged.decision
     waits = not registered["promoted"]
+    approve = f"metarisk models approve -p {context.job.portfolio}"
     best = next((line.name for line in judged.evidence.candidates), decision.recipe)
     page = report.WeekReport(
         title=context.portfolio.title or context.portfolio.name,
@@ -123,9 +124,7 @@ def report_week(
         groups=cards.groups(trained),
         similarity=_similarity(context, trained.model_id),
         warnings=(*judged.checked.extract.warnings, *judged.warnings),
-        next_steps=(f"metarisk approve -p {context.job.portfolio} --model {trained.model_id} --by NAME --reason WHY",)
-        if waits
-        else (),
+        next_steps=(f"{approve} --model {trained.model_id} --by NAME --reason WHY",) if waits else (),
         provenance={"extract": judged.checked.extract.extract_hash, "code": code_version()},
     )
     path = write(folder(context) / f"week-{context.job.as_of}-{judged.week_id}.html", report.render_week(page))

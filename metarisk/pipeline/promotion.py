@@ -1,14 +1,18 @@
-"""Who is champion: states that a week appends, proofs of earlier weeks, and what a person approves."""
+"""Who is champion: states that a week appends, proofs of earlier weeks, and what a person decides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from metarisk.domain import ConfigError, Job, Scalar, Transaction
+from metarisk.domain import ConfigError, Scalar, Transaction
+from metarisk.pipeline.audit import Rows, append_event
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.publish import append_event, append_rows
+from metarisk.pipeline.publish import append_rows
 
+JOB = "metarisk"
+"""Who decides where no person does."""
 _WEEKS = """
 SELECT DISTINCT as_of FROM metarisk.evidence
 WHERE portfolio = $portfolio AND protocol = 'walk_forward' AND as_of < $as_of
@@ -18,26 +22,24 @@ _PROOFS = """
 SELECT DISTINCT as_of, candidate FROM metarisk.evidence
 WHERE portfolio = $portfolio AND metric = 'loss_minus_incumbent' AND slice = $incumbent AND high < 0 AND as_of < $as_of
 """
-_OLDER_CHAMPIONS = """
-SELECT s.model_id, s.seq
-FROM metarisk.model_state s
-JOIN metarisk.model m ON m.model_id = s.model_id
-WHERE s.portfolio = $portfolio AND s.state = 'champion' AND m.as_of <= $as_of
-AND s.seq = (SELECT max(n.seq) FROM metarisk.model_state n WHERE n.model_id = s.model_id)
-"""
-_NEWER_CHAMPION = """
-SELECT m.model_id
-FROM metarisk.model_state s
-JOIN metarisk.model m ON m.model_id = s.model_id
-WHERE s.portfolio = $portfolio AND s.state = 'champion' AND m.as_of > $as_of
-LIMIT 1
-"""
-_STATES = """
-SELECT m.model_id, m.as_of, m.recipe, s.seq, s.state
+_MODELS = """
+SELECT m.model_id, m.as_of, m.recipe, s.seq, s.state, s.since, s.by_whom, s.reason, c.champion_since
 FROM metarisk.model m
 JOIN metarisk.model_state s ON s.model_id = m.model_id
-WHERE m.portfolio = $portfolio AND m.model_id = $model_id
-ORDER BY s.seq DESC
+AND s.seq = (SELECT max(n.seq) FROM metarisk.model_state n WHERE n.model_id = m.model_id)
+LEFT JOIN (
+    SELECT model_id, max(since) AS champion_since FROM metarisk.model_state WHERE state = 'champion' GROUP BY model_id
+) c ON c.model_id = m.model_id
+WHERE m.portfolio = $portfolio
+ORDER BY m.as_of DESC, c.champion_since DESC, m.model_id
+"""
+_HISTORY = """
+SELECT seq, state, since, by_whom, reason FROM metarisk.model_state WHERE model_id = $model_id ORDER BY seq
+"""
+_EVIDENCE = """
+SELECT candidate, metric, value, low, high, rows, events FROM metarisk.evidence
+WHERE model_id = $model_id AND protocol = 'walk_forward' AND slice = 'all' AND metric IN ('log_loss', 'auc', 'ece')
+ORDER BY metric, value
 """
 
 
@@ -50,31 +52,59 @@ def earlier_proofs(context: Context, incumbent: str) -> list[str]:
     return [proofs.get(row["as_of"], "") for row in context.warehouse.rows(_WEEKS, about)]
 
 
-def append_states(
-    transaction: Transaction, job: Job, model_id: str, states: Sequence[str], common: Mapping[str, Any], after: int = 0
-) -> list[str]:
-    """Append states of a model after its `after` ones; a new champion retires the older ones.
+def models(context: Context) -> list[dict[str, Any]]:
+    """Every model of the portfolio with its newest state, the newest label cut-off first."""
+    return context.warehouse.rows(_MODELS, {"portfolio": context.job.portfolio})
 
-    A model of the past that becomes champion late serves nights of the past alone: it is retired at once. Returns the
-    states that were appended.
+
+def describe(context: Context, model_id: str) -> dict[str, Any]:
+    """One model: its row, the headline of its evidence, and all its states. Raises ConfigError where there is none."""
+    found = _found(context, context.warehouse, model_id)
+    about: dict[str, Scalar] = {"model_id": model_id}
+    (model,) = context.warehouse.rows("SELECT * FROM metarisk.model WHERE model_id = $model_id", about)
+    return {
+        "model": model | {"state": found["state"]},
+        "evidence": context.warehouse.rows(_EVIDENCE, about),
+        "states": context.warehouse.rows(_HISTORY, about),
+    }
+
+
+def append_states(
+    context: Context,
+    transaction: Transaction,
+    model_id: str,
+    states: Sequence[str],
+    reason: str,
+    by: str = JOB,
+    *,
+    withdraw: bool = False,
+) -> None:
+    """Append states of a model of the job's as_of, and what follows for the others, to table and event log.
+
+    A new champion retires the older ones. A model of the past that becomes champion late serves nights of the past
+    alone and is retired at once, unless the newer champions are to be withdrawn: then no night uses them any more.
     """
-    about: dict[str, Scalar] = {"portfolio": job.portfolio, "as_of": job.as_of}
-    promoted = "champion" in states
-    if promoted and transaction.rows(_NEWER_CHAMPION, about):
-        states = [*states, "retired"]
-    common = dict(common) | {"portfolio": job.portfolio}
-    rows = [
-        common | {"model_id": model_id, "seq": after + number, "state": state}
-        for number, state in enumerate(states, start=1)
-    ]
-    if promoted:
-        rows += [
-            common | {"model_id": row["model_id"], "seq": row["seq"] + 1, "state": "retired"}
-            for row in transaction.rows(_OLDER_CHAMPIONS, about)
-            if row["model_id"] != model_id
-        ]
-    append_rows(transaction, "metarisk.model_state", rows)
-    return list(states)
+    portfolio, as_of, now = context.job.portfolio, context.job.as_of, context.clock()
+    known = {row["model_id"]: row for row in transaction.rows(_MODELS, {"portfolio": portfolio})}
+    after = known.pop(model_id, {"seq": 0})["seq"]
+    others = [row for row in known.values() if row["state"] == "champion"]
+    newer = [row for row in known.values() if row["champion_since"] and row["as_of"] > as_of]
+    new = [(model_id, number, state) for number, state in enumerate(states, start=after + 1)]
+    if "champion" in states and withdraw:
+        new += [(row["model_id"], row["seq"] + 1, "withdrawn") for row in newer if row["state"] != "withdrawn"]
+    elif "champion" in states and any(row["state"] == "champion" for row in newer):
+        new += [(model_id, new[-1][1] + 1, "retired")]
+    if "champion" in states:
+        new += [(row["model_id"], row["seq"] + 1, "retired") for row in others if row["as_of"] <= as_of]
+    common = {"portfolio": portfolio, "since": now, "by_whom": by, "reason": reason}
+    append_rows(
+        transaction,
+        "metarisk.model_state",
+        [common | {"model_id": model, "seq": seq, "state": state} for model, seq, state in new],
+    )
+    last = {model: state for model, _, state in new}
+    told = {"model_id": model_id, "state": last[model_id], "states": last, "reason": reason}
+    append_event(context, transaction, "model", told, by)
 
 
 def approve(context: Context, model_id: str, by: str, reason: str) -> str:
@@ -82,26 +112,77 @@ def approve(context: Context, model_id: str, by: str, reason: str) -> str:
 
     Raises ConfigError where the portfolio has no such model, or where it does not wait.
     """
-    job = context.job
     with context.warehouse.transaction() as transaction:
-        found = transaction.rows(_STATES, {"portfolio": job.portfolio, "model_id": model_id})
-        if not found:
+        found = _found(context, transaction, model_id)
+        if found["state"] != "candidate":
             raise ConfigError(
-                f"there is no model {model_id}",
-                portfolio=job.portfolio,
-                remedy="take the id from the week's report, or from view metarisk.model_current",
+                f"model {model_id} is {found['state']} and does not wait for approval",
+                portfolio=context.job.portfolio,
+                remedy="approve a candidate; `metarisk models promote` brings back a model of the past",
             )
-        latest = found[0]
-        if latest["state"] != "candidate":
-            raise ConfigError(
-                f"model {model_id} is {latest['state']} and does not wait for approval",
-                portfolio=job.portfolio,
-                remedy="approve a candidate",
-            )
-        own = Job(job.portfolio, latest["as_of"])
-        common = {"since": context.clock(), "by_whom": by, "reason": reason}
-        states = append_states(transaction, own, model_id, ["approved", "champion"], common, latest["seq"])
-        payload = {"model_id": model_id, "state": states[-1], "by": by, "reason": reason}
-        append_event(context, transaction, "model", payload)
+        append_states(_of(context, found), transaction, model_id, ["approved", "champion"], reason, by)
     context.warehouse.snapshot()
-    return str(latest["recipe"])
+    return str(found["recipe"])
+
+
+def promote(context: Context, model_id: str, by: str, reason: str) -> str:
+    """Make any model with evidence champion on a person's word; newer champions are withdrawn. Its recipe.
+
+    Raises ConfigError where the portfolio has no such model, where it is champion, or where nothing speaks for it.
+    """
+    with context.warehouse.transaction() as transaction:
+        found = _found(context, transaction, model_id)
+        if found["state"] == "champion":
+            raise ConfigError(
+                f"model {model_id} is champion already",
+                portfolio=context.job.portfolio,
+                remedy="choose another with `metarisk models list`",
+            )
+        proofs = "SELECT count(*) AS lines FROM metarisk.evidence WHERE model_id = $model_id"
+        if not transaction.rows(proofs, {"model_id": model_id})[0]["lines"]:
+            raise ConfigError(
+                f"model {model_id} has no evidence: it was never judged on rows that it had not seen",
+                portfolio=context.job.portfolio,
+                remedy="promote a model with evidence, or run the weekly again",
+            )
+        append_states(_of(context, found), transaction, model_id, ["champion"], reason, by, withdraw=True)
+    context.warehouse.snapshot()
+    return str(found["recipe"])
+
+
+def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
+    """Withdraw the champion and bring back the one before it; the ids of both.
+
+    Raises ConfigError where there is no champion, or none before it.
+    """
+    served = [row for row in models(context) if row["champion_since"] and row["state"] != "withdrawn"]
+    if len(served) < 2:
+        raise ConfigError(
+            "there is no champion before this one" if served else "there is no champion",
+            portfolio=context.job.portfolio,
+            remedy="run the weekly, or promote a candidate with `metarisk models promote`",
+        )
+    now, before = served[0], served[1]
+    with context.warehouse.transaction() as transaction:
+        after = _of(context, before)
+        append_states(after, transaction, before["model_id"], ["champion"], reason, by, withdraw=True)
+        if now["as_of"] == before["as_of"]:
+            append_states(after, transaction, now["model_id"], ["withdrawn"], reason, by)
+    context.warehouse.snapshot()
+    return str(now["model_id"]), str(before["model_id"])
+
+
+def _of(context: Context, model: dict[str, Any]) -> Context:
+    """The job at the label cut-off of a model."""
+    return replace(context, job=replace(context.job, as_of=model["as_of"]))
+
+
+def _found(context: Context, source: Rows, model_id: str) -> dict[str, Any]:
+    for row in source.rows(_MODELS, {"portfolio": context.job.portfolio}):
+        if row["model_id"] == model_id:
+            return row
+    raise ConfigError(
+        f"there is no model {model_id}",
+        portfolio=context.job.portfolio,
+        remedy="take the id from `metarisk models list`",
+    )

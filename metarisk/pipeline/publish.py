@@ -22,8 +22,9 @@ from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
 from metarisk.pipeline import alerting
+from metarisk.pipeline.audit import append_event, publication_event
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.identity import identity
+from metarisk.pipeline.identity import identity, versions
 from metarisk.pipeline.night import (
     BATCH_ROWS,
     Run,
@@ -95,12 +96,8 @@ def publish(
             _append_quality(context, transaction, attempt, run.run_id, results)
         published_at = _point(context, transaction, run, 1 + (current["seq"] if current else 0))
         _append_attempt(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
-        append_event(
-            context,
-            transaction,
-            "publication",
-            {"run_id": run.run_id, "rows": summary["rows_scored"], "mode": context.job.mode},
-        )
+        told = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
+        append_event(context, transaction, "publication", told)
     context.warehouse.snapshot()
     return {"run_id": run.run_id, "published_at": published_at, **summary}
 
@@ -143,6 +140,7 @@ def _append_run(context: Context, transaction: Transaction, run: Run, summary: M
         "adapt": lake.read_manifest(run.folder / "adapt")["files"],
         "score": lake.read_manifest(run.folder / "score")["files"],
         "batch_rows": BATCH_ROWS,
+        "versions": versions(),
     }
     row = {
         "run_id": run.run_id,
@@ -369,23 +367,6 @@ def _append_quality(
         "as_of": context.job.as_of,
     }
     append_rows(transaction, "metarisk.quality_result", [common | dict(result) for result in results])
-
-
-def append_event(context: Context, transaction: Transaction, kind: str, payload: Mapping[str, Any]) -> None:
-    """Append one row to the event log of the job's portfolio."""
-    portfolio = context.job.portfolio
-    last = transaction.rows(
-        "SELECT max(seq) AS last FROM metarisk.event_log WHERE portfolio = $portfolio", {"portfolio": portfolio}
-    )[0]["last"]
-    row = {
-        "portfolio": portfolio,
-        "seq": (last or 0) + 1,
-        "happened_at": context.clock(),
-        "kind": kind,
-        "actor": "metarisk",
-        "payload": json.dumps(dict(payload), sort_keys=True, default=str),
-    }
-    append_rows(transaction, "metarisk.event_log", [row])
 
 
 def append_rows(transaction: Transaction, table: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from metarisk import lake, quality
 from metarisk.adapt import Adapted, FittedModel
 from metarisk.calibration import Calibration
-from metarisk.domain import Array, DataError, Portfolio
+from metarisk.domain import Array, ConfigError, DataError, Portfolio
 from metarisk.moves import FACTORS
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
@@ -40,12 +40,13 @@ SCORE, SEGMENT, BASE_SCORE = "__score", "__segment", "__base"
 _KEPT = {"score": SCORE, "segment": SEGMENT, BASE: BASE_SCORE}
 SAME = 1e-9
 """Replays of what was published agree with it to this."""
+_CURRENT = "SELECT run_id FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of = $as_of"
 _RUN = """
-SELECT r.run_id, r.model_id, r.extract_hash, r.config_hash, r.code_version, m.recipe, m.as_of AS cut_off
-FROM metarisk.publication_current p
-JOIN metarisk.run r ON r.run_id = p.run_id
+SELECT r.run_id, r.portfolio, r.as_of, r.model_id, r.extract_hash, r.config_hash, r.code_version, m.recipe,
+    m.as_of AS cut_off
+FROM metarisk.run r
 JOIN metarisk.model m ON m.model_id = r.model_id
-WHERE p.portfolio = $portfolio AND p.as_of = $as_of
+WHERE r.run_id = $run_id
 """
 
 
@@ -68,16 +69,31 @@ def published(context: Context, as_of: date) -> Night:
     Raises:
         DataError: the night is not published, or its files are no longer whole in the lake.
     """
-    job = replace(context.job, as_of=as_of)
-    found = context.warehouse.rows(_RUN, {"portfolio": job.portfolio, "as_of": as_of})
+    portfolio = context.job.portfolio
+    found = context.warehouse.rows(_CURRENT, {"portfolio": portfolio, "as_of": as_of})
     if not found:
         raise DataError(
             "no night of this date is published",
-            portfolio=job.portfolio,
+            portfolio=portfolio,
             on=as_of,
             remedy="check the date; the view `night` has all that were published",
         )
-    row, context = found[0], replace(context, job=job)
+    return night_of(context, found[0]["run_id"])
+
+
+def night_of(context: Context, run_id: str) -> Night:
+    """The night that a run of any portfolio scored, its files hash-checked.
+
+    Raises:
+        ConfigError: there is no such run.
+        DataError: its files are no longer whole in the lake.
+    """
+    found = context.warehouse.rows(_RUN, {"run_id": run_id})
+    if not found:
+        raise ConfigError(f"there is no run {run_id}", remedy="take the id from `metarisk runs`")
+    row = found[0]
+    job = replace(context.job, portfolio=row["portfolio"], as_of=row["as_of"])
+    context = replace(context, job=job)
     folder = run_folder(context, row["run_id"])
     source = folder.parents[1] / row["extract_hash"]
     try:
@@ -86,11 +102,11 @@ def published(context: Context, as_of: date) -> Night:
         raise DataError(
             f"the files of run {row['run_id']} are no longer whole in the lake: {error.what}",
             portfolio=job.portfolio,
-            on=as_of,
+            on=job.as_of,
             remedy="restore the lake's folder of that date, or publish the night again with --restate",
         ) from error
     excluded = source / about[EXCLUDED] if about.get(EXCLUDED) else None
-    checked = Checked(extract, quality.Quality(job.portfolio, as_of, "", (), extract.rows, excluded=excluded))
+    checked = Checked(extract, quality.Quality(job.portfolio, job.as_of, "", (), extract.rows, excluded=excluded))
     kept = {name: row[name] for name in ("run_id", "model_id", "recipe", "cut_off", "config_hash", "code_version")}
     return Night(context, Run(**kept, folder=folder, checked=checked))
 

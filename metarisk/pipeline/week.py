@@ -27,7 +27,7 @@ from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
 from metarisk.pipeline.promotion import append_states, earlier_proofs
-from metarisk.pipeline.publish import append_event, append_rows
+from metarisk.pipeline.publish import append_rows
 from metarisk.tasks import LABEL, population
 
 SEED = 0
@@ -227,9 +227,8 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 "code_version": code_version(),
             }
             append_rows(transaction, "metarisk.model", [model])
-            common = {"since": now, "by_whom": "metarisk", "reason": judged.decision.reason}
             states = ["candidate", "champion"] if promoted else ["candidate"]
-            states = append_states(transaction, job, trained.model_id, states, common)
+            append_states(context, transaction, trained.model_id, states, judged.decision.reason)
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
             found = evidences.evidence_rows(judged.evidence)
             found += evidences.decision_rows(judged.decision, judged.evidence)
@@ -244,12 +243,6 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 transaction,
                 "metarisk.grade_backtest",
                 [keys | target | row for row in trained.backtests.iter_rows(named=True)],
-            )
-            append_event(
-                context,
-                transaction,
-                "model",
-                {"model_id": trained.model_id, "state": states[-1], "reason": judged.decision.reason},
             )
     context.warehouse.snapshot()
     return {"model_id": trained.model_id, "promoted": promoted}

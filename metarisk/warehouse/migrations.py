@@ -17,7 +17,16 @@ from typing import Any
 from metarisk.domain import ConfigError, Transaction, Warehouse
 from metarisk.warehouse.statements import quote_identifier, split, tokens
 
-BI_ROLE = "metarisk_bi"
+BI, WRITER, AUDITOR = "metarisk_bi", "metarisk_writer", "metarisk_auditor"
+RIGHTS = {
+    BI: (),
+    WRITER: (
+        "GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA metarisk TO {role}",
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA metarisk TO {role}",
+    ),
+    AUDITOR: ("GRANT SELECT ON ALL TABLES IN SCHEMA metarisk TO {role}",),
+}
+"""What each group of users may do besides reading the views; a role that is not there gets nothing."""
 _FILE = re.compile(r"(?P<number>\d{3})_(?P<name>[a-z0-9_]+?)(?:\.(?P<dialect>duckdb|postgresql))?\.sql")
 _HAS_HISTORY = """
     SELECT 1 AS one FROM information_schema.tables
@@ -31,7 +40,8 @@ _STATE = """
     ORDER BY number
 """
 _UNREADABLE = """
-    SELECT v.viewname FROM pg_views v JOIN pg_roles r ON r.rolname = $role
+    SELECT v.viewname FROM pg_views v
+    JOIN pg_roles r ON r.rolname IN ('metarisk_bi', 'metarisk_writer', 'metarisk_auditor')
     WHERE v.schemaname = 'metarisk'
       AND NOT has_table_privilege(r.oid, format('%I.%I', v.schemaname, v.viewname), 'SELECT')
 """
@@ -200,7 +210,7 @@ def _reads(sql: str) -> set[str]:
 def _views_stand(warehouse: Warehouse, state: _State, definitions: Mapping[str, str]) -> bool:
     if state.built != _checksum("".join(definitions.values())) or state.views != set(definitions):
         return False
-    return warehouse.dialect == "duckdb" or not warehouse.rows(_UNREADABLE, {"role": BI_ROLE})
+    return warehouse.dialect == "duckdb" or not warehouse.rows(_UNREADABLE)
 
 
 def _rebuild(transaction: Transaction, definitions: Mapping[str, str], dialect: str) -> None:
@@ -225,9 +235,13 @@ def _rebuild(transaction: Transaction, definitions: Mapping[str, str], dialect: 
 
 def _grant(transaction: Transaction, definitions: Mapping[str, str], before: list[dict[str, Any]]) -> None:
     grants = {(str(row["grantee"]), str(row["name"])) for row in before if row["name"] in definitions}
-    if transaction.rows("SELECT 1 AS one FROM pg_roles WHERE rolname = $role", {"role": BI_ROLE}):
-        transaction.execute(f"GRANT USAGE ON SCHEMA metarisk TO {BI_ROLE}")
-        grants |= {(BI_ROLE, name) for name in definitions}
+    present = {row["rolname"] for row in transaction.rows("SELECT rolname::text AS rolname FROM pg_roles")}
+    for role, rights in RIGHTS.items():
+        if role in present:
+            transaction.execute(f"GRANT USAGE ON SCHEMA metarisk TO {role}")
+            for right in rights:
+                transaction.execute(right.format(role=role))
+            grants |= {(role, name) for name in definitions}
     for grantee, name in sorted(grants):
         reader = "PUBLIC" if grantee == "PUBLIC" else quote_identifier(grantee)
         transaction.execute(f"GRANT SELECT ON metarisk.{quote_identifier(name)} TO {reader}")

@@ -186,24 +186,11 @@ class PostgreSQLWarehouse:
         return
 
     def make_partition(self, table: str, month: date) -> None:
-        """Make the table's partition of a month, where it is missing, in a transaction of its own.
-
-        ATTACH lets readers and writers of the table go on, which CREATE TABLE ... PARTITION OF does not. An empty
-        partition that outlives a failed append does no harm.
-        """
-        schema, name = statements.split_table(table)
-        partition = statements.quote_table(f"{schema}.{name}_{month:%Y_%m}")
-        after = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+        """Make the table's partition of a month, where it is missing, in a transaction of its own."""
         with self.transaction() as transaction:
             transaction.execute(f"SELECT pg_advisory_xact_lock({_lock_key('metarisk/partition')})")
-            if transaction.rows("SELECT 1 AS one WHERE to_regclass($name) IS NOT NULL", {"name": partition}):
-                return
-            whole = statements.quote_table(table)
-            transaction.execute(f"CREATE TABLE {partition} (LIKE {whole} INCLUDING ALL)")
-            transaction.execute(
-                f"ALTER TABLE {whole} ATTACH PARTITION {partition} FOR VALUES FROM ($first) TO ($after)",
-                {"first": month, "after": after},
-            )
+            about: dict[str, Scalar] = {"table": statements.quote_table(table), "month": month}
+            transaction.execute("SELECT metarisk.make_partition(CAST($table AS REGCLASS), $month)", about)
 
 
 def partition_key(transaction: PostgreSQLTransaction, table: str) -> str | None:

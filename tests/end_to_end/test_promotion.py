@@ -44,7 +44,7 @@ def test_a_challenger_waits_for_its_second_week_and_then_for_a_person(project: P
     assert (waiting.recipe, waiting.promoted) == ("pooled_logistic", False)
     assert "a person must approve" in waiting.reason
     assert waiting.page is not None
-    assert f"metarisk approve -p tiny --model {waiting.model_id}" in waiting.page.read_text()
+    assert f"metarisk models approve -p tiny --model {waiting.model_id}" in waiting.page.read_text()
     assert states(project, waiting.model_id) == ["candidate"]
 
     night = CUT_OFF + timedelta(days=15)

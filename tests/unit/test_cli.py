@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,3 +262,73 @@ def test_a_wrong_environment_is_an_error_like_any_other(
     assert error["error"] == "ConfigError"
     assert what in error["what"]
     assert "s3cret" not in json.dumps(error)
+
+
+def test_models_and_audit(job: Job) -> None:
+    call, _, data = job
+    champion = data["weekly"]["model_id"]
+    listed = call.json("models", "list", "-p", "tiny")["models"]
+    assert [(row["model_id"], row["state"]) for row in listed] == [(champion, "champion")]
+    assert champion in call("models", "list", "-p", "tiny").stdout
+    shown = call.json("models", "show", "-p", "tiny", "--model", champion)
+    assert shown["states"][-1]["state"] == "champion"
+    assert "hazard_head" in call("models", "show", "-p", "tiny", "--model", champion).stdout
+    decision = ("-p", "tiny", "--by", "A. Validator", "--reason", "a test")
+    assert "no champion before" in call("models", "rollback", *decision, ends=1).stderr
+    assert "champion already" in call("models", "promote", "--model", champion, *decision, ends=1).stderr
+    assert "does not wait" in call("models", "approve", "--model", champion, *decision, ends=1).stderr
+
+    found = call.json("audit", "verify", "-p", "tiny", "--all")
+    assert (found["faults"], found["unchained"]) == ([], 0)
+    assert f"head {found['head']}" in call("audit", "verify", "-p", "tiny", "--head", found["head"]).stdout
+    assert "BAD no event has the hash 0" in call("audit", "verify", "-p", "tiny", "--head", "0", ends=1).stdout
+
+
+def test_doctor(job: Job, tmp_path: Path) -> None:
+    call = job[0]
+    found = {line["subject"]: line for line in call.json("doctor")["findings"]}
+    assert all(line["fine"] for line in found.values())
+    assert "is whole" in found["champion of tiny"]["what"]
+    assert "no server is known" in found["Prefect"]["what"]
+    assert "ok  disk: " in call("doctor").stdout
+
+    sick = Caller(tiny.copy(call.project, tmp_path / "sick"))
+    project, data = sick.project.settings.project, sick.project.settings.data_dir
+    (project / "sql" / "extracts" / "tiny.sql").unlink()
+    assert "tiny.sql" in _bad(sick, "portfolio tiny")
+    shutil.copy(call.project.settings.project / "sql" / "extracts" / "tiny.sql", project / "sql" / "extracts")
+    model = next((data / "registry" / "tiny").iterdir())
+    (model / "encoder.json").write_text("{}")
+    assert "encoder.json changed" in _bad(sick, "champion of tiny")
+    shutil.copy(call.project.settings.data_dir / model.relative_to(data) / "encoder.json", model)
+    sick.project.edit("portfolios/tiny.toml", "[validation]", "[thresholds]\nmax_model_age_days = 1\n\n[validation]")
+    assert "2 days old at the newest night" in _bad(sick, "champion of tiny")
+    (data / "warehouse.duckdb").write_bytes(b"not a database, and long enough to be looked at " * 100)
+    assert _bad(sick, "warehouse duckdb")
+    assert "BAD warehouse duckdb" in sick("doctor", ends=1).stdout
+
+
+def _bad(call: Caller, subject: str) -> str:
+    """What the doctor says of a subject, which must be bad and have a remedy."""
+    (line,) = [one for one in call.json("doctor", ends=1)["findings"] if one["subject"] == subject]
+    assert line["remedy"]
+    return str(line["what"])
+
+
+def test_prune(job: Job) -> None:
+    call = job[0]
+    would = call("prune", "--keep", "90d", "--dry-run").stdout
+    assert "tiny: 0 runs (0 score rows) to the archive" in would
+    assert "Nothing was changed" in would
+    (pruned,) = call.json("prune", "--keep", "90d")["pruned"]
+    assert (pruned["runs"], pruned["freed"]) == ([], 0)
+    assert "is no number of days" in call("prune", "--keep", "soon", ends=1).stderr
+
+
+def test_replay(job: Job) -> None:
+    call, _, data = job
+    run = data["restated"]["run_id"]
+    again = call.json("replay", run)
+    assert (again["identical"], again["differences"]) == (True, [])
+    assert f"{again['rows']:,} rows done again, bit for bit the same" in call("replay", run).stdout
+    assert "there is no run nobody" in call("replay", "nobody", ends=1).stderr

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from metarisk.domain import ConfigError, MetariskError, Warehouse
+from metarisk.domain import ConfigError, Warehouse
 from metarisk.warehouse import migrations
-from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_postgresql, publish_night
+from metarisk.warehouse.statements import split
+from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_postgresql, publish_night, user
 
 
 @pytest.fixture
@@ -62,8 +63,10 @@ def test_an_edited_file_is_refused_by_name(warehouse: Warehouse, folder: Path) -
 
 
 def test_a_warehouse_newer_than_the_code_is_refused(warehouse: Warehouse, folder: Path) -> None:
-    last = max((folder / "migrations").glob("*.sql"))
-    last.unlink()
+    last = migrations.read(MIGRATIONS, warehouse.dialect)[-1]
+    for path in (folder / "migrations").glob("*.sql"):
+        if path.name[:3] >= last.name[:3]:
+            path.unlink()
     with pytest.raises(ConfigError, match=r"which this code has not.*Remedy: run the version"):
         migrate(warehouse, folder)
 
@@ -77,6 +80,10 @@ def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Wa
     (folder / "old_views").mkdir()
     (folder / "old_views" / "seen.sql").write_text("CREATE VIEW metarisk.seen AS SELECT * FROM metarisk.risk_score;")
     empty_warehouse.migrate(folder / "migrations", folder / "old_views")
+    if empty_warehouse.dialect == "postgresql":  # partitions are made by a function of a later migration
+        with empty_warehouse.transaction() as transaction:
+            (function,) = (text for path, text in texts.items() if path.stem.endswith("_roles.postgresql"))
+            transaction.execute(split(function)[1])
     publish_night(empty_warehouse, date(2026, 3, 27), run_id="old", entities=2)
     for path, text in texts.items():
         path.write_text(text)
@@ -158,29 +165,29 @@ def test_views_are_granted_again(postgresql: Server, folder: Path, tmp_path: Pat
     name = postgresql.create_database()
     warehouse = open_postgresql(postgresql.url(name), tmp_path)
     migrate(warehouse, folder)
-    roles = ("metarisk_bi", 'Odd "reader"; --')
-    quoted = [role.replace('"', '""') for role in roles]
-    postgresql.execute(*(f'CREATE ROLE "{role}" LOGIN' for role in quoted), database=name)
+    odd = 'Odd "reader"; --'
+    quoted = '"' + odd.replace('"', '""') + '"'
+    postgresql.execute(f"CREATE ROLE {quoted} LOGIN", database=name)
     try:
         postgresql.execute(
-            f'GRANT USAGE ON SCHEMA metarisk TO "{quoted[1]}"',
-            f'GRANT SELECT ON metarisk.night TO "{quoted[1]}"',
+            f"GRANT USAGE ON SCHEMA metarisk TO {quoted}",
+            f"GRANT SELECT ON metarisk.night TO {quoted}",
+            "REVOKE SELECT ON metarisk.night FROM metarisk_bi",
             database=name,
         )
-        assert migrate(warehouse, folder) == ["views"]  # the role is new, so its rights are missing
-        bi = open_postgresql(postgresql.url(name, user="metarisk_bi"), tmp_path)
-        for view in folder.glob("views/*.sql"):
-            assert bi.rows(f"SELECT count(*) AS n FROM metarisk.{view.stem}") == [{"n": 0}] or view.stem
-        (folder / "views" / "extra.sql").write_text("CREATE VIEW metarisk.extra AS SELECT 1 AS one;")
-        assert migrate(warehouse, folder) == ["views"]
-        assert bi.rows("SELECT one FROM metarisk.extra") == [{"one": 1}]
-        with pytest.raises(MetariskError, match="denies the right"):
-            bi.rows("SELECT * FROM metarisk.risk_score")
+        assert migrate(warehouse, folder) == ["views"]  # a group lacks a right
+        assert migrate(warehouse, folder) == []
+        with user(postgresql, "metarisk_bi") as reader:
+            bi = open_postgresql(postgresql.url(name, user=reader), tmp_path)
+            for view in folder.glob("views/*.sql"):
+                assert bi.rows(f"SELECT count(*) AS n FROM metarisk.{view.stem}") == [{"n": 0}] or view.stem
+            (folder / "views" / "extra.sql").write_text("CREATE VIEW metarisk.extra AS SELECT 1 AS one;")
+            assert migrate(warehouse, folder) == ["views"]
+            assert bi.rows("SELECT one FROM metarisk.extra") == [{"one": 1}]
         granted = "SELECT has_table_privilege($role, 'metarisk.night', 'SELECT') AS it"
-        assert warehouse.rows(granted, {"role": roles[1]}) == [{"it": True}]
+        assert warehouse.rows(granted, {"role": odd}) == [{"it": True}]
     finally:
-        for role in quoted:
-            postgresql.execute(f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"', database=name)
+        postgresql.execute(f"DROP OWNED BY {quoted}", f"DROP ROLE {quoted}", database=name)
 
 
 MIGRATE = """

@@ -17,7 +17,7 @@ from metarisk.domain import Warehouse
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from metarisk.warehouse.snapshot import NIGHTS
 from tests.conftest import BOTH
-from tests.warehouses import MIGRATIONS, ROOT, VIEWS, Server, insert, open_postgresql, publish_night, table
+from tests.warehouses import MIGRATIONS, ROOT, VIEWS, Server, insert, open_postgresql, publish_night, table, user
 
 FRIDAY, MONDAY = date(2026, 3, 27), date(2026, 3, 30)
 NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
@@ -85,18 +85,13 @@ def read(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Read]:
         return
     server: Server = request.getfixturevalue("postgresql")
     name = server.create_database()
-    server.execute("CREATE ROLE metarisk_bi LOGIN")
-    try:
-        warehouse = open_postgresql(server.url(name), tmp_path)
-        warehouse.migrate(MIGRATIONS, VIEWS)
-        fill(warehouse)
-        with psycopg.connect(server.url(name, user="metarisk_bi"), autocommit=True) as connection:
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute("SELECT * FROM metarisk.publication")
-            yield lambda sql: connection.execute(sql.encode()).fetchall()
-    finally:
-        server.execute("DROP OWNED BY metarisk_bi", database=name)
-        server.execute("DROP ROLE metarisk_bi")
+    warehouse = open_postgresql(server.url(name), tmp_path)
+    warehouse.migrate(MIGRATIONS, VIEWS)
+    fill(warehouse)
+    with user(server, "metarisk_bi") as reader, psycopg.connect(server.url(name, user=reader), autocommit=True) as bi:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            bi.execute("SELECT * FROM metarisk.publication")
+        yield lambda sql: bi.execute(sql.encode()).fetchall()
 
 
 def test_the_views_tell_the_nights(read: Read) -> None:

@@ -1,0 +1,181 @@
+"""Commands of those who answer for the scores: which model serves and by whose word, and whether the log is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from metarisk.cli.console import errors, rich_table, say
+from metarisk.cli.running import Json, Name, settings_of
+from metarisk.domain import Job
+
+if TYPE_CHECKING:
+    from metarisk.pipeline import Context
+
+models_app = typer.Typer(no_args_is_help=True, help="Which model serves, and by whose word.")
+audit_app = typer.Typer(no_args_is_help=True, help="Whether the log and what it tells of are as they were written.")
+
+Model = Annotated[str, typer.Option("--model", help="Id of the model: `metarisk models list` shows it.")]
+By = Annotated[str, typer.Option("--by", help="Who decides.")]
+Why = Annotated[str, typer.Option("--reason", help="Why.")]
+
+
+@models_app.command("list")
+def list_models(portfolio: Name, as_json: Json = False) -> None:
+    """Show every model with its state, the newest first."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk.pipeline import promotion
+
+        rows = promotion.models(context)
+        if rows and not as_json:
+            shown = [
+                {
+                    "model": row["model_id"],
+                    "labels until": row["as_of"],
+                    "recipe": row["recipe"],
+                    "state": row["state"],
+                    "since": f"{row['since']:%Y-%m-%d %H:%M}",
+                    "by": row["by_whom"],
+                }
+                for row in rows
+            ]
+            Console().print(rich_table(f"Models of {portfolio}", shown))
+        return {"models": rows}, "Next: metarisk models show" if rows else "no model yet\nNext: metarisk weekly"
+
+    _on(portfolio, work, as_json)
+
+
+@models_app.command()
+def show(portfolio: Name, model: Model, as_json: Json = False) -> None:
+    """Show one model: what it was made from, its evidence, and every state that it had."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk.pipeline import promotion
+
+        found = promotion.describe(context, model)
+        if not as_json:
+            console = Console()
+            for name, value in found["model"].items():
+                console.print(f"  {name:<14} {escape(str(value))}", soft_wrap=True, highlight=False)
+            if found["evidence"]:
+                console.print(rich_table("Evidence", found["evidence"]))
+            console.print(rich_table("States", found["states"]))
+        return found, "Next: metarisk models promote, or rollback"
+
+    _on(portfolio, work, as_json)
+
+
+@models_app.command()
+def approve(portfolio: Name, model: Model, by: By, reason: Why, as_json: Json = False) -> None:
+    """Make a candidate that waits for a person champion."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk import pipeline
+
+        recipe = pipeline.approve(context, model, by, reason)
+        text = f"model {model} ({recipe}) is champion, approved by {by}\nNext: metarisk nightly scores by it"
+        return {"model_id": model, "recipe": recipe, "by": by}, text
+
+    _on(portfolio, work, as_json)
+
+
+@models_app.command()
+def promote(portfolio: Name, model: Model, by: By, reason: Why, as_json: Json = False) -> None:
+    """Make any model with evidence champion; newer champions are withdrawn."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk import pipeline
+
+        recipe = pipeline.promote(context, model, by, reason)
+        text = f"model {model} ({recipe}) is champion by the word of {by}\nNext: metarisk nightly scores by it"
+        return {"model_id": model, "recipe": recipe, "by": by}, text
+
+    _on(portfolio, work, as_json)
+
+
+@models_app.command()
+def rollback(portfolio: Name, by: By, reason: Why, as_json: Json = False) -> None:
+    """Withdraw the champion and bring back the one before it."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk import pipeline
+
+        gone, back = pipeline.roll_back(context, by, reason)
+        text = f"model {gone} is withdrawn, {back} is champion again\nNext: metarisk nightly --restate REASON"
+        return {"withdrawn": gone, "champion": back, "by": by}, text
+
+    _on(portfolio, work, as_json)
+
+
+@audit_app.command()
+def verify(
+    portfolio: Name,
+    every_night: Annotated[bool, typer.Option("--all", help="Read the scores of every night again.")] = False,
+    head: Annotated[str | None, typer.Option(help="Hash that an earlier audit printed, kept elsewhere.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read the event log and what it tells of again; exit 1 where one row is not as it was written."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk.pipeline import audit
+
+        found = audit.verify(context, every_night=every_night, head=head)
+        faults.extend(found.faults)
+        lines = [
+            f"{found.events} events, {found.runs} runs, scores of {found.nights} nights read again",
+            *(f"BAD {fault.as_of or ''} {fault.what}".replace("  ", " ") for fault in found.faults),
+            f"head {found.head}" if found.head else "nothing is chained yet",
+        ]
+        if found.unchained:
+            lines.insert(1, f"{found.unchained} events are of before the log was chained: nothing proves them")
+        next_step = "restore the warehouse from its backup" if faults else "keep the head where nobody can change it"
+        return asdict(found), "\n".join([*lines, f"Next: {next_step}"])
+
+    faults: list[object] = []
+    _on(portfolio, work, as_json)
+    raise typer.Exit(1 if faults else 0)
+
+
+def replay(
+    run_id: Annotated[str, typer.Argument(help="Id of a published run: `metarisk runs` shows it.")],
+    as_json: Json = False,
+) -> None:
+    """Do a past run again from its manifest: bit for bit the same, or exactly what differs (then exit 1)."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk.pipeline import reproducing
+
+        found = reproducing.reproduce(context, run_id)
+        same.append(found.identical)
+        what = "bit for bit the same" if found.identical else "not the same"
+        lines = [
+            f"run {run_id}, {found.portfolio} {found.as_of}: {found.rows:,} rows done again, {what}",
+            *(f"DIFFERS {line}" for line in found.differences),
+            *(f"since then: {line}" for line in found.changed),
+            "Next: nothing"
+            if found.identical
+            else "Next: run the code and the configuration of then, and replay again",
+        ]
+        return asdict(found), "\n".join(lines)
+
+    same: list[bool] = []
+    _on("", work, as_json)
+    raise typer.Exit(0 if all(same) else 1)
+
+
+def _on(portfolio: str, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
+    """Do work that belongs to no date."""
+    from metarisk import pipeline
+
+    with errors(as_json):
+        context = pipeline.Context(Job(portfolio, date.min), settings_of(), pipeline.Quiet())
+        pipeline.migrate(context)
+        content, text = work(context)
+        say(content, text, as_json)

@@ -1,0 +1,95 @@
+"""Commands of those who keep the job running; what needs a Prefect server is done by `python -m flows.ops`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from metarisk.cli.console import errors, say
+from metarisk.cli.running import Json, settings_of
+from metarisk.domain import ConfigError, Finding, Job
+from metarisk.portfolios import list_portfolios
+from metarisk.settings import Settings
+
+OPS = [sys.executable, "-m", "flows.ops"]
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look at warehouse, disk, portfolios, models, versions and, where one is known, Prefect; exit 1 on a fault."""
+    from metarisk.pipeline import health
+
+    with errors(as_json):
+        settings = settings_of()
+        found = [*health.examine(settings, datetime.now(UTC).date()), *_prefect(settings)]
+    if as_json:
+        say({"findings": [asdict(finding) | {"fine": finding.fine} for finding in found]}, "", True)
+    else:
+        console = Console()
+        for finding in found:
+            mark = "[green]ok [/]" if finding.fine else "[bold red]BAD[/]"
+            console.print(f"{mark} {escape(finding.subject)}: {escape(finding.what)}", soft_wrap=True, highlight=False)
+            if not finding.fine:
+                console.print(f"    {escape(finding.remedy)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(0 if all(finding.fine for finding in found) else 1)
+
+
+def unstick(
+    minutes: Annotated[int, typer.Option(min=0, help="Leave runs alone that showed life since.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Free what dead runs hold: Pending ones are scheduled again, Running ones without a process are crashed."""
+    command = [*OPS, "unstick", "--minutes", str(minutes), *(["--json"] if as_json else [])]
+    raise typer.Exit(subprocess.call(command))  # noqa: S603 - this interpreter and numbers
+
+
+def prune(
+    keep: Annotated[str, typer.Option(help="Days before the newest night that stay whole: 90d.")],
+    portfolio: Annotated[str | None, typer.Option("--portfolio", "-p", help="Of one portfolio only.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Move old score rows to Parquet, and remove old files of lake and registry."""
+    from metarisk import pipeline
+    from metarisk.pipeline import pruning
+
+    with errors(as_json):
+        if (days := re.fullmatch(r"(\d+)d?", keep)) is None:
+            raise ConfigError(f"{keep!r} is no number of days", remedy="write it as 90d")
+        settings = settings_of()
+        names = [portfolio] if portfolio else list_portfolios(settings.project)
+        found = []
+        for name in names:
+            context = pipeline.Context(Job(name, date.min), settings, pipeline.Quiet())
+            pipeline.migrate(context)
+            found.append(pruning.prune(context, int(days[1]), dry_run=dry_run))
+    lines = [
+        f"{one.portfolio}: {len(one.runs)} runs ({one.rows:,} score rows) to the archive, {len(one.nights)} nights and "
+        f"{len(one.models)} models of before {one.cut} removed, {one.freed / 2**20:,.0f} MiB"
+        if one.cut
+        else f"{one.portfolio}: no night yet"
+        for one in found
+    ]
+    last = "Nothing was changed. Next: the same without --dry-run" if dry_run else "Next: metarisk audit verify"
+    say({"pruned": [asdict(one) for one in found], "dry_run": dry_run}, "\n".join([*lines, last]), as_json)
+
+
+def _prefect(settings: Settings) -> list[Finding]:
+    """What `flows.ops` says of the server of the environment, or of the one that `up` runs for this data folder."""
+    if "PREFECT_API_URL" not in os.environ and not (settings.data_dir / "prefect" / "address").exists():
+        return [Finding("Prefect", "no server is known here: nights run when a command runs them")]
+    told = subprocess.run([*OPS, "doctor", "--json"], capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        return [Finding(**line) for line in json.loads(told.stdout)]
+    except ValueError:
+        last = (told.stderr.strip().splitlines() or ["no answer"])[-1]
+        return [Finding("Prefect", f"could not be looked at: {last}", "run `python -m flows.ops doctor`")]

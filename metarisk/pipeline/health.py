@@ -1,0 +1,133 @@
+"""What a healthy installation has: looked at without changing anything, each fault with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from metarisk import registry
+from metarisk.domain import Finding, Job, MetariskError
+from metarisk.pipeline.context import Context, Quiet
+from metarisk.pipeline.models import champion_for, registry_root
+from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
+from metarisk.risks import RISKS
+from metarisk.settings import Settings
+from metarisk.warehouse import open_warehouse
+
+NIGHTS_OF_ROOM = 3
+"""The disk holds the lake's largest of the last nights this often, or the next ones may not fit."""
+LEAST_ROOM_MB = 1_024
+BROKEN: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
+    "sqlalchemy": ((2, 1), (3,), "Prefect's scheduler raises and no cron run is ever scheduled"),
+    "fastapi": ((0, 151), (1,), "the Prefect server does not start"),
+    "pytest": ((9, 2), (10,), "test groups are lost and every worker starts servers of its own"),
+}
+"""Package to its first and past-the-last broken version, and what breaks."""
+
+
+def examine(settings: Settings, today: date) -> list[Finding]:
+    """Warehouse, migrations, data folder, room on its disk, portfolios with their champions, and versions."""
+    found = [_data_folder(settings), _room(settings), *_versions()]
+    warehouse = _warehouse(settings)
+    found.append(warehouse)
+    for name in list_portfolios(settings.project):
+        found.append(_files(settings, name))
+        if warehouse.fine and found[-1].fine:
+            found += _champion(settings, name, today)
+    return found
+
+
+def _warehouse(settings: Settings) -> Finding:
+    url = settings.warehouse.get_secret_value()
+    subject = f"warehouse {url.split(':')[0]}"
+    try:
+        warehouse = open_warehouse(url, settings.data_dir, threads=1, memory_mb=settings.memory_mb)
+        if not warehouse.rows(
+            "SELECT 1 AS one FROM information_schema.tables "
+            "WHERE table_schema = 'metarisk' AND table_name = 'schema_migration'"
+        ):
+            return Finding(subject, "answers, and has no schema metarisk yet", "run `metarisk weekly`, which makes it")
+        (row,) = warehouse.rows("SELECT max(version) AS newest FROM metarisk.schema_migration")
+    except MetariskError as error:
+        return Finding(subject, error.what, error.remedy)
+    files = {path.name[:3] for path in (settings.project / "sql" / "migrations").glob("*.sql")}
+    newest = int(max(files, default="0"))
+    if row["newest"] > newest:
+        return Finding(subject, f"has migration {row['newest']}, the code {newest}", "run the version that made it")
+    pending = f", {newest - row['newest']} migrations will be applied by the next run" if row["newest"] < newest else ""
+    return Finding(subject, f"answers, migration {row['newest']} of {newest}{pending}")
+
+
+def _data_folder(settings: Settings) -> Finding:
+    folder = settings.data_dir
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding("data folder", f"{folder} cannot be written", "give the job's user the folder, or METARISK_DATA")
+    return Finding("data folder", f"{folder} can be written")
+
+
+def _room(settings: Settings) -> Finding:
+    folder = settings.data_dir
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    nights = [night for portfolio in (folder / "lake").glob("*") for night in sorted(portfolio.glob("*-*-*"))[-3:]]
+    wanted = max([NIGHTS_OF_ROOM * _size(night) for night in nights], default=0) + LEAST_ROOM_MB * 2**20
+    said = f"{free / 2**30:.1f} GiB free, {wanted / 2**30:.1f} GiB are wanted for the next {NIGHTS_OF_ROOM} nights"
+    return Finding("disk", said, "" if free >= wanted else "free space, or run `metarisk prune --keep 90d`")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _versions() -> Iterator[Finding]:
+    for package, (first, last, what) in BROKEN.items():
+        try:
+            installed = version(package)
+        except PackageNotFoundError:
+            continue
+        numbers = tuple(int(part) for part in installed.split(".")[:2] if part.isdigit())
+        broken = first <= numbers < last
+        remedy = f"install a version before {'.'.join(map(str, first))}: constraints.txt has a set that runs"
+        yield Finding(f"{package} {installed}", what if broken else "is not among the broken ones", remedy * broken)
+
+
+def _files(settings: Settings, name: str) -> Finding:
+    """Whether a portfolio's TOML, SQL and suites can be read."""
+    subject = f"portfolio {name}"
+    try:
+        portfolio = load_portfolio(settings.project, name, risks=RISKS)
+        extract_sql(settings.project, portfolio)
+        suite_path(settings.project, portfolio)
+        scores_suite_path(settings.project, portfolio)
+    except MetariskError as error:
+        return Finding(subject, error.what, error.remedy)
+    return Finding(subject, "TOML, SQL and suites can be read")
+
+
+def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
+    """Whether the portfolio's model is whole and young enough."""
+    context = Context(Job(name, today), settings, Quiet())
+    subject = f"champion of {name}"
+    try:
+        champion = champion_for(context)
+        if champion is None:
+            if context.portfolio.scheduled:
+                yield Finding(subject, "there is none", f"run `metarisk weekly --portfolio {name} --as-of DATE`")
+            return
+        registry.load(registry_root(context), name, champion.model_id)
+    except MetariskError as error:
+        yield Finding(subject, error.what, error.remedy)
+        return
+    newest = context.warehouse.rows(
+        "SELECT max(as_of) AS night FROM metarisk.publication WHERE portfolio = $portfolio", {"portfolio": name}
+    )[0]["night"]
+    age = ((newest or champion.as_of) - champion.as_of).days
+    limit = context.portfolio.thresholds.max_model_age_days
+    said = f"{champion.model_id} ({champion.recipe}) is whole, {age} days old at the newest night"
+    remedy = f"run `metarisk weekly --portfolio {name} --as-of {newest}`; look why the weekly did not" * (age > limit)
+    yield Finding(subject, said, remedy)

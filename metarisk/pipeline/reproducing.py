@@ -1,0 +1,110 @@
+"""A past run done again from its manifest: bit for bit the same, or exactly what differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from metarisk import lake, scoring
+from metarisk.domain import Scalar
+from metarisk.pipeline import night as nights
+from metarisk.pipeline.context import Context
+from metarisk.pipeline.identity import code_version, configuration, versions
+from metarisk.pipeline.replaying import Night, night_of
+
+_MANIFEST = "SELECT manifest FROM metarisk.run WHERE run_id = $run_id"
+_PUBLISHED = "SELECT * FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of"
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What came of doing a run again."""
+
+    run_id: str
+    portfolio: str
+    as_of: date
+    rows: int
+    identical: bool
+    """Whether adaptation and score files have the very bits of then, and the warehouse the rows of these files."""
+    differences: tuple[str, ...]
+    """What is not as it was, in words; empty where `identical`."""
+    changed: tuple[str, ...]
+    """What stands around the run and is another than then: code, configuration, versions of packages."""
+
+
+def reproduce(context: Context, run_id: str) -> Reproduced:
+    """Adapt and score a published run again, from its extract and its model, beside what it left behind.
+
+    Raises:
+        ConfigError: there is no such run.
+        DataError: its extract or its model is no longer whole.
+    """
+    night = night_of(context, run_id)
+    then = json.loads(context.warehouse.rows(_MANIFEST, {"run_id": run_id})[0]["manifest"])
+    with lake.scratch(context.settings.data_dir / "lake" / night.context.job.portfolio) as private:
+        again = replace(night.run, folder=private / "run")
+        with lake.staged(again.folder / "adapt") as into:
+            nights.write_adaptation(night.context, again, into)
+            lake.write_manifest(into, {"run_id": run_id})
+        nights.score(night.context, again)
+        scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in nights.score_files(again))
+        files = {step: _files(again.folder / step) for step in ("adapt", "score")}
+    differences = [*_files_differ(then, files), *_rows_differ(night, scores)]
+    changed = tuple(_around(night, then))
+    return Reproduced(
+        run_id, night.context.job.portfolio, night.as_of, scores.height, not differences, tuple(differences), changed
+    )
+
+
+def _files(folder: Path) -> dict[str, str]:
+    files: dict[str, str] = lake.read_manifest(folder)["files"]
+    return files
+
+
+def _files_differ(then: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for step, files in now.items():
+        for name in sorted({*files, *then[step]}):
+            if files.get(name) != then[step].get(name):
+                yield f"{step}/{name} is another file than that of then"
+
+
+def _rows_differ(night: Night, scores: pl.DataFrame) -> Iterator[str]:
+    """Columns in which rows done again are not those of the warehouse."""
+    keys: dict[str, Scalar] = {"run_id": night.run.run_id, "as_of": night.as_of}
+    with night.context.warehouse.stream(_PUBLISHED, keys) as reader:
+        parts = [pl.DataFrame(batch) for batch in reader]
+    if not parts:
+        yield "the warehouse has no score row of the run any more: see the archive"
+        return
+    published = pl.concat(parts).select(pl.col(name).cast(kind) for name, kind in scoring.SCHEMA.items())
+    gone = scores.join(published, on=["entity", "target"], how="anti").height
+    added = published.join(scores, on=["entity", "target"], how="anti").height
+    if gone or added:
+        yield f"{gone} rows are gone from the warehouse, {added} are there that the run does not score"
+    both = scores.join(published, on=["entity", "target"], suffix=" then")
+    for name, kind in scoring.SCHEMA.items():
+        if name in {"entity", "target"}:
+            continue
+        other = both.filter(pl.col(name).ne_missing(pl.col(f"{name} then")))
+        if other.height:
+            apart = (other[name] - other[f"{name} then"]).abs().drop_nulls().to_list() if kind == pl.Float64 else []
+            by = f", by up to {max(apart):.3g}" if apart else ""
+            first = other.sort("entity")["entity"][0]
+            yield f"{name} differs in {other.height} of {both.height} rows{by}, first of {first}"
+
+
+def _around(night: Night, then: Mapping[str, Any]) -> Iterator[str]:
+    if night.run.code_version != code_version():
+        yield f"code was {night.run.code_version} and is {code_version()}"
+    if night.run.config_hash != configuration(night.context):
+        yield "the portfolio's TOML, SQL or suites are others than then"
+    for package, now in versions().items():
+        before = then.get("versions", {}).get(package)
+        if before is not None and before != now:
+            yield f"{package} was {before} and is {now}"

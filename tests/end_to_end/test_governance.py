@@ -1,0 +1,168 @@
+"""Who answers for a score: models promoted, withdrawn and brought back, and a log in which one changed row is found."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+
+import polars as pl
+import pytest
+
+from metarisk import pipeline
+from metarisk.domain import ConfigError, DataError
+from metarisk.pipeline import audit, promotion, reproducing
+from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
+
+LATER = CUT_OFF + timedelta(days=14)
+NIGHT = LATER + timedelta(days=1)
+
+
+def states(project: Project) -> dict[str, str]:
+    return {row["model_id"]: row["state"] for row in promotion.models(project.context(FIRST))}
+
+
+def used(project: Project, reason: str = "") -> str:
+    """The model of the night of NIGHT, scored now."""
+    project.nightly(NIGHT, "restatement" if reason else "nightly", reason)
+    sql = "SELECT model_id FROM metarisk.night WHERE as_of = $as_of ORDER BY seq DESC"
+    return str(project.warehouse.rows(sql, {"as_of": NIGHT})[0]["model_id"])
+
+
+def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Project) -> None:
+    context = project.context(NIGHT)
+    (old,) = states(project)
+    with pytest.raises(ConfigError, match="no champion before this one"):
+        pipeline.roll_back(context, "A. Validator", "too early")
+    new = project.weekly(LATER).model_id
+    assert states(project) == {old: "retired", new: "champion"}
+    assert used(project) == new
+
+    assert pipeline.roll_back(context, "A. Validator", "its grades drift") == (new, old)
+    assert states(project) == {old: "champion", new: "withdrawn"}
+    assert used(project, "rolled back") == old
+    with pytest.raises(ConfigError, match="is champion already"):
+        pipeline.promote(context, old, "A. Validator", "again")
+    assert pipeline.promote(context, new, "B. Owner", "it was the source") == "hazard_head"
+    assert states(project) == {old: "retired", new: "champion"}
+    assert used(project, "brought back") == new
+    told = promotion.describe(context, new)
+    assert [row["state"] for row in told["states"]] == ["candidate", "champion", "withdrawn", "champion"]
+    assert [row["by_whom"] for row in told["states"]][2:] == ["A. Validator", "B. Owner"]
+    assert {row["metric"] for row in told["evidence"]} == {"log_loss", "auc", "ece"}
+    assert audit.verify(context).faults == ()
+
+    with project.warehouse.transaction() as transaction:
+        transaction.execute("DELETE FROM metarisk.evidence WHERE model_id = $model", {"model": old})
+    with pytest.raises(ConfigError, match="has no evidence"):
+        pipeline.promote(context, old, "A. Validator", "from memory")
+
+
+CHANGES = {
+    "an event": ("UPDATE metarisk.event_log SET payload = '{}' WHERE seq = 1", "event 1 .* was changed"),
+    "an event's time": (
+        "UPDATE metarisk.event_log SET happened_at = happened_at + INTERVAL '1 second' WHERE seq = 2",
+        "event 2 .* was changed",
+    ),
+    "an event gone": ("DELETE FROM metarisk.event_log WHERE seq = 1", "events 1 to 1 are gone"),
+    "a score": (
+        "UPDATE metarisk.risk_score SET score = score + 1e-12 "
+        "WHERE entity IN (SELECT min(entity) FROM metarisk.risk_score)",
+        "score rows of run .* are not those",
+    ),
+    "a score gone": (
+        "DELETE FROM metarisk.risk_score WHERE entity = (SELECT max(entity) FROM metarisk.risk_score)",
+        "score rows of run .* are not those",
+    ),
+    "a manifest": ("UPDATE metarisk.run SET manifest = '{}'", "the manifest of run .* is not"),
+    "a run gone": ("DELETE FROM metarisk.run", "was published and is gone"),
+    "a model's state": ("UPDATE metarisk.model_state SET state = 'retired' WHERE state = 'champion'", "the log says"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_changed_row_is_found(change: str, published: Project) -> None:
+    found_after(change, published)
+
+
+def test_one_changed_score_is_found_on_either_warehouse(published_project: Project) -> None:
+    found_after("a score", published_project)
+
+
+def found_after(change: str, project: Project) -> None:
+    """Make one change behind the job's back: the audit finds it, and nothing else."""
+    context = project.context(FIRST)
+    before = audit.verify(context)
+    assert (before.events, before.runs, before.nights, before.faults) == (2, 1, 1, ())
+    statement, said = CHANGES[change]
+    with project.warehouse.transaction() as transaction:
+        transaction.execute(statement)
+    (fault,) = audit.verify(context).faults
+    assert re.search(said, fault.what), fault
+
+
+def test_a_chain_made_anew_does_not_hold_the_head_that_was_kept(published: Project) -> None:
+    context = published.context(SECOND)
+    head = audit.verify(context).head
+    published.nightly(SECOND)
+    assert audit.verify(context, head=head).faults == ()
+    sql = "SELECT * FROM metarisk.event_log ORDER BY seq"
+    hashed = None
+    for event in published.warehouse.rows(sql):
+        forged = event | {"actor": "nobody", "prev_hash": hashed}
+        hashed = audit.chained(forged)
+        with published.warehouse.transaction() as transaction:
+            transaction.execute(
+                "UPDATE metarisk.event_log SET actor = 'nobody', prev_hash = $before, hash = $hash WHERE seq = $seq",
+                {"before": forged["prev_hash"], "hash": hashed, "seq": event["seq"]},
+            )
+    assert audit.verify(context).faults == ()
+    (fault,) = audit.verify(context, head=head).faults
+    assert "the chain was made anew" in fault.what
+
+
+def test_events_of_before_the_chain_are_counted_and_not_trusted(published: Project) -> None:
+    with published.warehouse.transaction() as transaction:
+        transaction.execute("UPDATE metarisk.event_log SET hash = NULL, prev_hash = NULL")
+    published.nightly(SECOND)
+    found = audit.verify(published.context(SECOND))
+    assert (found.events, found.unchained, found.faults) == (3, 2, ())
+    told = json.loads(published.warehouse.rows("SELECT payload FROM metarisk.event_log WHERE seq = 3")[0]["payload"])
+    assert told["rows"] == published.scores(SECOND).height
+
+
+def test_a_past_night_is_reproduced_bit_for_bit(published_project: Project) -> None:
+    project = published_project
+    first = project.warehouse.rows("SELECT run_id FROM metarisk.night")[0]["run_id"]
+    project.weekly(LATER)
+    project.load(book().with_columns(pl.col("amount").abs()))
+    project.nightly(FIRST, "restatement", "wrong signs")
+    for row in project.warehouse.rows("SELECT run_id FROM metarisk.run WHERE as_of = $as_of", {"as_of": FIRST}):
+        found = reproducing.reproduce(project.context(SECOND), row["run_id"])
+        assert (found.identical, found.differences, found.changed) == (True, (), ())
+    assert found.rows > 100
+    assert {first, found.run_id} == {row["run_id"] for row in project.warehouse.rows("SELECT run_id FROM metarisk.run")}
+    left = [path.name for path in (project.settings.data_dir / "lake" / NAME).iterdir() if path.name.startswith(".")]
+    assert left == []
+
+
+def test_what_differs_is_named(published: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = published.warehouse.rows("SELECT run_id FROM metarisk.night")
+    context = published.context(FIRST)
+    score = "UPDATE metarisk.risk_score SET score = score + .25 WHERE entity = $entity"
+    entity = published.scores()["entity"][3]
+    with published.warehouse.transaction() as transaction:
+        transaction.execute(score, {"entity": entity})
+    published.edit("portfolios/tiny.toml", 'title = "Tiny loans"', 'title = "Small loans"')
+    monkeypatch.setattr(reproducing, "versions", lambda: {"torch": "9.9"})
+    found = reproducing.reproduce(context, run["run_id"])
+    assert not found.identical
+    assert found.differences == (f"score differs in 1 of {found.rows} rows, by up to 0.25, first of {entity}",)
+    assert found.changed[0] == "the portfolio's TOML, SQL or suites are others than then"
+    assert re.fullmatch(r"torch was .* and is 9\.9", found.changed[1])
+    with pytest.raises(ConfigError, match="there is no run nobody"):
+        reproducing.reproduce(context, "nobody")
+    part = next((published.settings.data_dir / "lake" / NAME / str(FIRST)).glob("*/extract/part-0*.parquet"))
+    part.write_bytes(part.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"no longer whole in the lake.*damaged"):
+        reproducing.reproduce(context, run["run_id"])
