@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Array, Arrays, Episodes, Learner, LikelihoodName, ModelError, Packed, Progress, SegmentKey
-from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
+from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, with_options
 from metarisk.learners.loop import Draw, Fitted, Loop, Parameters, by_autograd, digest_of, fit
 from metarisk.learners.packing import Block, Fusion, Store, canonical, check, shuffled
 
@@ -23,9 +23,14 @@ SCORE_ROWS = 4096
 """Rows of a segment that are scored at once."""
 
 
-def single_output(name: LikelihoodName, learner: str, allowed: frozenset[str] | None = None) -> Likelihood:
-    """The likelihood, or a ModelError where the learner cannot use it."""
-    likelihood = LIKELIHOODS[name]
+def single_output(
+    name: LikelihoodName,
+    learner: str,
+    allowed: frozenset[str] | None = None,
+    options: Mapping[str, float] | None = None,
+) -> Likelihood:
+    """The likelihood under its options, or a ModelError where the learner cannot use it."""
+    likelihood = with_options(name, options or {})
     if likelihood.outputs != 1 or (allowed is not None and name not in allowed):
         names = sorted(allowed) if allowed is not None else [n for n, one in LIKELIHOODS.items() if one.outputs == 1]
         raise ModelError(
@@ -185,7 +190,7 @@ def meta_train(
 
 
 def validation_loss(
-    learner: Learner, extra: Mapping[str, Any], validation: Episodes | None, likelihood: LikelihoodName
+    learner: Learner, extra: Mapping[str, Any], validation: Episodes | None, likelihood: Likelihood
 ) -> Callable[[Arrays], float] | None:
     """Parameters to the mean loss of the validation query rows, adapted and scored as a night would."""
     if validation is None or validation.query.rows == 0:
@@ -194,8 +199,9 @@ def validation_loss(
 
     def loss(parameters: Arrays) -> float:
         state = {**parameters, **extra}
-        eta, _ = learner.predict(state, learner.adapt(state, validation.support, likelihood), rows, likelihood)
-        values = LIKELIHOODS[likelihood].loss(torch.from_numpy(eta), torch.from_numpy(rows.y).double()).numpy()
+        adaptation = learner.adapt(state, validation.support, likelihood.name)
+        eta, _ = learner.predict(state, adaptation, rows, likelihood.name)
+        values = likelihood.loss(torch.from_numpy(eta), torch.from_numpy(rows.y).double()).numpy()
         return float(values @ rows.weight) / max(float(rows.weight.sum()), 1e-12)
 
     return loss

@@ -7,7 +7,8 @@ make adaptation worse than none.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ from metarisk.learners.crossed import (
     no_effects,
     row_scores,
 )
-from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
+from metarisk.learners.likelihoods import Likelihood, with_options
 
 VARIANCE_ROUNDS = 500
 VARIANCE_TOLERANCE = 1e-5
@@ -65,6 +66,7 @@ class HierarchicalHead:
         prior_strength, prior_variance: nu and s2.
         prior_events: events up to which nu counts in full.
         slope_column: the column of x that is s; None for the base score itself.
+        likelihood_options: `tau` and `width` of the quantile, or `size` of the negative binomial.
     """
 
     damping: float | None = 0.85
@@ -74,6 +76,7 @@ class HierarchicalHead:
     prior_variance: float = 0.03
     prior_events: float = 200.0
     slope_column: int | None = None
+    likelihood_options: Mapping[str, float] = field(default_factory=dict)
 
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
@@ -83,7 +86,7 @@ class HierarchicalHead:
         A segment that appears at several cut-offs counts once, with support and query of its largest task. Nothing is
         random, so `seed` is not used. Raises ModelError for keys of unequal length or rows that cannot be used.
         """
-        head, history = _head(likelihood), _history(tasks)
+        head, history = _head(likelihood, self.likelihood_options), _history(tasks)
         score, weight = self._score(history), history.weight.astype(np.float64)
         # exact sums do not depend on the order of the rows
         centre = math.fsum(score * weight) / total if (total := math.fsum(weight)) > 0 else 0.0
@@ -126,7 +129,7 @@ class HierarchicalHead:
             (S, L + 1) the parents' and the cell's, and `parent_covariance` (S, L, 3) of each parent its variance and
             its covariances with a0 and a1. Damping is in intercept and slope only.
         """
-        head, priors, centre = _head(likelihood), _priors(state), float(state["centre"])
+        head, priors, centre = _head(likelihood, self.likelihood_options), _priors(state), float(state["centre"])
         layout = lay_out(support, self._score(support), centre, head)
         if layout.keys and layout.parents.shape[1] != priors.parents.size:
             parts = [max(1, size) for size in (priors.parents.size, layout.parents.shape[1])]
@@ -148,7 +151,7 @@ class HierarchicalHead:
         An unseen cell takes the effects of those of its parents that are known, and the prior variance of whatever is
         not; the covariance between its parents, which is small, is left out.
         """
-        _head(likelihood)
+        _head(likelihood, self.likelihood_options)
         score = self._score(rows)
         distance = score - float(state["centre"])
         intercept, slope, v0, v1, v2 = _terms(state, adaptation, rows.keys)[rows.index].T
@@ -198,8 +201,8 @@ class HierarchicalHead:
         return float(shares[int(np.argmin(losses))])
 
 
-def _head(name: LikelihoodName) -> Likelihood:
-    likelihood = LIKELIHOODS[name]
+def _head(name: LikelihoodName, options: Mapping[str, float]) -> Likelihood:
+    likelihood = with_options(name, options)
     if likelihood.outputs != 1:
         raise ModelError(
             f"the hierarchical head expects a likelihood of one output, got {name}",

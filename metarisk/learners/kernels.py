@@ -73,7 +73,7 @@ ACTIVATIONS: dict[ActivationName, Activation] = {
     ),
     "tanh": Activation(
         _tanh,
-        lambda h, out: torch.addcmul(_ONE, h, h, value=-1.0, out=out),
+        lambda h, out: torch.sub(_ONE, torch.mul(h, h, out=out), out=out),
         lambda u, h, out: _tanh_backward(u, h, grad_input=out),
         _tanh_bend,
         torch.tanh,
@@ -136,8 +136,8 @@ def _chunks(order: Array, sizes: Array) -> Iterator[Array]:
 
 
 def _padded(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """(rows, width), each row at the start of a cache line."""
-    return torch.zeros(rows, -(-width // 16) * 16, dtype=dtype)[:, :width]
+    """(rows, width), each row at the start of a cache line; a single column without gaps."""
+    return torch.zeros(rows, -(-width // 16) * 16 if width > 1 else 1, dtype=dtype)[:, :width]
 
 
 class _Buffers:

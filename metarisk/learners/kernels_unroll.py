@@ -78,9 +78,9 @@ class Unroll:
     """Workspace and kernels for meta-batches of one shape; call it with weights, rates, support and query.
 
     The first layer's inputs never change in the inner loop, so where a task has fewer support rows than features its
-    pre-activations are moved by the Gram matrix X X^T of the task, without forming or applying weight updates. A head of
-    a single output lies on its side, weights (B, 1, in + 1) and scores (B, 1, rows): products of that shape are several
-    times as fast as those of columns.
+    pre-activations are moved by the Gram matrix X X^T of the task, without forming or applying weight updates. A head
+    of a single output lies on its side, weights (B, 1, in + 1) and scores (B, 1, rows): products of that shape are
+    several times as fast as those of columns.
 
     Args:
         tasks: B.

@@ -287,3 +287,25 @@ LIKELIHOODS: Mapping[LikelihoodName, Likelihood] = {
         quantile(),
     )
 }
+
+SHAPED: Mapping[str, tuple[Callable[..., Likelihood], frozenset[str]]] = {
+    "quantile": (quantile, frozenset({"tau", "width"})),
+    "negative_binomial": (negative_binomial, frozenset({"size"})),
+}
+"""Likelihoods that take options, and which."""
+
+
+def with_options(name: LikelihoodName, options: Mapping[str, float]) -> Likelihood:
+    """The likelihood of a name under its options; none give the one in LIKELIHOODS.
+
+    Raises ModelError for an option that the likelihood does not have, or that is out of range.
+    """
+    if not options:
+        return LIKELIHOODS[name]
+    make, known = SHAPED.get(name, (None, frozenset()))
+    if make is None or not set(options) <= known:
+        raise ModelError(
+            f"likelihood {name} expects options among {sorted(known)}, got {sorted(options)}",
+            remedy="correct likelihood_options: tau and width belong to quantile, size to negative_binomial",
+        )
+    return make(**options)

@@ -14,7 +14,6 @@ from torch import Tensor
 from metarisk.domain import Episodes, LikelihoodName
 from metarisk.learners.kernels import ACTIVATIONS
 from metarisk.learners.kernels_unroll import Unroll
-from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Draw, Gradient, Parameters
 from metarisk.learners.mlp import GradientLearner, RateKind
 from metarisk.learners.packing import Block, Store
@@ -73,7 +72,7 @@ class _MetaGradient:
     """Losses and meta-gradients of a draw: tasks live on the device, workspaces are kept by meta-batch size."""
 
     def __init__(self, learner: Maml, tasks: Episodes, widths: tuple[int, ...], likelihood: LikelihoodName) -> None:
-        self.learner, self.widths, self.likelihood = learner, widths, LIKELIHOODS[likelihood]
+        self.learner, self.widths, self.likelihood = learner, widths, learner.likelihood(likelihood)
         loop = learner.loop
         self.device, self.dtype = loop.target, loop.dtype
         self.support, self.query = (

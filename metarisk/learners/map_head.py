@@ -7,7 +7,7 @@ theorem, so no iteration is unrolled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -89,7 +89,7 @@ class Problem(NamedTuple):
         return gradient
 
     def factor(self, likelihood: Likelihood, eta: Tensor, room: Tensor | None = None) -> Tensor:
-        """Upper Cholesky factor (B, K, K) of the objective's second derivative; `room` is like the features, to be used again.
+        """Upper Cholesky factor (B, K, K) of the objective's second derivative; `room` like the features saves memory.
 
         The upper one is what the library's columns make of rows in memory: 2.6 times as fast as the lower.
         """
@@ -214,6 +214,7 @@ class MapHead:
         fusion: how the base score enters; "none" also removes it from the features.
         prior: whether the learned covariance is diagonal or full.
         prior_scale: standard deviation of every weight before training.
+        likelihood_options: `tau` and `width` of the quantile, or `size` of the negative binomial.
         support_rows, query_rows: most rows of a task in one training step.
         loop: the training loop; its precision is also that of adaptation.
     """
@@ -222,6 +223,7 @@ class MapHead:
     fusion: Fusion = "offset"
     prior: Literal["diagonal", "full"] = "diagonal"
     prior_scale: float = 0.3
+    likelihood_options: Mapping[str, float] = field(default_factory=dict)
     support_rows: int = 128
     query_rows: int = 128
     loop: Loop = field(default_factory=lambda: Loop(rate=1e-2, graph=False))
@@ -233,7 +235,7 @@ class MapHead:
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
     ) -> Arrays:
         """Learn body, prior mean and prior covariance. Raises ModelError on divergence, DataError on bad rows."""
-        loss = single_output(likelihood, "the MAP head")
+        loss = self._likelihood(likelihood)
         tasks = prepare(tasks, loss)
         centre = centre_of(tasks.support)
         rng = np.random.default_rng(seed)
@@ -253,13 +255,13 @@ class MapHead:
             (self.support_rows, self.query_rows),
             seed=seed,
             progress=progress,
-            validate=validation_loss(self, extra, validation, likelihood),
-            identity=repr((self.hidden, self.fusion, self.prior, likelihood, centre)),
+            validate=validation_loss(self, extra, validation, loss),
+            identity=repr((replace(self, loop=Loop()), likelihood, centre)),
         )
         state = {**fitted.parameters, **extra}
         if likelihood == "gaussian":
             # the loss has unit variance: the residual's own gives the posterior its scale
-            residual = validation_loss(self, extra, tasks, likelihood)
+            residual = validation_loss(self, extra, tasks, loss)
             state["noise"] = np.array(1.0 if residual is None else 2 * residual(fitted.parameters))
         return state
 
@@ -270,7 +272,7 @@ class MapHead:
             By segment: `weights` (S, K), features in the order constant, base, body; and `covariance` (S, K, K) of the
             Laplace posterior.
         """
-        loss = single_output(likelihood, "the MAP head")
+        loss = self._likelihood(likelihood)
         loss.validate(support.y)
         rows = check(support, features=head_inputs(state, self.fusion), name="support")
         parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
@@ -287,7 +289,7 @@ class MapHead:
         self, state: Arrays, adaptation: Adaptation, rows: Packed, likelihood: LikelihoodName
     ) -> tuple[Array, Array | None]:
         """Score (N,) and its posterior variance (N,); an unseen segment has the prior's weights."""
-        single_output(likelihood, "the MAP head")
+        self._likelihood(likelihood)
         check(rows, features=head_inputs(state, self.fusion))
         parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
         prior = torch.cholesky_inverse(torch.linalg.cholesky(self._precision(parameters))) * float(state["noise"])
@@ -301,6 +303,9 @@ class MapHead:
 
         eta, variance = score_heads(parameters, rows, head_of, self.fusion, centre)
         return eta + rows.base if self.fusion == "offset" else eta, variance
+
+    def _likelihood(self, name: LikelihoodName) -> Likelihood:
+        return single_output(name, "the MAP head", options=self.likelihood_options)
 
     def _start(self, inputs: int, rng: np.random.Generator) -> dict[str, Array]:
         start = start_head(inputs, self.hidden, self.fusion, rng)

@@ -126,7 +126,7 @@ class MetricLearner(ABC):
             (self.support_rows, self.query_rows),
             seed=seed,
             progress=progress,
-            validate=validation_loss(self, extra, validation, likelihood),
+            validate=validation_loss(self, extra, validation, loss),
             identity=repr((type(self).__name__, replace(self, loop=Loop()), likelihood, centre)),
         )
         return {**fitted.parameters, **extra}

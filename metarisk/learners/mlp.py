@@ -6,7 +6,7 @@ How the start is meta-learned is in `maml` and `reptile`; the arithmetic is in `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
@@ -27,7 +27,7 @@ from metarisk.domain import (
     Progress,
 )
 from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments, networks, score_rows
-from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.likelihoods import Likelihood, with_options
 from metarisk.learners.loop import Gradient, Loop, digest_of, fit
 from metarisk.learners.packing import Fusion, canonical_order, check, first_rows, shuffled
 
@@ -59,6 +59,8 @@ class GradientLearner(ABC):
     fusion: Fusion = "offset"
     class_weight: float | Literal["balanced"] = 1.0
     """Weight of positive rows in training and adapting (Bernoulli only); scores are corrected back."""
+    likelihood_options: Mapping[str, float] = field(default_factory=dict)
+    """`tau` and `width` of the quantile, or `size` of the negative binomial; see `likelihoods`."""
     support_rows: int = 32
     query_rows: int = 64
     """Rows of each task in a training step, a fresh window of them each time."""
@@ -85,6 +87,10 @@ class GradientLearner(ABC):
     def gradient_of(self, tasks: Episodes, widths: tuple[int, ...], likelihood: LikelihoodName, seed: int) -> Gradient:
         """Losses and meta-gradients of a draw of prepared tasks, for the training loop."""
 
+    def likelihood(self, name: LikelihoodName) -> Likelihood:
+        """The likelihood of a name, under this learner's options."""
+        return with_options(name, self.likelihood_options)
+
     @property
     def frozen(self) -> int:
         """Layers at the bottom that adaptation leaves alone."""
@@ -98,10 +104,10 @@ class GradientLearner(ABC):
         for episodes, name in named:
             for part, packed in (("support", episodes.support), ("query", episodes.query)):
                 check(packed, features=tasks.support.x.shape[1], name=f"{part} of {name}")
-                LIKELIHOODS[likelihood].validate(packed.y)
+                self.likelihood(likelihood).validate(packed.y)
         fixed = self._fixed(tasks, likelihood)
         episodes = Episodes(*(self._prepared(part, fixed) for part in (tasks.support, tasks.query)))
-        widths = (episodes.support.x.shape[1], *self.hidden, LIKELIHOODS[likelihood].outputs)
+        widths = (episodes.support.x.shape[1], *self.hidden, self.likelihood(likelihood).outputs)
         shuffle = Episodes(shuffled(episodes.support, [seed, 1]), shuffled(episodes.query, [seed, 2]))
         fitted = fit(
             self._start(widths, seed),
@@ -122,14 +128,14 @@ class GradientLearner(ABC):
         """See `domain.Learner.adapt`."""
         weights = _tensors(state, "weight")
         check(support, features=self._features(state), name="support")
-        LIKELIHOODS[likelihood].validate(support.y)
+        self.likelihood(likelihood).validate(support.y)
         prepared = self._prepared(support, state)
         live = adapt_segments(
             weights,
             self._rates(state),
             prepared,
             canonical_order(prepared),
-            LIKELIHOODS[likelihood],
+            self.likelihood(likelihood),
             activation=self.activation,
             frozen=self.frozen,
             prior_rows=self.prior_rows,
@@ -253,7 +259,7 @@ class GradientLearner(ABC):
         def loss(parameters: Arrays) -> float:
             state = {**parameters, **fixed}
             scores = torch.from_numpy(self._outputs(state, self.adapt(state, support, likelihood), query)).double()
-            losses = LIKELIHOODS[likelihood].loss(scores.squeeze(-1) if scores.shape[1] == 1 else scores, labels)
+            losses = self.likelihood(likelihood).loss(scores.squeeze(-1) if scores.shape[1] == 1 else scores, labels)
             return float((losses * weight).sum() / weight.sum())
 
         return loss

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from metarisk.domain import ConfigError, Episodes, LikelihoodName
 from metarisk.learners.kernels import ACTIVATIONS
-from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Draw, Gradient, Loop, Parameters
 from metarisk.learners.mlp import GradientLearner
 from metarisk.learners.packing import Block, Store
@@ -37,7 +36,7 @@ class Reptile(GradientLearner):
             object.__setattr__(self, "loop", replace(self.loop, meta_batch=1))
 
     def gradient_of(self, tasks: Episodes, widths: tuple[int, ...], likelihood: LikelihoodName, seed: int) -> Gradient:
-        loss, device, dtype = LIKELIHOODS[likelihood], self.loop.target, self.loop.dtype
+        loss, device, dtype = self.likelihood(likelihood), self.loop.target, self.loop.dtype
         activation = ACTIVATIONS[self.activation]
         stores = [Store(part, device=device, dtype=dtype, intercept=True) for part in (tasks.support, tasks.query)]
         rows = [max(1, min(self.support_rows, store.longest)) for store in stores]

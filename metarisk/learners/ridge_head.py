@@ -85,11 +85,11 @@ class RidgeHead:
             (self.support_rows, self.query_rows),
             seed=seed,
             progress=progress,
-            validate=validation_loss(self, extra, validation, likelihood),
+            validate=validation_loss(self, extra, validation, loss),
             identity=repr((replace(self, loop=Loop()), likelihood, centre)),
         )
         if likelihood == "gaussian":
-            residual = validation_loss(self, extra, tasks, likelihood)
+            residual = validation_loss(self, extra, tasks, loss)
             extra["noise"] = np.array(1.0 if residual is None else 2 * residual(fitted.parameters))
         return {**fitted.parameters, **extra}
 

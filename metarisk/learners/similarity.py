@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from metarisk.domain import Adaptation, Array, Arrays, Episodes, Learner, LikelihoodName, ModelError, Packed, SegmentKey
-from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.likelihoods import with_options
 
 SIGNATURES: tuple[str, ...] = ("weights", "prototypes", "effects", "embedded")
 """Arrays of an adaptation that say how a segment behaves; the first that is there is compared."""
@@ -194,6 +194,7 @@ def neighbours_help(
     The interval is over segments, which differ more than their rows do. Fewer than two segments with query rows give an
     interval from minus to plus infinity. Of a segment at several cut-offs the last is judged.
     """
+    loss = with_options(likelihood, getattr(learner, "likelihood_options", {})).loss
     last = np.array(sorted({key: task for task, key in enumerate(validation.support.keys)}.values()), dtype=np.int64)
     validation = Episodes(validation.support.select(last), validation.query.select(last))
     number = np.arange(len(last)) % folds
@@ -208,7 +209,7 @@ def neighbours_help(
         for support in (known, _joined(known, lent)):
             eta, _ = learner.predict(state, learner.adapt(state, support, likelihood), query, likelihood)
             y = torch.from_numpy(query.y).double()
-            losses.append(LIKELIHOODS[likelihood].loss(torch.from_numpy(eta), y).numpy() * query.weight)
+            losses.append(loss(torch.from_numpy(eta), y).numpy() * query.weight)
         gained, mass = (
             np.bincount(query.index, weights=values, minlength=len(held))
             for values in (losses[1] - losses[0], query.weight)

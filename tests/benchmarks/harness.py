@@ -65,7 +65,7 @@ def conditions() -> dict[str, str]:
         "load": f"{os.getloadavg()[0]:.1f}",
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "numpy", "torchopt")},
+        **{name: _version(name) for name in ("torch", "numpy", "torchopt", "learn2learn")},
     }
 
 

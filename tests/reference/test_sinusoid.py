@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.benchmarks.sinusoid import error, learners, sines, trained
+from tests.benchmarks.sinusoid import FRESH, TRAINING, error, learners, sines, trained
 
 
 def test_waves_are_shared_between_support_and_query_but_not_with_training() -> None:
-    support, query, training = sines(50, 5, 2000), sines(50, 100, 2001), sines(50, 5, 1000)
+    support, query, training = sines(50, 5, FRESH), sines(50, 100, FRESH + 1), sines(50, 5, TRAINING)
     for task in range(50):
         a, b = (rows.select([task]) for rows in (support, query))
         # y = p sin x + q cos x of a wave: support determines p and q, and with them the query
@@ -28,9 +28,9 @@ def test_waves_are_shared_between_support_and_query_but_not_with_training() -> N
 @pytest.mark.parametrize(
     ("name", "steps", "share"),
     [
-        ("maml", 600, 0.92),
-        ("fomaml", 600, 0.92),
-        ("anil", 600, 0.97),
+        ("maml.multi_step", 600, 0.92),
+        ("fomaml.multi_step", 600, 0.92),
+        ("anil.multi_step", 600, 0.97),
         ("meta_sgd", 400, 0.95),
         ("maml_plus_plus", 300, 0.95),
     ],

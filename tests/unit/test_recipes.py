@@ -10,7 +10,7 @@ import pytest
 
 from metarisk import training
 from metarisk.adapt import RECIPES, Adapted, FittedModel, adapt
-from metarisk.domain import LearnerChoice, ModelError
+from metarisk.domain import Episodes, LearnerChoice, ModelError, Packed
 from metarisk.tasks import population
 from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, silent
 
@@ -45,6 +45,36 @@ def test_an_unknown_option_is_refused_with_its_name() -> None:
     portfolio = replace(PORTFOLIO, learner=LearnerChoice("maml", {"inner_stepps": 3}))
     with pytest.raises(ModelError, match="inner_stepps"):
         training.recipe_of("maml", portfolio).make()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("map_network", {"loop": {"steps": 1}}),
+        ("map_head", {"damping": 1.0}),
+        ("maml", {"hidden": (), "inner_rate": 1.0, "adapt_steps": 50, "loop": {"steps": 1}}),
+    ],
+)
+@pytest.mark.parametrize("tau", [0.1, 0.9])
+def test_the_level_of_a_quantile_is_an_option(name: str, options: dict[str, object], tau: float) -> None:
+    """Adapted to many labels of one segment, the score is the quantile that was asked for, but for a weak prior."""
+    y = np.random.default_rng(0).normal(size=2_000).astype(np.float32)
+    zero = np.zeros_like(y)
+    rows = Packed((("one", "a"),), np.array([0, len(y)]), zero[:, None], y, zero + 1, zero)
+    choice = LearnerChoice(name, {**options, "likelihood_options": {"tau": tau, "width": 0.05}})
+    learner = training.recipe_of(name, replace(PORTFOLIO, learner=choice)).make()
+    state = learner.train(Episodes(rows, rows), None, "quantile", seed=0, progress=silent)
+    score, _ = learner.predict(state, learner.adapt(state, rows, "quantile"), rows, "quantile")
+    assert np.mean(y < score[0]) == pytest.approx(tau, abs=0.02)
+
+
+def test_options_of_another_likelihood_are_refused() -> None:
+    choice = LearnerChoice("maml", {"likelihood_options": {"size": 2.0}})
+    learner = training.recipe_of("maml", replace(PORTFOLIO, learner=choice)).make()
+    rows = Packed((("one",),), np.array([0, 1]), *(np.zeros(shape) for shape in ((1, 1), 1, 1, 1)))
+    for name, words in (("bernoulli", "expects options among .., got .*size"), ("quantile", "tau.*width.*got.*size")):
+        with pytest.raises(ModelError, match=words):
+            learner.train(Episodes(rows, rows), None, name, seed=0, progress=silent)
 
 
 def test_a_segment_without_labels_borrows_where_the_model_says_so() -> None:
