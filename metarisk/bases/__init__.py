@@ -10,7 +10,7 @@ from metarisk.bases.crossfit import BASES, FOLDS, BaseKind, CrossFitted, blend, 
 from metarisk.bases.fitted import LIMIT, Fitted
 from metarisk.bases.hazard import HazardBase, breslow
 from metarisk.bases.linear import LinearBase, signed
-from metarisk.bases.trees import TreeBase
+from metarisk.bases.trees import TreeBase, tree_threads
 
 __all__ = [
     "BASES",
@@ -26,4 +26,5 @@ __all__ = [
     "breslow",
     "entity_fold",
     "signed",
+    "tree_threads",
 ]

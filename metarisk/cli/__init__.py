@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from metarisk import __version__, demo
 from metarisk.cli.console import date_of, errors, hint, plain, readable, rich_table, say
-from metarisk.cli.models import approve, evaluate, explain, why
+from metarisk.cli.models import approve, card, evaluate, explain, why
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
 from metarisk.domain import ConfigError, DataError, Job
@@ -200,7 +200,7 @@ def run_demo() -> None:
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo"]))
 
 
-for command in (evaluate, approve, explain, why):
+for command in (evaluate, approve, card, explain, why):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands on models: judge candidates, approve one, explain a score and why it moved."""
+"""Commands on models: judge candidates, approve one, print its card, explain a score and why it moved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk.cli.console import date_of, errors, plain, rich_table, say
-from metarisk.cli.running import AsOf, Json, Name, run, settings_of
+from metarisk.cli.running import AsOf, Json, Name, run, settings_of, warehouse_of
 from metarisk.domain import ConfigError, Job
 from metarisk.moves import PARTS
 
@@ -63,13 +63,32 @@ def approve(
 ) -> None:
     """Make a candidate that waits for a person champion."""
     from metarisk import pipeline
+    from metarisk.pipeline import modelcards
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         recipe = pipeline.approve(context, model, by, reason)
+        modelcards.write_card(context, model)
         text = f"model {model} ({recipe}) is champion, approved by {by}\nNext: metarisk nightly scores by it"
         return {"model_id": model, "recipe": recipe, "by": by}, text
 
     run(Job(portfolio, date.today()), work, as_json)  # noqa: DTZ011
+
+
+def card(
+    model: Annotated[str, typer.Argument(help="Id of a model: `model_current` has all.")],
+    as_json: Json = False,
+) -> None:
+    """Write the model card: data, features, evidence, calibration, limits, hashes, and who approved it."""
+    from metarisk.pipeline import Context, Quiet, modelcards
+
+    with errors(as_json):
+        warehouse, settings = warehouse_of()
+        found = warehouse.rows("SELECT portfolio FROM metarisk.model WHERE model_id = $id", {"id": model})
+        if not found:
+            raise ConfigError(f"there is no model {model}", remedy="take the id from the week's report")
+        context = Context(Job(found[0]["portfolio"], date.today()), settings, Quiet())  # noqa: DTZ011
+        markdown, html = modelcards.write_card(context, model)
+        say({"markdown": markdown, "html": html}, f"{markdown}\n{html}", as_json)
 
 
 def explain(

@@ -3,6 +3,7 @@
 Values are in `model`, what is shown first in `render`, pictures in `charts`, words and looks in the templates.
 """
 
+from metarisk.report.card import ModelCard, Section, card_html, card_markdown
 from metarisk.report.model import (
     BacktestLine,
     Champion,
@@ -35,15 +36,19 @@ __all__ = [
     "GroupLine",
     "LearningCurve",
     "MapPoint",
+    "ModelCard",
     "NightReport",
     "QualityCheck",
     "ScoreHistogram",
+    "Section",
     "SegmentLine",
     "Step",
     "SwapLine",
     "Told",
     "Waterfall",
     "WeekReport",
+    "card_html",
+    "card_markdown",
     "render_night",
     "render_week",
 ]

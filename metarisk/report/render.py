@@ -58,7 +58,7 @@ class Whisker:
 def render_night(report: NightReport) -> str:
     """The page of one night, published or not, as HTML text."""
     return (
-        _environment()
+        environment()
         .get_template("night.html.j2")
         .render(
             report=report,
@@ -82,7 +82,7 @@ def render_night(report: NightReport) -> str:
 def render_week(report: WeekReport) -> str:
     """The page of one week of learning: who was judged, on what, and who scores from now on."""
     return (
-        _environment()
+        environment()
         .get_template("week.html.j2")
         .render(
             report=report,
@@ -323,8 +323,9 @@ def _printable(value: object) -> object:
     return charts.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates, with everything that data says escaped."""
+    found = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -332,5 +333,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_FILTERS)
-    return environment
+    found.filters.update(_FILTERS)
+    return found
