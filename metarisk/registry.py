@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from metarisk.domain import ModelError
 
@@ -23,8 +24,9 @@ def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[
     The folder is written beside its place and renamed, so a torn model never looks whole.
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    manifest = json.dumps({"portfolio": portfolio, "about": dict(about), "files": hashes}, indent=1, sort_keys=True)
-    model_id = hashlib.sha256(manifest.encode()).hexdigest()[:16]
+    told = {"portfolio": portfolio, "about": dict(about), "files": hashes}
+    text = json.dumps(told, indent=1, sort_keys=True).encode()
+    model_id = hashlib.sha256(text).hexdigest()[:16]
     final = root / portfolio / model_id
     if (final / MANIFEST).exists():
         return model_id, final
@@ -32,7 +34,7 @@ def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[
     staging = final.with_name(f".{model_id}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    for name, content in {**files, MANIFEST: manifest.encode()}.items():
+    for name, content in {**files, MANIFEST: text}.items():
         with (staging / name).open("wb") as file:
             file.write(content)
             file.flush()
@@ -53,22 +55,31 @@ def load(root: Path, portfolio: str, model_id: str) -> dict[str, bytes]:
     Raises:
         ModelError: when the model is missing, or a file is not the one that was registered.
     """
-    folder = root / portfolio / model_id
-
-    def refuse(what: str) -> ModelError:
-        remedy = "restore the registry folder from its backup, or run the weekly again"
-        return ModelError(f"model {model_id} {what}", portfolio=portfolio, remedy=remedy)
-
-    try:
-        manifest = (folder / MANIFEST).read_bytes()
-        # Before it is believed: it names the files that are read next.
-        if hashlib.sha256(manifest).hexdigest()[:16] != model_id:
-            raise refuse(f"is not as it was registered: {MANIFEST} changed")
-        hashes = json.loads(manifest)["files"]
-        files = {name: (folder / name).read_bytes() for name in hashes}
-    except OSError as error:
-        raise refuse(f"cannot be read from the registry: {error}") from error
+    hashes = manifest(root, portfolio, model_id)["files"]
+    files = {name: _read(root, portfolio, model_id, name) for name in hashes}
     changed = [name for name, content in files.items() if hashlib.sha256(content).hexdigest() != hashes[name]]
     if changed:
-        raise refuse(f"is not as it was registered: {', '.join(changed)} changed")
+        raise _refused(portfolio, model_id, f"is not as it was registered: {', '.join(changed)} changed")
     return files
+
+
+def manifest(root: Path, portfolio: str, model_id: str) -> dict[str, Any]:
+    """What a model's manifest says: `about` it, and the hashes of its `files`; raises what `load` does."""
+    content = _read(root, portfolio, model_id, MANIFEST)
+    # Before it is believed: it names the files that are read next.
+    if hashlib.sha256(content).hexdigest()[:16] != model_id:
+        raise _refused(portfolio, model_id, f"is not as it was registered: {MANIFEST} changed")
+    found: dict[str, Any] = json.loads(content)
+    return found
+
+
+def _read(root: Path, portfolio: str, model_id: str, name: str) -> bytes:
+    try:
+        return (root / portfolio / model_id / name).read_bytes()
+    except OSError as error:
+        raise _refused(portfolio, model_id, f"cannot be read from the registry: {error}") from error
+
+
+def _refused(portfolio: str, model_id: str, what: str) -> ModelError:
+    remedy = "restore the registry folder from its backup, or run the weekly again"
+    return ModelError(f"model {model_id} {what}", portfolio=portfolio, remedy=remedy)

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from metarisk import calibration
-from metarisk.adapt import Adapted, shifts
+from metarisk.adapt import Adapted, one_thread, shifts
 from metarisk.calibration import GRADED, Calibration
 from metarisk.domain import Array, Portfolio, segment_name
 from metarisk.learners.likelihoods import LIKELIHOODS
@@ -152,11 +152,12 @@ def mean_score(adapted: Adapted, link: Array) -> Array:
     """Scores (N,) on the target's own scale of link-scale ones.
 
     Blocks are full, because torch rounds the odd end of an array in another way than the rest: so a row's score does
-    not depend on its place.
+    not depend on its place. One thread: on a busy machine several wait for each other at every block.
     """
     mean = LIKELIHOODS[adapted.model.likelihood].mean
     blocks = np.zeros((-(-len(link) // BLOCK), BLOCK))
     blocks.flat[: len(link)] = link
-    for block in blocks:
-        block[:] = mean(torch.from_numpy(block)).numpy()
+    with one_thread():
+        for block in blocks:
+            block[:] = mean(torch.from_numpy(block)).numpy()
     return blocks.ravel()[: len(link)]

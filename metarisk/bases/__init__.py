@@ -13,7 +13,7 @@ from metarisk.bases.hazard import HazardBase, breslow
 from metarisk.bases.linear import LinearBase, signed
 from metarisk.bases.mixed import INSTALLED, MixedBase
 from metarisk.bases.own import OwnBase
-from metarisk.bases.trees import TreeBase
+from metarisk.bases.trees import TreeBase, tree_threads
 
 __all__ = [
     "BASES",
@@ -35,5 +35,6 @@ __all__ = [
     "entity_fold",
     "relative_rates",
     "signed",
+    "tree_threads",
     "values_of",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,19 @@ MANY_EVENTS = 2_000
 """From here on half the trees at twice the rate lose nothing, and a night of a large book is mostly trees."""
 FINE = 3
 """How much smaller the steps of the fit that scores are, where events are few."""
+
+
+_THREADS: ContextVar[int] = ContextVar("threads of trees", default=0)
+
+
+@contextmanager
+def tree_threads(count: int) -> Iterator[None]:
+    """Threads that a prediction by trees may use; 0, as without it: all of the machine's. They change no bit."""
+    before = _THREADS.set(count)
+    try:
+        yield
+    finally:
+        _THREADS.reset(before)
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,8 @@ class TreeBase:
         """Logit or log relative hazard, float64 (N,)."""
         if self.booster is None:
             return np.full(frame.height, self.constant)
-        score: Array = np.asarray(self.booster.predict(self.encoder.raw(frame), raw_score=True))
+        raw = self.encoder.raw(frame)
+        score: Array = np.asarray(self.booster.predict(raw, raw_score=True, num_threads=_THREADS.get()))
         return score.clip(-LIMIT, LIMIT)
 
     def features(self) -> tuple[str, ...]:
@@ -75,7 +91,8 @@ class TreeBase:
         """TreeSHAP by LightGBM itself (Lundberg et al. 2020), float64 (N, features + 1)."""
         if self.booster is None or not frame.height:
             return completed(np.zeros((frame.height, len(self.encoder.kinds))), self.predict(frame))
-        found = np.asarray(self.booster.predict(self.encoder.raw(frame), pred_contrib=True))
+        raw = self.encoder.raw(frame)
+        found = np.asarray(self.booster.predict(raw, pred_contrib=True, num_threads=_THREADS.get()))
         return completed(found[:, :-1], self.predict(frame))
 
     def to_text(self) -> str:

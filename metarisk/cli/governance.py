@@ -73,13 +73,28 @@ def show(portfolio: Name, model: Model, as_json: Json = False) -> None:
 
 
 @models_app.command()
+def card(portfolio: Name, model: Model, as_json: Json = False) -> None:
+    """Write the model card: data, features, evidence, calibration, limits, hashes, and who approved it."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk.pipeline import modelcards
+
+        markdown, html = modelcards.write_card(context, model)
+        return {"markdown": markdown, "html": html}, f"{markdown}\n{html}\nNext: open it in a browser"
+
+    _on(portfolio, work, as_json)
+
+
+@models_app.command()
 def approve(portfolio: Name, model: Model, by: By, reason: Why, as_json: Json = False) -> None:
     """Make a candidate that waits for a person champion."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         from metarisk import pipeline
+        from metarisk.pipeline import modelcards
 
         recipe = pipeline.approve(context, model, by, reason)
+        modelcards.write_card(context, model)
         text = f"model {model} ({recipe}) is champion, approved by {by}\nNext: metarisk nightly scores by it"
         return {"model_id": model, "recipe": recipe, "by": by}, text
 
@@ -92,8 +107,10 @@ def promote(portfolio: Name, model: Model, by: By, reason: Why, as_json: Json = 
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         from metarisk import pipeline
+        from metarisk.pipeline import modelcards
 
         recipe = pipeline.promote(context, model, by, reason)
+        modelcards.write_card(context, model)
         text = f"model {model} ({recipe}) is champion by the word of {by}\nNext: metarisk nightly scores by it"
         return {"model_id": model, "recipe": recipe, "by": by}, text
 
@@ -106,8 +123,10 @@ def rollback(portfolio: Name, by: By, reason: Why, as_json: Json = False) -> Non
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         from metarisk import pipeline
+        from metarisk.pipeline import modelcards
 
         gone, back = pipeline.roll_back(context, by, reason)
+        modelcards.write_card(context, back)
         text = f"model {gone} is withdrawn, {back} is champion again\nNext: metarisk nightly --restate REASON"
         return {"withdrawn": gone, "champion": back, "by": by}, text
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from metarisk.bases import tree_threads
 from metarisk.domain import DataError, LockedError, MetariskError, QualityError
 from metarisk.pipeline import refusals
 from metarisk.pipeline.context import Caller, Context
@@ -32,7 +33,8 @@ class Steps:
         self.step = step.__name__
         begun = time.perf_counter()
         try:
-            result = self._call(step, self._context, *inputs)
+            with tree_threads(self._context.settings.threads):
+                result = self._call(step, self._context, *inputs)
         except OSError as error:
             if error.errno not in _FULL:
                 raise

@@ -208,28 +208,32 @@ class _Tally:
     """Sums by segment, and over all rows under the name None."""
 
     def __init__(self) -> None:
-        self._sums: dict[str | None, dict[str, Array]] = {None: {}}
+        self._place: dict[str | None, int] = {None: 0}
+        self._sums: dict[str, Array] = {}
 
     def add(self, segments: pl.Series, values: Mapping[str, Array]) -> None:
         """Add values (N, ...) of rows in these segments (N,); a null segment counts in the whole alone."""
         names = segments.drop_nulls().unique().sort()
         codes = segments.cast(pl.Enum(names)).to_physical().cast(pl.Int64).fill_null(len(names)).to_numpy()
+        places = np.array([self._place.setdefault(name, len(self._place)) for name in names], dtype=np.int64)
         for name, value in values.items():
             columns = value[:, None] if value.ndim == 1 else value
             sums = np.stack([np.bincount(codes, column, minlength=len(names) + 1) for column in columns.T], axis=1)
-            for segment, total in zip((*names, None), (*sums[:-1], sums.sum(axis=0)), strict=True):
-                own = self._sums.setdefault(segment, {})
-                own[name] = own[name] + total if name in own else total
+            total = self._of(name, sums.shape[1])
+            total[places] += sums[:-1]
+            total[0] += sums.sum(axis=0)
+            self._sums[name] = total
+
+    def _of(self, name: str, width: int = 1) -> Array:
+        """Sums (segments so far, width) of a value."""
+        known = self._sums.get(name, np.zeros((0, width)))
+        return np.concatenate([known, np.zeros((len(self._place) - len(known), width))])
 
     def frame(self, replay: Replay, before: Night, portfolio: Portfolio) -> pl.DataFrame:
         """What was summed, split: frame of SCHEMA, the whole portfolio first, then segments by name."""
-        names = [None, *sorted(name for name in self._sums if name is not None)]
-        mixtures = len(replay.mixtures)
-
-        def summed(name: str, width: int = 1) -> Array:
-            return np.stack([self._sums[segment].get(name, np.zeros(width)) for segment in names])
-
-        rows = {when: summed(f"rows_{when}")[:, 0] for when in ("before", "after", "both")}
+        names = [None, *sorted(name for name in self._place if name is not None)]
+        order = [self._place[name] for name in names]
+        rows = {when: self._of(f"rows_{when}")[order, 0] for when in ("before", "after", "both")}
         frames = []
         for measure in (MEAN, LOSS):
             if measure == LOSS and _price_unknown(portfolio):
@@ -238,9 +242,9 @@ class _Tally:
                 rows["before"],
                 rows["after"],
                 rows["both"],
-                summed(f"{measure}_before")[:, 0],
-                summed(f"{measure}_after")[:, 0],
-                summed(f"{measure}_both", mixtures),
+                self._of(f"{measure}_before")[order, 0],
+                self._of(f"{measure}_after")[order, 0],
+                self._of(f"{measure}_both", len(replay.mixtures))[order],
             )
             parts = sums.of_mean(replay.changed) if measure == MEAN else sums.of_total(replay.changed)
             with np.errstate(invalid="ignore"):

@@ -18,6 +18,7 @@ from metarisk.metrics import Interval
 from metarisk.pipeline import alerting, cards, driftpages
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
+from metarisk.pipeline.modelcards import write_card
 from metarisk.pipeline.models import champion_for, registry_root
 from metarisk.pipeline.night import Run, load_adapted, score_files
 from metarisk.pipeline.week import Trained
@@ -128,6 +129,7 @@ def report_week(
         provenance={"extract": judged.checked.extract.extract_hash, "code": code_version()},
     )
     path = write(folder(context) / f"week-{context.job.as_of}-{judged.week_id}.html", report.render_week(page))
+    write_card(context, trained.model_id)
     context.reporter.link(f"week-{context.job.portfolio}", f"Week of {context.job.as_of}", path)
     return path
 

@@ -9,6 +9,7 @@ from typing import Any
 from metarisk.domain import ConfigError, Scalar, Transaction
 from metarisk.pipeline.audit import Rows, append_event
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.models import load_model
 from metarisk.pipeline.publish import append_rows
 
 JOB = "metarisk"
@@ -128,7 +129,8 @@ def approve(context: Context, model_id: str, by: str, reason: str) -> str:
 def promote(context: Context, model_id: str, by: str, reason: str) -> str:
     """Make any model with evidence champion on a person's word; newer champions are withdrawn. Its recipe.
 
-    Raises ConfigError where the portfolio has no such model, where it is champion, or where nothing speaks for it.
+    Raises ConfigError where the portfolio has no such model, where it is champion, or where nothing speaks for it;
+    ModelError where its files are gone or damaged.
     """
     with context.warehouse.transaction() as transaction:
         found = _found(context, transaction, model_id)
@@ -145,6 +147,7 @@ def promote(context: Context, model_id: str, by: str, reason: str) -> str:
                 portfolio=context.job.portfolio,
                 remedy="promote a model with evidence, or run the weekly again",
             )
+        load_model(context, model_id)
         append_states(_of(context, found), transaction, model_id, ["champion"], reason, by, withdraw=True)
     context.warehouse.snapshot()
     return str(found["recipe"])
@@ -153,7 +156,7 @@ def promote(context: Context, model_id: str, by: str, reason: str) -> str:
 def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
     """Withdraw the champion and bring back the one before it; the ids of both.
 
-    Raises ConfigError where there is no champion, or none before it.
+    Raises ConfigError where there is no champion, or none before it; ModelError where the files of that are not whole.
     """
     served = [row for row in models(context) if row["champion_since"] and row["state"] != "withdrawn"]
     if len(served) < 2:
@@ -163,6 +166,7 @@ def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
             remedy="run the weekly, or promote a candidate with `metarisk models promote`",
         )
     now, before = served[0], served[1]
+    load_model(context, before["model_id"])
     with context.warehouse.transaction() as transaction:
         after = _of(context, before)
         append_states(after, transaction, before["model_id"], ["champion"], reason, by, withdraw=True)

@@ -184,7 +184,7 @@ class Replay:
         }
         return tuple(name for name in FACTORS if moved[name])
 
-    @property
+    @cached_property
     def mixtures(self) -> list[tuple[int, int, int, int]]:
         """For each mixture, from which night (0, 1) data, adaptation, model and calibration are taken."""
         bits = [1 << self.changed.index(name) if name in self.changed else 0 for name in FACTORS]
@@ -209,10 +209,12 @@ class Replay:
         return out
 
     def scores(self, links: Array) -> Array:
-        """Scores (N, mixtures) of what `links` gave. Raises DataError where the nights' own are not reproduced."""
+        """Scores (N, mixtures) of what `links` gave."""
         out = np.empty_like(links)
-        for number, (_, s, m, _) in enumerate(self.mixtures):
-            out[:, number] = mean_score(self._adaptation(s, m), links[:, number])
+        for number, (d, s, m, c) in reversed([*enumerate(self.mixtures)]):
+            twin = self.mixtures.index((1, s, m, c))
+            same = d == 0 and np.array_equal(links[:, number], links[:, twin])
+            out[:, number] = out[:, twin] if same else mean_score(self._adaptation(s, m), links[:, number])
         return out
 
     def require(self, scores: Array, rows: Sequence[pl.DataFrame]) -> None:
@@ -281,9 +283,11 @@ class Replay:
 
     def _shift(self, frame: pl.DataFrame, c: int) -> Array:
         """What the level of night c adds to rows (N,), by their segment."""
-        segment = frame[SEGMENT]
+        segment, level = frame[SEGMENT], self._levels[c]
+        if not level.segments:
+            return np.full(frame.height, level.portfolio)
         names = segment.unique()
-        shifts = pl.Series([self._levels[c].shift(name) for name in names], dtype=pl.Float64)
+        shifts = pl.Series([level.shift(name) for name in names], dtype=pl.Float64)
         return segment.replace_strict(names, shifts, return_dtype=pl.Float64).to_numpy()
 
 

@@ -23,6 +23,7 @@ from metarisk.pipeline import watching
 from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
+from metarisk.pipeline.modelcards import TAUGHT, taught
 from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
@@ -181,6 +182,7 @@ def train(context: Context, judged: Judged) -> Trained:
         "configuration": configuration(context),
         "code": code_version(),
         "extract": judged.checked.extract.extract_hash,
+        TAUGHT: taught(teach, context),
     }
     likeness = [asdict(place) for place in training.likeness(adapted)]
     files = model.to_files() | watching.reference(context, adapted, teach, rows, link)

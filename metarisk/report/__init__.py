@@ -3,6 +3,7 @@
 Values are in `model`, what is shown first in `render`, pictures in `charts`, words and looks in the templates.
 """
 
+from metarisk.report.card import ModelCard, Section, card_html, card_markdown
 from metarisk.report.model import (
     BacktestLine,
     Champion,
@@ -38,9 +39,11 @@ __all__ = [
     "HeldOutLine",
     "LearningCurve",
     "MapPoint",
+    "ModelCard",
     "NightReport",
     "QualityCheck",
     "ScoreHistogram",
+    "Section",
     "SegmentLine",
     "SegmentLoss",
     "Step",
@@ -48,6 +51,8 @@ __all__ = [
     "Told",
     "Waterfall",
     "WeekReport",
+    "card_html",
+    "card_markdown",
     "render_night",
     "render_week",
 ]

@@ -340,7 +340,7 @@ def _printable(value: object) -> object:
 
 def environment() -> Environment:
     """Jinja2 with our templates and filters; everything that data says is escaped."""
-    environment = Environment(
+    found = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -348,5 +348,5 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_FILTERS)
-    return environment
+    found.filters.update(_FILTERS)
+    return found

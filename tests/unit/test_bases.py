@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from zlib import crc32
 
 import lightgbm
 import numpy as np
@@ -26,6 +27,7 @@ from metarisk.bases import (
     blend,
     breslow,
     entity_fold,
+    tree_threads,
 )
 from metarisk.domain import PERIODS, Feature
 from metarisk.features import Encoder
@@ -51,8 +53,21 @@ def test_folds_are_pinned_for_ever_and_come_from_the_entity_alone():
     frame = pl.DataFrame({"loan": ["123456789", "L00001", "L00002", "Zürich", "", None, "42"]})
     assert entity_fold(frame, "loan").tolist() == [0xCBF43926 % 5, 1, 0, 3, 0, 1, 3]
     assert entity_fold(pl.DataFrame({"loan": [42]}), "loan").tolist() == [3]
+    r = np.random.default_rng(0)
+    names = ["".join(r.choice(list("aZ9|ß€🂡\0 "), r.integers(0, 40))) for _ in range(300)]
+    assert entity_fold(pl.DataFrame({"loan": names})[3:], "loan").tolist() == [crc32(n.encode()) % 5 for n in names[3:]]
+    assert entity_fold(pl.DataFrame({"loan": []}, schema={"loan": pl.String}), "loan").tolist() == []
     shares = np.bincount(entity_fold(book(), "loan"), minlength=FOLDS) / book().height
     assert (np.abs(shares - 1 / FOLDS) < 0.05).all()
+
+
+def test_threads_change_no_bit_of_a_prediction_by_trees(fitted):
+    rows, base = pl.concat([book()] * 3), fitted["lightgbm_segments"].full
+    found = []
+    for count in (1, 2, 3):
+        with tree_threads(count):
+            found.append((base.predict(rows), base.contributions(rows[:100])))
+    assert all((one == found[0][0]).all() and (parts == found[0][1]).all() for one, parts in found)
 
 
 @pytest.mark.parametrize("kind", KINDS)

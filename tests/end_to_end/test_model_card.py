@@ -1,0 +1,74 @@
+"""The model card: what it holds, in both forms, and that a person's approval gets into it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from metarisk import registry
+from metarisk.cli import app
+from metarisk.pipeline import promotion
+from metarisk.report import ModelCard, Section, card_html, card_markdown
+from tests.end_to_end import tiny
+from tests.end_to_end.tiny import CUT_OFF, NAME, Project
+
+
+def test_a_card_tells_what_a_validator_asks(duckdb: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    duckdb.edit(
+        "portfolios/tiny.toml",
+        '[features.amount]\nkind = "numeric"',
+        '[features.amount]\nkind = "numeric"\nmonotone = 1',
+    )
+    model_id = duckdb.weekly().model_id
+    monkeypatch.setenv("METARISK_PROJECT", str(duckdb.settings.project))
+    folder = duckdb.settings.data_dir / "reports" / NAME
+    assert (folder / f"model-{model_id}.html").exists()
+    by_week = (folder / f"model-{model_id}.md").read_text()
+    assert "Ann Validator" not in by_week
+    with duckdb.warehouse.transaction() as transaction:
+        reason = ("sound & tested", "Ann Validator")
+        promotion.append_states(duckdb.context(CUT_OFF), transaction, model_id, ["approved"], *reason)
+    card = ["models", "card", "-p", NAME, "--json", "--model"]
+    paths = json.loads(CliRunner().invoke(app, [*card, model_id]).output)
+    text, page = Path(paths["markdown"]).read_text(), Path(paths["html"]).read_text()
+    assert "sound &amp; tested" in page
+    for told in (text.replace("\\_", "_"), page):
+        for word in (
+            model_id,
+            "hazard_head" if "hazard_head" in by_week else "map_head",
+            str(CUT_OFF),
+            "Ann Validator",
+        ):
+            assert word in told
+    for title in ("Who approved it", "Data", "Features", "Evidence", "Calibration", "Limits", "Hashes"):
+        assert f"\n## {title}\n" in text
+        assert f"<h2>{title}</h2>" in page
+    amounts = tiny.book().filter(pl.col("amount") > 0)["amount"]
+    (line,) = (line for line in text.splitlines() if line.startswith("| amount |"))
+    assert "never lowers the score" in line
+    low, high = (float(value) for value in line.split("|")[4].split(" to "))
+    assert amounts.min() <= low * 1.000001 and high <= amounts.max() * 1.000001 and low < high
+    about = registry.manifest(duckdb.settings.data_dir / "registry", NAME, model_id)
+    assert all(digest in text for digest in about["files"].values())
+    log_loss = duckdb.warehouse.rows(
+        "SELECT e.value FROM metarisk.evidence e JOIN metarisk.model m ON m.model_id = e.model_id "
+        "WHERE m.model_id = $id AND e.candidate = m.recipe AND e.slice = 'all' AND e.metric = 'log_loss'",
+        {"id": model_id},
+    )
+    assert all(f"{row['value']:.5g}" in text for row in log_loss)
+    refused = CliRunner().invoke(app, [*card, "nobody"])
+    assert "there is no model nobody" in json.loads(refused.output)["what"]
+
+
+def test_what_data_say_is_no_markup() -> None:
+    bad = "<script>alert(1)</script> | [x](y) *z*"
+    card = ModelCard(bad, {"state": bad}, [Section("Data", [bad], [{"feature": bad}])])
+    assert "<script>" not in card_html(card)
+    text = card_markdown(card)
+    assert "<script>" not in text.replace("\\<script\\>", "")
+    assert "\\| \\[x\\](y) \\*z\\*" in text
+    assert {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| \\<")} == {2}
