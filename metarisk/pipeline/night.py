@@ -17,16 +17,17 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from metarisk import lake, quality, scoring
-from metarisk.adapt import Adapted
+from metarisk.adapt import Adapted, Recency, learn_recency
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.adapt import level as adapted_level
 from metarisk.calibration import Calibration
 from metarisk.domain import DataError, ModelError, QualityError, SegmentKey, SourceLate
+from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
-from metarisk.tasks import newest, observed, population
+from metarisk.tasks import newest, observed, population, segment_keys
 
 BATCH_ROWS = 131_072
 READY_POLL_SECONDS = 30.0
@@ -141,6 +142,9 @@ def adapt(context: Context, checked: Checked) -> Run:
         "configuration": configuration(context),
         "code": code_version(),
     }
+    drifting = remedying.drifting(context)
+    if drifting:
+        parts["drifting"] = ",".join(drifting)
     run_id = identity(parts)
     folder = run_folder(context, run_id)
     run = Run(
@@ -158,10 +162,15 @@ def adapt(context: Context, checked: Checked) -> Run:
         model = load_model(context, champion.model_id)
         known = support(context, run)
         strangers = _strangers(context, run, known) if model.borrows else None
-        adapted = adapt_segments(model, champion.model_id, known, context.portfolio, context.spec, population=strangers)
+        cells = remedying.cells(drifting, segment_keys(known, context.portfolio)[0])
+        recency = learn_recency(model, known, cells, context.portfolio, context.spec) if cells else Recency()
+        adapted = adapt_segments(
+            model, champion.model_id, known, context.portfolio, context.spec, population=strangers, recency=recency
+        )
         adapted = adapted.carried(_last_night(context))
         level = adapted_level(adapted, known, context.portfolio, load_card(context, champion.model_id).level)
         files = adapted.to_files() | {LEVEL: json.dumps(asdict(level), sort_keys=True).encode()}
+        files |= {remedying.RECENCY: recency.to_bytes()} if recency.segments else {}
         with lake.staged(folder / "adapt") as into:
             for name, content in files.items():
                 (into / name).write_bytes(content)
