@@ -3,6 +3,7 @@
 from metarisk.adapt.adapting import Adapted, SegmentAdaptation, adapt
 from metarisk.adapt.level import LEVEL_RULES, level, level_column, shifts
 from metarisk.adapt.models import FittedModel
+from metarisk.adapt.recency import Proof, Recency, learn_recency
 from metarisk.adapt.recipes import BASELINES, LEARNERS, RECIPES, LearnerKind, Pooled, Recipe, one_thread
 
 __all__ = [
@@ -14,9 +15,12 @@ __all__ = [
     "FittedModel",
     "LearnerKind",
     "Pooled",
+    "Proof",
+    "Recency",
     "Recipe",
     "SegmentAdaptation",
     "adapt",
+    "learn_recency",
     "level",
     "level_column",
     "one_thread",

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -41,6 +42,14 @@ class SegmentAdaptation:
     support_events: int
     support_hash: str
     adaptation_id: str
+
+
+class Weighing(Protocol):
+    """Gives support rows a weight."""
+
+    def weights(self, frame: pl.DataFrame, portfolio: Portfolio) -> Array | None:
+        """Weight of each row (N,), or None where all are 1."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -106,12 +115,15 @@ def adapt(
     spec: RiskSpec,
     *,
     population: pl.DataFrame | None = None,
+    recency: Weighing | None = None,
 ) -> Adapted:
     """Adapt to every segment of `support` (labelled rows, LABEL holds y) and say for each what was done and why.
 
     A segment below the portfolio's minimum of rows or events abstains: it is scored from what its parents and the pool
     know. A joint learner keeps its few rows, for they tell of the parents, and shrinks its own effect away; for any
     other learner they are left out. The order of the rows changes no bit.
+
+    Where `recency` says so, rows count less the older they are.
 
     Where the model borrows, a segment of `population` (rows to be scored) that has no row in `support` is adapted to
     the rows of the segments whose inputs look most like its own.
@@ -124,7 +136,8 @@ def adapt(
     events = np.bincount(codes, weights=y, minlength=len(keys)) if spec.label == "event" else rows.astype(float)
     pooled = model.recipe.learner == "none"
     inputs, base = (np.zeros((support.height, 0)), np.zeros(support.height)) if pooled else model.unseen(support)
-    packed, _ = pack(keys, codes, inputs, y, base)
+    weight = recency.weights(support, portfolio) if recency is not None else None
+    packed, _ = pack(keys, codes, inputs, y, base, weight)
     joint = model.recipe.kind.joint
     what = _ROWS[model.recipe.hazard]
     too_few = [_too_few(int(n), int(e), what, portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
@@ -174,11 +187,13 @@ def _borrowed(
 
 
 def _support_hashes(support: Packed) -> list[str]:
-    """A hash of each segment's support as the learner reads it: inputs, labels and base scores."""
-    return [
-        _short_hash(*(values[begin:end].tobytes() for values in (support.x, support.y, support.base)))
-        for begin, end in pairwise(support.starts)
-    ]
+    """A hash of each segment's support as the learner reads it: inputs, labels, base scores, and weights but of 1."""
+    hashes = []
+    for begin, end in pairwise(support.starts):
+        read = [values[begin:end] for values in (support.x, support.y, support.base)]
+        weight = support.weight[begin:end]
+        hashes.append(_short_hash(*(part.tobytes() for part in ([*read, weight] if (weight != 1.0).any() else read))))
+    return hashes
 
 
 def _short_hash(*parts: bytes) -> str:

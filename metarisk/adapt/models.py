@@ -83,7 +83,9 @@ class FittedModel:
         if not hazards:
             return np.zeros(0)
         periods = np.arange(min(len(base.baseline) for base in hazards))
-        return np.exp(blend([base.share(periods) for base in hazards], len(periods), self.weights))
+        found = np.exp(blend([base.share(periods) for base in hazards], len(periods), self.weights))
+        found[0] = 0.0
+        return found
 
     def curve(self, link: float) -> Array:
         """Probability of the event within 1, 2, ... periods of the horizon, float64 (periods,), ending in the score's.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -17,20 +17,23 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from metarisk import lake, quality, scoring
-from metarisk.adapt import Adapted
+from metarisk.adapt import Adapted, Recency, learn_recency
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.adapt import level as adapted_level
 from metarisk.calibration import Calibration
 from metarisk.domain import DataError, ModelError, QualityError, SegmentKey, SourceLate
+from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
-from metarisk.tasks import newest, observed, population
+from metarisk.tasks import newest, observed, population, segment_keys
 
 BATCH_ROWS = 131_072
 READY_POLL_SECONDS = 30.0
 LEVEL = "level.json"
+DRIFTING = "drifting"
+"""In the manifest of an adaptation: names of segments that drifted, as JSON; not there where none did."""
 EXCLUDED = "excluded"
 """In the manifest of an adaptation: the file of rows set aside, below the extract's folder, or null."""
 
@@ -143,6 +146,9 @@ def adapt(context: Context, checked: Checked) -> Run:
         "configuration": configuration(context),
         "code": code_version(),
     }
+    drifting = remedying.drifting(context)
+    if drifting:
+        parts[DRIFTING] = json.dumps(drifting)
     run_id = identity(parts)
     folder = run_folder(context, run_id)
     about = (run_id, champion.model_id, champion.recipe, champion.as_of)
@@ -150,26 +156,35 @@ def adapt(context: Context, checked: Checked) -> Run:
     if not finished(folder / "adapt"):
         lake.verify(checked.extract.directory)
         with lake.staged(folder / "adapt") as into:
-            write_adaptation(context, run, into)
+            write_adaptation(context, run, into, drifting)
             lake.write_manifest(into, parts | {EXCLUDED: _excluded(checked)})
     return run
 
 
-def write_adaptation(context: Context, run: Run, into: Path) -> None:
-    """Adapt the run's model to its support, and write that and the level to a folder."""
-    known = support(context, run)
-    adapted = adapted_to(context, run, run.model_id, known).carried(_last_night(context))
+def write_adaptation(context: Context, run: Run, into: Path, drifting: Sequence[str]) -> None:
+    """Adapt the run's model to its support, and write that and the level to a folder.
+
+    Args:
+        drifting: printable names of segments whose support may be weighted to recent rows.
+    """
+    known, model = support(context, run), load_model(context, run.model_id)
+    cells = remedying.cells(drifting, segment_keys(known, context.portfolio)[0])
+    recency = learn_recency(model, known, cells, context.portfolio, context.spec) if cells else Recency()
+    adapted = adapted_to(context, run, run.model_id, known, recency).carried(_last_night(context))
     level = adapted_level(adapted, known, context.portfolio, load_card(context, run.model_id).level)
     files = adapted.to_files() | {LEVEL: json.dumps(asdict(level), sort_keys=True).encode()}
+    files |= {remedying.RECENCY: recency.to_bytes()} if recency.segments else {}
     for name, content in files.items():
         (into / name).write_bytes(content)
 
 
-def adapted_to(context: Context, run: Run, model_id: str, known: pl.DataFrame) -> Adapted:
+def adapted_to(context: Context, run: Run, model_id: str, known: pl.DataFrame, recency: Recency) -> Adapted:
     """A model adapted to the support of a night, `known`; where it borrows, also to segments without labels."""
     model = load_model(context, model_id)
     strangers = _strangers(context, run, known) if model.borrows else None
-    return adapt_segments(model, model_id, known, context.portfolio, context.spec, population=strangers)
+    return adapt_segments(
+        model, model_id, known, context.portfolio, context.spec, population=strangers, recency=recency
+    )
 
 
 def run_folder(context: Context, run_id: str) -> Path:
@@ -265,6 +280,12 @@ def load_adapted(context: Context, run: Run) -> Adapted:
     folder = run.folder / "adapt"
     files = {name: (folder / name).read_bytes() for name in lake.verify(folder)["files"]}
     return Adapted.from_files(load_model(context, run.model_id), files)
+
+
+def load_recency(run: Run) -> Recency:
+    """How the supports of the run's drifting segments were weighted."""
+    file = run.folder / "adapt" / remedying.RECENCY
+    return Recency.from_bytes(file.read_bytes()) if file.exists() else Recency()
 
 
 def load_level(run: Run) -> Calibration:

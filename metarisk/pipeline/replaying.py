@@ -26,6 +26,7 @@ from metarisk.pipeline.night import (
     adapted_to,
     load_adapted,
     load_level,
+    load_recency,
     population_batches,
     run_folder,
     scan,
@@ -247,7 +248,7 @@ class Replay:
                 self._adapted[s, m] = load_adapted(night.context, night.run)
             else:
                 known = support(night.context, night.run)
-                self._adapted[s, m] = adapted_to(night.context, night.run, model_id, known)
+                self._adapted[s, m] = adapted_to(night.context, night.run, model_id, known, load_recency(night.run))
         return self._adapted[s, m]
 
     def _differ(self, rows: Sequence[pl.DataFrame]) -> Array:

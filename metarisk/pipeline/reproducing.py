@@ -47,10 +47,11 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
     """
     night = night_of(context, run_id)
     then = json.loads(context.warehouse.rows(_MANIFEST, {"run_id": run_id})[0]["manifest"])
+    drifting = json.loads(lake.read_manifest(night.run.folder / "adapt").get(nights.DRIFTING, "[]"))
     with lake.scratch(context.settings.data_dir / "lake" / night.context.job.portfolio) as private:
         again = replace(night.run, folder=private / "run")
         with lake.staged(again.folder / "adapt") as into:
-            nights.write_adaptation(night.context, again, into)
+            nights.write_adaptation(night.context, again, into, drifting)
             lake.write_manifest(into, {"run_id": run_id})
         nights.score(night.context, again)
         scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in nights.score_files(again))

@@ -41,7 +41,8 @@ def alerts(context: Context) -> list[dict[str, Any]]:
     return [
         {
             "alert": row["alert_id"], "segment": row["segment"] or "whole portfolio", "what": what(row),
-            "status": row["status"], "since": str(row["opened_as_of"]), "detail": row["detail"] or "", "state": _state(row),
+            "status": row["status"], "since": str(row["opened_as_of"]), "detail": row["detail"] or "",
+            "state": _state(row),
         }
         for row in rows
     ]  # fmt: skip
@@ -59,8 +60,10 @@ def feature(context: Context, name: str, segment: str | None) -> dict[str, Any]:
     if name not in features:
         raise DataError(
             f"the night did not watch a feature {name!r}{did_you_mean(name, features)}",
-            portfolio=context.job.portfolio, on=context.job.as_of, remedy=f"choose one of {', '.join(features) or 'none: run the weekly first'}",
-        )  # fmt: skip
+            portfolio=context.job.portfolio,
+            on=context.job.as_of,
+            remedy=f"choose one of {', '.join(features) or 'none: run the weekly first'}",
+        )
     rows = [row for row in known if row["feature"] == name and row["segment"] == segment]
     if not rows:
         raise DataError(

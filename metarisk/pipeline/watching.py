@@ -18,14 +18,16 @@ import torch
 
 from metarisk import drift as drifts
 from metarisk import lake, registry, scoring
-from metarisk.adapt import Adapted
+from metarisk.adapt import Adapted, Recency
 from metarisk.domain import Array, ModelError
 from metarisk.drift import direct, early, labels, multivariate, performance
 from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import registry_root
 from metarisk.pipeline.night import Run, finished, scan, score_files
 from metarisk.pipeline.outcomes import first_scores
+from metarisk.pipeline.remedying import RECENCY
 from metarisk.tasks import LABEL, MATURE, labelled, matured, observed, periods_known, population, teaching
 
 HISTOGRAMS, SCORES, LABELS, SAMPLE, CURVE = (
@@ -108,6 +110,9 @@ def watch(context: Context, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
         ]  # fmt: skip
     else:
         parts.append(_direct(context, run, night, beside))
+    decided = run.folder / "adapt" / RECENCY
+    if decided.exists():
+        parts.append(remedying.rows(Recency.from_bytes(decided.read_bytes())))
     return pl.concat(parts), counted
 
 
