@@ -61,6 +61,7 @@ def report_night(
         scores=_histogram(context, run, before),
         grades=cards.grades(context, run, before),
         riskiest=cards.riskiest(run),
+        extrapolated=cards.extrapolated(run),
         drift=_drift(drift_folder),
         evidence=_evidence_of(context, run.model_id),
         warnings=_warnings(context, run),

@@ -264,6 +264,8 @@ class NightReport:
     grades: tuple[GradeBar, ...] = ()
     """Every grade of the scale, best first."""
     riskiest: tuple[Told, ...] = ()
+    extrapolated: tuple[tuple[str, int, int], ...] = ()
+    """Segment, rows, and rows of them outside of what any labelled row shows, the most such rows first."""
     drift: tuple[DriftLine, ...] = ()
     """All rows of the night: the page counts them and picks the worst."""
     evidence: Evidence | None = None
