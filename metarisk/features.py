@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -197,6 +198,66 @@ class Encoder:
         absent = np.isnan(values)
         scaled = ((_log(values) if how.log else values) - how.centre) / how.scale
         return np.where(absent, 0.0, np.clip(scaled, -CLIP, CLIP)), absent
+
+
+@dataclass(frozen=True)
+class KnownRange:
+    """What labelled rows show of each feature: the range of its numbers, its categories, and whether it is missing.
+
+    A row outside of it in any feature is extrapolated: nothing was ever seen of what becomes of its like.
+    """
+
+    kinds: Mapping[str, str]
+    opened_on: str
+    numbers: Mapping[str, tuple[float, float]]
+    """Smallest and largest; above each other where no labelled row has a number."""
+    levels: Mapping[str, tuple[str, ...]]
+    missing: tuple[str, ...]
+    """Features that some labelled row lacks."""
+
+    @classmethod
+    def fit(cls, frame: pl.DataFrame, features: Mapping[str, Feature], opened_on: str) -> KnownRange:
+        """The range of a frame of labelled rows (in any order)."""
+        kinds = {name: feature.kind for name, feature in features.items()}
+        numbers: dict[str, tuple[float, float]] = {}
+        levels: dict[str, tuple[str, ...]] = {}
+        missing = []
+        for name, kind in kinds.items():
+            if kind == "categorical":
+                found = _text(frame, name)
+                levels[name], lacks = tuple(found.drop_nulls().unique().sort()), found.has_nulls()
+            else:
+                values = _values(frame, name, kind, opened_on)
+                known, lacks = values[~np.isnan(values)], bool(np.isnan(values).any())
+                numbers[name] = (float(known.min()), float(known.max())) if len(known) else (0.0, -1.0)
+            missing += [name] * lacks
+        return cls(kinds, opened_on, numbers, levels, tuple(missing))
+
+    def outside(self, frame: pl.DataFrame) -> Array:
+        """Whether each row (N,) lies outside in some feature."""
+        out = np.zeros(frame.height, dtype=bool)
+        for name, kind in self.kinds.items():
+            if kind == "categorical":
+                text = _text(frame, name)
+                absent = text.is_null().to_numpy()
+                strange = ~text.is_in(list(self.levels[name])).fill_null(False).to_numpy()
+            else:
+                values, (low, high) = _values(frame, name, kind, self.opened_on), self.numbers[name]
+                absent, strange = np.isnan(values), ~((values >= low) & (values <= high))
+            out |= absent if name not in self.missing else np.zeros_like(out)
+            out |= strange & ~absent
+        return out
+
+    @classmethod
+    def from_json(cls, parts: Mapping[str, Any]) -> KnownRange:
+        """The range whose fields were written as JSON."""
+        return cls(
+            parts["kinds"],
+            parts["opened_on"],
+            {name: (low, high) for name, (low, high) in parts["numbers"].items()},
+            {name: tuple(levels) for name, levels in parts["levels"].items()},
+            tuple(parts["missing"]),
+        )
 
 
 def _text(frame: pl.DataFrame, name: str) -> pl.Series:

@@ -14,6 +14,7 @@ from metarisk import calibration
 from metarisk.adapt import Adapted, one_thread, shifts
 from metarisk.calibration import GRADED, Calibration
 from metarisk.domain import Array, Portfolio, segment_name
+from metarisk.features import KnownRange
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.reasons import as_json, reasons, without_segment
 from metarisk.tasks import segment_keys
@@ -37,6 +38,7 @@ SCHEMA = {
     "expected_loss": pl.Float64,
     "reasons": pl.String,
     "adaptation_id": pl.String,
+    "extrapolated": pl.Boolean,
 }
 BASE = "base"
 """Column beside SCHEMA, kept in the lake and not published: the base score, from which any adaptation scores a row."""
@@ -52,6 +54,7 @@ def score(
     as_of: date,
     level: Calibration | None = None,
     reasons_from: float = math.inf,
+    known_range: KnownRange | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Score batches of population rows; yields frames of KEPT in the same order.
 
@@ -63,6 +66,7 @@ def score(
         level: shift on the link scale, by segment; None: none.
         reasons_from: link-scale score from which a row gets reasons. It comes with the model, so that a row's reasons
             depend on that row and the model alone.
+        known_range: what labelled rows show, where rows outside of it are to be marked.
     """
     level = level or Calibration()
     for frame in batches:
@@ -94,6 +98,7 @@ def score(
                 **_scorecard(frame, adapted, portfolio, link, values),
                 "reasons": _told(frame, adapted, portfolio, level, link >= reasons_from),
                 "adaptation_id": of_row["adaptation_id"],
+                "extrapolated": None if known_range is None else known_range.outside(frame),
                 BASE: fresh[1],
             },
             schema=KEPT,

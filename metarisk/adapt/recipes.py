@@ -133,6 +133,7 @@ class Recipe:
 
 
 BASE = ("lightgbm", "logistic_segments")
+TARGET = ("lightgbm_target_hazard", "linear_hazard_segments")
 HAZARD = ("lightgbm_hazard", "linear_hazard_segments")
 SHORT = {"steps": 300, "meta_batch": 16, "evaluate_every": 50, "patience": 3}
 """Networks that compete each week on a few thousand labelled rows of a book: longer training only overfits there."""
@@ -154,6 +155,7 @@ RECIPES: Mapping[str, Recipe] = {
     "map_head": Recipe(BASE, "map_head"),
     "hazard": Recipe(HAZARD, likelihood="cumulative_hazard"),
     "hazard_head": Recipe(HAZARD, "map_head", {"slope_column": 0}, "cumulative_hazard"),
+    "target_hazard_head": Recipe(TARGET, "map_head", {"slope_column": 0}, "cumulative_hazard"),
     "map_network": Recipe(BASE, "map_network", {"loop": SHORT | {"rate": 1e-2, "graph": False}}),
     "ridge_head": Recipe(BASE, "ridge_head", {"hidden": (32,), "loop": SHORT | {"rate": 3e-3, "graph": False}}),
     "reptile": Recipe(BASE, "reptile", {"hidden": (32,), "loop": REPTILE}),

@@ -58,6 +58,7 @@ BASES: Mapping[str, BaseKind] = {
     "gpboost": BaseKind(MixedBase),
     "linear_hazard_segments": BaseKind(LinearBase, segments=True, hazard=True),
     "lightgbm_hazard": BaseKind(TreeBase, hazard=True),
+    "lightgbm_target_hazard": BaseKind(EncodedBase, hazard=True),
 }
 
 

@@ -181,8 +181,8 @@ def _waterfall(move: Move) -> list[dict[str, object]]:
         }
         for (name, value), at in zip(parts, pairwise(places), strict=True)
     ]
-    first, last = (
+    ends: list[dict[str, object]] = [
         {"": name, "value": f"{value:,.{digits}f}", " ": bar(value, value, "│")}
         for name, value in (("before", move.before), ("after", places[-1]))
-    )
-    return [first, *rows, last]
+    ]
+    return [ends[0], *rows, ends[1]]

@@ -210,6 +210,8 @@ class Portfolio:
     calendar_sql: str | None = None
     """With calendar `table`: one SELECT that yields the dates on which a night is due."""
     catch_up: Literal["all", "latest"] = "all"
+    population: Literal["application", "booked"] = "booked"
+    """Who is scored: the lender's own book, or applicants, of whom some are unlike any row that has a label."""
     scheduled: bool = True
     """Whether scheduled flows run it; false: it runs only when it is named."""
     learner: LearnerChoice = LearnerChoice()

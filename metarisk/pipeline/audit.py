@@ -27,7 +27,8 @@ SELECT bucket, md5(string_agg(line, '' ORDER BY line)) AS sum, count(*) AS rows 
         SELECT md5(concat_ws(
             '|', entity, target, segment, status, coalesce(adaptation_id, ''), coalesce(CAST(score AS TEXT), ''),
             coalesce(CAST(score_low AS TEXT), ''), coalesce(CAST(score_high AS TEXT), ''), coalesce(grade, ''),
-            coalesce(CAST(points AS TEXT), ''), coalesce(CAST(expected_loss AS TEXT), ''), coalesce(reasons, '')
+            coalesce(CAST(points AS TEXT), ''), coalesce(CAST(expected_loss AS TEXT), ''), coalesce(reasons, ''),
+            coalesce(CAST(extrapolated AS TEXT), '')
         )) AS line
         FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of
     ) AS hashed

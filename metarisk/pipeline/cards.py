@@ -79,6 +79,14 @@ def moved_by(moves: pl.DataFrame) -> dict[str, str]:
     return found
 
 
+def extrapolated(run: Run) -> tuple[tuple[str, int, int], ...]:
+    """Segments with rows outside of what labelled rows show: name, rows, such rows; none where nobody asked."""
+    marked = pl.scan_parquet(score_files(run)).drop_nulls("extrapolated").group_by("segment")
+    counts = marked.agg(pl.len().alias("rows"), pl.col("extrapolated").sum().alias("outside"))
+    counts = counts.filter(pl.col("outside") > 0)
+    return tuple(counts.sort("outside", "segment", descending=[True, False]).collect().iter_rows())
+
+
 def riskiest(run: Run) -> tuple[report.Told, ...]:
     """The riskiest rows that have reasons."""
     told = pl.scan_parquet(score_files(run)).drop_nulls("reasons")

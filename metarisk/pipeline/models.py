@@ -12,6 +12,7 @@ from metarisk import registry
 from metarisk.adapt import FittedModel
 from metarisk.calibration import LevelRule
 from metarisk.domain import Model, ModelError
+from metarisk.features import KnownRange
 from metarisk.pipeline.context import Context
 
 _CHAMPIONS = """
@@ -55,6 +56,8 @@ class Card:
     """Link-scale score from which a row gets reasons."""
     level: LevelRule = NO_LEVEL
     """How nights follow the level of the latest known months."""
+    known_range: KnownRange | None = None
+    """What labelled rows show; None: rows to be scored are not compared with it."""
 
     def to_bytes(self) -> bytes:
         """As JSON."""
@@ -64,7 +67,9 @@ class Card:
     def from_bytes(cls, content: bytes) -> Card:
         """What `to_bytes` wrote."""
         parts = json.loads(content)
-        return cls(parts["reasons_from"], LevelRule(**parts["level"]))
+        found = parts.get("known_range")
+        known_range = KnownRange.from_json(found) if found else None
+        return cls(parts["reasons_from"], LevelRule(**parts["level"]), known_range)
 
 
 def load_card(context: Context, model_id: str) -> Card:

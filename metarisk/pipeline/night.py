@@ -224,7 +224,7 @@ def score(context: Context, run: Run) -> Run:
     if finished(run.folder / "score"):
         return run
     lake.verify(run.extract.directory)
-    adapted = load_adapted(context, run)
+    adapted, card = load_adapted(context, run), load_card(context, run.model_id)
     scored = scoring.score(
         population_batches(context, run),
         adapted,
@@ -232,7 +232,8 @@ def score(context: Context, run: Run) -> Run:
         run_id=run.run_id,
         as_of=context.job.as_of,
         level=load_level(run),
-        reasons_from=load_card(context, run.model_id).reasons_from,
+        reasons_from=card.reasons_from,
+        known_range=card.known_range,
     )
     with lake.staged(run.folder / "score") as into:
         rows = 0

@@ -72,6 +72,7 @@ def report_night(
         moves=cards.waterfalls(context, moves),
         rows_entered=int(whole["rows_entered"].sum()),
         rows_left=int(whole["rows_left"].sum()),
+        extrapolated=cards.extrapolated(run),
         drift=lines,
         drift_page=drifted.name,
         evidence=_evidence_of(context, run.model_id),

@@ -19,6 +19,7 @@ from metarisk import evidence as evidences
 from metarisk.adapt import BASELINES, adapt, shifts
 from metarisk.adapt import level as adapted_level
 from metarisk.domain import Array, MetariskError
+from metarisk.features import KnownRange
 from metarisk.pipeline import watching
 from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
@@ -184,11 +185,14 @@ def train(context: Context, judged: Judged) -> Trained:
         "extract": judged.checked.extract.extract_hash,
         TAUGHT: taught(teach, context),
     }
+    known = None
+    if portfolio.population == "application":
+        known = KnownRange.fit(teach, portfolio.features, portfolio.columns.opened_on)
     likeness = [asdict(place) for place in training.likeness(adapted)]
     files = model.to_files() | watching.reference(context, adapted, teach, rows, link)
     files |= {
         "likeness.json": json.dumps(likeness, indent=1).encode(),
-        CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share), judged.level.rule).to_bytes(),
+        CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share), judged.level.rule, known).to_bytes(),
     }
     model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
     return Trained(

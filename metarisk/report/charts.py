@@ -188,7 +188,7 @@ def caterpillar(losses: Sequence[SegmentLoss]) -> Markup:
             "kind": ["worse" if line.worse else "even" if line.difference.high >= 0 else "better" for line in kept],
         }
     )
-    colours = alt.Scale(domain=["better", "even", "worse"], range=["var(--good)", _SOFT, "var(--bad)"])
+    colours = alt.Scale(domain=["better", "even", "worse"], range=["var(--good)", _ACCENT, "var(--bad)"])
     colour = alt.Color("kind:N", scale=colours, legend=None)
     axis = alt.Axis(tickCount=5)
     ends = alt.Scale(domain=[-1.5, len(kept) + 0.5], nice=False)

@@ -287,6 +287,8 @@ class NightReport:
     rows_entered: int = 0
     rows_left: int = 0
     """Since the last run."""
+    extrapolated: tuple[tuple[str, int, int], ...] = ()
+    """Segment, rows, and rows of them outside of what any labelled row shows, the most such rows first."""
     drift: tuple[DriftLine, ...] = ()
     """All rows of the night: the page counts them and picks the worst."""
     drift_page: str = ""

@@ -2,7 +2,7 @@
 CREATE VIEW metarisk.score_current AS
 SELECT
     s.portfolio, s.as_of, s.entity, s.target, s.segment, s.status, s.score, s.score_low, s.score_high, s.grade, s.points,
-    s.expected_loss, s.reasons, s.run_id, s.adaptation_id, p.published_at
+    s.expected_loss, s.reasons, s.run_id, s.adaptation_id, p.published_at, s.extrapolated
 FROM metarisk.publication_current AS p
 JOIN metarisk.risk_score AS s ON s.run_id = p.run_id AND s.as_of = p.as_of
 WHERE p.is_latest;

@@ -10,6 +10,8 @@ import pytest
 from metarisk import evidence as evidences
 from metarisk import pipeline
 from metarisk.domain import ConfigError
+from metarisk.evidence import decision
+from metarisk.metrics import Interval
 from tests.end_to_end.tiny import CUT_OFF, Project
 
 STATES = "SELECT state FROM metarisk.model_state WHERE model_id = $model_id ORDER BY seq"
@@ -22,9 +24,9 @@ def states(project: Project, model_id: str) -> list[str]:
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """The baseline is ahead of every champion for certain: what is under test is what follows from that."""
-    gain = evidences.Interval(-0.01, -0.02, -0.005)
-    monkeypatch.setattr(evidences, "against", lambda *_: gain)
-    monkeypatch.setattr(evidences, "MIN_JUDGED_EVENTS", 1)
+    gain = Interval(-0.01, -0.02, -0.005)
+    monkeypatch.setattr(decision, "against", lambda *_: gain)
+    monkeypatch.setattr(decision, "MIN_JUDGED_EVENTS", 1)
     sort = evidences.summarise
 
     def first(*inputs, **options):

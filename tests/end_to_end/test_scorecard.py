@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
 
@@ -176,7 +177,7 @@ def test_a_week_on_other_data_tells_how_many_first_reasons_changed(duckdb: Proje
 def test_the_level_of_a_week_is_in_its_evidence_and_its_model(duckdb: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     few = "SELECT * FROM metarisk.evidence WHERE protocol = 'level'"
     assert duckdb.warehouse.rows(few) == []
-    monkeypatch.setattr("metarisk.evidence.MIN_JUDGED_EVENTS", 1)
+    monkeypatch.setattr("metarisk.evidence.level.MIN_JUDGED_EVENTS", 1)
     duckdb.edit("portfolios/tiny.toml", 'title = "Tiny loans"', 'title = "Small loans"')
     week = duckdb.weekly()
     rows = duckdb.warehouse.rows(few)
@@ -229,3 +230,32 @@ def test_outcomes_of_published_scores_and_protected_groups_are_reported(make: Ca
     assert max(row["value"] for row in fairness if row["metric"] == "adverse_impact_ratio") == 1
     files = load(project.settings.data_dir / "registry", NAME, week.model_id)
     assert not [name for name, content in files.items() if b"age_band" in content]
+
+
+def test_applications_unlike_any_labelled_row_are_marked_and_counted_by_segment(make: Callable[..., Project]) -> None:
+    """North gets a channel that no loan ever had; nobody's label is made up for it."""
+    toml = tiny.TOML.replace('timezone = "UTC"', 'timezone = "UTC"\npopulation = "application"')
+    project = make(toml=toml)
+    project.weekly()
+    fresh = (pl.col("opened_on") > date(2026, 6, 1)) & (pl.col("region") == "north")
+    project.load(tiny.book().with_columns(channel=pl.when(fresh).then(pl.lit("fax")).otherwise("channel")))
+    page = project.nightly(FIRST).page
+    rows = published(project.warehouse, "entity, segment, extrapolated, score")
+    fax = set(tiny.book().filter(fresh)["loan_id"])
+    found = {row["entity"] for row in rows if row["extrapolated"]}
+    assert fax & {row["entity"] for row in rows} <= found
+    assert len(found) < 0.2 * len(rows)
+    assert all(row["extrapolated"] is not None for row in rows)
+    counts = {
+        row["segment"]: row["extrapolated"]
+        for row in project.warehouse.rows("SELECT segment, extrapolated FROM metarisk.segment_summary")
+    }
+    by_hand = Counter(row["segment"] for row in rows if row["extrapolated"])
+    assert counts == {segment: by_hand[segment] for segment in counts}
+    assert page is not None
+    assert f"{len(found)} rows of" in page.read_text()
+
+
+def test_a_booked_portfolio_marks_nobody(published_project: Project) -> None:
+    rows = published_project.warehouse.rows("SELECT DISTINCT extrapolated FROM metarisk.score_current")
+    assert [row["extrapolated"] for row in rows] == [None]

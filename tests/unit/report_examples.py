@@ -13,12 +13,14 @@ from metarisk.report import (
     EvidenceLine,
     GradeBar,
     GroupLine,
+    HeldOutLine,
     LearningCurve,
     MapPoint,
     NightReport,
     QualityCheck,
     ScoreHistogram,
     SegmentLine,
+    SegmentLoss,
     Step,
     SwapLine,
     Told,
@@ -244,6 +246,25 @@ def refused() -> NightReport:
     )  # fmt: skip
 
 
+_SHIFTS = np.random.default_rng(8).normal(-0.0005, 0.0006, 60)
+SEGMENT_LOSSES = tuple(
+    SegmentLoss(
+        f"{PURPOSES[i % 7]}|{STATES[i // 9]}",
+        40 + 3 * i,
+        i // 4,
+        Interval(shift, shift - 0.001, shift + 0.001),
+        i == 17,
+    )
+    for i, shift in enumerate(_SHIFTS.tolist())
+)
+HELD_OUT = tuple(
+    HeldOutLine(
+        k, 2_000 - 20 * k, 90 - k, 0.147 - k * 1e-5, (("pooled_lightgbm", 0.148, Interval(-1e-3, -2e-3, k * 1e-5)),)
+    )
+    for k in (5, 10, 20, 50)
+)
+
+
 def week(**changes: object) -> WeekReport:
     rng = np.random.default_rng(3)
     steps = tuple(range(0, 2001, 50))
@@ -263,6 +284,8 @@ def week(**changes: object) -> WeekReport:
         "quality": (QualityCheck("lending_club.json", "fico is never null", "critical", True, 0, 412_330, "fico"),),
         "evidence": EVIDENCE,
         "out_of_time": Evidence(EVIDENCE.rows[:3], EVIDENCE.opponent, EVIDENCE.oracle, "3,101 rows issued in 2011."),
+        "segment_losses": SEGMENT_LOSSES,
+        "held_out": HELD_OUT,
         "reliability": RELIABILITY,
         "level": "The level is left alone: following the latest 6 known months gave −0.2 [−1.1, 0.8] x 1e-4 of loss.",
         "stability": "Of the 294 riskiest rows, 4.1% have another first reason than by model `5f2c91ab`.",

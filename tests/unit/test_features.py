@@ -1,6 +1,7 @@
 """The encoder: what is missing, unseen, infinite or constant has a defined place in both matrices."""
 
 import json
+from dataclasses import asdict
 from datetime import date
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from metarisk.domain import Feature
-from metarisk.features import CLIP, MAX_LEVELS, Encoder
+from metarisk.features import CLIP, MAX_LEVELS, Encoder, KnownRange
 from tests.unit.loan_examples import PORTFOLIO, book
 
 FEATURES = PORTFOLIO.features
@@ -156,3 +157,41 @@ def test_columns_name_the_columns_of_the_design():
     assert encoder.columns[:3] == ["burden", "income", "income missing"]
     assert sorted(encoder.columns[3:6]) == ["channel=branch", "channel=broker", "channel=web"]
     assert encoder.categorical == [2]
+
+
+# what labelled rows show
+
+
+def test_a_row_is_outside_where_one_of_its_values_was_never_seen() -> None:
+    frame = pl.DataFrame(
+        {
+            "amount": [1.0, 5.0, None],
+            "income": [10.0, 20.0, 30.0],
+            "channel": ["web", "branch", None],
+            "home": ["own", "rent", "own"],
+            "born": [date(1960, 1, 1), date(1990, 1, 1), date(1980, 1, 1)],
+            "opened": [date(2020, 1, 1)] * 3,
+        }
+    )
+    kinds = {"amount": "numeric", "income": "numeric", "channel": "categorical", "home": "categorical"}
+    features = {name: Feature(kind) for name, kind in kinds.items()} | {"born": Feature("date-age")}
+    seen = KnownRange.fit(frame, features, "opened")
+    again = KnownRange.from_json(json.loads(json.dumps(asdict(seen))))
+    usual = frame.head(1)
+    cases = {
+        "as it was": ({}, False),
+        "the bounds themselves": ({"amount": 5.0, "income": 30.0}, False),
+        "between": ({"amount": 2.5}, False),
+        "missing as others were": ({"amount": None, "channel": None}, False),
+        "missing as none was": ({"income": None}, True),
+        "too large": ({"income": 30.1}, True),
+        "too small": ({"amount": 0.9}, True),
+        "a new category": ({"channel": "broker"}, True),
+        "no category where all had one": ({"home": None}, True),
+        "too young": ({"born": date(2001, 1, 1)}, True),
+        "infinite is missing": ({"amount": float("inf")}, False),
+    }
+    for what, (changes, outside) in cases.items():
+        row = usual.with_columns(**{name: pl.lit(value, usual.schema[name]) for name, value in changes.items()})
+        assert seen.outside(row).tolist() == again.outside(row).tolist() == [outside], what
+    assert not seen.outside(frame).any()

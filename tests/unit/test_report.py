@@ -221,7 +221,7 @@ def test_a_reliability_of_nothing_is_drawn_at_the_axis_and_a_week_without_events
 
 
 def test_charts_are_whole_svg_with_the_colours_of_the_page(night_page, week_page):
-    for page, charts in ((night_page, 3), (week_page, 3)):
+    for page, charts in ((night_page, 3), (week_page, 4)):
         drawings = re.findall(r"<svg.*?</svg>", page, re.S)
         assert len(drawings) == charts
         for drawing in drawings:
@@ -336,3 +336,15 @@ def test_names_on_the_map_do_not_cover_each_other():
     assert [name for name in (*(p.name for p in crowd), far.name) if name.replace("|", " · ") in drawing] == [
         "segment|0", "segment|far",
     ]  # fmt: skip
+
+
+def test_the_week_names_the_worst_and_the_best_segments_and_those_that_are_significantly_worse() -> None:
+    page = render_week(examples.week())
+    ordered = sorted(examples.SEGMENT_LOSSES, key=lambda line: -line.difference.mean)
+    table = page[page.index("The worst and the best segments") : page.index("Segments that no model has seen")]
+    named = [line.segment.replace("|", " · ") for line in (*ordered[:5], *ordered[-5:])]
+    assert re.findall(r"<tr><td><bdi>(.*?)</bdi>", table) == named
+    worse = examples.SEGMENT_LOSSES[17].segment.replace("|", " · ")
+    assert f"The chosen recipe is significantly worse in {worse}." in page
+    assert '<th class="n">to pooled_lightgbm</th>' in page
+    assert page.count("60 segments in the order") == 1
