@@ -181,8 +181,8 @@ def _waterfall(move: Move) -> list[dict[str, object]]:
         }
         for (name, value), at in zip(parts, pairwise(places), strict=True)
     ]
-    ends: list[dict[str, object]] = [
+    edges: list[dict[str, object]] = [
         {"": name, "value": f"{value:,.{digits}f}", " ": bar(value, value, "│")}
         for name, value in (("before", move.before), ("after", places[-1]))
     ]
-    return [ends[0], *rows, ends[1]]
+    return [edges[0], *rows, edges[1]]
