@@ -17,7 +17,7 @@ from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, with_options
 from metarisk.learners.loop import Draw, Fitted, Loop, Parameters, by_autograd, digest_of, fit
 from metarisk.learners.packing import Block, Fusion, Store, canonical, check, shuffled
 
-BLOCK_NUMBERS = 1 << 20
+BLOCK_NUMBERS = 1 << 19
 """Numbers in one block of inputs or features when segments are adapted: keeps memory flat and the cache warm."""
 SCORE_ROWS = 4096
 """Rows of a segment that are scored at once."""

@@ -66,6 +66,11 @@ class Problem(NamedTuple):
     mean: Tensor
     precision: Tensor
 
+    def those(self, chosen: Tensor) -> Problem:
+        """Some of the problems, by a mask (B,)."""
+        features, y, weight, offset = (part[chosen] for part in (self.features, self.y, self.weight, self.offset))
+        return self._replace(features=features, y=y, weight=weight, offset=offset)
+
     def scores(self, weights: Tensor) -> Tensor:
         """(B, n) scores under weights (B, K)."""
         return self.offset + self.moved(weights)
@@ -111,8 +116,9 @@ def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
     The second derivative, which costs K times a gradient, is taken anew in a few steps only (Shamanskii 1967); between
     them steps are conjugate (Polak and Ribiere 1969) under the last one, each of the length that Newton's method gives
     along it. A last full Newton step at the solution makes the result exact. Converged problems stand still while
-    others go on, so none depends on its neighbours.
+    others go on, so none depends on its neighbours; where half of them stand, the others go on without them.
     """
+    whole = problem
     room = torch.empty_like(problem.features)
     tolerance = 1e-8 if problem.features.dtype == torch.float64 else 1e-3
     weights = problem.mean.expand(len(problem.y), -1).clone()
@@ -120,6 +126,8 @@ def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
     moving = torch.ones_like(value, dtype=torch.bool)
     step = gradient = torch.zeros_like(weights)
     slope = torch.ones_like(value)
+    left = torch.arange(len(value), device=value.device)
+    solved, reached = weights.clone(), eta.clone()
     for number in range(NEWTON_STEPS):
         before, last = gradient, slope
         gradient = problem.gradient(likelihood, weights, eta)
@@ -134,16 +142,25 @@ def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
         # a step that is small leaves an error that is smaller still, and the last one squares it
         moving = moving & (newton.abs().amax(1) > tolerance * (1 + weights.abs().amax(1)))
         weights, eta, value = point
-        if not bool(moving.any()):
-            break
+        still = int(moving.sum())
+        if 2 * still <= len(moving):
+            solved[left], reached[left] = weights, eta
+            if still == 0:
+                break
+            problem, left, room = problem.those(moving), left[moving], room[:still]
+            weights, eta, value, step, newton, gradient, slope, factor = (
+                each[moving] for each in (weights, eta, value, step, newton, gradient, slope, factor)
+            )
+            moving = moving[moving]
     else:
         if bool((newton.abs().amax(1) > 0.01 * (1 + weights.abs().amax(1)))[moving].any()):
             raise ModelError(
                 f"a MAP head did not converge in {NEWTON_STEPS} Newton steps",
                 remedy="look for features or weights of extreme size",
             )
-    factor = problem.factor(likelihood, eta, room)
-    return weights - _solved(factor, problem.gradient(likelihood, weights, eta)), factor
+        solved[left], reached[left] = weights, eta
+    factor = whole.factor(likelihood, reached)
+    return solved - _solved(factor, whole.gradient(likelihood, solved, reached)), factor
 
 
 def _descended(
