@@ -86,8 +86,8 @@ class Encoder:
         return signs
 
     def raw(self, frame: pl.DataFrame) -> Array:
-        """Float64 (N, features): numbers with NaN for missing, categories as codes (unseen and missing: NaN)."""
-        out = np.empty((frame.height, len(self.kinds)))
+        """Float64 (N, features), by column: numbers, NaN for missing; categories as codes (unseen and missing: NaN)."""
+        out = np.empty((frame.height, len(self.kinds)), order="F")
         for i, (name, kind) in enumerate(self.kinds.items()):
             if kind == "categorical":
                 out[:, i] = np.append(np.arange(len(self.levels[name]), dtype=float), np.nan)[self._codes(frame, name)]
