@@ -70,7 +70,7 @@ def opponent(
     They are the judged rows of earlier folds or, where there are none, the newer part of a forward split of `teach`,
     scored by fits on the older one. Where these hold too few events it is the first baseline named, the plainest.
     """
-    baselines = [name for name in names if name in BASELINES] or list(names)
+    baselines = [name for name in names if name in BASELINES] or [names[0]]
     if len(baselines) == 1:
         return baselines[0]
     if earlier:

@@ -46,6 +46,12 @@ def positive(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
     return (happened & (pl.col(str(columns.known_date)) <= pl.lit(as_of))).fill_null(False)
 
 
+def booked(portfolio: Portfolio, as_of: date) -> pl.Expr:
+    """Whether the lender had taken a row on its book by as_of; true for all where the portfolio does not say."""
+    column = portfolio.columns.booked_on
+    return pl.lit(True) if column is None else (pl.col(column) <= pl.lit(as_of)).fill_null(False)
+
+
 def as_known(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyFrame:
     """Rows with the outcome columns blanked where they tell what was not known by as_of."""
     columns, today = portfolio.columns, pl.lit(as_of)
@@ -61,10 +67,11 @@ def as_known(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyF
 def labelled(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> pl.LazyFrame:
     """Matured rows with their label in LABEL, as they were known at as_of; what is immature is left out.
 
-    Outcomes that were not known by as_of are blanked, so that nothing learned later can be read off them.
+    Outcomes that were not known by as_of are blanked, so that nothing learned later can be read off them. What was
+    never booked has no outcome, and no label is made up for it.
     """
     target, columns = portfolio.target, portfolio.columns
-    mature = as_known(frame.filter(matured(portfolio, target, as_of)), portfolio, as_of)
+    mature = as_known(frame.filter(matured(portfolio, target, as_of), booked(portfolio, as_of)), portfolio, as_of)
     if spec.label == "value":
         known = pl.col(str(columns.known_date)) <= pl.lit(as_of)
         return mature.filter(known & pl.col(str(columns.value)).is_not_null()).with_columns(
@@ -89,7 +96,7 @@ def observed(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: d
     seen, day = periods_known(portfolio, as_of), pl.duration(days=1)
     last = (_periods_between(opened, event - day, target) + 1).clip(lower_bound=1)
     happened = (event.is_not_null() & (last <= seen)).fill_null(False)
-    known = as_known(frame.filter(seen >= 1), portfolio, as_of)
+    known = as_known(frame.filter(seen >= 1, booked(portfolio, as_of)), portfolio, as_of)
     return known.with_columns(
         happened.cast(pl.Float64).alias(LABEL),
         pl.when(happened).then(last).otherwise(seen).cast(pl.Int64).alias(PERIODS),

@@ -60,6 +60,8 @@ class Columns:
     """Realised value, for targets that are not events; known from `known_date`."""
     exit_date: str | None = None
     """Date of a competing exit (prepayment); the row leaves the risk set and is no event."""
+    booked_on: str | None = None
+    """Date on which the lender took the row on its book; null for what was rejected, which never teaches."""
     protected: tuple[str, ...] = ()
     personal: tuple[str, ...] = ()
     lgd: str | None = None

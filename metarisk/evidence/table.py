@@ -66,7 +66,11 @@ class Evidence:
     def opponent(self) -> str:
         """In words: the baseline that validation chose, or those, with the number of folds of each."""
         folds = Counter(self.opponents.values()).most_common()
-        return folds[0][0] if len(folds) == 1 else ", ".join(f"{name} ({times} folds)" for name, times in folds)
+        return (
+            folds[0][0]
+            if len(folds) == 1
+            else ", ".join(f"{name} ({times} of {len(self.opponents)} folds)" for name, times in folds)
+        )
 
 
 def summarise(

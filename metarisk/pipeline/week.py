@@ -90,56 +90,67 @@ def judge(context: Context, checked: Checked) -> Judged:
         }
     )
     folder = context.settings.data_dir / "lake" / portfolio.name / str(as_of) / "weeks" / week_id
-    teach = training.teaching_rows(scan(context, checked), portfolio, spec, as_of)
-    training.require_labels(teach, portfolio, spec, as_of)
-    if not _whole(folder / "judged"):
-        judged = judging.walk_forward(
-            scan(context, checked),
-            portfolio,
-            spec,
-            names,
-            as_of,
-            seed=SEED,
-            progress=lambda done, total, note: context.reporter.progress("judge", done, total, note),
-        )
-        with lake.staged(folder / "judged") as into:
-            judged.write_parquet(into / "judged.parquet")
-            lake.write_manifest(into, {"week_id": week_id})
-    judged = pl.read_parquet(folder / "judged" / "judged.parquet")
+    features, warnings = _single_features(context, checked)
+    judged = _walked(context, checked, folder, names)
     summary = evidences.summarise(judged, names, BASELINES, portfolio)
     recipe = champion.recipe if champion else None
     proofs = earlier_proofs(context, recipe) if recipe is not None else []
     decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
     level = evidences.choose_level(judged, decision.recipe, portfolio)
-    few = tuple(_held_out(context, teach, folder, decision.recipe, names))
-    title = f"Segments held out of training, {portfolio.name} {as_of}"
-    context.reporter.table("evidence-held-out", title, evidences.held_out_table(few))
-    features, warnings = _single_features(context, teach)
+    few = tuple(_held_out(context, checked, folder, decision.recipe, names))
+    if few:
+        title = f"Segments held out of training, {portfolio.name} {as_of}"
+        context.reporter.table("evidence-held-out", title, evidences.held_out_table(few))
     return Judged(checked, week_id, folder, summary, decision, recipe, level, few, features, warnings)
 
 
-def _single_features(context: Context, teach: pl.DataFrame) -> tuple[tuple[dict[str, object], ...], tuple[str, ...]]:
-    """What each feature alone knows of the newer rows that teach, and a warning of those that know too much."""
-    if context.spec.label != "event":
+def _walked(context: Context, checked: Checked, folder: Path, names: Sequence[str]) -> pl.DataFrame:
+    """Rows judged walking forward; those of an earlier attempt at this week, where it finished them."""
+    if not _whole(folder / "judged"):
+        judged = judging.walk_forward(
+            scan(context, checked),
+            context.portfolio,
+            context.spec,
+            names,
+            context.job.as_of,
+            seed=SEED,
+            progress=lambda done, total, note: context.reporter.progress("judge", done, total, note),
+        )
+        with lake.staged(folder / "judged") as into:
+            judged.write_parquet(into / "judged.parquet")
+            lake.write_manifest(into, {"week_id": folder.name})
+    return pl.read_parquet(folder / "judged" / "judged.parquet")
+
+
+def _single_features(context: Context, checked: Checked) -> tuple[tuple[dict[str, object], ...], tuple[str, ...]]:
+    """What each feature alone knows of the newer rows that teach, and a warning of those that know too much.
+
+    A history that teaches nothing is a ModelError.
+    """
+    portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
+    teach = training.teaching_rows(scan(context, checked), portfolio, spec, as_of)
+    training.require_labels(teach, portfolio, spec, as_of)
+    if spec.label != "event":
         return (), ()
-    older, newer = training.forward_split(teach, context.portfolio)
-    found = evidences.single_feature_auc(older, newer, context.portfolio)
+    older, newer = training.forward_split(teach, portfolio)
+    found = evidences.single_feature_auc(older, newer, portfolio)
     warnings = evidences.leak_warnings(found)
     for warning in warnings:
-        context.reporter.warn(f"{context.portfolio.name} {context.job.as_of}: {warning}")
+        context.reporter.warn(f"{portfolio.name} {as_of}: {warning}")
     return tuple(evidences.feature_rows(found, newer)), warnings
 
 
 def _held_out(
-    context: Context, teach: pl.DataFrame, folder: Path, recipe: str, names: Sequence[str]
+    context: Context, checked: Checked, folder: Path, recipe: str, names: Sequence[str]
 ) -> list[dict[str, object]]:
     """What the recipe to be trained makes of segments that it was not trained on, beside pooled and segment models."""
     portfolio, spec = context.portfolio, context.spec
     if not portfolio.validation.held_out or spec.label != "event":
         return []
     baselines = [name for name in names if name in HELD_OUT_BASELINES and name != recipe]
-    if not _whole(folder / "held_out"):
+    if not _whole(folder / f"held_out-{recipe}"):
+        teach = training.teaching_rows(scan(context, checked), portfolio, spec, context.job.as_of)
         judged = judging.held_out(
             teach,
             portfolio,
@@ -149,10 +160,10 @@ def _held_out(
             seed=SEED,
             progress=lambda done, total, note: context.reporter.progress("judge", done, total, note),
         )
-        with lake.staged(folder / "held_out") as into:
+        with lake.staged(folder / f"held_out-{recipe}") as into:
             judged.write_parquet(into / "judged.parquet")
             lake.write_manifest(into, {"recipe": recipe})
-    judged = pl.read_parquet(folder / "held_out" / "judged.parquet")
+    judged = pl.read_parquet(folder / f"held_out-{recipe}" / "judged.parquet")
     return evidences.held_out_rows(judged, recipe, baselines, portfolio)
 
 

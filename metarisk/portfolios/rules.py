@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from metarisk.domain import Portfolio
 
-_LABEL_ROLES = ("event_date", "known_date", "value", "exit_date")
+_LABEL_ROLES = ("event_date", "known_date", "value", "exit_date", "booked_on")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def _roles(portfolio: Portfolio) -> Iterator[Broken]:
     columns = portfolio.columns
     if not columns.segments:
         yield Broken("`columns.segments` is empty", "name at least one segment column")
+    if portfolio.population == "application" and columns.booked_on is None:
+        yield Broken(
+            '`population` is "application" but no `columns.booked_on`: rejected rows would be taken for good ones',
+            "name the date column that is null for rows that were never booked",
+        )
     role_of: dict[str, str] = {}
     roles = [(role, getattr(columns, role)) for role in ("entity", "opened_on", *_LABEL_ROLES)]
     for role, column in (*roles, *(("segments", column) for column in columns.segments)):

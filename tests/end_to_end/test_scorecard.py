@@ -235,14 +235,26 @@ def test_outcomes_of_published_scores_and_protected_groups_are_reported(make: Ca
 def test_applications_unlike_any_labelled_row_are_marked_and_counted_by_segment(make: Callable[..., Project]) -> None:
     """North gets a channel that no loan ever had; nobody's label is made up for it."""
     toml = tiny.TOML.replace('timezone = "UTC"', 'timezone = "UTC"\npopulation = "application"')
-    project = make(toml=toml)
+    toml = toml.replace("event_date =", 'booked_on = "booked_on"\nevent_date =')
+    sql = tiny.CAREFUL.replace(
+        "SELECT loan_id,", "SELECT CASE WHEN loan_id LIKE '%7' THEN NULL ELSE opened_on END AS booked_on, loan_id,"
+    )
+    project = make(toml=toml, sql=sql)
     project.weekly()
+    assert (
+        project.warehouse.rows("SELECT max(rows) AS n FROM metarisk.evidence WHERE protocol = 'features'")[0]["n"] > 0
+    )
     fresh = (pl.col("opened_on") > date(2026, 6, 1)) & (pl.col("region") == "north")
     project.load(tiny.book().with_columns(channel=pl.when(fresh).then(pl.lit("fax")).otherwise("channel")))
     page = project.nightly(FIRST).page
     rows = published(project.warehouse, "entity, segment, extrapolated, score")
     fax = set(tiny.book().filter(fresh)["loan_id"])
     found = {row["entity"] for row in rows if row["extrapolated"]}
+    assert any(str(row["entity"]).endswith("7") for row in rows)
+    known = project.warehouse.rows("SELECT sum(support_rows) AS n FROM metarisk.adaptation")[0]["n"]
+    there = tiny.book().filter(pl.col("opened_on") <= FIRST, pl.col("amount") >= 0)["loan_id"].str.ends_with("7")
+    # all but the youngest loans are at risk for a known month; with the rejected ones they would be more
+    assert 0.9 * (~there).sum() < known <= (~there).sum()
     assert fax & {row["entity"] for row in rows} <= found
     assert len(found) < 0.2 * len(rows)
     assert all(row["extrapolated"] is not None for row in rows)

@@ -77,7 +77,7 @@ def test_the_table_is_sorted_by_loss_and_names_what_validation_chose_and_what_wa
     assert losses == sorted(losses)
     assert EVIDENCE.oracle == "segments"
     assert EVIDENCE.opponents == {"2022-01-01": "plain", "2022-05-01": "segments"}
-    assert EVIDENCE.opponent in ("plain (1 folds), segments (1 folds)", "segments (1 folds), plain (1 folds)")
+    assert EVIDENCE.opponent == "plain (1 of 2 folds), segments (1 of 2 folds)"
     assert [line.name for line in EVIDENCE.candidates if line.baseline] == ["segments", "plain"]
     assert (EVIDENCE.rows, EVIDENCE.events) == (JUDGED.height, int(JUDGED[LABEL].sum()))
     assert EVIDENCE.folds == ("2022-01-01", "2022-05-01")

@@ -126,6 +126,11 @@ REFUSED = {
         "[features.gender]",
         "column gender: portfolios/book.toml: a feature is pro",
     ),
+    "applications without what was booked": (
+        'risk = "credit"',
+        'risk = "credit"\npopulation = "application"',
+        "rejected rows would be taken for good ones",
+    ),
     "protected segment": ('["region"]', '["gender"]', "a protected column is a segment column"),
     "personal segment": ('["region"]', '["email"]', "a personal column is a segment column"),
     "label as feature": ("[features.income]", "[features.event]", "which tells the outcome"),

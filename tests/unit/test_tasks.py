@@ -29,7 +29,7 @@ from metarisk.tasks import (
     population,
     segment_keys,
 )
-from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book
+from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, to_score
 
 VALUE_SPEC = replace(SPEC, label="value")
 VALUES = replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, event_date=None, value="amount", exit_date=None))
@@ -373,3 +373,18 @@ def test_without_a_usable_cut_the_older_half_supports_the_newer():
     assert validation is None
     assert tasks.support.rows + tasks.query.rows == 60
     assert abs(tasks.support.rows - tasks.query.rows) <= 2
+
+
+def test_what_was_never_booked_teaches_nothing_and_is_scored_all_the_same():
+    portfolio = replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, booked_on="booked"))
+    later = AS_OF + timedelta(days=1)
+    number = pl.int_range(pl.len())
+    never, after = number % 3 == 0, number % 3 == 1
+    when = pl.when(never).then(None).when(after).then(pl.lit(later)).otherwise("opened")
+    frame = book().with_columns(booked=when)
+    taken = set(book().filter(~never & ~after)["loan"])
+    for labels in (labelled, observed):
+        rows = labels(frame.lazy(), portfolio, SPEC, AS_OF).collect()
+        all_rows = labels(book().lazy(), PORTFOLIO, SPEC, AS_OF).collect()
+        assert set(rows["loan"]) == set(all_rows["loan"]) & taken
+    assert population(frame.lazy(), portfolio, AS_OF).collect().height == to_score().height
