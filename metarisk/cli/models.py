@@ -181,8 +181,6 @@ def _waterfall(move: Move) -> list[dict[str, object]]:
         }
         for (name, value), at in zip(parts, pairwise(places), strict=True)
     ]
-    edges: list[dict[str, object]] = [
-        {"": name, "value": f"{value:,.{digits}f}", " ": bar(value, value, "│")}
-        for name, value in (("before", move.before), ("after", places[-1]))
-    ]
-    return [edges[0], *rows, edges[1]]
+    for name, value, place in (("before", places[0], 0), ("after", places[-1], len(parts) + 1)):
+        rows.insert(place, {"": name, "value": f"{value:,.{digits}f}", " ": bar(value, value)})
+    return rows
