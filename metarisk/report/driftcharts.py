@@ -63,7 +63,7 @@ def timeline(days: Sequence[date], effects: Sequence[float | None], statuses: Se
 def months_chart(months: Sequence[tuple[int, float, float, float]]) -> Markup:
     """Observed over expected events by months on book known, with 95 % intervals; 1 is what was published."""
     data = pl.DataFrame(
-        [(str(month), ratio, low, min(high, 4.0)) for month, ratio, low, high in months],
+        [(str(month), min(ratio, 4.0), low, min(high, 4.0)) for month, ratio, low, high in months],
         schema={"month": pl.String, "ratio": pl.Float64, "low": pl.Float64, "high": pl.Float64}, orient="row",
     )  # fmt: skip
     x = alt.X(
