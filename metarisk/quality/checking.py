@@ -70,7 +70,7 @@ def check(
     if any(rule.excludes for rule in rules):
         results.append(_excluded_share(suite.stem, excluded_rows, total))
     if {portfolio.columns.event_date, portfolio.columns.opened_on} <= set(columns):
-        results.append(_dated_after_opening(suite.stem, files, excluded, portfolio, total))
+        results.append(_dated_after_opening(suite.stem, files, excluded, portfolio, as_of, total))
     if known_segments:
         counts = _segment_counts(files, portfolio, as_of)
         results.append(
@@ -173,11 +173,15 @@ def _excluded_share(suite: str, excluded: int, total: int) -> Result:
 
 
 def _dated_after_opening(
-    suite: str, files: Sequence[Path], excluded: Path | None, portfolio: Portfolio, total: int
+    suite: str, files: Sequence[Path], excluded: Path | None, portfolio: Portfolio, as_of: date, total: int
 ) -> Result:
-    """No row that is kept has an event before its horizon begins: it would teach an outcome that was known then."""
+    """No row that is kept has an event before its horizon begins: it would teach an outcome that was known then.
+
+    What was not known by as_of is not looked at: it may not stop a night of before.
+    """
     event, opened, entity = str(portfolio.columns.event_date), portfolio.columns.opened_on, portfolio.columns.entity
-    early = pl.scan_parquet(list(files)).filter(pl.col(event) < pl.col(opened)).select(entity, event, opened)
+    known = pl.col(portfolio.columns.known_date or event) <= pl.lit(as_of)
+    early = pl.scan_parquet(list(files)).filter(known & (pl.col(event) < pl.col(opened))).select(entity, event, opened)
     if excluded is not None:
         early = early.join(pl.scan_parquet(excluded).select(entity), on=entity, how="anti")
     found = early.sort(entity).collect(engine="streaming")
