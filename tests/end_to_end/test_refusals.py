@@ -96,7 +96,7 @@ def test_no_champion_is_a_failure(tmp_path: Path) -> None:
     error, text = stopped(tiny.make(tmp_path / "project"), ModelError, pipeline.nightly)
     assert "Failed readers keep the last published night" in text
     assert shows(text, error)
-    assert "checks failed 1 of 3" in text
+    assert "checks failed 1 of 4" in text
 
 
 def test_scores_that_fail_their_guard_show_both_suites(duckdb: Project) -> None:
@@ -109,7 +109,7 @@ def test_scores_that_fail_their_guard_show_both_suites(duckdb: Project) -> None:
     assert shows(text, error)
     assert "stopped in step guard" in text
     # Those of the extract, its wrong amounts among them, and those of the scores.
-    assert f"checks failed 2 of {4 + len(rules['expectations'])}" in text
+    assert f"checks failed 2 of {5 + len(rules['expectations'])}" in text
     assert duckdb.count("publication") == 0
 
 
