@@ -140,9 +140,9 @@ def _evidence(evidence: Sequence[Mapping[str, Any]], recipe: str) -> report.Sect
         )
     rows = [{"metric": row["metric"].replace("_", " "), "value": _interval(row)} for row in own]
     rows += [
-        {"metric": f"loss of {row['candidate']} less the best baseline's", "value": _interval(row)}
+        {"metric": f"loss of {row['candidate']} less the opponent's", "value": _interval(row)}
         for row in forward
-        if row["metric"] == "loss_minus_best_baseline" and row["candidate"] != recipe
+        if row["metric"] == "loss_minus_opponent" and row["candidate"] != recipe
     ]
     return report.Section("Evidence", sentences or ("Nothing could be judged walking forward.",), rows)
 

@@ -25,6 +25,8 @@ from tests.benchmarks.harness import Figure, main
 
 PUBLISHED = {1: 0.67, 5: 0.38, 10: 0.35}
 TASKS, SHOTS = 100_000, 5
+LOST = 25.0
+"""A wave has diverged whose error is above this: zero everywhere has at most half of it."""
 TRAINING, VALIDATION, FRESH = 1000, 2000, 4000
 """Seeds; their thousands draw the waves."""
 
@@ -93,13 +95,15 @@ def benchmark(quick: bool) -> Sequence[Figure]:
     figures: list[Figure] = []
     for name, learner in learners(2_000 if quick else 40_000).items():
         state = trained(learner)
-        chosen[name] = float(errors(learner, state, 10, VALIDATION, 10_000).mean())
+        chosen[name] = float(errors(learner, state, 10, VALIDATION, 10_000).clip(max=LOST).mean())
         print(f"{name}: {chosen[name]:.3f} on validation waves after 10 steps", flush=True)
         for steps, published in PUBLISHED.items():
             each = errors(learner, state, steps)
-            kept = each[np.isfinite(each)]
+            kept = each[each <= LOST]
             mean, spread = float(kept.mean()), 1.96 * kept.std(ddof=1) / np.sqrt(len(kept))
-            unit = f"MSE +- {spread:.3f} (95 %), {len(each) - len(kept)} of {len(each)} fresh waves overflowed"
+            unit = (
+                f"MSE +- {spread:.3f} (95 %) on fresh waves, {len(each) - len(kept)} of {len(each)} diverged, left out"
+            )
             figures.append(Figure(f"sinusoid.{name}.{steps}", mean, unit, mean / published, "published MAML"))
             print(f"{name}, {steps} steps: {mean:.3f} {unit}", flush=True)
     best = min((name for name in chosen if name.startswith("maml.")), key=chosen.__getitem__)

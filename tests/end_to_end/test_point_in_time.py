@@ -30,6 +30,7 @@ def altered(frame: pl.DataFrame, as_of: date, seed: int) -> pl.DataFrame:
     later = pl.Series([as_of + timedelta(days=int(days)) for days in rng.integers(1, 300, past.height)])
     early = pl.Series([as_of - timedelta(days=int(days)) for days in rng.integers(0, 300, past.height)])
     fate = pl.Series(rng.integers(0, 3, past.height))
+    early = pl.max_horizontal(early, "opened_on")
     told = (pl.col("known_date") <= as_of).fill_null(False)
     left = (pl.col("exit_date") <= as_of).fill_null(False)
     past = past.with_columns(
