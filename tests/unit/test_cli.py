@@ -289,6 +289,7 @@ def test_doctor(job: Job, tmp_path: Path) -> None:
     found = {line["subject"]: line for line in call.json("doctor")["findings"]}
     assert all(line["fine"] for line in found.values())
     assert "is whole" in found["champion of tiny"]["what"]
+    assert "will be applied" not in found["warehouse duckdb"]["what"]
     assert "no server is known" in found["Prefect"]["what"]
     assert "ok  disk: " in call("doctor").stdout
 
