@@ -122,6 +122,6 @@ def _night(portfolio: str, as_of: str, as_json: bool) -> Context:
 
 
 def _today(portfolio: str) -> Context:
-    from metarisk.pipeline import Context, Quiet
+    from metarisk.pipeline import Context, Quiet, utc_now
 
-    return Context(Job(portfolio, date.today()), settings_of(), Quiet())  # noqa: DTZ011
+    return Context(Job(portfolio, utc_now().date()), settings_of(), Quiet())

@@ -88,30 +88,36 @@ def card(portfolio: Name, model: Model, as_json: Json = False) -> None:
 @models_app.command()
 def approve(portfolio: Name, model: Model, by: By, reason: Why, as_json: Json = False) -> None:
     """Make a candidate that waits for a person champion."""
+    from metarisk import pipeline
 
-    def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk import pipeline
-        from metarisk.pipeline import modelcards
-
-        recipe = pipeline.approve(context, model, by, reason)
-        modelcards.write_card(context, model)
-        text = f"model {model} ({recipe}) is champion, approved by {by}\nNext: metarisk nightly scores by it"
-        return {"model_id": model, "recipe": recipe, "by": by}, text
-
-    _on(portfolio, work, as_json)
+    _make_champion(pipeline.approve, "approved by", portfolio, model, by, reason, as_json)
 
 
 @models_app.command()
 def promote(portfolio: Name, model: Model, by: By, reason: Why, as_json: Json = False) -> None:
     """Make any model with evidence champion; newer champions are withdrawn."""
+    from metarisk import pipeline
+
+    _make_champion(pipeline.promote, "by the word of", portfolio, model, by, reason, as_json)
+
+
+def _make_champion(
+    decide: Callable[[Context, str, str, str], str],
+    how: str,
+    portfolio: str,
+    model: str,
+    by: str,
+    reason: str,
+    as_json: bool,
+) -> None:
+    """Make a model champion on a person's word, and write its card anew."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk import pipeline
         from metarisk.pipeline import modelcards
 
-        recipe = pipeline.promote(context, model, by, reason)
+        recipe = decide(context, model, by, reason)
         modelcards.write_card(context, model)
-        text = f"model {model} ({recipe}) is champion by the word of {by}\nNext: metarisk nightly scores by it"
+        text = f"model {model} ({recipe}) is champion, {how} {by}\nNext: metarisk nightly scores by it"
         return {"model_id": model, "recipe": recipe, "by": by}, text
 
     _on(portfolio, work, as_json)

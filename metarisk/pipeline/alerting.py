@@ -11,6 +11,7 @@ import polars as pl
 
 from metarisk.domain import DataError, Scalar, Transaction
 from metarisk.drift.alerts import OPENING, Key, Open, follow
+from metarisk.pipeline.appending import append_frame
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import identity
 
@@ -140,7 +141,7 @@ def _by_person(context: Context, alert_id: str, event: str, by: str, reason: str
         row = found[0]
         line = _line(context, _key(row), alert_id, event, row["status"], reason, "nobody", by) | {"muted_until": until}
         frame = _numbered(transaction, portfolio, [line])
-        transaction.append("metarisk.drift_alert", frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
+        append_frame(transaction, "metarisk.drift_alert", frame)
     context.warehouse.snapshot()
     return sentence(row)
 

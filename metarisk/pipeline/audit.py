@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from metarisk.domain import Scalar, Transaction
+from metarisk.pipeline.appending import append_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import text_hash
 
@@ -92,9 +93,7 @@ def append_event(
         "prev_hash": before[0]["hash"] if before else None,
     }
     row["hash"] = chained(row)
-    names = ", ".join(row)
-    values = ", ".join(f"${name}" for name in row)
-    transaction.execute(f"INSERT INTO metarisk.event_log ({names}) VALUES ({values})", row)  # noqa: S608 - constants only
+    append_rows(transaction, "metarisk.event_log", [row])
 
 
 def chained(event: Mapping[str, Any]) -> str:

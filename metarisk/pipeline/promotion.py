@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from metarisk.domain import ConfigError, Scalar, Transaction
+from metarisk.pipeline.appending import append_rows
 from metarisk.pipeline.audit import Rows, append_event
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
-from metarisk.pipeline.publish import append_rows
 
 JOB = "metarisk"
 """Who decides where no person does."""

@@ -22,6 +22,7 @@ from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
 from metarisk.pipeline import alerting
+from metarisk.pipeline.appending import append_frame, append_rows
 from metarisk.pipeline.audit import append_event, publication_event
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import identity, versions
@@ -84,14 +85,12 @@ def publish(
         if not _exists(transaction, run.run_id):
             _append_run(context, transaction, run, summary)
             transaction.append("metarisk.risk_score", _score_batches(run))
-            _append_frame(transaction, "metarisk.adaptation", adaptations)
-            _append_frame(transaction, "metarisk.drift_metric", _of_run(context, run, drift_folder / "drift.parquet"))
+            append_frame(transaction, "metarisk.adaptation", adaptations)
+            append_frame(transaction, "metarisk.drift_metric", _of_run(context, run, drift_folder / "drift.parquet"))
             alerts = alerting.of_run(context, transaction, run.run_id, drift_folder)
-            _append_frame(transaction, "metarisk.drift_alert", alerts)
-            _append_frame(
-                transaction, "metarisk.score_move_part", _of_run(context, run, moves_folder / "moves.parquet")
-            )
-            _append_frame(transaction, "metarisk.outcome", _outcomes(context, run, transaction))
+            append_frame(transaction, "metarisk.drift_alert", alerts)
+            append_frame(transaction, "metarisk.score_move_part", _of_run(context, run, moves_folder / "moves.parquet"))
+            append_frame(transaction, "metarisk.outcome", _outcomes(context, run, transaction))
             results = [*run.checked.quality.rows(), *guarded.rows()]
             _append_quality(context, transaction, attempt, run.run_id, results)
         published_at = _point(context, transaction, run, 1 + (current["seq"] if current else 0))
@@ -367,14 +366,3 @@ def _append_quality(
         "as_of": context.job.as_of,
     }
     append_rows(transaction, "metarisk.quality_result", [common | dict(result) for result in results])
-
-
-def append_rows(transaction: Transaction, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append rows given as mappings; none is fine."""
-    if rows:
-        _append_frame(transaction, table, pl.DataFrame([dict(row) for row in rows], infer_schema_length=None))
-
-
-def _append_frame(transaction: Transaction, table: str, frame: pl.DataFrame) -> None:
-    if frame.height:
-        transaction.append(table, frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())

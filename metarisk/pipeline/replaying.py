@@ -189,8 +189,11 @@ class Replay:
     def mixtures(self) -> list[tuple[int, int, int, int]]:
         """For each mixture, from which night (0, 1) data, adaptation, model and calibration are taken."""
         bits = [1 << self.changed.index(name) if name in self.changed else 0 for name in FACTORS]
-        numbers = range(1 << len(self.changed))
-        return [tuple(1 if not bit or number & bit else 0 for bit in bits) for number in numbers]  # type: ignore[misc]
+        out = []
+        for number in range(1 << len(self.changed)):
+            data, adaptation, model, calibration = (1 if not bit or number & bit else 0 for bit in bits)
+            out.append((data, adaptation, model, calibration))
+        return out
 
     def model(self, number: int) -> FittedModel:
         """The model of the earlier (0) or the later (1) night."""

@@ -21,6 +21,7 @@ from metarisk.adapt import level as adapted_level
 from metarisk.domain import Array, MetariskError
 from metarisk.features import KnownRange
 from metarisk.pipeline import watching
+from metarisk.pipeline.appending import append_rows
 from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
@@ -29,7 +30,6 @@ from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
 from metarisk.pipeline.promotion import append_states, earlier_proofs
-from metarisk.pipeline.publish import append_rows
 from metarisk.tasks import LABEL, population
 
 SEED = 0
