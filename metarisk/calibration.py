@@ -20,6 +20,8 @@ HAZARDS: frozenset[LikelihoodName] = frozenset({"hazard", "cumulative_hazard"})
 """Likelihoods whose score is the log of a hazard over the horizon."""
 GRADED: frozenset[LikelihoodName] = frozenset({"bernoulli", *HAZARDS})
 """Likelihoods whose score is the probability of an event: those that have points and grades."""
+LEVELLED: frozenset[LikelihoodName] = GRADED | {"qlike", "poisson", "negative_binomial"}
+"""Likelihoods whose link scale is a logarithm or a logit: on it a level has one meaning in every portfolio."""
 _FACTOR = np.linspace(-9.0, 9.0, 1_201)
 """The common factor's grid: smooth and all but zero at its ends, where the trapezoid rule converges exponentially."""
 _NEWTON_STEPS = 50

@@ -12,12 +12,12 @@ import polars as pl
 from metarisk.adapt import BASELINES, LEVEL_RULES, adapt, level, level_column, shifts
 from metarisk.calibration import LevelRule
 from metarisk.domain import Array, Portfolio, Progress, RiskSpec
-from metarisk.metrics import log_loss
-from metarisk.tasks import LABEL, OPPONENT, forward_folds, labelled, opened_within, teaching
+from metarisk.metrics import judge_of
+from metarisk.tasks import LABEL, OPPONENT, forward_folds, labelled, opened_within, teaching, tells_of
 from metarisk.training import can_teach, fit, fit_bases, forward_split, teaching_rows
 
-HELD_OUT_EVENTS = (5, 10, 20, 50)
-"""Events that a held-out segment may show."""
+HELD_OUT = {"event": (5, 10, 20, 50), "value": (10, 20, 60, 120)}
+"""Events, or values, that a held-out segment may show."""
 GROUPS = 3
 """Parts that segments are held out in: a model is trained for each."""
 
@@ -48,7 +48,7 @@ def walk_forward(
             continue
         step = partial(_step, progress, number * len(names), len(folds) * len(names), f"{fold.cut:%Y-%m}")
         scores = judge_rows(teach, rows, portfolio, spec, names, seed=seed, progress=step, rules=LEVEL_RULES)
-        found = judged_rows(rows, teach, portfolio, str(fold.cut), scores)
+        found = judged_rows(rows, teach, portfolio, spec, str(fold.cut), scores)
         judged.append(
             found.with_columns(pl.lit(opponent(judged, teach, portfolio, spec, names, seed=seed)).alias(OPPONENT))
         )
@@ -81,8 +81,8 @@ def opponent(
         if not can_teach(older, spec) or not can_teach(rows, spec):
             return baselines[0]
         scores = judge_rows(older, rows, portfolio, spec, baselines, seed=seed, progress=_silent)
-    y = rows[LABEL].to_numpy()
-    return min(baselines, key=lambda name: float(log_loss(scores[name], y).mean()))
+    y, loss = rows[LABEL].to_numpy(), judge_of(spec.likelihood).of
+    return min(baselines, key=lambda name: float(loss(scores[name], y).mean()))
 
 
 def judge_rows(
@@ -102,7 +102,7 @@ def judge_rows(
     Adapted to `support`, where that is not what taught: so a market is met that a model has never seen.
     Of every rule of `rules` but the first one, which is none, also the scores at its level.
     """
-    bases = fit_bases(names, teach, portfolio)
+    bases = fit_bases(names, teach, portfolio, spec)
     scores = {}
     for done, name in enumerate(names):
         progress(done, len(names), name)
@@ -135,8 +135,8 @@ def held_out(
     """
     older, newer = forward_split(teach, portfolio)
     name, order = portfolio.columns.segments[0], [portfolio.columns.opened_on, portfolio.columns.entity]
-    sizes = older.group_by(name).agg(pl.col(LABEL).sum().alias("events")).sort("events", name, descending=True)
-    older = older.sort(order, descending=True).with_columns(pl.col(LABEL).cum_sum().over(name).alias("__event"))
+    sizes = older.group_by(name).agg(tells_of(spec).sum().alias("events")).sort("events", name, descending=True)
+    older = older.sort(order, descending=True).with_columns(tells_of(spec).cum_sum().over(name).alias("__event"))
     judged: list[pl.DataFrame] = []
     for group in range(GROUPS):
         progress(group, GROUPS, f"segments held out: group {group + 1} of {GROUPS}")
@@ -145,9 +145,9 @@ def held_out(
         if not can_teach(others, spec):
             continue
         model = fit(
-            recipe, others, fit_bases([recipe], others, portfolio), portfolio, spec, seed=seed, progress=_silent
+            recipe, others, fit_bases([recipe], others, portfolio, spec), portfolio, spec, seed=seed, progress=_silent
         )
-        for k in HELD_OUT_EVENTS:
+        for k in HELD_OUT[spec.label]:
             rich = held.filter(pl.col("events") >= k)
             rows = newer.join(rich, on=name, how="semi", nulls_equal=True)
             if rows.is_empty():
@@ -157,19 +157,28 @@ def held_out(
             adapted = adapt(model, "", known, portfolio, spec)
             scores = {recipe: model.logit(adapted.score(rows, portfolio)[0])}
             scores |= judge_rows(known, rows, portfolio, spec, baselines, seed=seed, progress=_silent)
-            found = judged_rows(rows, known, portfolio, f"k={k}", scores)
+            found = judged_rows(rows, known, portfolio, spec, f"k={k}", scores)
             judged.append(found.with_columns(pl.lit(k).alias("k")))
     return pl.concat(judged).sort("k", maintain_order=True) if judged else pl.DataFrame()
 
 
 def judged_rows(
-    rows: pl.DataFrame, teach: pl.DataFrame, portfolio: Portfolio, fold: str, scores: Mapping[str, Array]
+    rows: pl.DataFrame,
+    teach: pl.DataFrame,
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    fold: str,
+    scores: Mapping[str, Array],
 ) -> pl.DataFrame:
-    """Judged rows with their scores a recipe, and the mature rows and events that their segment had to learn from."""
+    """Judged rows with their scores a recipe, and the mature rows and events that their segment had to learn from.
+
+    A value counts as an event.
+    """
     columns = portfolio.columns
     segments = list(columns.segments)
     mature = teaching(teach, hazard=False)
-    support = mature.group_by(segments).agg(pl.len().alias("support_rows"), pl.col(LABEL).sum().alias("support_events"))
+    counts = pl.len().alias("support_rows"), tells_of(spec).sum().alias("support_events")
+    support = mature.group_by(segments).agg(*counts)
     kept = rows.select(columns.entity, *segments, columns.opened_on, LABEL).with_columns(pl.lit(fold).alias("fold"))
     kept = kept.join(support, on=segments, how="left", nulls_equal=True, maintain_order="left")
     kept = kept.with_columns(pl.col("support_rows", "support_events").fill_null(0))

@@ -7,13 +7,14 @@ Shapes: N rows; a *logit* is on the log-odds scale, a *probability* in [0, 1], a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from metarisk.domain import Array
+from metarisk.domain import Array, LikelihoodName, ModelError
 
 _BOOTSTRAP_CELLS = 4_000_000
 """Resampled blocks held at once: keeps a bootstrap over any number of blocks near 100 MB."""
@@ -73,6 +74,17 @@ def pinball(quantile: ArrayLike, y: ArrayLike, level: float) -> Array:
     """Quantile loss (N,) of forecasts of the `level` quantile, 0 < level < 1."""
     error = _floats(y) - _floats(quantile)
     return np.maximum(level * error, (level - 1.0) * error)
+
+
+def mse_log_volatility(log_variance: ArrayLike, realised: ArrayLike) -> float:
+    """Mean squared error of the log of volatility; a realised variance of zero counts as the smallest one seen."""
+    return float(np.mean((np.log(_raised(realised)) - _floats(log_variance)) ** 2) / 4.0)
+
+
+def _raised(realised: ArrayLike) -> Array:
+    """Realised variances (N,), those of zero (a day without a trade) raised to the smallest other one."""
+    seen = _floats(realised)
+    return np.asarray(np.maximum(seen, seen[seen > 0].min(initial=1.0)))
 
 
 # ranking
@@ -210,6 +222,136 @@ def paired_bootstrap(
         means[start : start + len(drawn)] = sums[drawn].sum(axis=1) / mass[drawn].sum(axis=1)
     low, high = np.nanquantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(mean, float(low), float(high))
+
+
+# what judges a likelihood's scores
+
+Rowwise = Callable[[ArrayLike, ArrayLike], Array]
+Measure = Callable[[ArrayLike, ArrayLike], float]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How scores of one likelihood are judged: by a loss that decides, and by measures that are told beside it.
+
+    Attributes:
+        loss: name of the loss in tables; its mean is the first measure.
+        of: (link-scale scores (N,), labels (N,)) to losses (N,). A probability's link scale is its logit.
+        ranking: name of the measure that tells how well rows are put in order.
+        measures: by name, (link-scale scores (N,), labels (N,)) to a number; NaN where the labels allow none.
+        spread: variance of a label as a function of its mean, up to a factor that is learned; None: it has none.
+    """
+
+    loss: str
+    of: Rowwise
+    ranking: str
+    measures: Mapping[str, Measure]
+    spread: Callable[[Array], Array] | None = None
+
+    def measured(self, link: ArrayLike, y: ArrayLike) -> dict[str, float]:
+        """Every measure by name."""
+        return {name: measure(link, y) for name, measure in self.measures.items()}
+
+
+def rank_correlation(score: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation of scores and labels; NaN where one of them does not vary."""
+    ranks = [stats.rankdata(_floats(values)) for values in (score, y)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return math.nan
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _of_both(measure: Measure) -> Measure:
+    """The measure where labels are of both classes, else NaN."""
+    return lambda logit, y: measure(logit, y) if 0 < _floats(y).sum() < len(_floats(y)) else math.nan
+
+
+def _of_probability(measure: Measure) -> Measure:
+    return lambda logit, y: measure(special.expit(_floats(logit)), y)
+
+
+def _log_level(link: ArrayLike, y: ArrayLike) -> float:
+    """Log of what came over what was expected under a log link; NaN where nothing came."""
+    came = float(_floats(y).sum())
+    return math.log(came / float(np.exp(_floats(link)).sum())) if came > 0 else math.nan
+
+
+EVENT = Judge(
+    "log_loss",
+    log_loss,
+    "auc",
+    {
+        "auc": _of_both(auc),
+        "gini": _of_both(gini),
+        "ks": _of_both(ks),
+        "brier": _of_probability(brier),
+        "ece": _of_probability(ece),
+        "calibration_in_the_large": _of_both(calibration_in_the_large),
+    },
+)
+_COUNT = Judge(
+    "poisson_deviance",
+    poisson_deviance,
+    "rank_correlation",
+    {"rank_correlation": rank_correlation, "log_level": _log_level},
+    lambda mean: mean,
+)
+_VALUE = Judge(
+    "squared_error",
+    gaussian_deviance,
+    "rank_correlation",
+    {
+        "rank_correlation": rank_correlation,
+        "bias": lambda mean, y: float(np.mean(_floats(mean) - _floats(y))),
+        "absolute_error": lambda mean, y: float(np.mean(np.abs(_floats(mean) - _floats(y)))),
+    },
+    np.ones_like,
+)
+JUDGES: Mapping[LikelihoodName, Judge] = {
+    "bernoulli": EVENT,
+    "hazard": EVENT,
+    "cumulative_hazard": EVENT,
+    "gaussian": _VALUE,
+    "qlike": Judge(
+        "qlike",
+        lambda log_variance, realised: qlike(log_variance, _raised(realised)),
+        "rank_correlation",
+        {"mse_log_volatility": mse_log_volatility, "rank_correlation": rank_correlation, "log_level": _log_level},
+        lambda mean: mean**2,
+    ),
+    "poisson": _COUNT,
+    "negative_binomial": _COUNT,
+}
+
+
+def judge_of(likelihood: LikelihoodName) -> Judge:
+    """What judges scores of a likelihood; a ModelError where nothing does."""
+    if likelihood not in JUDGES:
+        raise ModelError(
+            f"nothing judges scores of likelihood {likelihood}",
+            remedy=f"for a risk type use one of {', '.join(JUDGES)}",
+        )
+    return JUDGES[likelihood]
+
+
+def dispersion(link: ArrayLike, mean: Array, y: ArrayLike, likelihood: LikelihoodName) -> float:
+    """Factor phi of Var(y) = phi V(mean), by which a quasi-likelihood divides its losses; 1 for events.
+
+    Pearson's estimate (Wedderburn 1974, Biometrika 61, 439-447) for counts; for others the mean unit deviance, which a
+    few extreme rows move less.
+
+    Args:
+        link, mean, y: scores on the link and on the label's own scale, and labels, (N,), of rows that taught no score.
+    """
+    judge = judge_of(likelihood)
+    if judge.spread is None or not len(mean):
+        return 1.0
+    if judge is _COUNT:
+        phi = float(np.mean((_floats(y) - mean) ** 2 / np.maximum(judge.spread(mean), 1e-12)))
+    else:
+        losses = judge.of(link, y)
+        phi = float(np.mean(losses[np.isfinite(losses)])) * (2.0 if likelihood == "qlike" else 1.0)
+    return phi if phi > 0 else 1.0
 
 
 def benjamini_hochberg(p: ArrayLike) -> Array:

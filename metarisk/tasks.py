@@ -127,22 +127,45 @@ def _periods_between(start: pl.Expr, end: pl.Expr, target: Target) -> pl.Expr:
     return months - (end.dt.day() < turn).cast(pl.Int64)
 
 
+def tells(y: Array, spec: RiskSpec) -> Array:
+    """How much each row (N,) with label y tells: an event one, a row without one nothing, a value one."""
+    return y if spec.label == "event" else np.ones(len(y))
+
+
+def tells_of(spec: RiskSpec) -> pl.Expr:
+    """The same as an expression over a labelled frame."""
+    return pl.col(LABEL) if spec.label == "event" else pl.col(LABEL).is_not_null().cast(pl.Float64)
+
+
 def teaching(frame: pl.DataFrame, *, hazard: bool) -> pl.DataFrame:
     """The rows of `observed` that teach a hazard (all of them) or a label over the whole horizon (the mature ones)."""
     return frame if hazard or MATURE not in frame.columns else frame.filter(MATURE)
 
 
-def population(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyFrame:
-    """Rows to be scored: opened by as_of, still inside the horizon, no event and no exit known by as_of.
+def population(
+    frame: pl.LazyFrame, portfolio: Portfolio, as_of: date, latest: pl.LazyFrame | None = None
+) -> pl.LazyFrame:
+    """Rows to be scored: opened by as_of, still inside the horizon, no outcome and no exit known by as_of.
 
-    Outcomes that were not known by as_of are blanked.
+    Outcomes that were not known by as_of are blanked. With `population = "latest"` these are the rows whose keys stand
+    in `latest`, by default those of `latest_rows`.
     """
     columns, target = portfolio.columns, portfolio.target
-    at_risk = (pl.col(columns.opened_on) <= pl.lit(as_of)) & (horizon_end(portfolio, target) > pl.lit(as_of))
-    for ended in (columns.known_date if columns.event_date else None, columns.exit_date):
+    stale = timedelta(days=portfolio.thresholds.max_stale_days if portfolio.population == "latest" else 0)
+    at_risk = (pl.col(columns.opened_on) <= pl.lit(as_of)) & (horizon_end(portfolio, target) > pl.lit(as_of - stale))
+    for ended in (columns.known_date, columns.exit_date):
         if ended is not None:
             at_risk &= ~(pl.col(ended) <= pl.lit(as_of)).fill_null(False)
+    if portfolio.population == "latest":
+        keys = latest_rows(frame, portfolio, as_of) if latest is None else latest
+        frame = frame.join(keys, on=keys.collect_schema().names(), how="semi", maintain_order="left")
     return as_known(frame.filter(at_risk), portfolio, as_of)
+
+
+def latest_rows(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyFrame:
+    """Entity and opening date of the latest row of each entity that had opened by as_of."""
+    entity, opened = portfolio.columns.entity, pl.col(portfolio.columns.opened_on)
+    return frame.filter(opened <= pl.lit(as_of)).group_by(entity).agg(opened.max())
 
 
 def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total: int) -> pl.LazyFrame:
@@ -231,25 +254,28 @@ class Matrix:
     """datetime64[D] (N,)."""
     mature_at: Array
     """datetime64[D] (N,): first date at which the label was known."""
+    dispersion: float = 1.0
+    """By which a row's weight is divided, see metrics.dispersion."""
 
     def packed(self, rows: Array | None = None) -> Packed:
         """All rows, or those of a boolean mask, packed by segment."""
         chosen = np.ones(len(self.y), dtype=bool) if rows is None else rows
-        return pack(self.keys, self.codes[chosen], self.x[chosen], self.y[chosen], self.base[chosen])[0]
+        weight = None if self.dispersion == 1.0 else np.full(int(chosen.sum()), 1 / self.dispersion)
+        return pack(self.keys, self.codes[chosen], self.x[chosen], self.y[chosen], self.base[chosen], weight)[0]
 
 
-def matrix(frame: pl.DataFrame, portfolio: Portfolio, x: Array, base: Array) -> Matrix:
+def matrix(frame: pl.DataFrame, portfolio: Portfolio, x: Array, base: Array, dispersion: float = 1.0) -> Matrix:
     """Attach inputs (N, D) and base scores (N,) to a labelled frame (N rows)."""
     keys, codes = segment_keys(frame, portfolio)
     columns, target = portfolio.columns, portfolio.target
     known = known_end(portfolio, target)
     if columns.known_date is not None:
         # An event may become known later than its row's maturity: until then the row would have taught another label.
-        tells = pl.col(LABEL) > 0 if columns.event_date is not None else pl.lit(True)
-        known = pl.max_horizontal(known, pl.when(tells).then(pl.col(columns.known_date)))
+        says = pl.col(LABEL) > 0 if columns.event_date is not None else pl.lit(True)
+        known = pl.max_horizontal(known, pl.when(says).then(pl.col(columns.known_date)))
     dates = frame.select(opened=pl.col(columns.opened_on).cast(pl.Date), known=known.cast(pl.Date))
     opened, mature_at = (dates[name].to_numpy().astype("datetime64[D]") for name in ("opened", "known"))
-    return Matrix(keys, codes, x, frame[LABEL].to_numpy(), base, opened, mature_at)
+    return Matrix(keys, codes, x, frame[LABEL].to_numpy(), base, opened, mature_at, dispersion)
 
 
 def episodes(rows: Matrix, *, cuts: int, fold_months: int) -> tuple[Episodes, Episodes | None]:

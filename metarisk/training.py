@@ -8,15 +8,27 @@ from datetime import date
 
 import numpy as np
 import polars as pl
+import torch
 
 from metarisk.adapt import RECIPES, Adapted, FittedModel, Recipe, one_thread
 from metarisk.bases import BASES, CrossFitted
 from metarisk.calibration import log_odds
-from metarisk.domain import Episodes, Feature, LikelihoodName, ModelError, Portfolio, Progress, RiskSpec, SegmentKey
+from metarisk.domain import (
+    Array,
+    Episodes,
+    Feature,
+    LikelihoodName,
+    ModelError,
+    Portfolio,
+    Progress,
+    RiskSpec,
+    SegmentKey,
+)
 from metarisk.features import Encoder
+from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.similarity import coordinates, distances, neighbours, neighbours_help, signatures
-from metarisk.metrics import log_loss
-from metarisk.tasks import LABEL, episodes, matrix, newest, observed, segment_keys, teaching
+from metarisk.metrics import dispersion, judge_of
+from metarisk.tasks import LABEL, episodes, matrix, newest, observed, segment_keys, teaching, tells
 
 CUTS = 6
 """Cut-offs of meta-training episodes, a fold's months apart."""
@@ -51,7 +63,9 @@ def teaching_rows(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_
     return newest(observed(frame, portfolio, spec, as_of), portfolio, per_segment=most, total=most).collect()
 
 
-def fit_bases(names: Sequence[str], teach: pl.DataFrame, portfolio: Portfolio) -> dict[str, CrossFitted]:
+def fit_bases(
+    names: Sequence[str], teach: pl.DataFrame, portfolio: Portfolio, spec: RiskSpec
+) -> dict[str, CrossFitted]:
     """Every base that some recipe needs, once; without folds where no learner adapts to it."""
     recipes = [recipe_of(name, portfolio) for name in names]
     kinds = sorted({kind for recipe in recipes for kind in recipe.bases})
@@ -59,7 +73,8 @@ def fit_bases(names: Sequence[str], teach: pl.DataFrame, portfolio: Portfolio) -
     fitted = {}
     for kind in kinds:
         rows = teaching(teach, hazard=BASES[kind].hazard)
-        fitted[kind] = CrossFitted.fit(kind, rows, rows[LABEL].to_numpy(), portfolio, folds=kind in adapted)
+        y, folds = rows[LABEL].to_numpy(), kind in adapted
+        fitted[kind] = CrossFitted.fit(kind, rows, y, portfolio, likelihood=spec.likelihood, folds=folds)
     return fitted
 
 
@@ -77,7 +92,7 @@ def fit(
     recipe = recipe_of(name, portfolio)
     teach = teaching(teach, hazard=recipe.hazard)
     likelihood = recipe.likelihood or spec.likelihood
-    weights = choose_weights(recipe, teach, portfolio, likelihood) if recipe.tuned else ()
+    weights = choose_weights(recipe, teach, portfolio, spec, likelihood) if recipe.tuned else ()
     used = tuple(bases[kind] for kind in recipe.bases)
     features: dict[str, Feature] = dict(portfolio.features)
     encoder = Encoder.fit(teach, features, portfolio.columns.opened_on)
@@ -88,7 +103,9 @@ def fit(
     if not recipe.kind.joint:
         # The tasks of the others are cut at past dates, at which the newest rows at risk had another label.
         teach = teaching(teach, hazard=False)
-    rows = matrix(teach, portfolio, *model.unseen(teach))
+    inputs, base = model.unseen(teach)
+    model = replace(model, dispersion=_dispersion(base, teach[LABEL].to_numpy(writable=True), likelihood))
+    rows = matrix(teach, portfolio, inputs, base, model.dispersion)
     learner = recipe.make()
     if recipe.kind.joint:
         tasks, validation = Episodes(rows.packed(), rows.packed(np.zeros(teach.height, dtype=bool))), None
@@ -98,6 +115,12 @@ def fit(
         state = learner.train(tasks, validation, likelihood, seed=seed, progress=progress)
         borrows = validation is not None and neighbours_help(learner, state, validation, likelihood).helps
     return replace(model, state=state, borrows=borrows)
+
+
+def _dispersion(base: Array, y: Array, likelihood: LikelihoodName) -> float:
+    """Dispersion of labels (N,) around base scores (N,) that had not seen them."""
+    mean = LIKELIHOODS[likelihood].mean(torch.from_numpy(base)).numpy()
+    return dispersion(base, mean, y, likelihood)
 
 
 def forward_split(teach: pl.DataFrame, portfolio: Portfolio) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -112,7 +135,7 @@ def forward_split(teach: pl.DataFrame, portfolio: Portfolio) -> tuple[pl.DataFra
 
 
 def choose_weights(
-    recipe: Recipe, teach: pl.DataFrame, portfolio: Portfolio, likelihood: LikelihoodName
+    recipe: Recipe, teach: pl.DataFrame, portfolio: Portfolio, spec: RiskSpec, likelihood: LikelihoodName
 ) -> tuple[float, ...]:
     """Weights of two bases that lose least on a forward split; equal ones (none) unless those are certainly worse.
 
@@ -120,14 +143,16 @@ def choose_weights(
     rule), for a weight chosen on few events is mostly luck.
     """
     older, newer = forward_split(teach, portfolio)
-    if len(recipe.bases) != 2 or min(older[LABEL].sum(), newer[LABEL].sum()) < MIN_EVENTS:
+    told = min(float(tells(part[LABEL].to_numpy(), spec).sum()) for part in (older, newer))
+    if len(recipe.bases) != 2 or told < MIN_EVENTS:
         return ()
+    known = older[LABEL].to_numpy()
     first, second = (
-        CrossFitted.fit(kind, older, older[LABEL].to_numpy(), portfolio, folds=False).full.predict(newer)
+        CrossFitted.fit(kind, older, known, portfolio, likelihood=spec.likelihood, folds=False).predict(newer)
         for kind in recipe.bases
     )
-    y = newer[LABEL].to_numpy()
-    losses = [log_loss(log_odds(share * first + (1 - share) * second, likelihood), y) for share in WEIGHTS]
+    y, loss = newer[LABEL].to_numpy(), judge_of(spec.likelihood).of
+    losses = [loss(log_odds(share * first + (1 - share) * second, likelihood), y) for share in WEIGHTS]
     equal = losses[WEIGHTS.index(0.5)]
     best = min(range(len(WEIGHTS)), key=lambda number: float(losses[number].mean()))
     gain = equal - losses[best]

@@ -28,7 +28,7 @@ from metarisk.domain import (
 )
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.similarity import borrow
-from metarisk.tasks import LABEL, concat, pack, segment_keys, teaching
+from metarisk.tasks import LABEL, concat, pack, segment_keys, teaching, tells
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,12 @@ def adapt(
     y = support[LABEL].to_numpy()
     LIKELIHOODS[model.likelihood].validate(y)
     rows = np.bincount(codes, minlength=len(keys))
-    events = np.bincount(codes, weights=y, minlength=len(keys)) if spec.label == "event" else rows.astype(float)
+    events = np.bincount(codes, weights=tells(y, spec), minlength=len(keys))
     pooled = model.recipe.learner == "none"
     inputs, base = (np.zeros((support.height, 0)), np.zeros(support.height)) if pooled else model.unseen(support)
     weight = recency.weights(support, portfolio) if recency is not None else None
+    if model.dispersion != 1.0:
+        weight = (np.ones(len(y)) if weight is None else weight) / model.dispersion
     packed, _ = pack(keys, codes, inputs, y, base, weight)
     joint = model.recipe.kind.joint
     what = _ROWS[model.recipe.hazard]

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from metarisk.adapt.adapting import Adapted
-from metarisk.calibration import GRADED, Calibration, LevelRule, calibrate
+from metarisk.calibration import LEVELLED, Calibration, LevelRule, calibrate
 from metarisk.domain import Array, Portfolio, segment_name
 from metarisk.learners.likelihoods import LIKELIHOODS, Elementwise
 from metarisk.tasks import LABEL, segment_keys, teaching
@@ -40,11 +40,11 @@ def level(adapted: Adapted, known: pl.DataFrame, portfolio: Portfolio, rule: Lev
     """The level after a rule: from rows opened in the latest months (LABEL holds y), scored by unseen fits.
 
     Where the model is a hazard, rows still at risk are among them, each over the time it has been so.
-    No shift where the rule is none, where nothing is known, where the score is not the probability of an event, and of
-    a pooled model, for it has no fits that have not seen its rows.
+    No shift where the rule is none, where nothing is known, where the link scale is not a logarithm or logit, and of a
+    pooled model, for it has no fits that have not seen its rows.
     """
     model = adapted.model
-    if rule.months == 0 or model.likelihood not in GRADED or not all(base.parts for base in model.bases):
+    if rule.months == 0 or model.likelihood not in LEVELLED or not all(base.parts for base in model.bases):
         return Calibration()
     known = teaching(known, hazard=model.recipe.hazard)
     if known.is_empty():

@@ -40,6 +40,8 @@ class FittedModel:
     """Whether a segment without labels is adapted to its neighbours' rows: so where that helped on validation."""
     weights: tuple[float, ...] = ()
     """Of the bases; none: equal ones."""
+    dispersion: float = 1.0
+    """Variance of a label over the one that its likelihood knows: a row counts one over this to the learner."""
 
     @property
     def learner(self) -> Learner:
@@ -48,7 +50,7 @@ class FittedModel:
 
     def fresh(self, frame: pl.DataFrame) -> tuple[Array, Array]:
         """Inputs (N, D) and base score (N,) of rows to be scored."""
-        score = blend([base.full.predict(frame) for base in self.bases], frame.height, self.weights)
+        score = blend([base.predict(frame) for base in self.bases], frame.height, self.weights)
         return self.inputs(frame, score), score
 
     def contributions(self, frame: pl.DataFrame) -> tuple[tuple[str, ...], Array]:
@@ -57,7 +59,7 @@ class FittedModel:
         parts = []
         for base in self.bases:
             spread = np.zeros((frame.height, len(names) + 1))
-            spread[:, [*map(names.index, base.full.features()), -1]] = base.full.contributions(frame)
+            spread[:, [*map(names.index, base.full.features()), -1]] = base.contributions(frame)
             parts.append(spread)
         return names, blend(parts, frame.height, self.weights).reshape(frame.height, len(names) + 1)
 
@@ -116,8 +118,10 @@ class FittedModel:
             "likelihood": self.likelihood,
             "segments": [list(key) for key in self.segments],
             "entity": self.bases[0].entity if self.bases else "",
+            "exposure": self.bases[0].exposure if self.bases else None,
             "borrows": self.borrows,
             "weights": list(self.weights),
+            "dispersion": self.dispersion,
         }
         files["model.json"] = json.dumps(about, indent=1, sort_keys=True).encode()
         files["encoder.json"] = self.encoder.to_json().encode()
@@ -136,7 +140,7 @@ class FittedModel:
                 for name, content in files.items()
                 if name.startswith(prefix)
             }
-            bases.append(CrossFitted.from_texts(kind, about["entity"], texts))
+            bases.append(CrossFitted.from_texts(kind, about["entity"], texts, about.get("exposure")))
         return cls(
             about["recipe"],
             Recipe(tuple(about["bases"]), about["learner"], about["options"], about["meaning"]),
@@ -147,6 +151,7 @@ class FittedModel:
             tuple(tuple(key) for key in about["segments"]),
             about["borrows"],
             tuple(about.get("weights", ())),
+            about.get("dispersion", 1.0),
         )
 
 

@@ -19,7 +19,7 @@ from metarisk.adapt.models import FittedModel
 from metarisk.domain import Array, Portfolio, RiskSpec, SegmentKey, segment_name
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.metrics import paired_bootstrap
-from metarisk.tasks import LABEL, segment_keys, teaching
+from metarisk.tasks import LABEL, segment_keys, teaching, tells
 
 HALF_LIVES = (24.0, 12.0, 6.0)
 """Months after which a row counts half; what is tried, beside no decay."""
@@ -92,7 +92,7 @@ def learn_recency(
         return Recency(segments, reason="no row of theirs is known")
     cut = mine.select(opened.max().dt.offset_by(f"-{portfolio.validation.fold_months}mo")).item()
     judged, older = mine.filter(opened > cut), known.filter(opened <= cut)
-    events = float(judged[LABEL].sum()) if spec.label == "event" else float(judged.height)
+    events = float(tells(judged[LABEL].to_numpy(), spec).sum())
     if judged.height < LEAST_ROWS or events < LEAST_EVENTS or older.is_empty():
         return Recency(
             segments, reason=f"{judged.height} newer rows with {events:.0f} events are too few to learn from"

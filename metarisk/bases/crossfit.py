@@ -17,7 +17,7 @@ from metarisk.bases.linear import LinearBase
 from metarisk.bases.mixed import MixedBase
 from metarisk.bases.own import OwnBase
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import PERIODS, Array, Columns, Feature, Portfolio
+from metarisk.domain import PERIODS, Array, Columns, DataError, Feature, LikelihoodName, Portfolio
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,20 @@ class BaseKind:
         return self.model in (TreeBase, EncodedBase)
 
     def fit(
-        self, frame: pl.DataFrame, y: Array, features: Mapping[str, Feature], columns: Columns, *, fine: bool
+        self,
+        frame: pl.DataFrame,
+        y: Array,
+        features: Mapping[str, Feature],
+        columns: Columns,
+        *,
+        likelihood: LikelihoodName,
+        fine: bool,
     ) -> Fitted:
         """The base fitted on labelled rows."""
         if self.hazard:
             return HazardBase.fit(self.model, frame, y, features, columns, fine=fine)
-        return self.model.fit(frame, y, features, columns, fine=fine)
+        exposure = None if columns.exposure is None else exposure_of(frame, columns.exposure)
+        return self.model.fit(frame, y, features, columns, exposure, likelihood=likelihood, fine=fine)
 
     def read(self, text: str) -> Fitted:
         """The base that `to_text` wrote."""
@@ -70,9 +78,20 @@ class CrossFitted:
     entity: str
     full: Fitted
     parts: tuple[Fitted, ...]
+    exposure: str | None = None
+    """Column of a row's exposure, whose logarithm is added to what the fits say."""
 
     @classmethod
-    def fit(cls, kind: str, frame: pl.DataFrame, y: Array, portfolio: Portfolio, *, folds: bool = True) -> CrossFitted:
+    def fit(
+        cls,
+        kind: str,
+        frame: pl.DataFrame,
+        y: Array,
+        portfolio: Portfolio,
+        *,
+        likelihood: LikelihoodName = "bernoulli",
+        folds: bool = True,
+    ) -> CrossFitted:
         """Fit on labelled rows (N,), y (N,): K+1 times, or once where nothing will be adapted to the scores."""
         base, columns = BASES[kind], portfolio.columns
         features = dict(portfolio.features)
@@ -82,12 +101,25 @@ class CrossFitted:
 
         def fit_without(fold: int) -> Fitted:
             rows = fold_of != fold
-            return base.fit(frame.filter(pl.Series(rows)), y[rows], features, columns, fine=fold < 0)
+            chosen = frame.filter(pl.Series(rows))
+            return base.fit(chosen, y[rows], features, columns, likelihood=likelihood, fine=fold < 0)
 
         with ThreadPoolExecutor((os.cpu_count() or 1) if base.side_by_side else 1) as pool:
             # No row is in fold -1.
             full, *parts = pool.map(fit_without, range(-1, FOLDS if folds else 0))
-        return cls(kind, columns.entity, full, tuple(parts))
+        return cls(kind, columns.entity, full, tuple(parts), columns.exposure)
+
+    def predict(self, frame: pl.DataFrame) -> Array:
+        """Score of rows to be scored on the link scale, float64 (N,)."""
+        score = self.full.predict(frame)
+        return score if self.exposure is None else score + np.log(exposure_of(frame, self.exposure))
+
+    def contributions(self, frame: pl.DataFrame) -> Array:
+        """What each feature adds to it, float64 (N, features + 1); the log exposure is in the last column."""
+        parts = self.full.contributions(frame)
+        if self.exposure is not None:
+            parts[:, -1] += np.log(exposure_of(frame, self.exposure))
+        return parts
 
     def unseen(self, frame: pl.DataFrame) -> tuple[Array, Array]:
         """Score (N,) of rows that may have been in training: each by the part that has not seen its entity.
@@ -103,6 +135,8 @@ class CrossFitted:
             score[rows] = part.predict(frame.filter(pl.Series(rows)))
             if isinstance(part, HazardBase):
                 share[rows] = part.share(frame[PERIODS].to_numpy()[rows])
+        if self.exposure is not None:
+            score += np.log(exposure_of(frame, self.exposure))
         return score, share
 
     def to_texts(self) -> dict[str, str]:
@@ -110,10 +144,24 @@ class CrossFitted:
         return {"full": self.full.to_text()} | {f"part{i}": part.to_text() for i, part in enumerate(self.parts)}
 
     @classmethod
-    def from_texts(cls, kind: str, entity: str, texts: Mapping[str, str]) -> CrossFitted:
+    def from_texts(cls, kind: str, entity: str, texts: Mapping[str, str], exposure: str | None = None) -> CrossFitted:
         """What `to_texts` wrote."""
         read = BASES[kind].read
-        return cls(kind, entity, read(texts["full"]), tuple(read(texts[f"part{i}"]) for i in range(len(texts) - 1)))
+        parts = tuple(read(texts[f"part{i}"]) for i in range(len(texts) - 1))
+        return cls(kind, entity, read(texts["full"]), parts, exposure)
+
+
+def exposure_of(frame: pl.DataFrame, column: str) -> Array:
+    """Exposure of each row (N,); a DataError where one is missing, zero or negative."""
+    exposure: Array = frame[column].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    wrong = ~(np.isfinite(exposure) & (exposure > 0))
+    if wrong.any():
+        raise DataError(
+            f"{int(wrong.sum())} of {len(exposure)} rows have no exposure above 0, the first one {exposure[wrong][0]}",
+            column=column,
+            remedy="leave such rows out of the extract, or let the suite set them aside",
+        )
+    return exposure
 
 
 def blend(scores: Sequence[Array], rows: int, weights: Sequence[float] = ()) -> Array:

@@ -11,7 +11,7 @@ import polars as pl
 
 from metarisk.bases.fitted import FOLDS, entity_fold, values_of
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import Array, Columns, Feature
+from metarisk.domain import Array, Columns, Feature, LikelihoodName
 
 PRIOR_EVENTS = 10.0
 """Events of average rate that every value of a segment column is given on top of its own."""
@@ -39,23 +39,33 @@ class EncodedBase:
         columns: Columns,
         exposure: Array | None = None,
         *,
+        likelihood: LikelihoodName = "bernoulli",
         fine: bool = False,
     ) -> EncodedBase:
-        """Fit on labelled rows: y (N,) of zeros and ones, at risk for `exposure` (N,) where that differs."""
-        expected = np.ones(len(y)) if exposure is None else exposure
-        expected = expected * (y.sum() + 0.5) / max(float(expected.sum()), 1e-300)
+        """Fit on labelled rows: y (N,) in the likelihood's range, at risk for `exposure` (N,) where that differs.
+
+        What is no count of events is encoded by its mean over the book's, every row being one event of average rate;
+        where it may be negative, by its mean less the book's, in standard deviations.
+        """
+        told, expected = y, np.ones(len(y)) if exposure is None else exposure
+        if likelihood == "gaussian":
+            told = np.exp(((y - y.mean()) / max(float(y.std()), 1e-300)).clip(-3.0, 3.0))
+        if likelihood in ("gaussian", "qlike"):
+            told = told / max(float(told.mean()), 1e-300)
+        expected = expected * (told.sum() + 0.5) / max(float(expected.sum()), 1e-300)
         folds, encoded = entity_fold(frame, columns.entity), {}
         for name in columns.segments:
             values, rates = values_of(frame, name), np.zeros(len(y))
             for fold in range(FOLDS):
                 own = folds == fold
-                known = relative_rates(values.filter(pl.Series(~own)), y[~own], expected[~own])
+                known = relative_rates(values.filter(pl.Series(~own)), told[~own], expected[~own])
                 rates[own] = encode(values.filter(pl.Series(own)), known)
             encoded[name] = rates
         numbers = dict(features) | dict.fromkeys(columns.segments, Feature("numeric"))
         rows = frame.with_columns(pl.Series(name, rates) for name, rates in encoded.items())
-        of_all = {name: relative_rates(values_of(frame, name), y, expected) for name in columns.segments}
-        return cls(of_all, TreeBase.fit(rows, y, numbers, columns, exposure, fine=fine))
+        of_all = {name: relative_rates(values_of(frame, name), told, expected) for name in columns.segments}
+        trees = TreeBase.fit(rows, y, numbers, columns, exposure, likelihood=likelihood, fine=fine)
+        return cls(of_all, trees)
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Logit or log relative hazard, float64 (N,)."""

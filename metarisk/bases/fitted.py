@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array
+from metarisk.domain import Array, LikelihoodName
 
 FOLDS = 5
 LIMIT = 15.0
-"""Scores are cut here: beyond it a probability is zero or one in single precision."""
+"""Log-odds and log hazards are cut here: beyond it a probability is zero or one in single precision."""
+COUNTS: frozenset[LikelihoodName] = frozenset({"poisson", "negative_binomial"})
+LIMITS: Mapping[LikelihoodName, float] = {
+    "gaussian": math.inf,
+    "qlike": 50.0,
+    "poisson": 50.0,
+    "negative_binomial": 50.0,
+}
+"""Where the scores of other likelihoods are cut: a logarithm where it would overflow, a plain value nowhere."""
 
 
 class Fitted(Protocol):
@@ -76,7 +86,16 @@ def completed(parts: Array, score: Array) -> Array:
     return np.column_stack([parts, score - parts.sum(axis=1)])
 
 
-def constant_of(y: Array, exposure: Array | None) -> float:
-    """Logit or log hazard with half an event and half a non-event added: finite when all labels are alike."""
+def constant_of(y: Array, exposure: Array | None, likelihood: LikelihoodName = "bernoulli") -> float:
+    """The score of labels that are all alike, or that nothing explains; of events with half an event added, so finite.
+
+    A logit, the log of a rate, of a variance or, for the likelihood gaussian, the mean.
+    """
+    if likelihood == "gaussian":
+        return float(y.mean()) if len(y) else 0.0
+    if likelihood == "qlike":
+        return float(np.log(max(y.mean(), 1e-300))) if len(y) else 0.0
     quiet = len(y) - y.sum() if exposure is None else exposure.sum()
+    if likelihood in COUNTS and exposure is None:
+        quiet = len(y)
     return float(np.log((y.sum() + 0.5) / (quiet + 0.5)))

@@ -1,4 +1,4 @@
-"""Ridge regression on the encoded features: logistic, or Poisson where rows have an exposure."""
+"""Ridge regression on the encoded features: the generalised linear model of the likelihood."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from sklearn.linear_model import LogisticRegression, PoissonRegressor
+from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor, Ridge
 
-from metarisk.bases.fitted import LIMIT, completed, constant_of
-from metarisk.domain import Array, Columns, Feature
+from metarisk.bases.fitted import LIMIT, LIMITS, completed, constant_of
+from metarisk.domain import Array, Columns, Feature, LikelihoodName
 from metarisk.features import Encoder
 
-HAZARD_RIDGE = 10.0
-"""Prior precision of a coefficient of the linear hazard, on standardised inputs."""
+RIDGE = 10.0
+"""Prior precision of a coefficient, on standardised inputs."""
 
 
 @dataclass(frozen=True)
 class LinearBase:
-    """Ridge regression on the encoder's design matrix: logistic, or Poisson where rows have an exposure."""
+    """Ridge regression on the encoder's design matrix: logistic, Poisson, gamma or plain, as the likelihood asks.
+
+    Poisson with a log exposure as offset where rows have one, whatever the likelihood.
+    """
 
     encoder: Encoder
     weights: Array
     intercept: float
+    likelihood: LikelihoodName = "bernoulli"
 
     @classmethod
     def fit(
@@ -35,28 +39,38 @@ class LinearBase:
         columns: Columns,
         exposure: Array | None = None,
         *,
+        likelihood: LikelihoodName = "bernoulli",
         fine: bool = False,
     ) -> LinearBase:
-        """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate."""
+        """Fit on labelled rows: y (N,) in the likelihood's range. Labels all alike: the constant that they ask for."""
         encoder = Encoder.fit(frame, features, columns.opened_on)
         if len(np.unique(y)) < 2:
-            return cls(encoder, np.zeros(len(encoder.columns)), constant_of(y, exposure))
+            return cls(encoder, np.zeros(len(encoder.columns)), constant_of(y, exposure, likelihood), likelihood)
         design = encoder.design(frame, np.float64)
 
         def ridge(inputs: Array) -> tuple[Array, float]:
-            if exposure is None:
+            if exposure is None and likelihood == "bernoulli":
                 model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(inputs, y)
                 return model.coef_[0].copy(), float(model.intercept_[0])
-            model = PoissonRegressor(alpha=HAZARD_RIDGE / exposure.sum(), solver="newton-cholesky", max_iter=100)
-            model.fit(inputs, y / exposure, sample_weight=exposure)
+            if exposure is None and likelihood == "gaussian":
+                model = Ridge(alpha=RIDGE, solver="cholesky").fit(inputs, y)
+            elif exposure is None and likelihood == "qlike":
+                positive = np.maximum(y, y[y > 0].min())
+                model = GammaRegressor(alpha=RIDGE / len(y), solver="newton-cholesky", max_iter=100)
+                model.fit(inputs, positive)
+            else:
+                at_risk = np.ones(len(y)) if exposure is None else exposure
+                model = PoissonRegressor(alpha=RIDGE / at_risk.sum(), solver="newton-cholesky", max_iter=100)
+                model.fit(inputs, y / at_risk, sample_weight=at_risk)
             return model.coef_.copy(), float(model.intercept_)
 
-        return cls(encoder, *signed(design, encoder.signs, ridge))
+        return cls(encoder, *signed(design, encoder.signs, ridge), likelihood)
 
     def predict(self, frame: pl.DataFrame) -> Array:
-        """Logit or log relative hazard, float64 (N,)."""
+        """Score on the link scale, float64 (N,)."""
         score: Array = self.encoder.linear(frame, self.weights) + self.intercept
-        return score.clip(-LIMIT, LIMIT)
+        limit = LIMITS.get(self.likelihood, LIMIT)
+        return score.clip(-limit, limit)
 
     def features(self) -> tuple[str, ...]:
         """Names of the features."""
@@ -68,15 +82,15 @@ class LinearBase:
 
     def to_text(self) -> str:
         """JSON."""
-        return json.dumps(
-            {"encoder": self.encoder.to_json(), "weights": self.weights.tolist(), "intercept": self.intercept}
-        )
+        about = {"encoder": self.encoder.to_json(), "weights": self.weights.tolist(), "intercept": self.intercept}
+        return json.dumps(about | {"likelihood": self.likelihood})
 
     @classmethod
     def from_text(cls, text: str) -> LinearBase:
         """The base that `to_text` wrote."""
         parts = json.loads(text)
-        return cls(Encoder.from_json(parts["encoder"]), np.array(parts["weights"]), parts["intercept"])
+        likelihood = parts.get("likelihood", "bernoulli")
+        return cls(Encoder.from_json(parts["encoder"]), np.array(parts["weights"]), parts["intercept"], likelihood)
 
 
 def signed(design: Array, signs: Array, fit: Callable[[Array], tuple[Array, float]]) -> tuple[Array, float]:

@@ -13,7 +13,7 @@ import polars as pl
 
 from metarisk.bases.fitted import LIMIT, values_of
 from metarisk.bases.trees import TreeBase, tree_parameters
-from metarisk.domain import Array, Columns, Feature, ModelError
+from metarisk.domain import Array, Columns, Feature, LikelihoodName, ModelError
 from metarisk.features import Encoder
 
 INSTALLED = find_spec("gpboost") is not None
@@ -45,6 +45,7 @@ class MixedBase:
         columns: Columns,
         exposure: Array | None = None,
         *,
+        likelihood: LikelihoodName = "bernoulli",
         fine: bool = False,
     ) -> MixedBase:
         """Fit on mature rows, y (N,) of zeros and ones; an exposure is not taken. One class only: a constant."""
@@ -53,8 +54,8 @@ class MixedBase:
         import gpboost
         import lightgbm
 
-        if len(np.unique(y)) < 2 or exposure is not None:
-            return cls(TreeBase.fit(frame, y, features, columns, exposure, fine=fine), {})
+        if len(np.unique(y)) < 2 or exposure is not None or likelihood != "bernoulli":
+            return cls(TreeBase.fit(frame, y, features, columns, exposure, likelihood=likelihood, fine=fine), {})
         encoder = Encoder.fit(frame, features, columns.opened_on)
         raw = encoder.raw(frame)
         values = {name: values_of(frame, name) for name in columns.segments}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import values_of
+from metarisk.bases.fitted import COUNTS, values_of
 from metarisk.bases.linear import LinearBase
-from metarisk.domain import Array, Columns, Feature
+from metarisk.domain import Array, Columns, Feature, LikelihoodName
 
 ENOUGH = 30
 """Events, and rows without one, from which a segment gets a regression of its own."""
@@ -38,21 +38,27 @@ class OwnBase:
         columns: Columns,
         exposure: Array | None = None,
         *,
+        likelihood: LikelihoodName = "bernoulli",
         fine: bool = False,
     ) -> OwnBase:
-        """Fit on labelled rows: y (N,) of zeros and ones, at risk for `exposure` (N,) where that differs."""
+        """Fit on labelled rows: y (N,) in the likelihood's range, at risk for `exposure` (N,) where that differs."""
+        classes = likelihood == "bernoulli"
+        counted = y if classes or likelihood in COUNTS else np.ones(len(y))
         cells = [columns.segments] if len(columns.segments) > 1 else []
         own = []
         for names in [*cells, *((name,) for name in columns.segments)]:
             values = pl.DataFrame({name: values_of(frame, name) for name in names})
-            sums = values.with_columns(y=pl.Series(y)).group_by(names).agg(pl.col("y").sum().alias("events"), pl.len())
+            told = values.with_columns(events=pl.Series(counted)).group_by(names)
+            sums = told.agg(pl.col("events").sum(), pl.len())
             quiet = pl.col("len") - pl.col("events")
-            for found in sums.filter((pl.col("events") >= ENOUGH) & (quiet >= ENOUGH)).sort(names).to_dicts():
+            enough = (pl.col("events") >= ENOUGH) & ((quiet >= ENOUGH) | pl.lit(not classes))
+            for found in sums.filter(enough).sort(names).to_dicts():
                 key = {name: found[name] for name in names}
                 rows = _having(frame, key)
                 part = None if exposure is None else exposure[rows]
-                own.append((key, LinearBase.fit(frame.filter(pl.Series(rows)), y[rows], features, columns, part)))
-        return cls(LinearBase.fit(frame, y, features, columns, exposure), tuple(own))
+                mine = frame.filter(pl.Series(rows))
+                own.append((key, LinearBase.fit(mine, y[rows], features, columns, part, likelihood=likelihood)))
+        return cls(LinearBase.fit(frame, y, features, columns, exposure, likelihood=likelihood), tuple(own))
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Logit or log relative hazard, float64 (N,)."""

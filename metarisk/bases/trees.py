@@ -1,4 +1,4 @@
-"""LightGBM on the features as they are: binary, or Poisson where rows have an exposure."""
+"""LightGBM on the features as they are, by the objective of the likelihood; Poisson where rows have an exposure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import LIMIT, completed, constant_of
+from metarisk.bases.fitted import COUNTS, LIMIT, LIMITS, completed, constant_of
 from metarisk.bases.forest import Forest
-from metarisk.domain import Array, Columns, Feature
+from metarisk.domain import Array, Columns, Feature, LikelihoodName
 from metarisk.features import Encoder
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ FINE = 3
 
 MANY_ROWS = 20_000
 """From here on making tables of the trees costs less than it saves; which of the two scores a row changes no bit."""
+OBJECTIVES: Mapping[LikelihoodName, str] = {
+    "bernoulli": "binary",
+    "gaussian": "regression",
+    "qlike": "gamma",
+    "poisson": "poisson",
+    "negative_binomial": "poisson",
+}
+"""LightGBM's objective of each likelihood; the loss of gamma under a log link is QLIKE's."""
 _THREADS: ContextVar[int] = ContextVar("threads of trees", default=0)
 
 
@@ -50,6 +58,7 @@ class TreeBase:
     encoder: Encoder
     booster: lightgbm.Booster | None
     constant: float = 0.0
+    likelihood: LikelihoodName = "bernoulli"
 
     @classmethod
     def fit(
@@ -60,9 +69,10 @@ class TreeBase:
         columns: Columns,
         exposure: Array | None = None,
         *,
+        likelihood: LikelihoodName = "bernoulli",
         fine: bool = False,
     ) -> TreeBase:
-        """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate.
+        """Fit on labelled rows: y (N,) in the likelihood's range. Labels all alike: the constant that they ask for.
 
         `fine` takes smaller steps, which averages out the luck of the draws that each tree is grown on.
         """
@@ -70,18 +80,18 @@ class TreeBase:
 
         encoder = Encoder.fit(frame, features, columns.opened_on)
         if len(np.unique(y)) < 2:
-            return cls(encoder, None, constant_of(y, exposure))
-        parameters, offset = tree_parameters(y, encoder.monotone, fine=fine), None
+            return cls(encoder, None, constant_of(y, exposure, likelihood), likelihood)
+        parameters, offset = tree_parameters(y, encoder.monotone, likelihood=likelihood, fine=fine), None
         if exposure is not None:
             parameters |= {"objective": "poisson", "boost_from_average": False}
             offset = np.log(exposure)
         data = lightgbm.Dataset(encoder.raw(frame), y, init_score=offset, categorical_feature=encoder.categorical)
         booster = lightgbm.train(parameters, data)
         booster.free_dataset()
-        return cls(encoder, booster)
+        return cls(encoder, booster, likelihood=likelihood)
 
     def predict(self, frame: pl.DataFrame) -> Array:
-        """Logit or log relative hazard, float64 (N,)."""
+        """Score on the link scale, float64 (N,)."""
         if self.booster is None:
             return np.full(frame.height, self.constant)
         raw = self.encoder.raw(frame)
@@ -90,7 +100,8 @@ class TreeBase:
             score = self._forest.predict(raw, threads or os.cpu_count() or 1)
         else:
             score = np.asarray(self.booster.predict(raw, raw_score=True, num_threads=threads))
-        clipped: Array = score.clip(-LIMIT, LIMIT)
+        limit = LIMITS.get(self.likelihood, LIMIT)
+        clipped: Array = score.clip(-limit, limit)
         return clipped
 
     @cached_property
@@ -112,7 +123,8 @@ class TreeBase:
     def to_text(self) -> str:
         """JSON that holds LightGBM's own text form."""
         model = self.booster.model_to_string() if self.booster is not None else None
-        return json.dumps({"encoder": self.encoder.to_json(), "booster": model, "constant": self.constant})
+        about = {"encoder": self.encoder.to_json(), "booster": model, "constant": self.constant}
+        return json.dumps(about | {"likelihood": self.likelihood})
 
     @classmethod
     def from_text(cls, text: str) -> TreeBase:
@@ -121,17 +133,22 @@ class TreeBase:
 
         parts = json.loads(text)
         booster = lightgbm.Booster(model_str=parts["booster"]) if parts["booster"] is not None else None
-        return cls(Encoder.from_json(parts["encoder"]), booster, parts["constant"])
+        likelihood = parts.get("likelihood", "bernoulli")
+        return cls(Encoder.from_json(parts["encoder"]), booster, parts["constant"], likelihood)
 
 
-def tree_parameters(y: Array, monotone: Sequence[int], *, fine: bool) -> dict[str, Any]:
-    """LightGBM's parameters for labels (N,) of both classes: the rarer class says how much can be learned."""
-    events = min(y.sum(), len(y) - y.sum())
+def tree_parameters(
+    y: Array, monotone: Sequence[int], *, likelihood: LikelihoodName = "bernoulli", fine: bool
+) -> dict[str, Any]:
+    """LightGBM's parameters for labels (N,): how much can be learned say the rarer class, the counts, or the rows."""
+    events = min(y.sum(), len(y) - y.sum()) if likelihood == "bernoulli" else len(y)
+    if likelihood in COUNTS:
+        events = min(y.sum(), len(y))
     many = events >= MANY_EVENTS
     smaller = FINE if fine and not many else 1
     constraints = {"monotone_constraints": list(monotone)} if any(monotone) else {}
     return constraints | {
-        "objective": "binary",
+        "objective": OBJECTIVES[likelihood],
         "num_iterations": smaller * (200 if many else int(np.clip(events, 100, 400))),
         "learning_rate": (0.06 if many else 0.03) / smaller,
         "num_leaves": int(np.clip(events / 100, 4, 16)),

@@ -27,6 +27,7 @@ from metarisk.domain.errors import (
     WarehouseError,
 )
 from metarisk.domain.names import PERIODS, did_you_mean, quoted
+from metarisk.domain.nights import Derived, NightView
 from metarisk.domain.portfolio import (
     Calendar,
     Columns,
@@ -56,6 +57,7 @@ __all__ = [
     "Columns",
     "ConfigError",
     "DataError",
+    "Derived",
     "Episodes",
     "Feature",
     "FeatureKind",
@@ -70,6 +72,7 @@ __all__ = [
     "Mode",
     "Model",
     "ModelError",
+    "NightView",
     "Packed",
     "Portfolio",
     "Progress",

@@ -6,9 +6,12 @@ through `__pydantic_config__`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from metarisk.domain.nights import Derived, NightView
 
 FeatureKind = Literal["numeric", "categorical", "date-age"]
 Calendar = Literal["daily", "business", "month_end", "table"]
@@ -39,6 +42,8 @@ class Source:
     """One SELECT with `$as_of` bound that yields one true or false; None: always ready."""
     deadline_minutes: int = 0
     """Minutes after the start to go on asking `ready_sql`; 0 asks once."""
+    also: Mapping[str, str] = field(default_factory=dict)
+    """Files in sql/extracts by name, each one SELECT with `$as_of` bound: small tables that the risk type reads."""
     min_rows_vs_median: float = 0.5
     """Fewest extract rows, as a share of the median of the last published nights."""
 
@@ -58,10 +63,16 @@ class Columns:
     """Date at which the event was (or will be) known to the lender; null while none is known."""
     value: str | None = None
     """Realised value, for targets that are not events; known from `known_date`."""
+    exposure: str | None = None
+    """What a count of events is proportional to (hours worked, policies, transactions), above 0 in every row."""
     exit_date: str | None = None
     """Date of a competing exit (prepayment); the row leaves the risk set and is no event."""
     booked_on: str | None = None
     """Date on which the lender took the row on its book; null for what was rejected, which never teaches."""
+    numbers: tuple[str, ...] = ()
+    """Numbers that only the risk type reads: a position, an amount."""
+    texts: tuple[str, ...] = ()
+    """Texts that only the risk type reads: the card that a transaction was paid by."""
     protected: tuple[str, ...] = ()
     personal: tuple[str, ...] = ()
     lgd: str | None = None
@@ -123,6 +134,8 @@ class Thresholds:
     max_unseen_share: float = 0.20
     """Share of rows in never-seen segments above which the segment key is taken to be recoded."""
     max_model_age_days: int = 60
+    max_stale_days: int = 7
+    """Days after its horizon's end for which an entity's latest row is still scored, with `population = "latest"`."""
     alert_budget: int = 5
     """Drift alerts that are told one by one in seven days; more go to the digest."""
     alert_close_nights: int = 3
@@ -212,8 +225,9 @@ class Portfolio:
     calendar_sql: str | None = None
     """With calendar `table`: one SELECT that yields the dates on which a night is due."""
     catch_up: Literal["all", "latest"] = "all"
-    population: Literal["application", "booked"] = "booked"
-    """Who is scored: the lender's own book, or applicants, of whom some are unlike any row that has a label."""
+    population: Literal["application", "booked", "latest"] = "booked"
+    """Who is scored: the lender's own book; applicants, of whom some are unlike any row that has a label; or each
+    entity once, by its latest row: an asset that has a row a day."""
     scheduled: bool = True
     """Whether scheduled flows run it; false: it runs only when it is named."""
     learner: LearnerChoice = LearnerChoice()
@@ -224,6 +238,8 @@ class Portfolio:
     promotion: Promotion = Promotion()
     scorecard: Scorecard = Scorecard()
     reasons: Reasons = Reasons()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the risk type."""
 
     @property
     def target(self) -> Target:
@@ -246,3 +262,7 @@ class RiskSpec:
     """How a challenger replaces a champion, where the portfolio does not say."""
     score_unit: str
     """Words for reports: what the number is."""
+    derive: Callable[[NightView], Derived] | None = None
+    """What else each night publishes: a pure function of the scored night."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options that a portfolio may set under [options], with their defaults."""

@@ -5,7 +5,7 @@ from metarisk.evidence.held_out import held_out_rows, held_out_table
 from metarisk.evidence.leaks import feature_rows, leak_warnings, leaks, single_feature_auc
 from metarisk.evidence.level import LevelChoice, choose_level, level_rows
 from metarisk.evidence.segments import by_segment
-from metarisk.evidence.table import Candidate, Evidence, evidence_rows, summarise, table
+from metarisk.evidence.table import Candidate, Evidence, evidence_rows, summarise, table, words_of
 
 __all__ = [
     "MIN_JUDGED_EVENTS",
@@ -28,4 +28,5 @@ __all__ = [
     "single_feature_auc",
     "summarise",
     "table",
+    "words_of",
 ]

@@ -11,7 +11,7 @@ import polars as pl
 from metarisk.domain import Portfolio, RiskSpec
 from metarisk.evidence.losses import blocks_of
 from metarisk.evidence.table import Evidence
-from metarisk.metrics import Interval, log_loss, paired_bootstrap
+from metarisk.metrics import Interval, judge_of, paired_bootstrap
 from metarisk.tasks import LABEL
 
 MIN_JUDGED_EVENTS = 20
@@ -64,7 +64,7 @@ def decide(
         return Decision(incumbent, True, f"{incumbent} {stays}: it has the lowest validation loss")
     if rule == "always":
         return Decision(best, True, f"{best} has the lowest validation loss, and the rule is `always`")
-    interval = against(judged, best, incumbent, portfolio)
+    interval = against(judged, best, incumbent, portfolio, spec)
     if interval is None:
         return Decision(incumbent, True, f"{incumbent} {stays}: it and {best} were not judged on the same rows")
     about = (incumbent, best, interval)
@@ -84,12 +84,12 @@ def decide(
     return Decision(best, True, why, *about)
 
 
-def against(judged: pl.DataFrame, recipe: str, champion: str, portfolio: Portfolio) -> Interval | None:
+def against(judged: pl.DataFrame, recipe: str, champion: str, portfolio: Portfolio, spec: RiskSpec) -> Interval | None:
     """Loss of one recipe minus that of another on the same judged rows; None where one was not judged."""
     if recipe not in judged.columns or champion not in judged.columns:
         return None
-    y = judged[LABEL].to_numpy()
-    difference = log_loss(judged[recipe].to_numpy(), y) - log_loss(judged[champion].to_numpy(), y)
+    y, loss = judged[LABEL].to_numpy(), judge_of(spec.likelihood).of
+    difference = loss(judged[recipe].to_numpy(), y) - loss(judged[champion].to_numpy(), y)
     return paired_bootstrap(difference, blocks_of(judged, portfolio))
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from metarisk.domain import Portfolio
+from metarisk.domain import Portfolio, RiskSpec
 from metarisk.evidence.losses import blocks_of
-from metarisk.metrics import Interval, log_loss, paired_bootstrap
-from metarisk.tasks import LABEL
+from metarisk.metrics import Interval, judge_of, paired_bootstrap
+from metarisk.tasks import LABEL, tells
 
 PROTOCOL = "held_out_segments"
 MIN_EVENTS = 10
@@ -17,24 +17,26 @@ MIN_EVENTS = 10
 
 
 def held_out_rows(
-    judged: pl.DataFrame, recipe: str, baselines: Sequence[str], portfolio: Portfolio
+    judged: pl.DataFrame, recipe: str, baselines: Sequence[str], portfolio: Portfolio, spec: RiskSpec
 ) -> list[dict[str, object]]:
     """Rows for the warehouse's `evidence` table: losses, and the recipe's minus those of baselines, by k.
 
     `judged` is what judging.held_out gives. Fewer than MIN_EVENTS events of a slice tell nothing: it is left out.
     """
     rows: list[dict[str, object]] = []
+    judge = judge_of(spec.likelihood)
     for part in judged.partition_by("k", maintain_order=True) if judged.height else []:
         y = part[LABEL].to_numpy()
-        if min(y.sum(), len(y) - y.sum()) < MIN_EVENTS:
+        told = int(tells(y, spec).sum())
+        if told < MIN_EVENTS or (spec.label == "event" and len(y) - told < MIN_EVENTS):
             continue
         blocks = blocks_of(part, portfolio)
-        losses = {name: log_loss(part[name].to_numpy(), y) for name in (recipe, *baselines)}
+        losses = {name: judge.of(part[name].to_numpy(), y) for name in (recipe, *baselines)}
         values = part[portfolio.columns.segments[0]].n_unique()
-        about = {"protocol": PROTOCOL, "slice": part["fold"][0], "rows": len(y), "events": int(y.sum())}
+        about = {"protocol": PROTOCOL, "slice": part["fold"][0], "rows": len(y), "events": told}
         about |= {"note": f"{values} values of {portfolio.columns.segments[0]}, never trained on"}
         for name, loss in losses.items():
-            rows.append(about | {"candidate": name, "metric": "log_loss"} | _numbers(float(loss.mean())))
+            rows.append(about | {"candidate": name, "metric": judge.loss} | _numbers(float(loss.mean())))
         for name in baselines:
             found = paired_bootstrap(losses[recipe] - losses[name], blocks)
             rows.append(about | {"candidate": recipe, "metric": f"loss_minus_{name}"} | _numbers(found))

@@ -8,15 +8,15 @@ import polars as pl
 
 from metarisk.adapt import LEVEL_RULES, level_column
 from metarisk.calibration import LevelRule
-from metarisk.domain import Portfolio
+from metarisk.domain import Portfolio, RiskSpec
 from metarisk.evidence.decision import MIN_JUDGED_EVENTS
 from metarisk.evidence.losses import blocks_of, finite
 from metarisk.evidence.table import Evidence
-from metarisk.metrics import Interval, log_loss, paired_bootstrap
-from metarisk.tasks import LABEL
+from metarisk.metrics import Interval, judge_of, paired_bootstrap
+from metarisk.tasks import LABEL, tells
 
 MIN_LEVEL_GAIN = 1e-5
-"""Log-loss that following the level must gain for certain: less is not worth a step of its own."""
+"""Loss that following the level must gain for certain: less is not worth a step of its own."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,22 @@ class LevelChoice:
     tried: tuple[tuple[LevelRule, Interval], ...]
 
 
-def choose_level(judged: pl.DataFrame, recipe: str, portfolio: Portfolio) -> LevelChoice:
+def choose_level(judged: pl.DataFrame, recipe: str, portfolio: Portfolio, spec: RiskSpec) -> LevelChoice:
     """The level rule with the lowest loss on walk-forward rows, if it gains MIN_LEVEL_GAIN by its paired interval.
 
     Otherwise, or where fewer than MIN_JUDGED_EVENTS events were judged, the level is left alone: scores that were right
     stay right. Intervals are at 95 % for all rules together (Bonferroni).
     """
     none = LEVEL_RULES[0]
-    if judged.is_empty() or recipe not in judged.columns or judged[LABEL].sum() < MIN_JUDGED_EVENTS:
+    if judged.is_empty() or recipe not in judged.columns:
         return LevelChoice(none, ())
-    y, blocks = judged[LABEL].to_numpy(), blocks_of(judged, portfolio)
-    plain, share = log_loss(judged[recipe].to_numpy(), y), 0.05 / (len(LEVEL_RULES) - 1)
+    y, blocks, loss = judged[LABEL].to_numpy(), blocks_of(judged, portfolio), judge_of(spec.likelihood).of
+    if tells(y, spec).sum() < MIN_JUDGED_EVENTS:
+        return LevelChoice(none, ())
+    plain, share = loss(judged[recipe].to_numpy(), y), 0.05 / (len(LEVEL_RULES) - 1)
 
     def gain(number: int) -> Interval:
-        moved = log_loss(judged[level_column(recipe, number)].to_numpy(), y)
+        moved = loss(judged[level_column(recipe, number)].to_numpy(), y)
         return paired_bootstrap(moved - plain, blocks, level=1 - share)
 
     tried = tuple((rule, gain(number)) for number, rule in enumerate(LEVEL_RULES[1:], start=1))

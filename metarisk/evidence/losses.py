@@ -10,13 +10,13 @@ from metarisk.metrics import block_ids
 from metarisk.tasks import OPPONENT, segment_keys
 
 
-def opponent_logit(judged: pl.DataFrame) -> Array:
-    """Logit (N,) of the baseline that validation chose for each row's fold."""
-    names, logit = judged[OPPONENT], np.empty(judged.height)
+def opponent_link(judged: pl.DataFrame) -> Array:
+    """Link-scale score (N,) of the baseline that validation chose for each row's fold."""
+    names, link = judged[OPPONENT], np.empty(judged.height)
     for name in names.unique():
         rows = (names == name).to_numpy()
-        logit[rows] = judged[name].to_numpy()[rows]
-    return logit
+        link[rows] = judged[name].to_numpy()[rows]
+    return link
 
 
 def blocks_of(judged: pl.DataFrame, portfolio: Portfolio) -> Array:

@@ -7,26 +7,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, Portfolio
-from metarisk.evidence.losses import blocks_of, finite, opponent_logit
+from metarisk.domain import Array, Portfolio, RiskSpec
+from metarisk.evidence.losses import blocks_of, finite, opponent_link
 from metarisk.metrics import (
     Interval,
-    auc,
-    brier,
-    calibration_in_the_large,
-    ece,
-    gini,
-    ks,
-    log_loss,
+    judge_of,
     paired_bootstrap,
 )
-from metarisk.tasks import LABEL, OPPONENT
+from metarisk.tasks import LABEL, OPPONENT, tells
 
-SUPPORT_BANDS = ((0, 1), (1, 5), (5, 20), (20, None))
-"""Events in a segment's support at the cut: bands of the table 'by support'."""
+SUPPORT_BANDS: Mapping[str, tuple[tuple[int, int | None], ...]] = {
+    "event": ((0, 1), (1, 5), (5, 20), (20, None)),
+    "value": ((0, 1), (1, 20), (20, 100), (100, None)),
+}
+"""Events, or values, in a segment's support at the cut: bands of the table 'by support'."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +45,13 @@ class Evidence:
     """Candidates on identical rows, best first."""
 
     protocol: str
+    loss: str
+    """Name of the loss that decides, which is a metric of every candidate."""
+    ranking: str
+    """Name of the metric that tells how well rows are put in order."""
     rows: int
     events: int
+    """Where the label is a value, every row counts as one."""
     folds: tuple[str, ...]
     opponents: Mapping[str, str]
     """The baseline that validation chose, by fold."""
@@ -78,23 +79,25 @@ def summarise(
     names: Sequence[str],
     baselines: frozenset[str],
     portfolio: Portfolio,
+    spec: RiskSpec,
     protocol: str = "walk_forward",
 ) -> Evidence:
     """The evidence table of judged rows (see judging.walk_forward); without rows, a table without candidates."""
+    judge = judge_of(spec.likelihood)
     if judged.is_empty():
-        return Evidence(protocol, 0, 0, (), {}, "", ())
+        return Evidence(protocol, judge.loss, judge.ranking, 0, 0, (), {}, "", ())
     y = judged[LABEL].to_numpy()
     blocks = blocks_of(judged, portfolio)
-    losses = {name: log_loss(judged[name].to_numpy(), y) for name in names}
+    losses = {name: judge.of(judged[name].to_numpy(), y) for name in names}
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     oracle = min((name for name in names if name in baselines), key=lambda name: means[name], default=names[0])
-    opposed = log_loss(opponent_logit(judged), y)
-    bands = _bands(judged["support_events"].to_numpy())
+    opposed = judge.of(opponent_link(judged), y)
+    bands = _bands(judged["support_events"].to_numpy(), spec)
     candidates = [
         Candidate(
             name,
             name in baselines,
-            _metrics(judged[name].to_numpy(), y, means[name]),
+            {judge.loss: means[name]} | judge.measured(judged[name].to_numpy(), y),
             paired_bootstrap(losses[name] - opposed, blocks),
             paired_bootstrap(losses[name] - losses[oracle], blocks),
             {
@@ -104,10 +107,11 @@ def summarise(
         )
         for name in names
     ]
-    candidates.sort(key=lambda candidate: candidate.metrics["log_loss"])
+    candidates.sort(key=lambda candidate: candidate.metrics[judge.loss])
     folds = tuple(sorted(judged["fold"].unique().to_list()))
     opponents = dict(judged.select("fold", OPPONENT).unique().sort("fold").iter_rows())
-    return Evidence(protocol, len(y), int(y.sum()), folds, opponents, oracle, tuple(candidates))
+    told = int(tells(y, spec).sum())
+    return Evidence(protocol, judge.loss, judge.ranking, len(y), told, folds, opponents, oracle, tuple(candidates))
 
 
 def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
@@ -133,7 +137,11 @@ def table(evidence: Evidence) -> list[dict[str, object]]:
     return [
         {
             "candidate": line.name + (" (baseline)" if line.baseline else ""),
-            **{words: round(line.metrics[name], digits) for name, (words, digits) in _COLUMNS.items()},
+            **{
+                words: round(line.metrics[name], digits)
+                for name, (words, digits) in _COLUMNS.items()
+                if name in line.metrics
+            },
             "minus opponent": _difference(line.against_opponent),
             "minus oracle": _difference(line.against_oracle),
         }
@@ -142,6 +150,14 @@ def table(evidence: Evidence) -> list[dict[str, object]]:
 
 
 _COLUMNS = {
+    "qlike": ("QLIKE", 5),
+    "poisson_deviance": ("deviance", 5),
+    "squared_error": ("squared error", 5),
+    "mse_log_volatility": ("MSE of log volatility", 5),
+    "absolute_error": ("absolute error", 5),
+    "rank_correlation": ("rank correlation", 4),
+    "log_level": ("level", 3),
+    "bias": ("bias", 5),
     "log_loss": ("log-loss", 5),
     "auc": ("AUC", 4),
     "gini": ("Gini", 4),
@@ -152,31 +168,20 @@ _COLUMNS = {
 }
 
 
+def words_of(metric: str) -> str:
+    """A metric as people read it."""
+    return _COLUMNS[metric][0] if metric in _COLUMNS else metric.replace("_", " ")
+
+
 def _difference(interval: Interval) -> str:
     return f"{1e4 * interval.mean:+.1f} [{1e4 * interval.low:+.1f}, {1e4 * interval.high:+.1f}]"
 
 
-def _metrics(logit: Array, y: Array, loss: float) -> dict[str, float]:
-    p = 1.0 / (1.0 + np.exp(-logit))
-    both = 0 < y.sum() < len(y)
-    return {
-        "log_loss": loss,
-        "auc": auc(logit, y) if both else float("nan"),
-        "gini": gini(logit, y) if both else float("nan"),
-        "ks": ks(logit, y) if both else float("nan"),
-        "brier": brier(p, y),
-        "ece": ece(p, y),
-        "calibration_in_the_large": calibration_in_the_large(logit, y) if both else float("nan"),
-    }
-
-
-def _bands(events: Array) -> dict[str, Array]:
+def _bands(events: Array, spec: RiskSpec) -> dict[str, Array]:
     bands = {}
-    for low, high in SUPPORT_BANDS:
+    for low, high in SUPPORT_BANDS[spec.label]:
         rows = (events >= low) & (events < high if high is not None else True)
         if rows.any():
-            name = (
-                f"{low}+ events" if high is None else f"{low}-{high - 1} events" if high - low > 1 else f"{low} events"
-            )
-            bands[name] = rows
+            span = f"{low}+" if high is None else f"{low}-{high - 1}" if high - low > 1 else f"{low}"
+            bands[f"{span} {spec.label}s"] = rows
     return bands

@@ -18,6 +18,7 @@ from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
 from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
+from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
@@ -97,6 +98,8 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
             adapted = run(night.adapt, checked)
             scored = run(night.score, adapted)
             guarded = run(night.guard, scored)
+            if context.spec.derive is not None:
+                run(derive, scored)
             drifted = run(watching.drift, scored)
             moved = run(attribute, scored)
             timed = replace(attempt, seconds=dict(run.seconds))
@@ -225,6 +228,8 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         if again.run_id != current["run_id"]:
             return None
         scored = run(night.score, again)
+        if context.spec.derive is not None:
+            run(derive, scored)
         found = (run(night.guard, scored), run(watching.drift, scored), run(attribute, scored))
         return run(pages.report_night, scored, *found, current, {})
     except MetariskError as error:

@@ -104,11 +104,11 @@ def riskiest(run: Run) -> tuple[report.Told, ...]:
     )
 
 
-def reliability_of(judged: Judged) -> tuple[ReliabilityBin, ...]:
+def reliability_of(context: Context, judged: Judged) -> tuple[ReliabilityBin, ...]:
     """Reliability of the chosen recipe on the rows that judged it."""
     rows = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
     recipe = judged.decision.recipe
-    if rows.is_empty() or recipe not in rows.columns or not rows[LABEL].is_between(0, 1).all():
+    if rows.is_empty() or recipe not in rows.columns or context.spec.label != "event":
         return ()
     return reliability(1 / (1 + np.exp(-rows[recipe].to_numpy())), rows[LABEL].to_numpy())
 
@@ -116,7 +116,7 @@ def reliability_of(judged: Judged) -> tuple[ReliabilityBin, ...]:
 def segment_losses(context: Context, judged: Judged) -> tuple[report.SegmentLoss, ...]:
     """Where the chosen recipe loses to the opponent and where it wins, the worst segment first."""
     rows = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
-    found: list[dict[str, Any]] = evidences.by_segment(rows, judged.decision.recipe, context.portfolio)
+    found: list[dict[str, Any]] = evidences.by_segment(rows, judged.decision.recipe, context.portfolio, context.spec)
     lines = [
         report.SegmentLoss(
             row["slice"],
@@ -137,7 +137,7 @@ def held_out(judged: Judged) -> tuple[report.HeldOutLine, ...]:
         by_slice.setdefault(str(row["slice"]), []).append(row)
     lines = []
     for name, rows in by_slice.items():
-        losses = {row["candidate"]: row["value"] for row in rows if row["metric"] == "log_loss"}
+        losses = {row["candidate"]: row["value"] for row in rows if row["metric"] == judged.evidence.loss}
         gains = {
             row["metric"]: Interval(row["value"], row["low"], row["high"]) for row in rows if row["low"] is not None
         }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from metarisk import __version__
 from metarisk.pipeline.context import Context
-from metarisk.portfolios import config_hash, extract_sql, scores_suite_path, suite_path
+from metarisk.portfolios import also_sql, config_hash, extract_sql, scores_suite_path, suite_path
 
 
 @cache
@@ -41,7 +41,8 @@ def configuration(context: Context) -> str:
         path.read_text(encoding="utf-8")
         for path in (suite_path(project, portfolio), scores_suite_path(project, portfolio))
     ]
-    return config_hash(portfolio, extract_sql(project, portfolio), *suites)
+    also = also_sql(project, portfolio).values()
+    return config_hash(portfolio, extract_sql(project, portfolio), *suites, *also)
 
 
 def text_hash(text: str) -> str:

@@ -1,6 +1,6 @@
 """The steps of a night: plain functions that take references to Parquet and give references back.
 
-`ready -> extract -> check -> adapt -> score -> guard -> drift -> publish -> report`; composed in the package's root.
+`ready -> extract -> check -> adapt -> score -> guard -> derive -> drift -> publish -> report`, composed by the package.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
 from metarisk.pipeline.models import champion_for, load_card, load_model
+from metarisk.pipeline.sides import ALSO, extract_sides
 from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
-from metarisk.tasks import newest, observed, population, segment_keys
+from metarisk.tasks import latest_rows, newest, observed, population, segment_keys
 
 BATCH_ROWS = 131_072
 READY_POLL_SECONDS = 30.0
@@ -149,6 +150,8 @@ def adapt(context: Context, checked: Checked) -> Run:
     drifting = remedying.drifting(context)
     if drifting:
         parts[DRIFTING] = json.dumps(drifting)
+    if context.portfolio.source.also:
+        parts[ALSO] = json.dumps(extract_sides(context), sort_keys=True)
     run_id = identity(parts)
     folder = run_folder(context, run_id)
     about = (run_id, champion.model_id, champion.recipe, champion.as_of)
@@ -300,12 +303,16 @@ def population_batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:
     excluded = run.checked.quality.excluded
     keys = lake.key_columns(context.portfolio)
     unwanted = pl.read_parquet(excluded, columns=keys) if excluded is not None else None
+    latest = None
+    if context.portfolio.population == "latest":
+        found = latest_rows(scan(context, run.checked), context.portfolio, context.job.as_of)
+        latest = found.collect(engine="streaming").lazy()
     for path in run.extract.paths:
         for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS):
             frame = pl.DataFrame(batch).lazy()
             if unwanted is not None:
                 frame = frame.join(unwanted.lazy(), on=keys, how="anti", maintain_order="left")
-            rows = population(frame, context.portfolio, context.job.as_of).collect()
+            rows = population(frame, context.portfolio, context.job.as_of, latest).collect()
             if rows.height:
                 yield rows
 

@@ -12,11 +12,12 @@ import polars as pl
 
 from metarisk import quality, registry, report
 from metarisk.adapt import BASELINES
-from metarisk.domain import segment_name
-from metarisk.evidence import Evidence
-from metarisk.metrics import Interval
+from metarisk.domain import RiskSpec, segment_name
+from metarisk.evidence import Evidence, words_of
+from metarisk.metrics import Interval, judge_of
 from metarisk.pipeline import alerting, cards, driftpages
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.deriving import DERIVED, MEASURES
 from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.modelcards import write_card
 from metarisk.pipeline.models import champion_for, registry_root
@@ -73,6 +74,7 @@ def report_night(
         rows_entered=int(whole["rows_entered"].sum()),
         rows_left=int(whole["rows_left"].sum()),
         extrapolated=cards.extrapolated(run),
+        measures=_measured(run),
         drift=lines,
         drift_page=drifted.name,
         evidence=_evidence_of(context, run.model_id),
@@ -114,10 +116,10 @@ def report_week(
         training_segments=trained.segments,
         steps=tuple(report.Step(name, value) for name, value in seconds.items()),
         quality=_quality(judged.checked.quality),
-        evidence=_evidence(judged.evidence, decision.recipe),
+        evidence=_evidence(judged.evidence, decision.recipe, context.spec),
         segment_losses=cards.segment_losses(context, judged),
         held_out=cards.held_out(judged),
-        reliability=cards.reliability_of(judged),
+        reliability=cards.reliability_of(context, judged),
         level=cards.level(judged),
         stability=cards.stability(trained),
         swaps=cards.swaps(trained),
@@ -270,26 +272,28 @@ def _drift(folder: Path) -> tuple[report.DriftLine, ...]:
     return tuple(report.DriftLine(**row) for row in found.select(*columns, "detail").iter_rows(named=True))
 
 
-def _evidence(evidence: Evidence, chosen: str) -> report.Evidence | None:
+def _evidence(evidence: Evidence, chosen: str, spec: RiskSpec) -> report.Evidence | None:
     if not evidence.candidates:
         return None
     lines = [
         report.EvidenceLine(
             candidate=line.name,
-            loss=line.metrics["log_loss"],
-            ranking=line.metrics["auc"],
+            loss=line.metrics[evidence.loss],
+            ranking=line.metrics[evidence.ranking],
             difference=line.against_opponent,
             against_oracle=line.against_oracle,
             role="champion" if line.name == chosen else "baseline" if line.baseline else "candidate",
         )
         for line in evidence.candidates
     ]
+    loss, ranking = (words_of(name) for name in (evidence.loss, evidence.ranking))
+    events = f" with {evidence.events:,} events" if spec.label == "event" else ""
     note = (
-        f"{evidence.rows:,} rows with {evidence.events:,} events, opened in {len(evidence.folds)} windows after "
-        "the labels that taught; labels as they were known at each cut; difference in log-loss with a 95 % interval "
-        "by bootstrap over opening month x segment"
+        f"{evidence.rows:,} rows{events}, opened in {len(evidence.folds)} windows after the labels that taught; labels "
+        f"as they were known at each cut; difference in {loss} with a 95 % interval by bootstrap over opening month x "
+        "segment"
     )
-    return report.Evidence(tuple(lines), evidence.opponent, evidence.oracle, note)
+    return report.Evidence(tuple(lines), evidence.opponent, evidence.oracle, note, loss, ranking)
 
 
 def _similarity(context: Context, model_id: str) -> tuple[report.MapPoint, ...]:
@@ -326,22 +330,24 @@ def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:
     for row in rows:
         by_name.setdefault(row["candidate"], {})[row["metric"]] = row
     about = json.loads(rows[0]["metrics"])
-    lines = []
+    lines, judge = [], judge_of(context.spec.likelihood)
     for name, metrics in by_name.items():
         opposed, oracle = (metrics.get(f"loss_minus_{other}") for other in ("opponent", "oracle"))
         lines.append(
             report.EvidenceLine(
                 candidate=name,
-                loss=metrics["log_loss"]["value"],
-                ranking=metrics["auc"]["value"],
+                loss=metrics[judge.loss]["value"],
+                ranking=metrics[judge.ranking]["value"],
                 difference=_interval(opposed),
                 against_oracle=_interval(oracle),
                 role="champion" if name == rows[0]["recipe"] else "baseline" if name in BASELINES else "candidate",
             )
         )
     lines.sort(key=lambda line: line.loss)
-    note = f"{rows[0]['rows']:,} rows with {rows[0]['events']:,} events; {rows[0]['note']}"
-    return report.Evidence(tuple(lines), about.get("opponent", ""), about.get("oracle", ""), note)
+    events = f" with {rows[0]['events']:,} events" if context.spec.label == "event" else ""
+    note = f"{rows[0]['rows']:,} rows{events}; {rows[0]['note']}"
+    names = (words_of(name) for name in (judge.loss, judge.ranking))
+    return report.Evidence(tuple(lines), about.get("opponent", ""), about.get("oracle", ""), note, *names)
 
 
 def _interval(row: Mapping[str, Any] | None) -> Interval | None:
@@ -349,6 +355,14 @@ def _interval(row: Mapping[str, Any] | None) -> Interval | None:
     if row is None or row["value"] is None or row["low"] is None or row["high"] is None:
         return None
     return Interval(row["value"], row["low"], row["high"])
+
+
+def _measured(run: Run) -> tuple[report.MeasureRow, ...]:
+    """What the risk type published beside the scores, in its order."""
+    file = run.folder / DERIVED / MEASURES
+    if not file.exists():
+        return ()
+    return tuple(report.MeasureRow(**row) for row in pl.read_parquet(file).iter_rows(named=True))
 
 
 def _next_steps(context: Context, run: Run) -> tuple[str, ...]:

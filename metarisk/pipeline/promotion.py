@@ -39,7 +39,7 @@ SELECT seq, state, since, by_whom, reason FROM metarisk.model_state WHERE model_
 """
 _EVIDENCE = """
 SELECT candidate, metric, value, low, high, rows, events FROM metarisk.evidence
-WHERE model_id = $model_id AND protocol = 'walk_forward' AND slice = 'all' AND metric IN ('log_loss', 'auc', 'ece')
+WHERE model_id = $model_id AND protocol = 'walk_forward' AND slice = 'all' AND metric NOT LIKE 'loss_minus%'
 ORDER BY metric, value
 """
 

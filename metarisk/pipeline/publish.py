@@ -25,6 +25,7 @@ from metarisk.pipeline import alerting
 from metarisk.pipeline.appending import append_frame, append_rows
 from metarisk.pipeline.audit import append_event, publication_event
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.deriving import DERIVED, LOOK_BACK, MEASURES, SCORES
 from metarisk.pipeline.identity import identity, versions
 from metarisk.pipeline.night import (
     BATCH_ROWS,
@@ -78,13 +79,17 @@ def publish(
     current = current_publication(context)
     if current is not None and current["run_id"] == run.run_id:
         return current
-    for folder in (run.extract.directory, run.folder / "score", drift_folder, moves_folder):
+    derived = [run.folder / DERIVED] if context.spec.derive is not None else []
+    for folder in (run.extract.directory, run.folder / "score", drift_folder, moves_folder, *derived):
         lake.verify(folder)
     summary, adaptations = _summary(context, run), _adaptations(context, run)
     with context.warehouse.transaction() as transaction:
         if not _exists(transaction, run.run_id):
             _append_run(context, transaction, run, summary)
             transaction.append("metarisk.risk_score", _score_batches(run))
+            for folder in derived:
+                append_frame(transaction, "metarisk.risk_score", pl.read_parquet(folder / SCORES))
+                append_frame(transaction, "metarisk.measure", _of_run(context, run, folder / MEASURES))
             append_frame(transaction, "metarisk.adaptation", adaptations)
             append_frame(transaction, "metarisk.drift_metric", _of_run(context, run, drift_folder / "drift.parquet"))
             alerts = alerting.of_run(context, transaction, run.run_id, drift_folder)
@@ -138,6 +143,7 @@ def _append_run(context: Context, transaction: Transaction, run: Run, summary: M
         },
         "adapt": lake.read_manifest(run.folder / "adapt")["files"],
         "score": lake.read_manifest(run.folder / "score")["files"],
+        **({"derived": lake.read_manifest(run.folder / DERIVED)["files"]} if context.spec.derive else {}),
         "batch_rows": BATCH_ROWS,
         "versions": versions(),
     }
@@ -274,9 +280,14 @@ def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
 
 
 def _outcomes(context: Context, run: Run, transaction: Transaction) -> pl.DataFrame:
-    """Events that became known since the last publication, for BI and for performance monitoring."""
+    """Outcomes that became known since the last publication, for BI and for performance monitoring.
+
+    A value has the opening date of its row for an event date; the first night tells those of its last LOOK_BACK.
+    """
     columns, job = context.portfolio.columns, context.job
-    if columns.event_date is None or columns.known_date is None:
+    event = columns.event_date or columns.opened_on
+    told = columns.event_date or columns.value
+    if told is None or columns.known_date is None:
         return pl.DataFrame()
     last = transaction.rows(
         "SELECT max(known_date) AS last FROM metarisk.outcome WHERE portfolio = $portfolio",
@@ -284,18 +295,20 @@ def _outcomes(context: Context, run: Run, transaction: Transaction) -> pl.DataFr
     )[0]["last"]
     known = pl.col(columns.known_date)
     new = known.is_not_null() & (known <= pl.lit(job.as_of))
+    if last is None and columns.event_date is None:
+        last = job.as_of - LOOK_BACK
     if last is not None:
         new &= known > pl.lit(last)
     return (
         scan(context, run.checked)
-        .filter(new & pl.col(columns.event_date).is_not_null())
+        .filter(new & pl.col(told).is_not_null())
         .select(
             pl.lit(job.portfolio).alias("portfolio"),
             pl.col(columns.entity).alias("entity"),
             pl.lit(context.portfolio.target.name).alias("target"),
-            pl.col(columns.event_date).alias("event_date"),
+            pl.col(event).alias("event_date"),
             known.alias("known_date"),
-            pl.lit(1.0).alias("value"),
+            (pl.lit(1.0) if columns.event_date is not None else pl.col(told).cast(pl.Float64)).alias("value"),
         )
         .collect()
     )

@@ -15,10 +15,13 @@ from metarisk import lake, scoring
 from metarisk.domain import Scalar
 from metarisk.pipeline import night as nights
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.deriving import DERIVED, SCORES, write_derived
 from metarisk.pipeline.identity import code_version, configuration, versions
 from metarisk.pipeline.replaying import Night, night_of
+from metarisk.pipeline.sides import ALSO
 
 _MANIFEST = "SELECT manifest FROM metarisk.run WHERE run_id = $run_id"
+_KNOWN = "SELECT min(published_at) AS known FROM metarisk.publication WHERE run_id = $run_id"
 _PUBLISHED = "SELECT * FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of"
 
 
@@ -47,15 +50,20 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
     """
     night = night_of(context, run_id)
     then = json.loads(context.warehouse.rows(_MANIFEST, {"run_id": run_id})[0]["manifest"])
-    drifting = json.loads(lake.read_manifest(night.run.folder / "adapt").get(nights.DRIFTING, "[]"))
+    began = lake.read_manifest(night.run.folder / "adapt")
+    drifting = json.loads(began.get(nights.DRIFTING, "[]"))
     with lake.scratch(context.settings.data_dir / "lake" / night.context.job.portfolio) as private:
         again = replace(night.run, folder=private / "run")
         with lake.staged(again.folder / "adapt") as into:
             nights.write_adaptation(night.context, again, into, drifting)
-            lake.write_manifest(into, {"run_id": run_id})
+            lake.write_manifest(into, {"run_id": run_id, ALSO: began.get(ALSO, "{}")})
         nights.score(night.context, again)
         scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in nights.score_files(again))
-        files = {step: _files(again.folder / step) for step in ("adapt", "score")}
+        if night.context.spec.derive is not None:
+            known = context.warehouse.rows(_KNOWN, {"run_id": run_id})[0]["known"]
+            write_derived(night.context, again, again.folder / DERIVED, known)
+            scores = pl.concat([scores, pl.read_parquet(again.folder / DERIVED / SCORES)])
+        files = {step: _files(again.folder / step) for step in ("adapt", "score", DERIVED) if step in then}
     differences = [*_files_differ(then, files), *_rows_differ(night, scores)]
     changed = tuple(_around(night, then))
     return Reproduced(

@@ -93,7 +93,7 @@ def study(context: Context, checked: Checked, file: Path, protocol: Protocol, re
             if protocol == "new-market":
                 teach = teach.join(part.filter(role="fit").select(entity), on=entity, how="semi")
         scores = judging.judge_rows(teach, known, portfolio, spec, names, seed=SEED, progress=_silent, support=support)
-        found = judging.judged_rows(known, teach if support is None else support, portfolio, fold, scores)
+        found = judging.judged_rows(known, teach if support is None else support, portfolio, spec, fold, scores)
         # Folds that are dates follow each other; those of other protocols are segments of one time.
         earlier = [one.select(found.columns) for one in judged if protocol == "as-known" and one["fold"][0] < fold]
         chosen = judging.opponent(earlier, teach, portfolio, spec, names, seed=SEED)
@@ -107,7 +107,7 @@ def study(context: Context, checked: Checked, file: Path, protocol: Protocol, re
             on=context.job.as_of,
             remedy="give lines of role score whose outcome is known, or a later as_of",
         )
-    table = evidences.summarise(together, names, BASELINES, portfolio, protocol=protocol)
+    table = evidences.summarise(together, names, BASELINES, portfolio, spec, protocol=protocol)
     context.reporter.table("evidence", f"Evidence of {portfolio.name}, {NOTES[protocol]}", evidences.table(table))
     ours = [name for name in (spec.default, *names) if name in names and name not in BASELINES]
     return Study((ours or names)[0], together, table)

@@ -30,7 +30,7 @@ from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
 from metarisk.pipeline.promotion import append_states, earlier_proofs
-from metarisk.tasks import LABEL, population
+from metarisk.tasks import LABEL, population, tells
 
 SEED = 0
 HELD_OUT_BASELINES = frozenset({"pooled_logistic", "segment_logistic", "pooled_lightgbm", "target_lightgbm"})
@@ -92,12 +92,12 @@ def judge(context: Context, checked: Checked) -> Judged:
     folder = context.settings.data_dir / "lake" / portfolio.name / str(as_of) / "weeks" / week_id
     features, warnings = _single_features(context, checked)
     judged = _walked(context, checked, folder, names)
-    summary = evidences.summarise(judged, names, BASELINES, portfolio)
+    summary = evidences.summarise(judged, names, BASELINES, portfolio, spec)
     recipe = champion.recipe if champion else None
     proofs = earlier_proofs(context, recipe) if recipe is not None else []
     decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
-    level = evidences.choose_level(judged, decision.recipe, portfolio)
+    level = evidences.choose_level(judged, decision.recipe, portfolio, spec)
     few = tuple(_held_out(context, checked, folder, decision.recipe, names))
     if few:
         title = f"Segments held out of training, {portfolio.name} {as_of}"
@@ -146,7 +146,7 @@ def _held_out(
 ) -> list[dict[str, object]]:
     """What the recipe to be trained makes of segments that it was not trained on, beside pooled and segment models."""
     portfolio, spec = context.portfolio, context.spec
-    if not portfolio.validation.held_out or spec.label != "event":
+    if not portfolio.validation.held_out:
         return []
     baselines = [name for name in names if name in HELD_OUT_BASELINES and name != recipe]
     if not _whole(folder / f"held_out-{recipe}"):
@@ -164,7 +164,7 @@ def _held_out(
             judged.write_parquet(into / "judged.parquet")
             lake.write_manifest(into, {"recipe": recipe})
     judged = pl.read_parquet(folder / f"held_out-{recipe}" / "judged.parquet")
-    return evidences.held_out_rows(judged, recipe, baselines, portfolio)
+    return evidences.held_out_rows(judged, recipe, baselines, portfolio, spec)
 
 
 def train(context: Context, judged: Judged) -> Trained:
@@ -177,7 +177,7 @@ def train(context: Context, judged: Judged) -> Trained:
     model = training.fit(
         recipe,
         teach,
-        training.fit_bases([recipe], teach, portfolio),
+        training.fit_bases([recipe], teach, portfolio, spec),
         portfolio,
         spec,
         seed=SEED,
@@ -211,7 +211,7 @@ def train(context: Context, judged: Judged) -> Trained:
         model_id,
         path,
         teach.height,
-        int(teach[LABEL].sum()),
+        int(tells(teach[LABEL].to_numpy(), spec).sum()),
         len(model.segments),
         compare(context, adapted, teach, rows, link),
         backtests.grade_backtests(published_outcomes(context, frame), portfolio.scorecard),
@@ -227,6 +227,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
         pl.read_parquet(judged.folder / "judged" / "judged.parquet"),
         judged.decision.recipe,
         context.portfolio,
+        context.spec,
     )
     with context.warehouse.transaction() as transaction:
         known = transaction.rows("SELECT 1 AS found FROM metarisk.model WHERE model_id = $id", {"id": trained.model_id})

@@ -7,6 +7,7 @@ from metarisk.portfolios.calendars import as_of_from_schedule, calendar_dates
 from metarisk.portfolios.drafting import draft_portfolio
 from metarisk.portfolios.live import Finding, check_portfolio
 from metarisk.portfolios.reading import (
+    also_sql,
     config_hash,
     extract_sql,
     list_portfolios,
@@ -17,6 +18,7 @@ from metarisk.portfolios.reading import (
 
 __all__ = [
     "Finding",
+    "also_sql",
     "as_of_from_schedule",
     "calendar_dates",
     "check_portfolio",

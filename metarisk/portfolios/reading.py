@@ -53,6 +53,14 @@ def load_portfolio(project: Path, name: str, risks: Collection[str] | None = Non
             remedy="write WHERE ... <= $as_of, and bind labels by their known date",
             portfolio=name,
         )
+    for key, sql in also_sql(project, portfolio).items():
+        if "$as_of" not in sql:
+            raise ConfigError(
+                f"sql/extracts/{portfolio.source.also[key]} never mentions $as_of, so it would return what was not yet "
+                "known",
+                remedy="write WHERE ... <= $as_of",
+                portfolio=name,
+            )
     suite_path(project, portfolio)
     scores_suite_path(project, portfolio)
     return portfolio
@@ -62,6 +70,14 @@ def extract_sql(project: Path, portfolio: Portfolio) -> str:
     """Text of the portfolio's extract. Raises ConfigError when the file is missing or outside `sql/extracts`."""
     path = _inside(project, "sql/extracts", portfolio.source.extract, "source.extract", portfolio.name)
     return path.read_text(encoding="utf-8")
+
+
+def also_sql(project: Path, portfolio: Portfolio) -> dict[str, str]:
+    """Texts of the portfolio's further extracts by name. Raises ConfigError as `extract_sql` does."""
+    return {
+        key: _inside(project, "sql/extracts", file, f"source.also.{key}", portfolio.name).read_text(encoding="utf-8")
+        for key, file in sorted(portfolio.source.also.items())
+    }
 
 
 def suite_path(project: Path, portfolio: Portfolio) -> Path:

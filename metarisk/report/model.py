@@ -253,6 +253,20 @@ class HeldOutLine:
 
 
 @dataclass(frozen=True)
+class MeasureRow:
+    """One number that a risk type published of the night beside its scores; a note that begins with { is JSON."""
+
+    kind: str
+    item: str
+    segment: str | None
+    metric: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class NightReport:
     """Everything the page of one night shows."""
 
@@ -289,6 +303,7 @@ class NightReport:
     """Since the last run."""
     extrapolated: tuple[tuple[str, int, int], ...] = ()
     """Segment, rows, and rows of them outside of what any labelled row shows, the most such rows first."""
+    measures: tuple[MeasureRow, ...] = ()
     drift: tuple[DriftLine, ...] = ()
     """All rows of the night: the page counts them and picks the worst."""
     drift_page: str = ""

@@ -23,6 +23,7 @@ from metarisk.drift import TESTS
 from metarisk.drift.early import SUSPECTED
 from metarisk.metrics import Interval
 from metarisk.report import charts
+from metarisk.report.measures import sections
 from metarisk.report.model import (
     BacktestLine,
     DriftLine,
@@ -73,6 +74,7 @@ def render_night(report: NightReport) -> str:
             score_chart=charts.score_chart(report.scores) if report.scores else None,
             grade_chart=charts.grade_chart(report.grades) if report.grades else None,
             waterfalls=[(move, charts.waterfall_chart(move)) for move in report.moves],
+            measures=sections(report.measures),
             drift_counts=Counter(line.status for line in tests_of(report.drift)),
             drift_tests=len(tests_of(report.drift)),
             drift=_worst_drift(report.drift),

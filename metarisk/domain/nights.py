@@ -1,0 +1,58 @@
+"""What a risk type is given of a night, and what it may publish beside the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from metarisk.domain.episodes import Array
+from metarisk.domain.portfolio import Portfolio
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class NightView:
+    """A night after its rows were scored, as a risk type sees it; N rows were scored.
+
+    Attributes:
+        portfolio: the job.
+        as_of: the night.
+        options: the risk type's options with what the portfolio says of them.
+        rows: the scored rows of the extract, (N) in its order.
+        scores: their scores, (N) in the same order: scoring.KEPT.
+        history: every row of the extract as it was known at as_of; an outcome that was not known is null.
+        tables: the portfolio's further extracts by name (`source.also`).
+        score: rows of `history` to scores (M,) on the target's own scale, by fits that have not seen their entities
+            where the champion has such fits.
+        published: earlier nights as they were known then: as_of, entity, target, score.
+        seed: of anything that is drawn, the same whenever this night is done again.
+    """
+
+    portfolio: Portfolio
+    as_of: date
+    options: Mapping[str, Any]
+    rows: pl.DataFrame
+    scores: pl.DataFrame
+    history: pl.LazyFrame
+    tables: Mapping[str, pl.LazyFrame]
+    score: Callable[[pl.DataFrame], Array]
+    published: Callable[[], pl.DataFrame]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What a risk type makes of a night.
+
+    Attributes:
+        scores: further rows of `risk_score`: entity, target, segment, score, and where there are any score_low,
+            score_high, reasons.
+        measures: rows of `measure`: kind, item, metric, value, and where there are any segment, low, high, note.
+    """
+
+    scores: pl.DataFrame | None = None
+    measures: pl.DataFrame | None = None

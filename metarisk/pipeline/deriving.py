@@ -1,0 +1,151 @@
+"""What a risk type publishes beside its scores: further targets, and measures of whole portfolios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from metarisk import lake, scoring
+from metarisk.adapt import Adapted, shifts
+from metarisk.domain import Array, ConfigError, DataError, Derived, NightView, Scalar, did_you_mean
+from metarisk.pipeline.context import Context
+from metarisk.pipeline.night import Run, finished, load_adapted, load_level, population_batches, scan, score_files
+from metarisk.pipeline.sides import side_tables
+from metarisk.tasks import as_known
+
+DERIVED = "derived"
+SCORES, MEASURES = "scores.parquet", "measures.parquet"
+MEASURE: Mapping[str, type[pl.DataType]] = {
+    "kind": pl.String,
+    "item": pl.String,
+    "segment": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "note": pl.String,
+}
+LOOK_BACK = timedelta(days=400)
+"""How far back published scores are handed to a risk type: a trading year of back-tests and a month to spare."""
+_PUBLISHED = """
+SELECT s.as_of, s.entity, s.target, s.score
+FROM metarisk.risk_score AS s
+JOIN (
+    SELECT p.run_id, p.as_of, row_number() OVER (PARTITION BY p.as_of ORDER BY p.seq DESC) AS place
+    FROM metarisk.publication AS p
+    WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of < $as_of AND p.published_at < $known
+) AS n ON n.run_id = s.run_id AND n.as_of = s.as_of AND n.place = 1
+"""
+
+
+def derive(context: Context, run: Run) -> Path:
+    """Ask the risk type what it makes of a scored night; a folder with `scores.parquet` and `measures.parquet`."""
+    folder = run.folder / DERIVED
+    if not finished(folder):
+        write_derived(context, run, folder, context.clock())
+    return folder
+
+
+def write_derived(context: Context, run: Run, folder: Path, known: datetime) -> None:
+    """Derive with what had been published before `known`."""
+    ask = context.spec.derive
+    found = Derived() if ask is None else ask(view(context, run, known))
+    scores, measures = _scores(context, run, found), _measures(context, found)
+    with lake.staged(folder) as into:
+        scores.write_parquet(into / SCORES)
+        measures.write_parquet(into / MEASURES)
+        lake.write_manifest(into, {"run_id": run.run_id})
+
+
+def view(context: Context, run: Run, known: datetime) -> NightView:
+    """The night as its risk type sees it."""
+    portfolio, as_of = context.portfolio, context.job.as_of
+    adapted, level = load_adapted(context, run), load_level(run)
+    unseen = bool(adapted.model.bases) and all(base.parts for base in adapted.model.bases)
+
+    def score(frame: pl.DataFrame) -> Array:
+        rows = adapted.model.unseen(frame) if unseen else adapted.model.fresh(frame)
+        return scoring.mean_score(adapted, _link(adapted, frame, rows, context) + shifts(frame, portfolio, level))
+
+    return NightView(
+        portfolio,
+        as_of,
+        options(context),
+        pl.concat(population_batches(context, run)),
+        pl.concat(pl.read_parquet(path) for path in score_files(run)),
+        as_known(scan(context, run.checked), portfolio, as_of),
+        side_tables(context, run.folder),
+        score,
+        lambda: _published(context, known),
+        int(run.run_id[:8], 16),
+    )
+
+
+def options(context: Context) -> Mapping[str, object]:
+    """The risk type's options, with the portfolio's own; a ConfigError for one that the risk type does not have."""
+    known = context.spec.options
+    for name, value in context.portfolio.options.items():
+        if name not in known:
+            raise ConfigError(
+                f"portfolios/{context.portfolio.name}.toml: risk type {context.spec.name} has no option {name!r}"
+                f"{did_you_mean(name, known)}",
+                portfolio=context.portfolio.name,
+                remedy=f"use one of {', '.join(known)}" if known else "take [options] out",
+            )
+        wanted = float if isinstance(known[name], float) else type(known[name])
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise ConfigError(
+                f"portfolios/{context.portfolio.name}.toml: option {name!r} is {value!r}, not like {known[name]!r}",
+                portfolio=context.portfolio.name,
+                remedy="correct it in [options]",
+            )
+    return dict(known) | dict(context.portfolio.options)
+
+
+def _link(adapted: Adapted, frame: pl.DataFrame, rows: tuple[Array, Array], context: Context) -> Array:
+    return adapted.score(frame, context.portfolio, rows)[0]
+
+
+def _published(context: Context, known: datetime) -> pl.DataFrame:
+    as_of = context.job.as_of
+    parameters: dict[str, Scalar] = {"portfolio": context.portfolio.name, "as_of": as_of, "first": as_of - LOOK_BACK}
+    with context.warehouse.stream(_PUBLISHED, parameters | {"known": known}) as reader:
+        parts = [pl.DataFrame(batch) for batch in reader]
+    empty = pl.DataFrame(schema={"as_of": pl.Date, "entity": pl.String, "target": pl.String, "score": pl.Float64})
+    return pl.concat([empty, *parts]).sort("as_of", "entity", "target")
+
+
+def _scores(context: Context, run: Run, found: Derived) -> pl.DataFrame:
+    """Rows for `risk_score`, checked: complete, finite, one a (entity, target), none under the model's own target."""
+    given = pl.DataFrame(schema=scoring.SCHEMA) if found.scores is None else found.scores
+    about = {"run_id": run.run_id, "portfolio": context.job.portfolio, "as_of": context.job.as_of, "status": "derived"}
+    rows = given.with_columns(pl.lit(value).alias(name) for name, value in about.items())
+    rows = rows.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in scoring.SCHEMA.items() if name not in rows.columns
+    ).select(pl.col(name).cast(kind) for name, kind in scoring.SCHEMA.items())
+    bad = rows.filter(~pl.col("score").is_finite() | pl.col("score").is_null() | pl.col("entity").is_null())
+    own = rows.filter(pl.col("target") == context.portfolio.target.name)
+    twice = rows.filter(pl.struct("entity", "target").is_duplicated())
+    for wrong, what in ((bad, "has no finite score"), (own, "is the model's own target"), (twice, "is scored twice")):
+        if wrong.height:
+            first = wrong.row(0, named=True)
+            raise DataError(
+                f"{wrong.height} derived scores are wrong: {first['target']} of {first['entity']} {what}",
+                portfolio=context.job.portfolio,
+                on=context.job.as_of,
+                remedy=f"check what risk type {context.spec.name} derives from this night's rows",
+            )
+    return rows.sort("target", "entity")
+
+
+def _measures(context: Context, found: Derived) -> pl.DataFrame:
+    given = pl.DataFrame(schema=MEASURE) if found.measures is None else found.measures
+    missing = [pl.lit(None, kind).alias(name) for name, kind in MEASURE.items() if name not in given.columns]
+    rows = given.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in MEASURE.items())
+    # A number that is none is null in the warehouse.
+    return rows.with_columns(
+        pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in ("value", "low", "high")
+    )

@@ -1,0 +1,89 @@
+"""What a risk type publishes beside its scores, as sections of the night's page: pictures and a table a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from metarisk.report.model import MeasureRow
+
+MOST_ITEMS = 12
+"""Lines of a section's table; all of them are in the view `measure_current`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How rows of one kind are shown.
+
+    Attributes:
+        title, text: heading, and a sentence under it.
+        pictures: functions of the rows of the kind, each giving a chart.
+        table: whether the rows are shown as a table, one line an item.
+        formats: by metric, a format of Python for its numbers; others have four digits.
+    """
+
+    title: str
+    text: str = ""
+    pictures: tuple[Callable[[Sequence[MeasureRow]], Markup], ...] = ()
+    table: bool = True
+    formats: Mapping[str, str] = field(default_factory=dict)
+
+
+SECTIONS: Mapping[str, Kind] = {}
+"""Kinds that are shown in a way of their own; any other one is shown as a table under its name."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One section, ready for the template."""
+
+    title: str
+    text: str
+    pictures: tuple[Markup, ...]
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    items: int
+    notes: tuple[str, ...]
+
+
+def sections(rows: Sequence[MeasureRow]) -> list[Shown]:
+    """The sections of a page, kinds in the order in which they come."""
+    by_kind: dict[str, list[MeasureRow]] = {}
+    for row in rows:
+        by_kind.setdefault(row.kind, []).append(row)
+    return [_shown(kind, found) for kind, found in by_kind.items()]
+
+
+def _shown(name: str, rows: Sequence[MeasureRow]) -> Shown:
+    kind = SECTIONS.get(name) or Kind(name.replace("_", " ").capitalize())
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    items: dict[tuple[str, str], dict[str, MeasureRow]] = {}
+    for row in rows if kind.table else ():
+        items.setdefault((row.item, row.segment or ""), {})[row.metric] = row
+    with_segment = any(segment for _, segment in items)
+    lines = []
+    for (item, segment), found in list(items.items())[:MOST_ITEMS]:
+        numbers = [_number(found.get(metric), kind.formats.get(metric, ".4g")) for metric in metrics]
+        lines.append((item, *((segment,) if with_segment else ()), *numbers))
+    head = ("", *(("segment",) if with_segment else ()), *(metric.replace("_", " ") for metric in metrics))
+    notes = tuple(dict.fromkeys(row.note for row in rows if row.note and not row.note.startswith(("{", "["))))
+    return Shown(
+        kind.title,
+        kind.text,
+        tuple(draw(rows) for draw in kind.pictures),
+        head if lines else (),
+        tuple(lines),
+        len(items),
+        notes[:MOST_ITEMS],
+    )
+
+
+def _number(row: MeasureRow | None, form: str) -> str:
+    """A number with its bounds, where it has any."""
+    if row is None or row.value is None:
+        return "–"
+    if row.low is None or row.high is None:
+        return format(row.value, form)
+    return f"{row.value:{form}} [{row.low:{form}}, {row.high:{form}}]"
