@@ -58,6 +58,7 @@ class TreeBase:
     encoder: Encoder
     booster: lightgbm.Booster | None
     constant: float = 0.0
+    """The score without trees; with them, what they start from beyond their own."""
     likelihood: LikelihoodName = "bernoulli"
 
     @classmethod
@@ -81,14 +82,17 @@ class TreeBase:
         encoder = Encoder.fit(frame, features, columns.opened_on)
         if len(np.unique(y)) < 2:
             return cls(encoder, None, constant_of(y, exposure, likelihood), likelihood)
-        parameters, offset = tree_parameters(y, encoder.monotone, likelihood=likelihood, fine=fine), None
+        parameters = tree_parameters(y, encoder.monotone, likelihood=likelihood, fine=fine)
+        offset, start = None, 0.0
         if exposure is not None:
             parameters |= {"objective": "poisson", "boost_from_average": False}
-            offset = np.log(exposure)
+            # Trees that would have to find the unit of the exposure first would never arrive.
+            start = constant_of(y, exposure, likelihood) if likelihood in COUNTS else 0.0
+            offset = np.log(exposure) + start
         data = lightgbm.Dataset(encoder.raw(frame), y, init_score=offset, categorical_feature=encoder.categorical)
         booster = lightgbm.train(parameters, data)
         booster.free_dataset()
-        return cls(encoder, booster, likelihood=likelihood)
+        return cls(encoder, booster, start, likelihood)
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Score on the link scale, float64 (N,)."""
@@ -101,7 +105,7 @@ class TreeBase:
         else:
             score = np.asarray(self.booster.predict(raw, raw_score=True, num_threads=threads))
         limit = LIMITS.get(self.likelihood, LIMIT)
-        clipped: Array = score.clip(-limit, limit)
+        clipped: Array = (score + self.constant).clip(-limit, limit)
         return clipped
 
     @cached_property

@@ -64,7 +64,8 @@ def column_kinds(portfolio: Portfolio) -> dict[str, Kind]:
     if columns.value is not None:
         kinds[columns.value] = "number"
     kinds |= {column: "number" for column in (columns.exposure, columns.lgd, columns.ead) if column is not None}
-    kinds |= dict.fromkeys(columns.numbers, "number") | dict.fromkeys(columns.texts, "text")
+    kinds |= dict.fromkeys(columns.numbers, "number")
+    kinds |= dict.fromkeys(columns.texts, "text")
     kinds |= {name: _FEATURE_KINDS[feature.kind] for name, feature in portfolio.features.items()}
     others = [column for column in (*columns.protected, *columns.personal) if column not in kinds]
     return kinds | dict.fromkeys(others, "any")

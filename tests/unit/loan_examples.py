@@ -75,7 +75,7 @@ def book(rows: int = 1_500, seed: int = 0) -> pl.DataFrame:
 def fitted(recipe: str, frame: pl.DataFrame, portfolio: Portfolio = PORTFOLIO, as_of: date = AS_OF) -> FittedModel:
     """One recipe trained on what was known at as_of."""
     teach = training.teaching_rows(frame.lazy(), portfolio, SPEC, as_of)
-    bases = training.fit_bases([recipe], teach, portfolio)
+    bases = training.fit_bases([recipe], teach, portfolio, SPEC)
     return training.fit(recipe, teach, bases, portfolio, SPEC, seed=0, progress=silent)
 
 

@@ -52,7 +52,7 @@ def judged_rows(rows: int = 4_000, seed: int = 0, events: int | None = None) -> 
 
 
 JUDGED = judged_rows()
-EVIDENCE = summarise(JUDGED, NAMES, BASELINES, PORTFOLIO)
+EVIDENCE = summarise(JUDGED, NAMES, BASELINES, PORTFOLIO, SPEC)
 
 
 def loss(frame: pl.DataFrame, name: str) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_the_interval_is_that_of_a_plain_bootstrap_over_months_and_segments(name
     # two bootstraps of 2,000 draws: the error of a 2.5 % quantile is near a twentieth of the width
     assert found.low == pytest.approx(low, abs=0.1 * (high - low))
     assert found.high == pytest.approx(high, abs=0.1 * (high - low))
-    assert against(JUDGED, name, "segments", PORTFOLIO) == found
+    assert against(JUDGED, name, "segments", PORTFOLIO, SPEC) == found
 
 
 def opposed(frame: pl.DataFrame) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_the_reported_difference_is_to_each_folds_own_opponent():
         # hindsight knows the better one of two, so what is left to gain on it is less
         assert found.mean < EVIDENCE.candidate(name).against_oracle.mean
     later = JUDGED.filter(fold="2022-05-01")
-    same = summarise(later, NAMES, BASELINES, PORTFOLIO)
+    same = summarise(later, NAMES, BASELINES, PORTFOLIO, SPEC)
     assert same.opponent == same.oracle == "segments"
     assert same.candidate("map_head").against_opponent == same.candidate("map_head").against_oracle
 
@@ -129,8 +129,8 @@ def test_the_reported_difference_is_to_each_folds_own_opponent():
 def test_against_itself_there_is_no_difference_and_against_the_unknown_no_answer():
     same = EVIDENCE.candidate("segments").against_oracle
     assert (same.mean, same.low, same.high) == (0, 0, 0)
-    assert against(JUDGED, "map_head", "retired", PORTFOLIO) is None
-    assert against(JUDGED, "retired", "map_head", PORTFOLIO) is None
+    assert against(JUDGED, "map_head", "retired", PORTFOLIO, SPEC) is None
+    assert against(JUDGED, "retired", "map_head", PORTFOLIO, SPEC) is None
 
 
 def test_bands_of_support_part_the_rows():
@@ -144,7 +144,7 @@ def test_bands_of_support_part_the_rows():
 
 
 def test_the_order_of_judged_rows_changes_no_decision_number():
-    mixed = summarise(JUDGED.sample(fraction=1, shuffle=True, seed=1), NAMES, BASELINES, PORTFOLIO)
+    mixed = summarise(JUDGED.sample(fraction=1, shuffle=True, seed=1), NAMES, BASELINES, PORTFOLIO, SPEC)
     for line in EVIDENCE.candidates:
         other = mixed.candidate(line.name).against_opponent
         for bound in ("mean", "low", "high"):
@@ -152,13 +152,13 @@ def test_the_order_of_judged_rows_changes_no_decision_number():
 
 
 def test_without_rows_there_is_a_table_without_candidates():
-    nothing = summarise(pl.DataFrame(), NAMES, BASELINES, PORTFOLIO)
+    nothing = summarise(pl.DataFrame(), NAMES, BASELINES, PORTFOLIO, SPEC)
     assert nothing.candidates == ()
     assert evidence_rows(nothing) == decision_rows(KEPT, nothing) == table(nothing) == []
 
 
 def test_rows_for_the_warehouse_hold_every_number_and_no_nan():
-    one_class = summarise(judged_rows(300, events=0), NAMES, BASELINES, PORTFOLIO)
+    one_class = summarise(judged_rows(300, events=0), NAMES, BASELINES, PORTFOLIO, SPEC)
     for evidence in (EVIDENCE, one_class):
         rows = evidence_rows(evidence)
         assert len({(row["candidate"], row["slice"], row["metric"]) for row in rows}) == len(rows)
@@ -192,7 +192,7 @@ def portfolio(rule: str = "interval", pinned: str = "auto") -> Portfolio:
 
 
 def decided(book: Portfolio, champion: str | None, *, names=NAMES, rows: pl.DataFrame = JUDGED) -> Decision:
-    return decide(rows, summarise(rows, names, BASELINES, book), book, SPEC, champion)
+    return decide(rows, summarise(rows, names, BASELINES, book, SPEC), book, SPEC, champion)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_one_opening_month_of_one_segment_proves_nothing():
 )
 def test_a_challenger_must_be_ahead_in_as_many_weeks_in_a_row_as_are_wanted(earlier, recipe):
     patient = replace(PORTFOLIO, promotion=Promotion("interval", weeks=3))
-    evidence = summarise(JUDGED, NAMES[:3], BASELINES, patient)
+    evidence = summarise(JUDGED, NAMES[:3], BASELINES, patient, SPEC)
     found = decide(JUDGED, evidence, patient, SPEC, "plain", earlier)
     assert (found.recipe, found.promote) == (recipe, True)
     assert (found.incumbent, found.challenger) == ("plain", "map_head")
@@ -257,7 +257,7 @@ def test_a_challenger_must_be_ahead_in_as_many_weeks_in_a_row_as_are_wanted(earl
 
 def test_the_first_champion_waits_for_no_person_and_no_second_week():
     shy = replace(SPEC, default="plain", promotion="manual")
-    found = decide(JUDGED, summarise(JUDGED, NAMES[:3], BASELINES, PORTFOLIO), PORTFOLIO, shy, None)
+    found = decide(JUDGED, summarise(JUDGED, NAMES[:3], BASELINES, PORTFOLIO, SPEC), PORTFOLIO, shy, None)
     assert (found.recipe, found.promote) == ("map_head", True)
 
 
@@ -277,7 +277,7 @@ def segment_losses(effect: dict[tuple[str, str], float], rows: int = 1_000, seed
 
 def test_a_segment_that_loses_is_called_worse_and_others_hardly_ever_are():
     name, losing = "north|card", segment_losses({("north", "card"): 2.0})
-    found = {row["slice"]: row for row in by_segment(losing, "plain", PORTFOLIO)}
+    found = {row["slice"]: row for row in by_segment(losing, "plain", PORTFOLIO, SPEC)}
     assert found[name]["note"].startswith("worse;")
     assert found[name]["low"] > 0
     assert sum(row["note"].startswith("worse") for row in found.values()) <= 2
@@ -285,10 +285,10 @@ def test_a_segment_that_loses_is_called_worse_and_others_hardly_ever_are():
 
 
 def test_the_estimate_of_a_segment_lies_between_what_was_seen_and_the_mean_of_all():
-    rows = by_segment(segment_losses({}), "plain", PORTFOLIO)
+    rows = by_segment(segment_losses({}), "plain", PORTFOLIO, SPEC)
     seen = np.array([float(str(row["note"]).rpartition(" ")[2]) for row in rows])
     shrunk = np.array([row["value"] for row in rows], dtype=float)
     assert shrunk.std() < seen.std()
     assert (np.sign(seen - shrunk.mean()) * (seen - shrunk) >= -1e-5).all()
-    assert by_segment(segment_losses({}), "segments", PORTFOLIO) == []
-    assert by_segment(pl.DataFrame(), "plain", PORTFOLIO) == []
+    assert by_segment(segment_losses({}), "segments", PORTFOLIO, SPEC) == []
+    assert by_segment(pl.DataFrame(), "plain", PORTFOLIO, SPEC) == []

@@ -59,7 +59,7 @@ def test_more_events_move_an_adapted_score_further_from_the_pool(judged):
 
 
 def test_tables_hold_losses_and_paired_differences_by_k(judged):
-    rows = held_out_rows(judged, "map_head", BASELINES, PORTFOLIO)
+    rows = held_out_rows(judged, "map_head", BASELINES, PORTFOLIO, SPEC)
     by_name = {(row["slice"], row["candidate"], row["metric"]): row for row in rows}
     part = judged.filter(k=20)
     y = part[LABEL].to_numpy()
@@ -74,7 +74,7 @@ def test_tables_hold_losses_and_paired_differences_by_k(judged):
     assert (row["protocol"], row["rows"], row["events"]) == ("held_out_segments", part.height, int(y.sum()))
     lines = held_out_table(rows)
     assert [line[""] for line in lines] == ["k=5", "k=10", "k=20", "k=50"]
-    assert held_out_rows(pl.DataFrame(), "map_head", BASELINES, PORTFOLIO) == held_out_table([]) == []
+    assert held_out_rows(pl.DataFrame(), "map_head", BASELINES, PORTFOLIO, SPEC) == held_out_table([]) == []
 
 
 # features that leak

@@ -83,7 +83,7 @@ def test_walk_forward_judges_every_rule_with_labels_of_its_cut():
     fold = judged.filter(pl.col("fold") == judged["fold"].max())
     cut = date.fromisoformat(fold["fold"][0])
     teach = training.teaching_rows(book().lazy(), PORTFOLIO, SPEC, cut)
-    bases = training.fit_bases(["map_head"], teach, PORTFOLIO)
+    bases = training.fit_bases(["map_head"], teach, PORTFOLIO, SPEC)
     fitted = training.fit("map_head", teach, bases, PORTFOLIO, SPEC, seed=0, progress=silent)
     night = adapt(fitted, "", teach, PORTFOLIO, SPEC)
     for number, rule in enumerate(LEVEL_RULES[1:], start=1):
@@ -112,16 +112,19 @@ def judged(shift: float, rows: int = 6_000) -> pl.DataFrame:
 
 
 def test_a_rule_is_followed_only_where_it_is_better_beyond_chance():
-    helped, none = choose_level(judged(0.25), "map_head", PORTFOLIO), choose_level(judged(0.0), "map_head", PORTFOLIO)
+    helped, none = (
+        choose_level(judged(0.25), "map_head", PORTFOLIO, SPEC),
+        choose_level(judged(0.0), "map_head", PORTFOLIO, SPEC),
+    )
     assert helped.rule == LEVEL_RULES[1]
     assert none.rule == LEVEL_RULES[0]
     tiny = judged(0.25).with_columns(pl.col("map_head") + 1e-9)
     epsilon = {level_column("map_head", n): pl.col("map_head") + 1e-6 for n in range(1, len(LEVEL_RULES))}
-    assert choose_level(tiny.with_columns(**epsilon), "map_head", PORTFOLIO).rule == LEVEL_RULES[0]
+    assert choose_level(tiny.with_columns(**epsilon), "map_head", PORTFOLIO, SPEC).rule == LEVEL_RULES[0]
     assert [rule for rule, _ in none.tried] == list(LEVEL_RULES[1:])
-    assert choose_level(pl.DataFrame(), "map_head", PORTFOLIO).rule == LEVEL_RULES[0]
+    assert choose_level(pl.DataFrame(), "map_head", PORTFOLIO, SPEC).rule == LEVEL_RULES[0]
     few = judged(0.25).filter(pl.col(LABEL).cum_sum() < evidence.MIN_JUDGED_EVENTS)
-    assert choose_level(few, "map_head", PORTFOLIO) == evidence.LevelChoice(LEVEL_RULES[0], ())
+    assert choose_level(few, "map_head", PORTFOLIO, SPEC) == evidence.LevelChoice(LEVEL_RULES[0], ())
     table = evidence.Evidence("walk_forward", 6_000, 1_000, (), {}, "", ())
     rows = evidence.level_rows(helped, table, "map_head")
     assert [row["note"].endswith("; chosen") for row in rows] == [True] + [False] * (len(rows) - 1)

@@ -21,7 +21,7 @@ def quick(name: str) -> FittedModel:
     short = {"loop": dict(recipe.options["loop"]) | {"steps": 20}} if "loop" in recipe.options else {}
     portfolio = replace(PORTFOLIO, learner=LearnerChoice(name, short))
     teach = training.teaching_rows(book().lazy(), portfolio, SPEC, AS_OF)
-    bases = training.fit_bases([name], teach, portfolio)
+    bases = training.fit_bases([name], teach, portfolio, SPEC)
     return training.fit(name, teach, bases, portfolio, SPEC, seed=0, progress=silent)
 
 

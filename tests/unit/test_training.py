@@ -47,7 +47,7 @@ def test_teaching_rows_are_the_newest_labelled_ones_sorted_by_entity():
 
 
 def test_a_base_that_several_recipes_need_is_fitted_once_and_in_folds_only_where_one_adapts_to_it():
-    bases = training.fit_bases(["pooled_lightgbm", "map_head", "pooled_logistic"], support(), PORTFOLIO)
+    bases = training.fit_bases(["pooled_lightgbm", "map_head", "pooled_logistic"], support(), PORTFOLIO, SPEC)
     assert {kind: len(base.parts) for kind, base in bases.items()} == {
         "lightgbm": 5,
         "logistic": 0,
