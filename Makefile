@@ -1,4 +1,4 @@
-# Five targets: demo, test, check, bench, soak. Each makes .venv first where it is missing or out of date.
+# Six targets: demo, demo-all, test, check, bench, soak. Each makes .venv first where it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,10 +6,13 @@ JOBS ?= 2
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: demo test check bench soak
+.PHONY: demo demo-all test check bench soak
 
 demo: $(VENV)/ready
 	$(BIN)/metarisk demo
+
+demo-all: $(VENV)/ready
+	$(BIN)/metarisk demo --all
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup

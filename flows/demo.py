@@ -1,4 +1,4 @@
-"""`python -m flows.demo`: seed, one week and one night of the demo's portfolio, through the flows.
+"""`python -m flows.demo PORTFOLIO ...`: seed, one week and one night of demo portfolios, through the flows.
 
 The Prefect server lives as long as that takes; it keeps its files, so that `metarisk up` shows these runs later.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 import typer
@@ -19,28 +21,36 @@ from flows.weekly import weekly
 from metarisk.domain import MetariskError
 from metarisk.settings import Settings
 
-PORTFOLIO = "consumer_loans"
 
-
-def demo() -> list[Line]:
-    """What became of the week and of the night; the rows are generated while the server starts."""
+def demo(portfolios: Sequence[str]) -> list[Line]:
+    """What became of each week and night; the rows are generated while the server starts."""
     settings = Settings()
     environment = server.environment(settings, server.free_port())
-    command = [sys.executable, "-m", "metarisk.cli", "seed", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as seeding, server.server(environment) as api:  # noqa: S603
-        said, _ = seeding.communicate()
-        if seeding.returncode:
-            raise typer.Exit(seeding.returncode)
-        as_of = date.fromisoformat(json.loads(said)["as_of"])
-        with server.reporting_to(api, server.prefect_home(settings)):
-            states = [flow(PORTFOLIO, as_of, return_state=True) for flow in (weekly, nightly)]
-    return [line for state in states for line in lines_of(state)]
+    lines: list[Line] = []
+    with ThreadPoolExecutor(1) as pool:
+        seeding = pool.submit(lambda: [_seed(name) for name in portfolios])
+        with server.server(environment) as api:
+            nights = dict(zip(portfolios, seeding.result(), strict=True))
+            with server.reporting_to(api, server.prefect_home(settings)):
+                for name, as_of in nights.items():
+                    for flow in (weekly, nightly):
+                        lines += lines_of(flow(name, as_of, return_state=True))
+    return lines
 
 
-def main() -> None:
+def _seed(portfolio: str) -> date:
+    """Generate a portfolio's book in a process of its own; the night that its demo runs."""
+    command = [sys.executable, "-m", "metarisk.cli", "seed", "--portfolio", portfolio, "--json"]
+    seeding = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if seeding.returncode:
+        raise typer.Exit(seeding.returncode)
+    return date.fromisoformat(json.loads(seeding.stdout)["as_of"])
+
+
+def main(portfolios: list[str]) -> None:
     """Run the demo and say what to do next."""
     try:
-        lines = demo()
+        lines = demo(portfolios)
     except MetariskError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         raise SystemExit(1) from None
@@ -57,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -27,7 +27,7 @@ from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
 from metarisk.cli.upkeep import doctor, prune, unstick
-from metarisk.domain import ConfigError, DataError, Job
+from metarisk.domain import ConfigError, DataError, Job, did_you_mean
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context, NightResult
@@ -41,19 +41,26 @@ app.add_typer(audit_app, name="audit")
 
 @app.command()
 def seed(
-    scale: Annotated[float, typer.Option(help="Multiplies the rows of the demo's loan book.")] = 1.0,
+    portfolio: Annotated[str, typer.Option("--portfolio", "-p", help="Demo portfolio.")] = next(iter(demo.DEMOS)),
+    scale: Annotated[float, typer.Option(help="Multiplies the rows of the demo's book.")] = 1.0,
     random_seed: Annotated[int, typer.Option("--seed", help="Another seed is another book.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Generate the demo's loan book into schema `source`."""
+    """Generate the book of a demo portfolio into schema `source`."""
     with errors(as_json):
+        if portfolio not in demo.DEMOS:
+            raise ConfigError(
+                f"nothing generates the book of {portfolio!r}{did_you_mean(portfolio, demo.DEMOS)}",
+                remedy=f"use one of {', '.join(demo.DEMOS)}, or load your own with `metarisk load`",
+            )
+        chosen = demo.DEMOS[portfolio]
         warehouse, settings = warehouse_of()
         migrate(warehouse, settings)
-        rows = {name: warehouse.load(name, reader) for name, reader in demo.generate(scale, random_seed).items()}
+        rows = {name: warehouse.load(name, reader) for name, reader in chosen.generate(scale, random_seed).items()}
         say(
-            {"rows": rows, "as_of": str(demo.DEMO_AS_OF)},
+            {"rows": rows, "as_of": str(chosen.as_of), "portfolio": portfolio},
             "\n".join(f"{count:>12,} rows in source.{name}" for name, count in rows.items())
-            + f"\nNext: metarisk weekly --portfolio consumer_loans --as-of {demo.DEMO_AS_OF}",
+            + f"\nNext: metarisk weekly --portfolio {portfolio} --as-of {chosen.as_of}",
             as_json,
         )
 
@@ -201,9 +208,12 @@ def up() -> None:
 
 
 @app.command("demo")
-def run_demo() -> None:
+def run_demo(
+    every: Annotated[bool, typer.Option("--all", help="One portfolio of every risk type, not loans alone.")] = False,
+) -> None:
     """Run the whole job once on generated data, through the flows."""
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo"]))
+    portfolios = list(demo.DEMOS) if every else list(demo.DEMOS)[:1]
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo", *portfolios]))  # noqa: S603
 
 
 for command in (evaluate, explain, why, replay, doctor, unstick, prune):

@@ -1,5 +1,32 @@
-"""The demo's loan book, generated: the same seed and scale give the same rows anywhere."""
+"""Generated data of the demo portfolios: the same seed and scale give the same rows anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
 
 from metarisk.demo.book import DEMO_AS_OF, DEMO_LOANS, generate
 
-__all__ = ["DEMO_AS_OF", "DEMO_LOANS", "generate"]
+__all__ = ["DEMOS", "DEMO_AS_OF", "DEMO_LOANS", "Demo", "generate"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The generated data of one demo portfolio.
+
+    Attributes:
+        as_of: the night that the demo runs.
+        generate: (scale, seed) to readers of its tables by their name in schema `source`.
+    """
+
+    as_of: date
+    generate: Callable[[float, int], Mapping[str, pa.RecordBatchReader]]
+
+
+DEMOS: Mapping[str, Demo] = {
+    "consumer_loans": Demo(DEMO_AS_OF, generate),
+}
+"""By portfolio; the first is the demo's own."""

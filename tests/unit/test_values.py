@@ -65,7 +65,7 @@ def book(likelihood: LikelihoodName, seed: int = 0) -> tuple[pl.DataFrame, np.nd
 @pytest.mark.parametrize("likelihood", VALUES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_base_learns_the_link_of_its_likelihood(kind: str, likelihood: LikelihoodName) -> None:
-    frame, eta = book(likelihood)
+    frame, _ = book(likelihood)
     fresh, truth = book(likelihood, seed=1)
     counts = likelihood == "poisson"
     portfolio = PORTFOLIO if counts else PLAIN
