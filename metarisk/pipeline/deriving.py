@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -36,21 +36,26 @@ FROM metarisk.risk_score AS s
 JOIN (
     SELECT p.run_id, p.as_of, row_number() OVER (PARTITION BY p.as_of ORDER BY p.seq DESC) AS place
     FROM metarisk.publication AS p
-    WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of < $as_of AND p.published_at < $known
+    WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of < $as_of AND p.published_at <= $known
 ) AS n ON n.run_id = s.run_id AND n.as_of = s.as_of AND n.place = 1
 """
+
+
+_LAST = "SELECT max(published_at) AS last FROM metarisk.publication WHERE portfolio = $portfolio"
 
 
 def derive(context: Context, run: Run) -> Path:
     """Ask the risk type what it makes of a scored night; a folder with `scores.parquet` and `measures.parquet`."""
     folder = run.folder / DERIVED
     if not finished(folder):
-        write_derived(context, run, folder, context.clock())
+        rows = context.warehouse.rows(_LAST, {"portfolio": context.job.portfolio})
+        last = rows[0]["last"]
+        write_derived(context, run, folder, context.clock() if last is None else max(context.clock(), _utc(last)))
     return folder
 
 
 def write_derived(context: Context, run: Run, folder: Path, known: datetime) -> None:
-    """Derive with what had been published before `known`."""
+    """Derive with what had been published by `known`."""
     ask = context.spec.derive
     found = Derived() if ask is None else ask(view(context, run, known))
     scores, measures = _scores(context, run, found), _measures(context, found)
@@ -107,6 +112,10 @@ def options(context: Context) -> Mapping[str, object]:
 
 def _link(adapted: Adapted, frame: pl.DataFrame, rows: tuple[Array, Array], context: Context) -> Array:
     return adapted.score(frame, context.portfolio, rows)[0]
+
+
+def _utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _published(context: Context, known: datetime) -> pl.DataFrame:

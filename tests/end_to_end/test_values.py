@@ -173,7 +173,7 @@ def test_a_derived_score_must_be_whole(project: Project, monkeypatch: pytest.Mon
 def test_an_option_that_the_risk_type_does_not_have_is_named(project: Project) -> None:
     project.weekly(CUT_OFF)
     project.edit("portfolios/tiny.toml", "cap = 2.0", "capp = 2.0")
-    with pytest.raises(ConfigError, match="no option 'capp', did you mean 'cap'"):
+    with pytest.raises(ConfigError, match=r"no option 'capp' \(did you mean 'cap'\?\)"):
         pipeline.nightly(project.context(NIGHTS[0]))
 
 
