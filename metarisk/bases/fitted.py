@@ -96,6 +96,8 @@ def constant_of(y: Array, exposure: Array | None, likelihood: LikelihoodName = "
     if likelihood == "qlike":
         return float(np.log(max(y.mean(), 1e-300))) if len(y) else 0.0
     quiet = len(y) - y.sum() if exposure is None else exposure.sum()
-    if likelihood in COUNTS and exposure is None:
-        quiet = len(y)
+    if likelihood in COUNTS:
+        at_risk = np.ones(len(y)) if exposure is None else exposure
+        # Half a row's events of mean exposure: the unit of the exposure must not count.
+        return float(np.log((y.sum() + 0.5) / (at_risk.sum() + 0.5 * at_risk.mean())))
     return float(np.log((y.sum() + 0.5) / (quiet + 0.5)))

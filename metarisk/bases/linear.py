@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor, Ridge
 
-from metarisk.bases.fitted import LIMIT, LIMITS, completed, constant_of
+from metarisk.bases.fitted import COUNTS, LIMIT, LIMITS, completed, constant_of
 from metarisk.domain import Array, Columns, Feature, LikelihoodName
 from metarisk.features import Encoder
 
@@ -49,6 +49,7 @@ class LinearBase:
         design = encoder.design(frame, np.float64)
 
         def ridge(inputs: Array) -> tuple[Array, float]:
+            start = 0.0
             if exposure is None and likelihood == "bernoulli":
                 model = LogisticRegression(C=0.05, solver="newton-cholesky", max_iter=100).fit(inputs, y)
                 return model.coef_[0].copy(), float(model.intercept_[0])
@@ -60,9 +61,13 @@ class LinearBase:
                 model.fit(inputs, positive)
             else:
                 at_risk = np.ones(len(y)) if exposure is None else exposure
+                if likelihood in COUNTS:
+                    # In expected events, or the solver's tolerance would depend on the unit.
+                    start = constant_of(y, at_risk, likelihood)
+                    at_risk = at_risk * np.exp(start)
                 model = PoissonRegressor(alpha=RIDGE / at_risk.sum(), solver="newton-cholesky", max_iter=100)
                 model.fit(inputs, y / at_risk, sample_weight=at_risk)
-            return model.coef_.copy(), float(model.intercept_)
+            return model.coef_.copy(), float(model.intercept_) + start
 
         return cls(encoder, *signed(design, encoder.signs, ridge), likelihood)
 

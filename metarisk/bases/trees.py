@@ -144,8 +144,11 @@ class TreeBase:
 def tree_parameters(
     y: Array, monotone: Sequence[int], *, likelihood: LikelihoodName = "bernoulli", fine: bool
 ) -> dict[str, Any]:
-    """LightGBM's parameters for labels (N,): how much can be learned say the rarer class, the counts, or the rows."""
-    events = min(y.sum(), len(y) - y.sum()) if likelihood == "bernoulli" else len(y)
+    """LightGBM's parameters for labels (N,): how much can be learned say the rarer class, the counts, or the rows.
+
+    A value, most of which is noise in every risk, counts as a quarter of an event.
+    """
+    events = min(y.sum(), len(y) - y.sum()) if likelihood == "bernoulli" else len(y) / 4
     if likelihood in COUNTS:
         events = min(y.sum(), len(y))
     many = events >= MANY_EVENTS

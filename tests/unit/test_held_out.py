@@ -27,7 +27,7 @@ def judged() -> pl.DataFrame:
 def test_judged_are_the_newer_rows_of_regions_that_had_so_many_events(judged):
     older, newer = training.forward_split(TEACH, PORTFOLIO)
     events = dict(older.group_by("region").agg(pl.col(LABEL).sum()).iter_rows())
-    for k in judging.HELD_OUT_EVENTS:
+    for k in judging.HELD_OUT["event"]:
         rich = [region for region, n in events.items() if n >= k]
         expected = newer.filter(pl.col("region").is_in(rich))["loan"]
         assert sorted(judged.filter(k=k)["loan"]) == sorted(expected)

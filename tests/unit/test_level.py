@@ -125,7 +125,7 @@ def test_a_rule_is_followed_only_where_it_is_better_beyond_chance():
     assert choose_level(pl.DataFrame(), "map_head", PORTFOLIO, SPEC).rule == LEVEL_RULES[0]
     few = judged(0.25).filter(pl.col(LABEL).cum_sum() < evidence.MIN_JUDGED_EVENTS)
     assert choose_level(few, "map_head", PORTFOLIO, SPEC) == evidence.LevelChoice(LEVEL_RULES[0], ())
-    table = evidence.Evidence("walk_forward", 6_000, 1_000, (), {}, "", ())
+    table = evidence.Evidence("walk_forward", "log_loss", "auc", 6_000, 1_000, (), {}, "", ())
     rows = evidence.level_rows(helped, table, "map_head")
     assert [row["note"].endswith("; chosen") for row in rows] == [True] + [False] * (len(rows) - 1)
     assert rows[0]["high"] < 0
