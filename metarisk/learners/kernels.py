@@ -92,6 +92,7 @@ def adapt_segments(
     frozen: int = 0,
     prior_rows: float = 0.0,
     momentum: float = 0.0,
+    safeguard: bool = False,
 ) -> list[Tensor]:
     """Gradient steps of every segment on its own rows, from the same start.
 
@@ -108,6 +109,7 @@ def adapt_segments(
         frozen: layers at the bottom that are not adapted (ANIL: all but the head).
         prior_rows: pseudo-rows in the denominator of the mean.
         momentum: of the steps, see `kernels_unroll.Plan`.
+        safeguard: a segment whose own loss ends above where it began, or not finite, keeps the start; one forward more.
 
     Returns:
         The adapted layers, L - frozen tensors (S, in + 1, out).
@@ -119,7 +121,7 @@ def adapt_segments(
     with torch.no_grad():
         for chunk in _chunks(queue, rows.sizes):
             work = _Chunk(chunk, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers)
-            work.run(rates, momentum)
+            work.run(rates, momentum, safeguard)
     return live
 
 
@@ -198,7 +200,8 @@ class _Chunk:
         self.z = [[self._out(layer)[span] for span in spans] for layer in range(self.layers)]
         self.d = [[d[span] for span in spans] for d in self.deltas]
         self.w = [[weight[int(s)] for s in segments] for weight in live]
-        self.first = weights[0]
+        self.spans = spans
+        self.start = weights[frozen:]
         if self.gram:
             self.z_start, self.shift = buffers.z_start[: self.total], buffers.shift[: self.total]
             torch.mm(self.inputs[0], weights[0], out=self.z_start)
@@ -215,14 +218,17 @@ class _Chunk:
         z = torch.mm(self.inputs[layer], weight, out=self._out(layer))
         self.activation.apply(z, z)
 
-    def run(self, rates: Sequence[Sequence[float | Tensor]], momentum: float) -> None:
+    def run(self, rates: Sequence[Sequence[float | Tensor]], momentum: float, safeguard: bool) -> None:
         gram = self.gram and all(isinstance(row[0], float) for row in rates)
         speeds: list[list[Tensor]] = []
         if momentum:
             speeds = [[torch.zeros_like(weight) for weight in weights] for weights in self.w]
             speed = torch.zeros_like(self.deltas[0])
+        began: list[Tensor] = []
         for row in rates:
             self._forward(gram)
+            if safeguard and not began:
+                began = self._losses()
             self._backward()
             for layer in range(self.frozen, self.layers):
                 rate = row[layer - self.frozen]
@@ -236,6 +242,19 @@ class _Chunk:
         if gram:
             for weight, h, (_, _, shift) in zip(self.w[0], self.h[0], self.moves, strict=True):
                 weight.addmm_(h.T, shift, alpha=-1.0)
+        if began:
+            self._forward(gram)
+            for number, (before, after) in enumerate(zip(began, self._losses(), strict=True)):
+                if not after <= before:
+                    for weights, start in zip(self.w, self.start, strict=True):
+                        weights[number].copy_(start)
+
+    def _losses(self) -> list[Tensor]:
+        """Of each segment, from the scores of the last forward."""
+        eta = self.deltas[-1].clone()
+        eta[:, 0] += self.base
+        losses = self.likelihood.loss(eta.squeeze(-1) if eta.shape[1] == 1 else eta, self.y) * self.share[:, 0]
+        return [losses[span].sum() for span in self.spans]
 
     def _forward(self, gram: bool) -> None:
         for layer in range(self.frozen, self.layers):
