@@ -199,7 +199,9 @@ class _Chunk:
         self.h = [[h[span] for span in spans] for h in self.inputs]
         self.z = [[self._out(layer)[span] for span in spans] for layer in range(self.layers)]
         self.d = [[d[span] for span in spans] for d in self.deltas]
+        self.turned = [[] if layer < frozen else [h.mT for h in hs] for layer, hs in enumerate(self.h)]
         self.w = [[weight[int(s)] for s in segments] for weight in live]
+        self.below = [[weight[:-1].mT for weight in weights] for weights in self.w]
         self.spans = spans
         self.start = weights[frozen:]
         if self.gram:
@@ -207,7 +209,8 @@ class _Chunk:
             torch.mm(self.inputs[0], weights[0], out=self.z_start)
             self.shift.zero_()
             self.moves = [
-                (self.z_start[span], h @ h.T, self.shift[span]) for span, h in zip(spans, self.h[0], strict=True)
+                (self.z_start[span], h @ turned, self.shift[span])
+                for span, h, turned in zip(spans, self.h[0], self.turned[0], strict=True)
             ]
 
     def _out(self, layer: int) -> Tensor:
@@ -240,8 +243,8 @@ class _Chunk:
                 else:
                     self._move(layer, rate)
         if gram:
-            for weight, h, (_, _, shift) in zip(self.w[0], self.h[0], self.moves, strict=True):
-                weight.addmm_(h.T, shift, alpha=-1.0)
+            for weight, h, (_, _, shift) in zip(self.w[0], self.turned[0], self.moves, strict=True):
+                weight.addmm_(h, shift, alpha=-1.0)
         if began:
             self._forward(gram)
             for number, (before, after) in enumerate(zip(began, self._losses(), strict=True)):
@@ -274,25 +277,23 @@ class _Chunk:
         gradient = self.likelihood.gradient(top[:, 0] if single else top, self.y)
         torch.mul(gradient.view(self.total, -1), self.share, out=top)
         for layer in range(self.layers - 1, self.frozen, -1):
-            weights = self.w[layer - self.frozen]
-            for d, weight, below in zip(self.d[layer], weights, self.d[layer - 1], strict=True):
-                if weight.shape[1] == 1:
-                    torch.mul(d, weight[:-1].T, out=below)
-                else:
-                    torch.mm(d, weight[:-1].T, out=below)
+            product = torch.mul if self.deltas[layer].shape[1] == 1 else torch.mm
+            for d, weight, below in zip(self.d[layer], self.below[layer - self.frozen], self.d[layer - 1], strict=True):
+                product(d, weight, out=below)
             below = self.deltas[layer - 1]
             self.activation.pull(below, self.inputs[layer][:, :-1], below)
 
     def _move(self, layer: int, rate: float | Tensor) -> None:
-        for h, d, weight in zip(self.h[layer], self.d[layer], self.w[layer - self.frozen], strict=True):
+        for h, d, weight in zip(self.turned[layer], self.d[layer], self.w[layer - self.frozen], strict=True):
             if isinstance(rate, float):
-                weight.addmm_(h.T, d, alpha=-rate)
+                weight.addmm_(h, d, alpha=-rate)
             else:
-                weight.addcmul_(h.T @ d, rate, value=-1.0)
+                weight.addcmul_(h @ d, rate, value=-1.0)
 
     def _roll(self, layer: int, rate: float | Tensor, speeds: list[Tensor], momentum: float) -> None:
-        for h, d, weight, speed in zip(self.h[layer], self.d[layer], self.w[layer - self.frozen], speeds, strict=True):
-            weight.sub_(speed.mul_(momentum).addmm_(h.T, d) * rate)
+        rows = zip(self.turned[layer], self.d[layer], self.w[layer - self.frozen], speeds, strict=True)
+        for h, d, weight, speed in rows:
+            weight.sub_(speed.mul_(momentum).addmm_(h, d) * rate)
 
 
 class Layer(NamedTuple):
