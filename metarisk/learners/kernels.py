@@ -59,6 +59,14 @@ def _tanh(z: Tensor, out: Tensor) -> None:
         torch.add(_MINUS_ONE, z, alpha=2.0, out=out)
 
 
+def _tanh_slope(h: Tensor, out: Tensor) -> None:
+    """1 - h h, on a CPU in one pass."""
+    if h.is_cuda:
+        torch.sub(_ONE, torch.mul(h, h, out=out), out=out)
+    else:
+        torch.addcmul(_ONE, h, h, value=-1.0, out=out)
+
+
 def _tanh_bend(image: Tensor, h: Tensor, delta: Tensor, room: Tensor, out: Tensor) -> None:
     out.addcmul_(torch.mul(image, h, out=room), delta, value=-2.0)
 
@@ -73,7 +81,7 @@ ACTIVATIONS: dict[ActivationName, Activation] = {
     ),
     "tanh": Activation(
         _tanh,
-        lambda h, out: torch.sub(_ONE, torch.mul(h, h, out=out), out=out),
+        _tanh_slope,
         lambda u, h, out: _tanh_backward(u, h, grad_input=out),
         _tanh_bend,
         torch.tanh,
@@ -92,6 +100,7 @@ def adapt_segments(
     frozen: int = 0,
     prior_rows: float = 0.0,
     momentum: float = 0.0,
+    safeguard: bool = False,
 ) -> list[Tensor]:
     """Gradient steps of every segment on its own rows, from the same start.
 
@@ -108,6 +117,7 @@ def adapt_segments(
         frozen: layers at the bottom that are not adapted (ANIL: all but the head).
         prior_rows: pseudo-rows in the denominator of the mean.
         momentum: of the steps, see `kernels_unroll.Plan`.
+        safeguard: a segment whose own loss ends above where it began, or not finite, keeps the start; one forward more.
 
     Returns:
         The adapted layers, L - frozen tensors (S, in + 1, out).
@@ -119,7 +129,7 @@ def adapt_segments(
     with torch.no_grad():
         for chunk in _chunks(queue, rows.sizes):
             work = _Chunk(chunk, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers)
-            work.run(rates, momentum)
+            work.run(rates, momentum, safeguard)
     return live
 
 
@@ -197,14 +207,18 @@ class _Chunk:
         self.h = [[h[span] for span in spans] for h in self.inputs]
         self.z = [[self._out(layer)[span] for span in spans] for layer in range(self.layers)]
         self.d = [[d[span] for span in spans] for d in self.deltas]
+        self.turned = [[] if layer < frozen else [h.mT for h in hs] for layer, hs in enumerate(self.h)]
         self.w = [[weight[int(s)] for s in segments] for weight in live]
-        self.first = weights[0]
+        self.below = [[weight[:-1].mT for weight in weights] for weights in self.w]
+        self.spans = spans
+        self.start = weights[frozen:]
         if self.gram:
             self.z_start, self.shift = buffers.z_start[: self.total], buffers.shift[: self.total]
             torch.mm(self.inputs[0], weights[0], out=self.z_start)
             self.shift.zero_()
             self.moves = [
-                (self.z_start[span], h @ h.T, self.shift[span]) for span, h in zip(spans, self.h[0], strict=True)
+                (self.z_start[span], h @ turned, self.shift[span])
+                for span, h, turned in zip(spans, self.h[0], self.turned[0], strict=True)
             ]
 
     def _out(self, layer: int) -> Tensor:
@@ -215,14 +229,17 @@ class _Chunk:
         z = torch.mm(self.inputs[layer], weight, out=self._out(layer))
         self.activation.apply(z, z)
 
-    def run(self, rates: Sequence[Sequence[float | Tensor]], momentum: float) -> None:
+    def run(self, rates: Sequence[Sequence[float | Tensor]], momentum: float, safeguard: bool) -> None:
         gram = self.gram and all(isinstance(row[0], float) for row in rates)
         speeds: list[list[Tensor]] = []
         if momentum:
             speeds = [[torch.zeros_like(weight) for weight in weights] for weights in self.w]
             speed = torch.zeros_like(self.deltas[0])
+        began: list[Tensor] = []
         for row in rates:
             self._forward(gram)
+            if safeguard and not began:
+                began = self._losses()
             self._backward()
             for layer in range(self.frozen, self.layers):
                 rate = row[layer - self.frozen]
@@ -234,8 +251,21 @@ class _Chunk:
                 else:
                     self._move(layer, rate)
         if gram:
-            for weight, h, (_, _, shift) in zip(self.w[0], self.h[0], self.moves, strict=True):
-                weight.addmm_(h.T, shift, alpha=-1.0)
+            for weight, h, (_, _, shift) in zip(self.w[0], self.turned[0], self.moves, strict=True):
+                weight.addmm_(h, shift, alpha=-1.0)
+        if began:
+            self._forward(gram)
+            for number, (before, after) in enumerate(zip(began, self._losses(), strict=True)):
+                if not after <= before:
+                    for weights, start in zip(self.w, self.start, strict=True):
+                        weights[number].copy_(start)
+
+    def _losses(self) -> list[Tensor]:
+        """Of each segment, from the scores of the last forward."""
+        eta = self.deltas[-1].clone()
+        eta[:, 0] += self.base
+        losses = self.likelihood.loss(eta.squeeze(-1) if eta.shape[1] == 1 else eta, self.y) * self.share[:, 0]
+        return [losses[span].sum() for span in self.spans]
 
     def _forward(self, gram: bool) -> None:
         for layer in range(self.frozen, self.layers):
@@ -255,25 +285,23 @@ class _Chunk:
         gradient = self.likelihood.gradient(top[:, 0] if single else top, self.y)
         torch.mul(gradient.view(self.total, -1), self.share, out=top)
         for layer in range(self.layers - 1, self.frozen, -1):
-            weights = self.w[layer - self.frozen]
-            for d, weight, below in zip(self.d[layer], weights, self.d[layer - 1], strict=True):
-                if weight.shape[1] == 1:
-                    torch.mul(d, weight[:-1].T, out=below)
-                else:
-                    torch.mm(d, weight[:-1].T, out=below)
+            product = torch.mul if self.deltas[layer].shape[1] == 1 else torch.mm
+            for d, weight, below in zip(self.d[layer], self.below[layer - self.frozen], self.d[layer - 1], strict=True):
+                product(d, weight, out=below)
             below = self.deltas[layer - 1]
             self.activation.pull(below, self.inputs[layer][:, :-1], below)
 
     def _move(self, layer: int, rate: float | Tensor) -> None:
-        for h, d, weight in zip(self.h[layer], self.d[layer], self.w[layer - self.frozen], strict=True):
+        for h, d, weight in zip(self.turned[layer], self.d[layer], self.w[layer - self.frozen], strict=True):
             if isinstance(rate, float):
-                weight.addmm_(h.T, d, alpha=-rate)
+                weight.addmm_(h, d, alpha=-rate)
             else:
-                weight.addcmul_(h.T @ d, rate, value=-1.0)
+                weight.addcmul_(h @ d, rate, value=-1.0)
 
     def _roll(self, layer: int, rate: float | Tensor, speeds: list[Tensor], momentum: float) -> None:
-        for h, d, weight, speed in zip(self.h[layer], self.d[layer], self.w[layer - self.frozen], speeds, strict=True):
-            weight.sub_(speed.mul_(momentum).addmm_(h.T, d) * rate)
+        rows = zip(self.turned[layer], self.d[layer], self.w[layer - self.frozen], speeds, strict=True)
+        for h, d, weight, speed in rows:
+            weight.sub_(speed.mul_(momentum).addmm_(h, d) * rate)
 
 
 class Layer(NamedTuple):

@@ -116,7 +116,7 @@ def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
     The second derivative, which costs K times a gradient, is taken anew in a few steps only (Shamanskii 1967); between
     them steps are conjugate (Polak and Ribiere 1969) under the last one, each of the length that Newton's method gives
     along it. A last full Newton step at the solution makes the result exact. Converged problems stand still while
-    others go on, so none depends on its neighbours; where half of them stand, the others go on without them.
+    others go on, so none depends on its neighbours; where a quarter of them stand, the others go on without them.
     """
     whole = problem
     room = torch.empty_like(problem.features)
@@ -143,7 +143,7 @@ def solve(problem: Problem, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
         moving = moving & (newton.abs().amax(1) > tolerance * (1 + weights.abs().amax(1)))
         weights, eta, value = point
         still = int(moving.sum())
-        if 2 * still <= len(moving):
+        if 4 * still <= 3 * len(moving):
             solved[left], reached[left] = weights, eta
             if still == 0:
                 break

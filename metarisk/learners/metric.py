@@ -27,7 +27,7 @@ from metarisk.learners.episodic import (
     start_body,
     validation_loss,
 )
-from metarisk.learners.likelihoods import Likelihood
+from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
 from metarisk.learners.loop import Loop, Parameters
 from metarisk.learners.packing import Block, Fusion, canonical, check
 
@@ -111,12 +111,7 @@ class MetricLearner(ABC):
         }
 
         def losses(parameters: Parameters, support: Block, query: Block) -> Tensor:
-            embedded = [self._embed(parameters, block, centre) for block in (support, query)]
-            expected = torch.sigmoid(self._pooled(parameters, support.base))
-            summary = self.summarise(parameters, embedded[0], support, expected)
-            eta = self._pooled(parameters, query.base) + self.correct(parameters, summary, embedded[1])
-            other = self.extra_loss(parameters, (embedded[0], support), (embedded[1], query))
-            return mean_loss(loss, eta, query) + other
+            return self.losses(parameters, support, query, centre)
 
         fitted = meta_train(
             tasks,
@@ -130,6 +125,15 @@ class MetricLearner(ABC):
             identity=repr((type(self).__name__, replace(self, loop=Loop()), likelihood, centre)),
         )
         return {**fitted.parameters, **extra}
+
+    def losses(self, parameters: Parameters, support: Block, query: Block, centre: float) -> Tensor:
+        """What training minimises (B,): the log-loss of query rows, and what the learner adds; `centre` of the base."""
+        embedded = [self._embed(parameters, block, centre) for block in (support, query)]
+        expected = torch.sigmoid(self._pooled(parameters, support.base))
+        summary = self.summarise(parameters, embedded[0], support, expected)
+        eta = self._pooled(parameters, query.base) + self.correct(parameters, summary, embedded[1])
+        other = self.extra_loss(parameters, (embedded[0], support), (embedded[1], query))
+        return mean_loss(LIKELIHOODS["bernoulli"], eta, query) + other
 
     def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
         """What each segment's support becomes: numbers by segment, or packed rows under the starts array `starts`."""

@@ -56,6 +56,8 @@ class GradientLearner(ABC):
     """Steps at adaptation, if not those of training; a learned rate of the last step serves for all later ones."""
     prior_rows: float = 0.0
     """Pseudo-rows that shrink a thin segment's steps by n / (n + prior_rows)."""
+    safeguard: bool = False
+    """A segment that the steps lead away from its own support rows (they diverged) keeps the start."""
     fusion: Fusion = "offset"
     class_weight: float | Literal["balanced"] = 1.0
     """Weight of positive rows in training and adapting (Bernoulli only); scores are corrected back."""
@@ -140,6 +142,7 @@ class GradientLearner(ABC):
             frozen=self.frozen,
             prior_rows=self.prior_rows,
             momentum=self.inner_momentum,
+            safeguard=self.safeguard,
         )
         arrays = {f"weight{self.frozen + layer}": tensor.numpy() for layer, tensor in enumerate(live)}
         return Adaptation(support.keys, arrays)

@@ -52,6 +52,7 @@ def crossed(cells: int, seed: int = 0) -> Packed:
 def benchmark(quick: bool) -> Sequence[Figure]:
     """Processor seconds, checks, canonical order and posteriors included."""
     segments, rows, cells = (200, 26_800, 500) if quick else (2_000, 268_000, 5_000)
+    bounds = (None, None) if quick else (1.0, 0.3)
     ragged = book(segments, rows)
     learned = {
         "centre": np.array(-2.0),
@@ -74,12 +75,12 @@ def benchmark(quick: bool) -> Sequence[Figure]:
         width = state(head)["mean"].size
         # two exact Hessians are the least: one to start from, one for the posterior
         floor = 2 * 2 * rows * width**2 / rate
-        figures.append(Figure(f"map_head, {name}", seconds[name], "s", None, "", 1.0, 0.3))
+        figures.append(Figure(f"map_head, {name}", seconds[name], "s", None, "", *bounds))
         figures.append(
             Figure(f"map_head, {name}, against its floor", seconds[name], "s", seconds[name] / floor, "2 Hessians")
         )
     once, twice = (seconds[f"{count} cells"] for count in books)
-    figures.append(Figure(f"hierarchical, {cells} cells", once, "s", None, "", 1.0, 0.3))
+    figures.append(Figure(f"hierarchical, {cells} cells", once, "s", None, "", *bounds))
     figures.append(Figure(f"hierarchical, {2 * cells} cells", twice, "s", twice / once, f"{cells} cells"))
     memory = peak_memory_above(CODE.format(segments=segments, rows=rows))
     figures.append(Figure("map_head.memory, 64 inputs", memory, "MiB above the input", None, "", 300, 100))

@@ -192,6 +192,36 @@ def test_a_segment_never_seen_is_scored_from_the_start() -> None:
     assert not np.array_equal(scores[begin:end], prior[begin:end])
 
 
+@pytest.mark.parametrize("name", ["maml", "maml-tanh", "anil", "meta-sgd", "momentum"])
+@pytest.mark.parametrize("rows", [(3, 6), (50, 60)])
+def test_segments_whose_steps_lead_away_keep_the_start(name: str, rows: tuple[int, int]) -> None:
+    """At a rate at which some segments overshoot those are put back; the rest keep the bits of unguarded steps."""
+    learner = replace(LEARNERS[name], fusion="none", inner_rate=0.6, loop=replace(FAST, precision="float64"))
+    widths, rng = (4, *learner.hidden, 1), np.random.default_rng(0)
+    start = {key: value + 0.2 * rng.normal(size=value.shape) for key, value in learner._start(widths, 0).items()}
+    state = {**start, "base": np.array([0.0, 1.0]), "class_weight": np.ones(1)}
+    support = book(20, rows, 0)
+    scale = np.geomspace(0.01, 10.0, 20)[support.index]
+    support = replace(support, x=support.x * scale[:, None], y=scale * support.x[:, 1])
+
+    def losses(adaptation: Adaptation) -> np.ndarray:
+        broken = np.zeros(20, dtype=bool)
+        for array in adaptation.arrays.values():
+            broken |= ~(np.abs(array) < 1e20).all((1, 2))
+        finite = {key: np.where(broken[:, None, None], 0.0, array) for key, array in adaptation.arrays.items()}
+        scores, _ = learner.predict(state, replace(adaptation, arrays=finite), support, "gaussian")
+        return np.where(broken, np.inf, np.bincount(support.index, weights=(scores - support.y) ** 2))
+
+    free = learner.adapt(state, support, "gaussian")
+    held = replace(learner, safeguard=True).adapt(state, support, "gaussian")
+    still = replace(free, arrays={key: np.repeat(state[key][None], 20, 0) for key in free.arrays})
+    away = losses(free) > losses(still)
+    assert 0 < away.sum() < 20
+    for key, adapted in held.arrays.items():
+        assert (adapted[away] == state[key]).all()
+        assert np.array_equal(adapted[~away], free.arrays[key][~away])
+
+
 @pytest.mark.parametrize("weight", [8.0, "balanced"])
 def test_class_weights_keep_scores_calibrated(weight: float) -> None:
     """Trained with positives counted many times, the mean predicted probability is still the event rate."""

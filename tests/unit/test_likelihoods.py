@@ -7,8 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
-from metarisk.domain import ModelError
+from metarisk.domain import Episodes, ModelError, Packed
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, negative_binomial, quantile
+from metarisk.learners.loop import Loop
+from metarisk.learners.map_head import MapHead
 
 NAMES = sorted(LIKELIHOODS)
 ONE_OUTPUT = [name for name in NAMES if LIKELIHOODS[name].outputs == 1]
@@ -104,6 +106,64 @@ def test_periods_without_event_collapse_exactly_and_pd_adds_hazards() -> None:
         )
     survival = torch.prod(1 - hazard.mean(periods))
     torch.testing.assert_close(hazard.mean(collapsed), 1 - survival)
+
+
+def test_a_competing_exit_leaves_the_risk_set_and_is_no_event() -> None:
+    """Person-period rows of subjects that end by event, exit or the calendar: each period's hazard is its share of
+    events among those at risk, as Kaplan and Meier (1958) have it, through a learner with a prior too wide to matter.
+    """
+    r = np.random.default_rng(6)
+    periods, subjects = 5, 3_000
+    event, leaves = r.geometric(0.06, subjects), r.geometric(0.15, subjects)
+    last = np.minimum(np.minimum(event, leaves), periods)
+    period = np.concatenate([np.arange(1, n + 1) for n in last])
+    y = np.concatenate([np.arange(1, n + 1) == e for n, e in zip(last, event, strict=True)]).astype(float)
+    order = np.argsort(period, kind="stable")
+    period, y = period[order], y[order]
+    sizes = np.bincount(period)[1:]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    rows = Packed(
+        tuple((str(i),) for i in range(periods)), starts, np.zeros((len(y), 0)), y, np.ones_like(y), 0 * y - 2
+    )
+    head = MapHead(fusion="none", prior_scale=1e4, loop=Loop(precision="float64"))
+    state = {**head._start(0, r), "centre": np.array(0.0), "noise": np.array(1.0)}
+    eta, _ = head.predict(state, head.adapt(state, rows, "hazard"), rows, "hazard")
+    hazard = LIKELIHOODS["hazard"].mean(torch.from_numpy(eta)).numpy()[starts[:-1]]
+    share = np.bincount(period, weights=y)[1:] / sizes
+    np.testing.assert_allclose(hazard, share, rtol=1e-6)
+    # exits halve the risk set, and the hazard that made the events is still found
+    assert sizes[-1] < subjects / 2
+    assert np.abs(share - 0.06).max() < 4 * np.sqrt(0.06 / sizes[-1])
+
+
+def test_a_head_trained_with_a_size_knows_how_far_overdispersed_counts_mislead() -> None:
+    """Counts of variance mu + mu^2 / 0.5 with exposure: under their own size errors are as large as stated, under
+    Poisson's likelihood larger.
+    """
+    r = np.random.default_rng(7)
+    segments, size = 60, 16
+    exposure = np.log(r.uniform(0.5, 4.0, 2 * segments * size))
+    truth = np.repeat(r.normal(0.3, 0.4, segments), 2 * size)
+    mu = np.exp(truth + exposure)
+    y = r.negative_binomial(0.5, 0.5 / (0.5 + mu)).astype(float)
+    early = np.arange(len(y)) % (2 * size) < size
+    keys, starts = tuple((str(i),) for i in range(segments)), np.arange(segments + 1) * size
+
+    def packed(part: np.ndarray) -> Packed:
+        n = int(part.sum())
+        return Packed(keys, starts, np.zeros((n, 0)), y[part], np.ones(n), exposure[part])
+
+    tasks = Episodes(packed(early), packed(~early))
+    loop = Loop(steps=30, rate=1e-1, meta_batch=segments, precision="float64", graph=False, device="cpu")
+    spread = {}
+    for name, options in (("negative_binomial", {"size": 0.5}), ("poisson", {})):
+        head = MapHead(fusion="offset", likelihood_options=options, loop=loop)
+        state = head.train(tasks, None, name, seed=0, progress=lambda *_: None)
+        eta, variance = head.predict(state, head.adapt(state, tasks.support, name), tasks.query, name)
+        gap = eta - exposure[~early] - truth[~early]
+        spread[name] = float((gap**2 / variance).mean())
+    assert 0.6 < spread["negative_binomial"] < 1.6
+    assert spread["poisson"] > 1.5 * spread["negative_binomial"]
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.5, 0.99])

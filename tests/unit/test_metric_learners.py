@@ -116,6 +116,32 @@ def test_scores_equal_a_plain_loop_over_support_rows(name: str) -> None:
     assert variance is None
 
 
+def test_the_meta_gradient_equals_central_differences(learner: MetricLearner) -> None:
+    """Embedding, calibration and what each learner has of its own, on ragged tasks; one has no support."""
+    state, r = trained(learner), np.random.default_rng(0)
+    start = {name: torch.tensor(value) for name, value in state.items() if name != "centre"}
+
+    def block(rows: int) -> Block:
+        shape = (3, rows)
+        weight = r.uniform(0.3, 2, shape) * (np.arange(rows) < np.array([[rows], [rows // 2], [0]]))
+        columns = (r.normal(size=(*shape, 3)), r.random(shape) < 0.4, weight, r.normal(-1, 0.5, shape))
+        return Block(*(torch.from_numpy(np.asarray(column, dtype=float)) for column in columns))
+
+    support, query = block(6), block(5)
+    leaves = {name: value.clone().requires_grad_() for name, value in start.items()}
+    total = learner.losses(leaves, support, query, -0.4).sum()
+    # the contrastive loss has no scales
+    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    for (name, value), gradient in zip(start.items(), found, strict=True):
+        direction = torch.from_numpy(np.asarray(r.normal(size=tuple(value.shape))))
+        up, down = (
+            float(learner.losses({**start, name: value + sign * 1e-6 * direction}, support, query, -0.4).sum())
+            for sign in (1, -1)
+        )
+        slope = float((gradient * direction).sum())
+        assert (up - down) / 2e-6 == pytest.approx(slope, rel=1e-5, abs=1e-7), name
+
+
 def test_matching_without_base_and_shrinkage_is_the_published_attention() -> None:
     learner = Matching(**SMALL, fusion="none")
     state = {**trained(learner), "log_mass": np.array(-60.0)}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from scipy import special
 
 from metarisk import training
 from metarisk.adapt import RECIPES, Adapted, FittedModel, adapt
@@ -66,6 +67,23 @@ def test_the_level_of_a_quantile_is_an_option(name: str, options: dict[str, obje
     state = learner.train(Episodes(rows, rows), None, "quantile", seed=0, progress=silent)
     score, _ = learner.predict(state, learner.adapt(state, rows, "quantile"), rows, "quantile")
     assert np.mean(y < score[0]) == pytest.approx(tau, abs=0.02)
+
+
+def test_classes_weighted_by_configuration_give_probabilities_of_the_event_rate() -> None:
+    """Events of 6 % are made to weigh as much as the rest; the probabilities are those of the 6 % all the same."""
+    r = np.random.default_rng(0)
+    x = r.normal(size=(4_000, 2)).astype(np.float32)
+    y = (r.random(4_000) < special.expit(x[:, 0] - 3.2)).astype(np.float32)
+    rows = Packed(tuple((str(i),) for i in range(20)), np.arange(21) * 200, x, y, np.ones_like(y), 0 * y)
+    options = {"class_weight": "balanced", "hidden": (8,), "fusion": "none", "inner_steps": 1}
+    choice = LearnerChoice("maml", {**options, "loop": {"steps": 150, "rate": 1e-2, "meta_batch": 10}})
+    learner = training.recipe_of("maml", replace(PORTFOLIO, learner=choice)).make()
+    state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=silent)
+    assert float(state["class_weight"][0]) == pytest.approx((1 - y.mean()) / y.mean(), rel=1e-5)
+    score, _ = learner.predict(state, learner.adapt(state, rows, "bernoulli"), rows, "bernoulli")
+    assert special.expit(score).mean() == pytest.approx(float(y.mean()), rel=0.25)
+    # uncorrected, half of all rows would be expected to be events
+    assert special.expit(score + np.log(state["class_weight"][0])).mean() > 5 * y.mean()
 
 
 def test_options_of_another_likelihood_are_refused() -> None:
