@@ -1,4 +1,4 @@
-"""Operational losses: how often, how large, and what a year of them costs. Pure numpy and scipy: arrays in, numbers out.
+"""Operational losses: how often, how large, and what a year of them costs. Pure numpy and scipy, numbers out.
 
 `frequency` bounds rates, `tails` fits generalised Pareto tails and chooses their threshold, `pooling` learns a prior
 over cells, `severity` composes bodies and tails, `aggregate` sums a year, `capital` is the 99.9 % of it.

@@ -28,7 +28,7 @@ YEARS = 100_000
 POINTS = 1 << 14
 """Lattice of a cell's year."""
 BEYOND = 1e-5
-"""Probability of a year beyond a cell's lattice that is accepted."""
+"""Probability of one loss in a year beyond which a cell's lattice ends; a year beyond it may be ten times as likely."""
 DRAWS = 64
 """Parameter draws of the bootstrap."""
 SHORT = 8
@@ -114,8 +114,8 @@ def capital(
     annual = _years(rates, severity.estimate, POINTS)
     again = [_years(rates, severity.estimate, POINTS // SHORT)]
     rng = np.random.default_rng([seed, 1])
-    for number in np.linspace(0, severity.draws - 1, min(draws, severity.draws)).astype(int):
-        again.append(_years(rates.drawn(rng), severity.drawn(int(number)), POINTS // SHORT))
+    chosen = np.linspace(0, severity.draws - 1, min(draws, severity.draws)).astype(int)
+    again += [_years(rates.drawn(rng), severity.drawn(int(number)), POINTS // SHORT) for number in chosen]
     expected = rates.mean * severity.estimate.mean()
     infinite = (severity.tail.draws[:, :, 0] >= 1.0).mean(axis=0)
     cells = [
@@ -158,13 +158,17 @@ def refuse_infinite(severity: Severity, names: Sequence[str]) -> None:
 
 
 def _years(rates: Rates, severity: Severity, points: int) -> list[Annual]:
-    """Each cell's year on a lattice that ends where a year beyond it is rarer than BEYOND."""
+    """Each cell's year on a lattice that is long enough, see BEYOND."""
     means, found = severity.mean(), []
     for cell, mean in enumerate(means):
-        frequency = rates.frequency(cell)
+        frequency, survival = rates.frequency(cell), partial(severity.sf, cell=cell)
         end = single_loss(frequency, partial(severity.ppf, cell=cell), 1 - BEYOND)
-        step = (end + 2.0 * frequency.mean * min(float(mean), end)) / points
-        found.append(by_fourier(frequency, discretised(partial(severity.sf, cell=cell), step, points), step))
+        end += 2.0 * frequency.mean * min(float(mean), end)
+        year = by_fourier(frequency, discretised(survival, end / points, points), end / points)
+        while year.below[-1] < 1 - 10 * BEYOND:
+            end *= 2
+            year = by_fourier(frequency, discretised(survival, end / points, points), end / points)
+        found.append(year)
     return found
 
 

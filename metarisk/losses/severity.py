@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
+from scipy import optimize, special
 
 from metarisk.domain import Array, ModelError
 from metarisk.losses.pooling import Axis, Pooled, grid, pool
@@ -18,11 +18,10 @@ HEAVY = 0.5
 SCALE_STRENGTH = 5.0
 """Losses of a cell that weigh as much as the pool in the cell's scale."""
 
-BODY = (
-    Axis(np.linspace(-2.0, 2.0, 41), spread=0.2, middle=0.0, width=0.5),
-    Axis(np.linspace(np.log(0.15), np.log(4.0), 41), spread=0.2, middle=0.0, width=0.7),
-)
-"""Mean of log(loss / scale of the cell), and the logarithm of its deviation."""
+BODY_SPREAD = np.array([0.3, 0.2])
+"""Standard deviation between cells of location and log spread of the body, around those of all losses."""
+WIDE = np.array([2.0, 1.0])
+"""The same of all losses, around 0."""
 TAIL = (
     Axis(np.linspace(-0.45, 1.75, 56), spread=0.15, middle=0.5, width=0.5),
     Axis(np.linspace(-3.5, 2.5, 41), spread=0.3, middle=-0.5, width=1.0),
@@ -35,8 +34,6 @@ SHARE = (Axis(np.linspace(-6.0, 2.0, 81), spread=0.3, middle=-2.0, width=1.5),)
 @dataclass(frozen=True)
 class Severity:
     """Loss distributions of C cells, each parameter (C,): lognormal on (floor, threshold], GPD above.
-
-    The lognormal is that of all losses of the cell, and is used between floor and threshold alone.
 
     Attributes:
         floor: amount from which losses are collected; 0 where all are.
@@ -71,7 +68,7 @@ class Severity:
         share = self.tail_share[cell]
         over = np.maximum(x - self.threshold[cell], 0.0)
         tail = share * survival(over, self.shape[cell], self.tail_scale[cell])
-        return np.where(x > self.threshold[cell], tail, 1.0 - (1.0 - share) * np.clip(body, 0.0, 1.0))
+        return np.asarray(np.where(x > self.threshold[cell], tail, 1.0 - (1.0 - share) * np.clip(body, 0.0, 1.0)))
 
     def ppf(self, level: ArrayLike, cell: int) -> Array:
         """Quantile (N,) of a cell's losses."""
@@ -83,7 +80,7 @@ class Severity:
         with np.errstate(divide="ignore"):
             left = np.minimum((1.0 - q) / share, 1.0)
             tail = self.threshold[cell] + excess_at(left, self.shape[cell], self.tail_scale[cell])
-        return np.where(q > 1.0 - share, tail, self.scale[cell] * np.exp(body))
+        return np.asarray(np.where(q > 1.0 - share, tail, self.scale[cell] * np.exp(body)))
 
     def mean(self) -> Array:
         """Expected loss (C,) of one event; infinite for a tail shape of 1 or more."""
@@ -98,7 +95,9 @@ class Severity:
                 / (high - low)
             )
         with np.errstate(divide="ignore"):
-            tail = self.threshold + np.where(self.shape < 1.0, self.tail_scale / np.maximum(1.0 - self.shape, 0), np.inf)
+            tail = self.threshold + np.where(
+                self.shape < 1.0, self.tail_scale / np.maximum(1.0 - self.shape, 0), np.inf
+            )
         return np.asarray((1.0 - self.tail_share) * np.array(bodies) + self.tail_share * tail)
 
     def _places(self, cell: int) -> tuple[float, float]:
@@ -115,10 +114,12 @@ class Severity:
 
 @dataclass(frozen=True)
 class PooledSeverity:
-    """Severities of all cells: the estimate, and how to draw others from the posterior of their parameters."""
+    """Severities of all cells: the estimate, and how to draw others from the posterior of their tails.
+
+    The body is the estimated one in every draw: it hardly moves a 99.9 % year.
+    """
 
     estimate: Severity
-    body: Pooled
     share: Pooled
     tail: Pooled
     events: Array
@@ -133,7 +134,7 @@ class PooledSeverity:
 
     def drawn(self, number: int) -> Severity:
         """The severities of one posterior draw."""
-        return _composed(self.estimate, self.body.draws[number], self.share.draws[number], self.tail.draws[number])
+        return _composed(self.estimate, self.share.draws[number], self.tail.draws[number])
 
     def shape_interval(self, level: float = 0.9) -> tuple[Array, Array]:
         """Central posterior interval (C,) of the tail shapes."""
@@ -173,23 +174,19 @@ def fit_severity(
     else:
         thresholds = np.full(len(losses), threshold)
     above = np.array([int((cell > u).sum()) for cell, u in zip(losses, thresholds, strict=True)])
-    body = pool(_body(losses, scale), BODY, draws=draws, seed=seed)
     logit = grid(SHARE)[:, 0]
     shares = above[:, None] * -np.logaddexp(0, -logit) - (events - above)[:, None] * np.logaddexp(0, logit)
-    share = pool(shares, SHARE, draws=draws, seed=seed + 1)
-    tail = pool(_tail(losses, thresholds), TAIL, draws=draws, seed=seed + 2)
+    share = pool(shares, SHARE, draws=draws, seed=seed)
+    tail = pool(_tail(losses, thresholds), TAIL, draws=draws, seed=seed + 1)
     nothing = np.zeros(len(losses))
-    frame = Severity(floor, scale, nothing, nothing, thresholds, nothing, nothing, nothing)
-    estimate = _composed(frame, body.estimate, share.estimate, tail.estimate)
-    return PooledSeverity(estimate, body, share, tail, events, above)
+    frame = Severity(floor, scale, *_bodies(losses, floor, scale, thresholds), thresholds, nothing, nothing, nothing)
+    return PooledSeverity(_composed(frame, share.estimate, tail.estimate), share, tail, events, above)
 
 
-def _composed(frame: Severity, body: Array, share: Array, tail: Array) -> Severity:
-    """Severities with the parameters (C, A) of a draw."""
+def _composed(frame: Severity, share: Array, tail: Array) -> Severity:
+    """Severities with the shares (C, 1) and tails (C, 2) of a draw."""
     return replace(
         frame,
-        location=body[:, 0],
-        spread=np.exp(body[:, 1]),
         tail_share=special.expit(share[:, 0]),
         shape=tail[:, 0],
         tail_scale=frame.threshold * np.exp(tail[:, 1]),
@@ -203,16 +200,31 @@ def _scales(losses: Sequence[Array], pooled: float) -> Array:
     return np.asarray(np.exp((sums + SCALE_STRENGTH * pooled) / (sizes + SCALE_STRENGTH)))
 
 
-def _body(losses: Sequence[Array], scale: Array) -> Array:
-    """Log-likelihood (C, G) of all losses of each cell under a lognormal."""
-    points = grid(BODY)
-    location, spread = points[:, 0], np.exp(points[:, 1])
-    found = np.zeros((len(losses), len(points)))
-    for number, (cell, unit) in enumerate(zip(losses, scale, strict=True)):
-        z = np.log(cell / unit)
-        squares = float((z**2).sum()) - 2 * location * float(z.sum()) + len(z) * location**2
-        found[number] = -squares / (2 * spread**2) - len(z) * np.log(spread)
-    return found
+def _bodies(losses: Sequence[Array], floor: float, scale: Array, thresholds: Array) -> tuple[Array, Array]:
+    """Location and spread (C,) each of the lognormal bodies: penalised towards the body of all losses together."""
+    logs = [np.log(cell[cell <= u] / unit) for cell, unit, u in zip(losses, scale, thresholds, strict=True)]
+    with np.errstate(divide="ignore"):
+        ends = np.log(np.column_stack([np.full(len(scale), floor), thresholds]) / scale[:, None])
+    low, high = float(np.median(ends[:, 0])), float(np.median(ends[:, 1]))
+    pooled = _body(np.concatenate(logs), low, high, np.zeros(2), WIDE)
+    found = np.array(
+        [_body(z, float(low), float(high), pooled, BODY_SPREAD) for z, (low, high) in zip(logs, ends, strict=True)]
+    )
+    return found[:, 0], np.exp(found[:, 1])
+
+
+def _body(z: Array, low: float, high: float, middle: Array, spread: Array) -> Array:
+    """Location and log spread (2,) of a normal cut off at both ends, under a normal prior, by penalised likelihood."""
+    count, total, squares = len(z), float(z.sum()), float((z**2).sum())
+
+    def loss(place: Array) -> float:
+        location, sigma = float(place[0]), float(np.exp(np.clip(place[1], -5.0, 5.0)))
+        mass = special.ndtr((high - location) / sigma) - special.ndtr((low - location) / sigma)
+        fit = (squares - 2 * location * total + count * location**2) / (2 * sigma**2)
+        penalty = float((((place - middle) / spread) ** 2).sum()) / 2
+        return float(fit + count * (np.log(sigma) + np.log(max(mass, 1e-300))) + penalty)
+
+    return np.asarray(optimize.minimize(loss, middle, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6}).x)
 
 
 def _tail(losses: Sequence[Array], thresholds: Array) -> Array:
