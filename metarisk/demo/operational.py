@@ -17,7 +17,6 @@ What is in it, and why:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -64,7 +63,7 @@ def generate(scale: float = 1.0, seed: int = 0) -> Mapping[str, pa.RecordBatchRe
     # what is not at risk has no rate: one row of a closed counter, one correction
     dirt = pl.int_range(pl.len())
     exposures = exposures.with_columns(
-        pl.when(dirt % 2003 == 1501).then(0.0).when(dirt % 2503 == 2001).then(-1.0).otherwise("exposure").alias("exposure")
+        exposure=pl.when(dirt % 2003 == 1501).then(0.0).when(dirt % 2503 == 2001).then(-1.0).otherwise("exposure")
     )
     return {
         "demo_op_exposures": exposures.to_arrow().to_reader(),
@@ -167,4 +166,4 @@ def _soiled(losses: pl.DataFrame) -> pl.DataFrame:
         pl.when(place % 997 == 400).then(-pl.col("amount")).otherwise("amount").alias("amount"),
         pl.when(place % 997 == 700).then(pl.lit("USD")).otherwise("currency").alias("currency"),
     )
-    return pl.concat([wrong, wrong.gather_every(math.ceil(997), offset=200)])
+    return pl.concat([wrong, wrong.gather_every(997, offset=200)])

@@ -18,7 +18,7 @@ from metarisk.losses.aggregate import (
 from metarisk.losses.capital import CellCapital, Rates, SumCapital, capital
 from metarisk.losses.frequency import dispersion, posterior_bound, rate_bounds, require_exposure
 from metarisk.losses.severity import HEAVY, PooledSeverity, Severity, fit_severity
-from metarisk.losses.tails import Gpd, choose_threshold, fit_gpd, mean_excess, qq
+from metarisk.losses.tails import Gpd, as_exponential, choose_threshold, fit_gpd, mean_excess, qq
 
 __all__ = [
     "HEAVY",
@@ -30,6 +30,7 @@ __all__ = [
     "Rates",
     "Severity",
     "SumCapital",
+    "as_exponential",
     "by_fourier",
     "by_panjer",
     "by_simulation",

@@ -72,15 +72,18 @@ class SumCapital:
 
 @dataclass(frozen=True)
 class Rates:
-    """Events a year of each cell (C,): their means, the deviation of the logarithm of these, and the size of counts."""
+    """Events a year of each cell, (C,) each: their means, the deviation of the logarithm of these, and NB sizes.
+
+    Sizes are those of negative binomials; None: Poisson.
+    """
 
     mean: Array
     log_error: Array
-    size: float = math.inf
+    size: Array | None = None
 
     def frequency(self, cell: int) -> Frequency:
         """Of one cell."""
-        return Frequency(float(self.mean[cell]), self.size)
+        return Frequency(float(self.mean[cell]), math.inf if self.size is None else float(self.size[cell]))
 
     def drawn(self, rng: np.random.Generator) -> Rates:
         """Rates with means from their log-normal sampling distribution, whose mean is the estimate."""

@@ -155,6 +155,11 @@ def qq(losses: ArrayLike, threshold: float, tail: Gpd) -> tuple[Array, Array]:
     return threshold + tail.ppf(level), over
 
 
+def as_exponential(excess: ArrayLike, shape: float, scale: float) -> Array:
+    """Excesses (n,) on the scale on which a GPD is the standard exponential: tails of many cells in one QQ plot."""
+    return np.asarray(-np.log(survival(excess, shape, scale)))
+
+
 def _distance(excess: Array) -> float:
     """Kolmogorov's distance between excesses, in rising order, and the GPD fitted to them."""
     excess = excess[excess > 0]
