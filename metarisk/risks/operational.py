@@ -218,7 +218,7 @@ def _pictures(amounts: Sequence[Array], severity: PooledSeverity) -> Iterator[_R
     """Mean excesses of all losses over their cells' scales, and how the tails' excesses lie against the exponential."""
     fitted = severity.estimate
     scaled = np.concatenate([cell / unit for cell, unit in zip(amounts, fitted.scale, strict=True)])
-    places = np.quantile(scaled, np.linspace(0.3, 1 - 8 / len(scaled), POINTS))
+    places = np.quantile(scaled, np.linspace(0.3, max(0.3, 1 - 20 / len(scaled)), POINTS))
     for place, *line in zip(places, *mean_excess(scaled, places), strict=True):
         yield _row("mean_excess", f"{place:.6g}", "mean_excess", *map(float, line))
     yield _row("mean_excess", "threshold", "threshold", float(np.median(fitted.threshold / fitted.scale)))
