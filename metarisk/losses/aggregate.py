@@ -15,6 +15,8 @@ from metarisk.metrics import Interval
 
 TILT = 20.0
 """Exponent by which what would wrap around the end of the lattice is damped."""
+_NODES, _FIRST = 3, 48
+"""Nodes of an interval of the lattice, and parts of the first one."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,26 @@ class Annual:
 
 
 def discretised(survival: Callable[[Array], Array], step: float, points: int) -> Array:
-    """Probabilities (points,) of a loss rounded to multiples of `step`; what lies beyond the lattice is left out."""
-    edges = (np.arange(points + 1) - 0.5) * step
-    left = survival(np.maximum(edges, 0.0))
-    left[0] = 1.0
-    return np.asarray(np.maximum(left[:-1] - left[1:], 0.0))
+    """Probabilities (points,) of a loss spread over multiples of `step` so that its mean is kept.
+
+    With the limited mean L(x) = integral of the survival up to x: f_0 = 1 - L(step) / step and f_k = (2 L(k step) -
+    L((k-1) step) - L((k+1) step)) / step (Gerber 1982, Insurance: Mathematics and Economics 1, 13-18). So losses far
+    below the step are not lost. What lies beyond the lattice is left out.
+    """
+    width = np.full(points, step)
+    whole = step * _means(survival, np.arange(points) * step, width, _NODES)
+    # the first interval may hold most of the losses
+    parts = np.append(0.0, np.geomspace(1e-4, 1.0, _FIRST)) * step
+    whole[0] = float(np.diff(parts) @ _means(survival, parts[:-1], np.diff(parts), _NODES))
+    found = np.append(1.0 - whole[0] / step, (whole[:-1] - whole[1:]) / step)
+    return np.asarray(np.maximum(found, 0.0))
+
+
+def _means(survival: Callable[[Array], Array], starts: Array, widths: Array, nodes: int) -> Array:
+    """Mean of a function over each interval (n,), by the Gauss-Legendre rule."""
+    places, weights = np.polynomial.legendre.leggauss(nodes)
+    inside = starts[:, None] + widths[:, None] * (places + 1.0) / 2.0
+    return np.asarray(survival(inside.ravel()).reshape(inside.shape) @ weights / 2.0)
 
 
 def by_fourier(frequency: Frequency, losses: Array, step: float) -> Annual:

@@ -25,7 +25,7 @@ from metarisk.metrics import Interval
 LEVEL = 0.999
 YEARS = 100_000
 """Simulated years of the sum."""
-POINTS = 1 << 14
+POINTS = 1 << 15
 """Lattice of a cell's year."""
 BEYOND = 1e-5
 """Probability of one loss in a year beyond which a cell's lattice ends; a year beyond it may be ten times as likely."""

@@ -75,12 +75,15 @@ def _by_item(rows: Sequence[MeasureRow], metrics: Sequence[str]) -> pl.DataFrame
     lines = [
         {"item": row.item}
         | {metric: items[row.item, metric].value for metric in metrics}
-        | {f"{first}_low": row.low or row.value, f"{first}_high": row.high or row.value}
+        | {f"{first}_low": row.value if row.low is None else row.low, f"{first}_high": row.high or row.value}
         for row in rows
         if row.metric == first and all((row.item, metric) in items for metric in metrics)
     ]
     numbers = [*metrics, f"{first}_low", f"{first}_high"]
-    return pl.DataFrame(lines, {"item": pl.String} | dict.fromkeys(numbers, pl.Float64))
+    found = pl.DataFrame(lines, {"item": pl.String} | dict.fromkeys(numbers, pl.Float64))
+    # a logarithmic axis has no zero: an interval that reaches it ends where the smallest number stands
+    least = found.select(pl.min_horizontal(pl.col(name).min() for name in metrics)).item()
+    return found.with_columns(pl.col(f"{first}_low").clip(least))
 
 
 def _axis(form: str) -> alt.Axis:

@@ -146,7 +146,11 @@ def _frequencies(book: Book, cells: Sequence[str]) -> Iterator[_Row]:
         mean, events = float(book.rates.mean[number]), float(book.events[number])
         yield _row("frequency", cell, "events_known", events)
         yield _row("frequency", cell, "events_year", mean, mean / half[number], mean * half[number])
-        note = "no event so far: the bound is one-sided" if not events else None
+        note = (
+            "no event so far: the bound is one-sided, and what is expected is borrowed from other cells"
+            if not events
+            else None
+        )
         yield _row("frequency", cell, "bound_year", float(high[number] * book.exposure_year[number]), note=note)
 
 
@@ -218,7 +222,8 @@ def _pictures(amounts: Sequence[Array], severity: PooledSeverity) -> Iterator[_R
     """Mean excesses of all losses over their cells' scales, and how the tails' excesses lie against the exponential."""
     fitted = severity.estimate
     scaled = np.concatenate([cell / unit for cell, unit in zip(amounts, fitted.scale, strict=True)])
-    places = np.quantile(scaled, np.linspace(0.3, max(0.3, 1 - 20 / len(scaled)), POINTS))
+    first, last = np.quantile(scaled, [0.3, max(0.5, 1 - 20 / len(scaled))])
+    places = np.geomspace(first, max(last, 2 * first), POINTS)
     for place, *line in zip(places, *mean_excess(scaled, places), strict=True):
         yield _row("mean_excess", f"{place:.6g}", "mean_excess", *map(float, line))
     yield _row("mean_excess", "threshold", "threshold", float(np.median(fitted.threshold / fitted.scale)))

@@ -178,13 +178,25 @@ def test_fourier_is_panjers_recursion(size: float) -> None:
 @given(st.floats(0.05, 30), st.floats(0.3, 50), st.floats(0.0, 0.8), st.floats(1.0, 1e6))
 def test_a_year_has_the_probability_of_no_event_and_never_falls(rate: float, size: float, shape: float, unit: float):
     tail = Gpd(shape, unit)
-    year = by_fourier(Frequency(rate, size), discretised(tail.sf, unit / 1e4, 1 << 10), unit / 1e4)
-    none = float(stats.nbinom.pmf(0, size, size / (size + rate)))
-    rounded = 1 - float(tail.sf(np.array(unit / 2e4)))
-    assert year.below[0] == pytest.approx((1 + rate / size * (1 - rounded)) ** -size, rel=1e-6)
-    assert year.below[0] >= none - 1e-12
+    losses = discretised(tail.sf, unit / 1e2, 1 << 10)
+    year = by_fourier(Frequency(rate, size), losses, unit / 1e2)
+    assert year.below[0] == pytest.approx((1 + rate / size * (1 - losses[0])) ** -size, rel=1e-6)
+    assert year.below[0] >= float(stats.nbinom.pmf(0, size, size / (size + rate))) - 1e-12
     assert (np.diff(year.below) >= 0).all()
     assert year.below[-1] <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("step", [0.01, 1.0, 25.0])
+def test_a_lattice_keeps_the_mean(step: float) -> None:
+    """Even where its step is many times a typical loss."""
+    losses = discretised(lambda x: np.exp(-x / 2.0), step, 1 << 13)
+    assert losses.sum() == pytest.approx(1.0, abs=1e-9)
+    assert losses @ np.arange(1 << 13) * step == pytest.approx(2.0, rel=2e-3)
+    tail = Gpd(0.6, 1.0)
+    end = step * 8_191.5
+    assert discretised(tail.sf, step, 1 << 13) @ np.arange(1 << 13) * step == pytest.approx(
+        (1 - (1 + 0.6 * end) ** (1 - 1 / 0.6)) / 0.4 - end * float(tail.sf(end)), rel=5e-3
+    )
 
 
 def test_fourier_lies_within_the_error_of_monte_carlo() -> None:
