@@ -23,7 +23,7 @@ BODY_SPREAD = np.array([0.3, 0.2])
 WIDE = np.array([2.0, 1.0])
 """The same of all losses, around 0."""
 TAIL = (
-    Axis(np.linspace(-0.45, 1.75, 56), spread=0.15, middle=0.5, width=0.5),
+    Axis(np.linspace(-0.45, 1.75, 56), spread=0.1, middle=0.5, width=0.3),
     Axis(np.linspace(-3.5, 2.5, 41), spread=0.3, middle=-0.5, width=1.0),
 )
 """Tail shape, and log of the tail's scale over the threshold."""

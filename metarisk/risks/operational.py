@@ -31,6 +31,8 @@ FEWEST = 30
 """Fewer losses than these in all give no capital."""
 POINTS = 24
 """Points of the mean-excess plot."""
+MANY = 0.1
+"""Share of parameter draws without a mean from which a cell is said to have them."""
 MOST_QQ = 80
 """Points of the QQ plot."""
 _Z90 = 1.6448536269514722
@@ -256,6 +258,8 @@ def _capital(book: Book, severity: PooledSeverity, cells: Sequence[str], correla
     for number in sorted(range(len(cells)), key=lambda number: -found[number].quantile.mean):
         name, cell = cells[number], found[number]
         note = "a tail shape above 0.5: losses have no variance" if cell.heavy else None
+        if cell.infinite > MANY:
+            note = f"{name}: {cell.infinite:.0%} of the parameter draws have a tail shape of 1 or more, and so no mean"
         yield from _year(name, cell.expected, cell.quantile)
         yield _row("capital", name, "tail_shape", cell.shape, float(low[number]), float(high[number]), note)
         yield _row("capital", name, "losses", float(severity.events[number]))
