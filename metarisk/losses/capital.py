@@ -31,8 +31,8 @@ BEYOND = 1e-5
 """Probability of one loss in a year beyond which a cell's lattice ends; a year beyond it may be ten times as likely."""
 DRAWS = 64
 """Parameter draws of the bootstrap."""
-SHORT = 8
-"""How many times shorter lattice and copula of a parameter draw are."""
+COARSE, SHORT = 16, 8
+"""How many times coarser the lattice of a parameter draw is, and how many times shorter its copula."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ def capital(
     """
     refuse_infinite(severity.estimate, names)
     annual = _years(rates, severity.estimate, POINTS)
-    again = [_years(rates, severity.estimate, POINTS // SHORT)]
+    again = [_years(rates, severity.estimate, POINTS // COARSE)]
     rng = np.random.default_rng([seed, 1])
     chosen = np.linspace(0, severity.draws - 1, min(draws, severity.draws)).astype(int)
-    again += [_years(rates.drawn(rng), severity.drawn(int(number)), POINTS // SHORT) for number in chosen]
+    again += [_years(rates.drawn(rng), severity.drawn(int(number)), POINTS // COARSE) for number in chosen]
     expected = rates.mean * severity.estimate.mean()
     infinite = (severity.tail.draws[:, :, 0] >= 1.0).mean(axis=0)
     cells = [
