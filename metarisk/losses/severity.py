@@ -114,14 +114,16 @@ class Severity:
 
 @dataclass(frozen=True)
 class PooledSeverity:
-    """Severities of all cells: the estimate, and how to draw others from the posterior of their tails.
+    """Severities of all cells: the estimate, and how to draw others from the posterior of scales, shares and tails.
 
-    The body is the estimated one in every draw: it hardly moves a 99.9 % year.
+    The form of the body is the estimated one in every draw: it hardly moves a 99.9 % year.
     """
 
     estimate: Severity
     share: Pooled
     tail: Pooled
+    scale_error: Array
+    """Standard deviation of the logarithm of each cell's scale, (C,): large where there are few losses."""
     events: Array
     """Losses of each cell, int64 (C,)."""
     exceedances: Array
@@ -134,7 +136,13 @@ class PooledSeverity:
 
     def drawn(self, number: int) -> Severity:
         """The severities of one posterior draw."""
-        return _composed(self.estimate, self.share.draws[number], self.tail.draws[number])
+        moved = np.exp(self.scale_error * np.random.default_rng(number).standard_normal(len(self.events)))
+        frame = replace(
+            self.estimate,
+            scale=self.estimate.scale * moved,
+            threshold=np.maximum(self.estimate.threshold * moved, self.estimate.floor * 1.01),
+        )
+        return _composed(frame, self.share.draws[number], self.tail.draws[number])
 
     def shape_interval(self, level: float = 0.9) -> tuple[Array, Array]:
         """Central posterior interval (C,) of the tail shapes."""
@@ -168,6 +176,7 @@ def fit_severity(
             remedy="quarantine what is no loss by the suite, and state the collection threshold",
         )
     scale = _scales(losses, float(np.log(everything).mean()))
+    within = np.concatenate([np.log(cell / unit) for cell, unit in zip(losses, scale, strict=True)]).std()
     if threshold is None:
         multiple = choose_threshold(np.concatenate([cell / unit for cell, unit in zip(losses, scale, strict=True)]))
         thresholds = np.maximum(multiple * scale, floor * 1.01)
@@ -180,7 +189,8 @@ def fit_severity(
     tail = pool(_tail(losses, thresholds), TAIL, draws=draws, seed=seed + 1)
     nothing = np.zeros(len(losses))
     frame = Severity(floor, scale, *_bodies(losses, floor, scale, thresholds), thresholds, nothing, nothing, nothing)
-    return PooledSeverity(_composed(frame, share.estimate, tail.estimate), share, tail, events, above)
+    estimate = _composed(frame, share.estimate, tail.estimate)
+    return PooledSeverity(estimate, share, tail, within / np.sqrt(events + SCALE_STRENGTH), events, above)
 
 
 def _composed(frame: Severity, share: Array, tail: Array) -> Severity:
