@@ -153,7 +153,7 @@ def _amounts(rng: np.random.Generator, line: int, event: Array, seed: int) -> Ar
     body = np.minimum(scale * np.exp(rng.normal(0, 1.0, len(event))), 6 * scale)
     tail = 6 * scale + 4 * scale * np.expm1(shape * rng.exponential(size=len(event))) / shape
     amount = np.where(rng.random(len(event)) < 1 / 12, tail, body)
-    return np.round(np.maximum(amount, FLOOR * (1 + rng.random(len(event)))), 2)
+    return np.asarray(np.round(np.maximum(amount, FLOOR * (1 + rng.random(len(event)))), 2))
 
 
 def _soiled(losses: pl.DataFrame) -> pl.DataFrame:

@@ -53,8 +53,8 @@ class Wrong:
 def derive(view: NightView) -> Derived:
     """Frequencies with their bounds, severities, and the economic capital of a year by cell and for the sum."""
     cells = sorted(set(view.scores["segment"]))
-    book, measures = _book(view, cells), []
-    measures += _frequencies(book, cells)
+    book = _book(view, cells)
+    measures = list(_frequencies(book, cells))
     if TABLE not in view.tables:
         return Derived(measures=_frame(measures))
     losses, aside = _usable(view)
@@ -226,8 +226,8 @@ def _pictures(amounts: Sequence[Array], severity: PooledSeverity) -> Iterator[_R
     scaled = np.concatenate([cell / unit for cell, unit in zip(amounts, fitted.scale, strict=True)])
     first, last = np.quantile(scaled, [0.3, max(0.5, 1 - 20 / len(scaled))])
     places = np.geomspace(first, max(last, 2 * first), POINTS)
-    for place, *line in zip(places, *mean_excess(scaled, places), strict=True):
-        yield _row("mean_excess", f"{place:.6g}", "mean_excess", *map(float, line))
+    for place, mean, low, high in zip(places, *mean_excess(scaled, places), strict=True):
+        yield _row("mean_excess", f"{place:.6g}", "mean_excess", mean, float(low), float(high))
     yield _row("mean_excess", "threshold", "threshold", float(np.median(fitted.threshold / fitted.scale)))
     over = np.sort(
         np.concatenate(
@@ -239,9 +239,9 @@ def _pictures(amounts: Sequence[Array], severity: PooledSeverity) -> Iterator[_R
             ]
         )
     )
-    rank = np.unique(np.round(np.geomspace(1, max(len(over), 1), MOST_QQ)).astype(int)) - 1 if len(over) else []
-    for number in rank:
-        place = len(over) - 1 - int(number)
+    # of many, the largest ones and fewer and fewer of the others
+    ranks = np.unique(np.round(np.geomspace(1, max(len(over), 1), MOST_QQ)).astype(int))
+    for place in (len(over) - ranks[ranks <= len(over)]).tolist():
         modelled = -np.log(1 - (place + 0.5) / len(over))
         yield _row("tail_qq", f"{modelled:.6g}", "observed", float(over[place]))
 
@@ -275,8 +275,8 @@ def _whole(every: SumCapital) -> Iterator[_Row]:
 def _year(name: str, expected: float, at: Interval) -> Iterator[_Row]:
     yield _row("capital", name, "expected_loss", expected)
     yield _row("capital", name, "year_999", at.mean, at.low, at.high)
-    parts = (max(value - expected, 0.0) for value in (at.mean, at.low, at.high))
-    yield _row("capital", name, "economic_capital", *parts)
+    mean, low, high = (max(value - expected, 0.0) for value in (at.mean, at.low, at.high))
+    yield _row("capital", name, "economic_capital", mean, low, high)
 
 
 def _expected(view: NightView, severity: PooledSeverity, cells: Sequence[str]) -> pl.DataFrame:

@@ -180,7 +180,8 @@ def test_too_few_losses_give_no_capital_and_no_mean_refuses_it() -> None:
     assert few.scores is None
     assert "30 are needed" in value(few, "capital", "no capital", "losses")["note"]
     assert value(few, "frequency", CELLS[0], "events_known")["value"] > 0
-    endless = amounts().with_columns(amount=1_000 + 1_000 * pl.Series(np.random.default_rng(0).pareto(0.7, 220)))
+    many = amounts((1_500, 60, 0))
+    endless = many.with_columns(amount=1_000 + 1_000 * pl.Series(np.random.default_rng(0).pareto(0.6, many.height)))
     refused = derive(view(endless))
     assert refused.scores is None
     note = value(refused, "capital", "refused", "losses")["note"]
