@@ -172,7 +172,8 @@ def test_currencies_are_not_mixed_unknowingly() -> None:
     with pytest.raises(DataError, match="2 currencies: EUR, USD") as error:
         derive(view(mixed, currency=""))
     assert (error.value.portfolio, error.value.column, error.value.on) == ("operational_losses", "currency", AS_OF)
-    assert derive(view(currency="")).scores is not None
+    single = derive(view(amounts((5, 0, 0)), currency=""))
+    assert value(single, "capital", "no capital", "losses")["value"] == 5
 
 
 def test_too_few_losses_give_no_capital_and_no_mean_refuses_it() -> None:
