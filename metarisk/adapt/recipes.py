@@ -140,11 +140,14 @@ SHORT = {"steps": 300, "meta_batch": 16, "evaluate_every": 50, "patience": 3}
 NETWORK = {"hidden": (32,), "loop": SHORT}
 FIXED = {"damping": 1.0, "prior_strength": 1e9, "prior_variance": 0.1, "slope_variance": 1e-6}
 """A head that learns nothing about segments: shrunken intercepts with a prior precision of ten events."""
+LEVELS = {"slope_variance": 1e-6}
+"""A head without a slope: on a base whose score holds an exposure, a slope would bend that as well."""
 REPTILE = SHORT | {"optimiser": "sgd", "momentum": 0.0, "rate": 0.1, "schedule": "linear"}
 RECIPES: Mapping[str, Recipe] = {
     "pooled_logistic": Recipe(("logistic",), baseline=True),
     "segment_logistic": Recipe(("logistic_segments",), baseline=True),
     "own_logistic": Recipe(("logistic_own",), baseline=True),
+    "segment_rates": Recipe(("rates",), baseline=True),
     "pooled_lightgbm": Recipe(("lightgbm",), baseline=True),
     "segment_lightgbm": Recipe(("lightgbm_segments",), baseline=True),
     "target_lightgbm": Recipe(("lightgbm_target",), baseline=True),
@@ -153,6 +156,7 @@ RECIPES: Mapping[str, Recipe] = {
     "tuned_ensemble": Recipe(("lightgbm_target", "logistic_segments"), baseline=True, tuned=True),
     **({"gpboost": Recipe(("gpboost",), baseline=True)} if INSTALLED else {}),
     "map_head": Recipe(BASE, "map_head"),
+    "segment_head": Recipe(("lightgbm_segments",), "map_head", LEVELS),
     "hazard": Recipe(HAZARD, likelihood="cumulative_hazard"),
     "hazard_head": Recipe(HAZARD, "map_head", {"slope_column": 0}, "cumulative_hazard"),
     "target_hazard_head": Recipe(TARGET, "map_head", {"slope_column": 0}, "cumulative_hazard"),

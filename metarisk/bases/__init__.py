@@ -13,6 +13,7 @@ from metarisk.bases.hazard import HazardBase, breslow
 from metarisk.bases.linear import LinearBase, signed
 from metarisk.bases.mixed import INSTALLED, MixedBase
 from metarisk.bases.own import OwnBase
+from metarisk.bases.rates import RateBase
 from metarisk.bases.trees import TreeBase, tree_threads
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "LinearBase",
     "MixedBase",
     "OwnBase",
+    "RateBase",
     "TreeBase",
     "blend",
     "breslow",

@@ -16,6 +16,7 @@ from metarisk.bases.hazard import HazardBase, Relative
 from metarisk.bases.linear import LinearBase
 from metarisk.bases.mixed import MixedBase
 from metarisk.bases.own import OwnBase
+from metarisk.bases.rates import RateBase
 from metarisk.bases.trees import TreeBase
 from metarisk.domain import PERIODS, Array, Columns, DataError, Feature, LikelihoodName, Portfolio
 
@@ -63,6 +64,7 @@ BASES: Mapping[str, BaseKind] = {
     "lightgbm_segments": BaseKind(TreeBase, segments=True),
     "lightgbm_target": BaseKind(EncodedBase),
     "logistic_own": BaseKind(OwnBase),
+    "rates": BaseKind(RateBase),
     "gpboost": BaseKind(MixedBase),
     "linear_hazard_segments": BaseKind(LinearBase, segments=True, hazard=True),
     "lightgbm_hazard": BaseKind(TreeBase, hazard=True),

@@ -14,11 +14,12 @@ from metarisk.bases.fitted import LIMIT, completed
 from metarisk.bases.linear import LinearBase
 from metarisk.bases.mixed import MixedBase
 from metarisk.bases.own import OwnBase
+from metarisk.bases.rates import RateBase
 from metarisk.bases.trees import TreeBase
 from metarisk.domain import PERIODS, Array, Columns, Feature
 
 BRESLOW_ROUNDS = 2
-Relative = LinearBase | TreeBase | EncodedBase | OwnBase | MixedBase
+Relative = LinearBase | TreeBase | EncodedBase | OwnBase | MixedBase | RateBase
 
 
 @dataclass(frozen=True)

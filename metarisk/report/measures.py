@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from metarisk.report.losscharts import capital_chart, mean_excess_chart, qq_chart
 from metarisk.report.model import MeasureRow
 
 MOST_ITEMS = 12
@@ -31,7 +32,35 @@ class Kind:
     formats: Mapping[str, str] = field(default_factory=dict)
 
 
-SECTIONS: Mapping[str, Kind] = {}
+_AMOUNTS = dict.fromkeys(("expected_loss", "year_999", "economic_capital", "simulated_year_999", "losses"), ",.0f")
+SECTIONS: Mapping[str, Kind] = {
+    "capital": Kind(
+        "Economic capital",
+        "Operational losses of a year: what is expected, what a year in a thousand costs, and the difference, with "
+        "90 % intervals over parameter draws. The simulated year has the 95 % interval of the simulation alone.",
+        (capital_chart,),
+        formats=_AMOUNTS | {"tail_shape": ".2f"},
+    ),
+    "frequency": Kind(
+        "Loss events",
+        "Events that are known, and what the scored rows will bring in a year, with its 90 % interval; the bound is "
+        "the exact upper 95 % one that counting alone gives.",
+        formats={"events_known": ",.0f", "events_year": ",.2f", "bound_year": ",.2f"},
+    ),
+    "mean_excess": Kind(
+        "Mean excess",
+        "A line that rises is a heavy tail; the dashes are the threshold of the fitted tails.",
+        (mean_excess_chart,),
+        table=False,
+    ),
+    "tail_qq": Kind(
+        "Tails against the exponential",
+        "Losses above the thresholds, each on the scale on which its cell's tail is the standard exponential.",
+        (qq_chart,),
+        table=False,
+    ),
+    "losses_aside": Kind("Losses set aside", formats={"losses": ",.0f"}),
+}
 """Kinds that are shown in a way of their own; any other one is shown as a table under its name."""
 
 

@@ -1,0 +1,80 @@
+"""Rates of segments as they were counted: the baseline that knows no feature and lets no segment borrow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from metarisk.bases.fitted import completed, constant_of, values_of
+from metarisk.domain import Array, Columns, Feature, LikelihoodName
+
+
+@dataclass(frozen=True)
+class RateBase:
+    """What came of each cell, or of everything where a cell was never seen.
+
+    Attributes:
+        names: the segment columns.
+        scores: by the cell's values, the link-scale score of what it had; half an event at the pooled rate is added.
+        pooled: of everything.
+    """
+
+    names: tuple[str, ...]
+    scores: Mapping[tuple[str, ...], float]
+    pooled: float
+
+    @classmethod
+    def fit(
+        cls,
+        frame: pl.DataFrame,
+        y: Array,
+        features: Mapping[str, Feature],
+        columns: Columns,
+        exposure: Array | None = None,
+        *,
+        likelihood: LikelihoodName = "bernoulli",
+        fine: bool = False,
+    ) -> RateBase:
+        """Count labelled rows: y (N,) in the likelihood's range, at risk for `exposure` (N,) where that differs."""
+        pooled = constant_of(y, exposure, likelihood)
+        cells = _cells(frame, columns.segments)
+        scores = {}
+        for key in sorted(set(cells)):
+            rows = np.array([cell == key for cell in cells])
+            if exposure is None:
+                scores[key] = constant_of(y[rows], None, likelihood)
+            else:
+                scores[key] = float(np.log((y[rows].sum() + 0.5) / (exposure[rows].sum() + 0.5 / np.exp(pooled))))
+        return cls(columns.segments, scores, pooled)
+
+    def predict(self, frame: pl.DataFrame) -> Array:
+        """Score on the link scale, float64 (N,)."""
+        return np.array([self.scores.get(cell, self.pooled) for cell in _cells(frame, self.names)], dtype=np.float64)
+
+    def features(self) -> tuple[str, ...]:
+        """The first segment column, of which the whole difference is told."""
+        return self.names[:1]
+
+    def contributions(self, frame: pl.DataFrame) -> Array:
+        """What the cell differs by from everything, and the rest, float64 (N, 2)."""
+        score = self.predict(frame)
+        return completed((score - self.pooled)[:, None], score)
+
+    def to_text(self) -> str:
+        """JSON."""
+        scores = [[list(key), score] for key, score in self.scores.items()]
+        return json.dumps({"names": list(self.names), "scores": scores, "pooled": self.pooled})
+
+    @classmethod
+    def from_text(cls, text: str) -> RateBase:
+        """The base that `to_text` wrote."""
+        parts = json.loads(text)
+        return cls(tuple(parts["names"]), {tuple(key): score for key, score in parts["scores"]}, parts["pooled"])
+
+
+def _cells(frame: pl.DataFrame, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return list(zip(*(values_of(frame, name).to_list() for name in names), strict=True))
