@@ -1,9 +1,9 @@
 """`make soak`: SIGKILL at random moments of nights, restatements and weeks, then the same again, while somebody reads.
 
 `python -m tests.soak [--kills 60] [--weeks 6] [--seed 0]`: kills are dealt to the steps of a run in turn, each at a
-random moment of its step. After the rerun every row must be that of a run which nobody killed, the event log must hold,
-and a reader must have seen the old night or the new one and nothing else. Prints a line a kill, then a table a warehouse;
-exits 1 at the first difference.
+random moment of its step. After the rerun every row must be that of a run which nobody killed, the event log must
+hold, and a reader must have seen the old night or the new one and nothing else. Prints a line a kill, then a table a
+warehouse; exits 1 at the first difference.
 """
 
 from __future__ import annotations
