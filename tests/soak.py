@@ -34,6 +34,8 @@ from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project
 from tests.warehouses import Server, server
 
 PRELOADED = ["great_expectations", "lightgbm", "torch", "metarisk.pipeline", "tests.end_to_end.tiny"]
+PAUSE = 0.25
+"""Seconds between two looks of the reader."""
 TRIES = 3
 """How often one kill may come after its run has ended."""
 
@@ -151,7 +153,7 @@ def _once(
 ) -> tuple[bool, list[str]]:
     """Kill a run once and do it again; whether it was killed before its end, and what is not as it should be."""
     here, there = Pipe()
-    reader = forks.Process(target=dying.read, args=(project, there))
+    reader = forks.Process(target=dying.read, args=(project, there, PAUSE))
     reader.start()
     here.recv()
     told, tell = Pipe(duplex=False)

@@ -117,14 +117,14 @@ def current(project: Project) -> Seen:
     return seen
 
 
-def read(project: Project, orders: Connection) -> None:
-    """Read the newest night again and again, until told to stop.
+def read(project: Project, orders: Connection, pause: float = 0.1) -> None:
+    """Read the newest night again and again, `pause` seconds apart, until told to stop.
 
     Sends first that it has begun, at the end what it saw.
     """
     seen = current(project)
     orders.send("begun")
-    while not orders.poll(0.1):
+    while not orders.poll(pause):
         seen |= current(project)
     orders.send(seen)
 

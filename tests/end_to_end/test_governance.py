@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import polars as pl
 import pytest
 
 from metarisk import pipeline
 from metarisk.domain import ConfigError, DataError
-from metarisk.pipeline import audit, promotion, reproducing
+from metarisk.pipeline import Context, audit, promotion, reproducing
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
 
+Result = TypeVar("Result")
 LATER = CUT_OFF + timedelta(days=14)
 NIGHT = LATER + timedelta(days=1)
 
@@ -34,9 +37,19 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
     (old,) = states(project)
     with pytest.raises(ConfigError, match="no champion before this one"):
         pipeline.roll_back(context, "A. Validator", "too early")
-    new = project.weekly(LATER).model_id
+    new = ""
+
+    def promoting(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        nonlocal new
+        if step.__name__ == "score":
+            new = project.weekly(LATER).model_id
+        return pipeline.direct(step, context, *inputs)
+
+    # A week that promotes while a night runs: the night keeps the model that it began with.
+    pipeline.nightly(context, promoting)
     assert states(project) == {old: "retired", new: "champion"}
-    assert used(project) == new
+    assert project.warehouse.rows("SELECT model_id FROM metarisk.night") == [{"model_id": old}]
+    assert used(project, "promoted meanwhile") == new
 
     assert pipeline.roll_back(context, "A. Validator", "its grades drift") == (new, old)
     assert states(project) == {old: "champion", new: "withdrawn"}
