@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from prefect.client.orchestration import SyncPrefectClient
 
-from flows import server, upkeep
+from flows import notices, server, upkeep
 from metarisk.domain import ConfigError, Finding, MetariskError
 from metarisk.settings import Settings
 
@@ -82,6 +82,16 @@ def unstick(
     for row in rows:
         typer.echo(f"{row['run']}: was {row['was']}, is {row['is']}")
     typer.echo(f"{len(rows)} runs changed." if rows else f"No run is stuck for {minutes} minutes or more.")
+
+
+@app.command()
+def notify() -> None:
+    """Create or update the automations that send notices to the addresses in METARISK_NOTIFY."""
+    addresses = os.environ.get(notices.NOTIFY)
+    if not addresses:
+        raise ConfigError(f"{notices.NOTIFY} is not set", remedy="set it to addresses as Apprise writes them")
+    with server.reporting_to(_api(), server.prefect_home(Settings())):
+        typer.echo(f"Told of: {', '.join(notices.set_up(addresses))}.")
 
 
 @app.command()

@@ -34,7 +34,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 from prefect.workers.process import ProcessWorker
 
-from flows import upkeep
+from flows import notices, upkeep
 from flows.reporter import REPORT_URL
 from metarisk.domain import LockedError, MetariskError
 from metarisk.settings import Settings
@@ -73,6 +73,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         "PREFECT_HOME": str(prefect_home(settings)),
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_UI_API_URL": f"{address}/api",
+        "PREFECT_UI_URL": address,
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
         "PYTHONUNBUFFERED": "1",
@@ -299,6 +300,9 @@ def everything(settings: Settings, port: int, stop: threading.Event = NEVER) -> 
         stack.callback(abandon, api)
         workers = [stack.enter_context(worker(pool, env, limit)) for pool, limit in POOLS.items()]
         deploy(env, stop)
+        if addresses := os.environ.get(notices.NOTIFY):
+            with reporting_to(api, prefect_home(settings)):
+                notices.set_up(addresses)
         for pool, child in zip(POOLS, workers, strict=True):
             child.until(partial(online, api, pool), f"heartbeat of {child.name}", stop)
         workers[0].until(partial(all_scheduled, api), "future run of each deployment", stop)

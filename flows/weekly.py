@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.nightly import run_name
-from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome, when_free
+from flows.running import Line, as_task, attempt, conclude, day_before_start, open_context, outcome, when_free
 from metarisk import pipeline
 from metarisk.settings import Settings
 
@@ -41,8 +41,7 @@ def weekly(portfolio: str | None = None, as_of: date | None = None) -> State[Any
     for name in [portfolio] if portfolio else pipeline.portfolio_names(Settings()):
         try:
             day = open_context(name, as_of).job.as_of
-        except Exception as error:  # a portfolio that cannot even be read must not stop the others
-            lines.append(failure(name, as_of, error))
-            continue
+        except Exception:  # its sub-flow meets the same error, and has a state and a notice for it
+            day = as_of or day_before_start()
         lines.append(outcome(name, day, week(name, day, return_state=True)))
     return conclude("weekly", lines)

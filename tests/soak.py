@@ -164,7 +164,8 @@ def _once(
     victim.join(wait)
     victim.kill()
     victim.join()
-    torn = [path.parent for path in (project.settings.data_dir / "lake").rglob(MANIFEST) if not whole(path.parent)]
+    sealed = (path.parent for path in (project.settings.data_dir / "lake").rglob(MANIFEST))
+    torn = [folder for folder in sealed if ".scratch-" not in str(folder) and not whole(folder)]
     kind.run(project)
     here.send("stop")
     seen: dying.Seen = here.recv() | dying.current(project)
