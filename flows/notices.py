@@ -88,22 +88,28 @@ def set_up(addresses: str) -> list[str]:
     """Create or update block and automations on the server of the settings; the automations' names."""
     block = cast(UUID, Addresses(url=SecretStr(addresses)).save(BLOCK, overwrite=True))
     for notice in NOTICES:
-        made = Automation(
-            name=f"metarisk: {notice.name}",
-            description=f"Tells the addresses of the block {BLOCK}.",
-            trigger=EventTrigger(
-                expect=set(notice.events),
-                match_related=ResourceSpecification.model_validate(dict(notice.related)),
-                for_each={"prefect.resource.id"},
-                posture=Posture.Reactive,
-                threshold=1,
-            ),
-            actions=[SendNotification(block_document_id=block, subject=notice.subject, body=notice.body)],
+        put(
+            Automation(
+                name=f"metarisk: {notice.name}",
+                description=f"Tells the addresses of the block {BLOCK}.",
+                trigger=EventTrigger(
+                    expect=set(notice.events),
+                    match_related=ResourceSpecification.model_validate(dict(notice.related)),
+                    for_each={"prefect.resource.id"},
+                    posture=Posture.Reactive,
+                    threshold=1,
+                ),
+                actions=[SendNotification(block_document_id=block, subject=notice.subject, body=notice.body)],
+            )
         )
-        try:
-            made.id = Automation.read(name=made.name).id
-        except ValueError:
-            made.create()
-        else:
-            made.update()
     return [notice.name for notice in NOTICES]
+
+
+def put(automation: Automation) -> None:
+    """Create an automation on the server of the settings, or update the one of its name."""
+    try:
+        automation.id = Automation.read(name=automation.name).id
+    except ValueError:
+        automation.create()
+    else:
+        automation.update()

@@ -85,13 +85,12 @@ def unstick(
 
 
 @app.command()
-def notify() -> None:
-    """Create or update the automations that send notices to the addresses in METARISK_NOTIFY."""
-    addresses = os.environ.get(notices.NOTIFY)
-    if not addresses:
-        raise ConfigError(f"{notices.NOTIFY} is not set", remedy="set it to addresses as Apprise writes them")
-    with server.reporting_to(_api(), server.prefect_home(Settings())):
-        typer.echo(f"Told of: {', '.join(notices.set_up(addresses))}.")
+def automate() -> None:
+    """Create or update the automations: notices to METARISK_NOTIFY, and weeklies that no gpu worker starts."""
+    for line in server.automate(_api(), Settings()):
+        typer.echo(line)
+    if notices.NOTIFY not in os.environ:
+        typer.echo(f"no notices: {notices.NOTIFY} is not set")
 
 
 @app.command()

@@ -83,13 +83,15 @@ def day_before_start() -> date:
     return started.date() - timedelta(days=1)
 
 
-def open_context(portfolio: str, as_of: date | None, mode: Mode = "nightly") -> Context:
+def open_context(
+    portfolio: str, as_of: date | None, mode: Mode = "nightly", scheduled: datetime | None = None
+) -> Context:
     """The context of one portfolio; without `as_of`, the day before the *scheduled* start where the portfolio lives.
 
     The scheduled start stays the same however late a run starts and however often it is tried.
     """
     settings = Settings()
-    scheduled: datetime = runtime.flow_run.scheduled_start_time
+    scheduled = scheduled or runtime.flow_run.scheduled_start_time
     reporter = PrefectReporter(portfolio, settings.data_dir)
     context = Context(Job(portfolio, as_of or scheduled.date(), mode), settings, reporter)
     if as_of is None:

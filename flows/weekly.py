@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from prefect import flow
@@ -30,17 +30,18 @@ def week(portfolio: str, as_of: date) -> State[Any]:
 
 
 @flow(name="weekly", flow_run_name=run_name)
-def weekly(portfolio: str | None = None, as_of: date | None = None) -> State[Any]:
+def weekly(portfolio: str | None = None, as_of: date | None = None, instead_of: datetime | None = None) -> State[Any]:
     """Train and judge every portfolio's candidates. A portfolio that fails stops no other.
 
     Args:
         portfolio: one portfolio by name; empty: all of them.
         as_of: label cut-off; empty: the day before the scheduled start, in each portfolio's time zone.
+        instead_of: scheduled start of the run that this one replaces; empty: its own.
     """
     lines: list[Line] = []
     for name in [portfolio] if portfolio else pipeline.portfolio_names(Settings()):
         try:
-            day = open_context(name, as_of).job.as_of
+            day = open_context(name, as_of, scheduled=instead_of).job.as_of
         except Exception:  # its sub-flow meets the same error, and has a state and a notice for it
             day = as_of or day_before_start()
         lines.append(outcome(name, day, week(name, day, return_state=True)))
