@@ -26,6 +26,7 @@ from tests.flows.conftest import Prefect, until
 from tests.flows.tiny import make_project, variables
 
 pytestmark = pytest.mark.xdist_group("prefect")
+PASSWORD = "planted-in-an-address"
 DAY = date(2026, 6, 29)
 SAID = {
     "late run": ("Portfolio: all of them", "no worker has started the run", "Remedy: start a worker of pool default"),
@@ -52,7 +53,7 @@ def webhook(heard: list[str]) -> Iterator[str]:
 
     with HTTPServer(("127.0.0.1", 0), Sink) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"json://127.0.0.1:{httpd.server_port}/hook"
+        yield f"json://ops:{PASSWORD}@127.0.0.1:{httpd.server_port}/hook"
         httpd.shutdown()
 
 
@@ -77,7 +78,7 @@ def mailbox(heard: list[str]) -> Iterator[str]:
 
 
 @pytest.fixture
-def posted(in_process: None, client: SyncPrefectClient) -> Iterator[dict[str, list[str]]]:
+def posted(prefect: Prefect, in_process: None, client: SyncPrefectClient) -> Iterator[dict[str, list[str]]]:
     """What came to the webhook and to the mailbox."""
     heard: dict[str, list[str]] = {"webhook": [], "mail": []}
     with webhook(heard["webhook"]) as hook, mailbox(heard["mail"]) as box:
@@ -88,6 +89,7 @@ def posted(in_process: None, client: SyncPrefectClient) -> Iterator[dict[str, li
         for automation in made:
             client.delete_automation(automation.id)
     assert len(made) == len(notices.NOTICES)
+    assert PASSWORD.encode() not in b"".join(path.read_bytes() for path in prefect.home.rglob("*") if path.is_file())
 
 
 # Apprise loads all of its services, one of which imports a module that Python will drop.
