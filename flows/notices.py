@@ -22,8 +22,12 @@ from flows.blocks import Addresses
 NOTIFY = "METARISK_NOTIFY"
 """Environment variable: where notices go; unset, none are sent."""
 BLOCK = "metarisk-notices"
-_ONE = {"prefect.resource.role": "flow", "prefect.resource.name": ["night", "week"]}
-_ALL = {"prefect.resource.role": "flow", "prefect.resource.name": ["night", "week", "nightly", "weekly", "backfill"]}
+_Related = Mapping[str, str | list[str]]
+_ONE: _Related = {"prefect.resource.role": "flow", "prefect.resource.name": ["night", "week"]}
+_ALL: _Related = {
+    "prefect.resource.role": "flow",
+    "prefect.resource.name": ["night", "week", "nightly", "weekly", "backfill"],
+}
 _RUN = """\
 Portfolio: {{ flow_run.parameters.portfolio or "all of them" }}
 Date: {{ flow_run.parameters.as_of or "the day before " ~ flow_run.expected_start_time.date() }}
@@ -61,7 +65,7 @@ class Notice:
     name: str
     events: frozenset[str]
     body: str
-    related: Mapping[str, str | list[str]] = field(default_factory=dict)
+    related: _Related = field(default_factory=dict)
     """Which flows the events are of."""
     subject: str = "{{ automation.name }}: {{ flow_run.name }}"
 
@@ -108,7 +112,7 @@ def set_up(addresses: str) -> list[str]:
 def put(automation: Automation) -> None:
     """Create an automation on the server of the settings, or update the one of its name."""
     try:
-        automation.id = Automation.read(name=automation.name).id
+        automation.id = cast(Automation, Automation.read(name=automation.name)).id  # no coroutine outside of async code
     except ValueError:
         automation.create()
     else:

@@ -47,7 +47,9 @@ def set_up(hours: float) -> str:
                 within=timedelta(hours=hours),
             ),
             actions=[
-                RunDeployment(source="selected", deployment_id=deployment.id, parameters=_PARAMETERS),
+                RunDeployment(
+                    source="selected", deployment_id=deployment.id, parameters=_PARAMETERS, job_variables=None
+                ),
                 CancelFlowRun(),
             ],
         )
