@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
-from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome, when_free
+from flows.running import Line, as_task, attempt, conclude, day_before_start, open_context, outcome, when_free
 from metarisk import pipeline
 from metarisk.settings import Settings
 
@@ -53,8 +53,8 @@ def nights(portfolio: str, as_of: date | None) -> list[Line]:
     try:
         context = open_context(portfolio, as_of)
         due = pipeline.due(context)
-    except Exception as error:  # a portfolio that cannot even be read must not stop the others
-        return [failure(portfolio, as_of, error)]
-    if not due:
-        return [Line(portfolio, context.job.as_of, "already published")]
+        if not due:
+            return [Line(portfolio, context.job.as_of, "already published")]
+    except Exception:  # its sub-flow meets the same error, and has a state and a notice for it
+        due = [as_of or day_before_start()]
     return [outcome(portfolio, day, night(portfolio, day, return_state=True)) for day in due]

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from prefect.client.orchestration import SyncPrefectClient
 
-from flows import server, upkeep
+from flows import notices, server, upkeep
 from metarisk.domain import ConfigError, Finding, MetariskError
 from metarisk.settings import Settings
 
@@ -82,6 +82,15 @@ def unstick(
     for row in rows:
         typer.echo(f"{row['run']}: was {row['was']}, is {row['is']}")
     typer.echo(f"{len(rows)} runs changed." if rows else f"No run is stuck for {minutes} minutes or more.")
+
+
+@app.command()
+def automate() -> None:
+    """Create or update the automations: notices to METARISK_NOTIFY, and weeklies that no gpu worker starts."""
+    for line in server.automate(_api(), Settings()):
+        typer.echo(line)
+    if notices.NOTIFY not in os.environ:
+        typer.echo(f"no notices: {notices.NOTIFY} is not set")
 
 
 @app.command()

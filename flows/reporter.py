@@ -87,8 +87,8 @@ class PrefectReporter:
             )
         get_run_logger().info("%s: %s", title, address)
 
-    def event(self, name: str, about: Mapping[str, str]) -> None:
-        """Emit a Prefect event of the portfolio; prefect.yaml says what it triggers."""
+    def event(self, name: str, about: Mapping[str, str | Path]) -> None:
+        """Emit a Prefect event of the portfolio; prefect.yaml and `flows.notices` say what it triggers."""
         with self._kept_going(f"event {name}"):
             emit_event(
                 f"metarisk.{name}",
@@ -96,7 +96,7 @@ class PrefectReporter:
                     "prefect.resource.id": f"metarisk.portfolio.{self.portfolio}",
                     "prefect.resource.name": self.portfolio,
                 },
-                payload=dict(about),
+                payload={key: _address(self.data, value) for key, value in about.items()},
             )
 
     def warn(self, message: str) -> None:
@@ -125,6 +125,10 @@ def report_address(reports: Path, target: Path) -> str:
     if base and target.resolve().is_relative_to(reports.resolve()):
         return f"{base.rstrip('/')}/{target.resolve().relative_to(reports.resolve()).as_posix()}"
     return target.resolve().as_uri()
+
+
+def _address(data: Path, value: str | Path) -> str:
+    return report_address(data, value) if isinstance(value, Path) else value
 
 
 def _slug(text: str) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
 from flows.reporter import PrefectReporter, report_address
-from metarisk.domain import Job, LockedError, MetariskError, Mode, WarehouseError
+from metarisk.domain import Job, LockedError, MetariskError, Mode, QualityError, SourceLate, WarehouseError
 from metarisk.pipeline import Context, as_of_from_schedule
 from metarisk.settings import Settings
 
@@ -35,6 +35,11 @@ FIRST_RETRY_SECONDS = 10.0
 """Then twice as long each time, with jitter: about 10, 20 and 40 s."""
 TIMEOUT_SECONDS = 6 * 3600
 """A step that runs longer is stuck, and the night fails while there is still a morning to act in."""
+
+STATES: Mapping[type[MetariskError], str] = {SourceLate: "SourceLate", QualityError: "QualityFailed"}
+"""Names of failed states that people tell apart; `flows.notices` has a notice for each."""
+PORTFOLIO_FAILED = "PortfolioFailed"
+"""Name of the state of a run in which some portfolio failed, whose own sub-flow says why."""
 
 LOCK_WAIT_SECONDS = 3600.0
 """How long a run waits for another run of its portfolio (a backfill by hand, say) before it fails."""
@@ -72,13 +77,21 @@ def as_task(step: Callable[..., Result], context: Context, *inputs: object) -> R
     return run()
 
 
-def open_context(portfolio: str, as_of: date | None, mode: Mode = "nightly") -> Context:
+def day_before_start() -> date:
+    """The day before the scheduled start in UTC: the date of a run whose portfolio does not say where it lives."""
+    started: datetime = runtime.flow_run.scheduled_start_time
+    return started.date() - timedelta(days=1)
+
+
+def open_context(
+    portfolio: str, as_of: date | None, mode: Mode = "nightly", scheduled: datetime | None = None
+) -> Context:
     """The context of one portfolio; without `as_of`, the day before the *scheduled* start where the portfolio lives.
 
     The scheduled start stays the same however late a run starts and however often it is tried.
     """
     settings = Settings()
-    scheduled: datetime = runtime.flow_run.scheduled_start_time
+    scheduled = scheduled or runtime.flow_run.scheduled_start_time
     reporter = PrefectReporter(portfolio, settings.data_dir)
     context = Context(Job(portfolio, as_of or scheduled.date(), mode), settings, reporter)
     if as_of is None:
@@ -130,7 +143,8 @@ def attempt(portfolio: str, as_of: date | None, work: Callable[[], Line]) -> Sta
         line = work()
     except MetariskError as error:
         line = failure(portfolio, as_of, error)
-        return Failed(message=line.note, data=line)
+        page = f" Page: {report_address(Settings().data_dir, line.page)}" if line.page else ""
+        return Failed(name=STATES.get(type(error), "Failed"), message=line.note + page, data=line)
     return Completed(message=line.text, data=line)
 
 
@@ -158,7 +172,7 @@ def conclude(title: str, lines: Sequence[Line]) -> State[Any]:
     create_markdown_artifact(summary(lines), key=f"{title}-summary", description=f"What became of {title}: {counted}")
     if failed:
         message = f"{counted}. " + "; ".join(line.text for line in failed)
-        return Failed(message=message, data=list(lines))
+        return Failed(name=PORTFOLIO_FAILED, message=message, data=list(lines))
     return Completed(message="; ".join(line.text for line in lines) or "no portfolio is configured", data=list(lines))
 
 

@@ -34,7 +34,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 from prefect.workers.process import ProcessWorker
 
-from flows import upkeep
+from flows import notices, standby, upkeep
 from flows.reporter import REPORT_URL
 from metarisk.domain import LockedError, MetariskError
 from metarisk.settings import Settings
@@ -73,6 +73,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         "PREFECT_HOME": str(prefect_home(settings)),
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_UI_API_URL": f"{address}/api",
+        "PREFECT_UI_URL": address,
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
         "PYTHONUNBUFFERED": "1",
@@ -247,6 +248,15 @@ def deploy(env: Mapping[str, str], stop: threading.Event = NEVER) -> None:
         child.stop()
 
 
+def automate(api: str, settings: Settings) -> list[str]:
+    """Create or update the automations on a server that has the deployments; what they are."""
+    with reporting_to(api, prefect_home(settings)):
+        done = [standby.set_up(settings.gpu_wait_hours)]
+        if addresses := os.environ.get(notices.NOTIFY):
+            done += notices.set_up(addresses)
+    return done
+
+
 class _Pages(SimpleHTTPRequestHandler):
     """Serve reports alone: files that end in .html, no listings."""
 
@@ -299,6 +309,7 @@ def everything(settings: Settings, port: int, stop: threading.Event = NEVER) -> 
         stack.callback(abandon, api)
         workers = [stack.enter_context(worker(pool, env, limit)) for pool, limit in POOLS.items()]
         deploy(env, stop)
+        automate(api, settings)
         for pool, child in zip(POOLS, workers, strict=True):
             child.until(partial(online, api, pool), f"heartbeat of {child.name}", stop)
         workers[0].until(partial(all_scheduled, api), "future run of each deployment", stop)

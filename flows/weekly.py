@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.nightly import run_name
-from flows.running import Line, as_task, attempt, conclude, failure, open_context, outcome, when_free
+from flows.running import Line, as_task, attempt, conclude, day_before_start, open_context, outcome, when_free
 from metarisk import pipeline
 from metarisk.settings import Settings
 
@@ -30,19 +30,19 @@ def week(portfolio: str, as_of: date) -> State[Any]:
 
 
 @flow(name="weekly", flow_run_name=run_name)
-def weekly(portfolio: str | None = None, as_of: date | None = None) -> State[Any]:
+def weekly(portfolio: str | None = None, as_of: date | None = None, instead_of: datetime | None = None) -> State[Any]:
     """Train and judge every portfolio's candidates. A portfolio that fails stops no other.
 
     Args:
         portfolio: one portfolio by name; empty: all of them.
         as_of: label cut-off; empty: the day before the scheduled start, in each portfolio's time zone.
+        instead_of: scheduled start of the run that this one replaces; empty: its own.
     """
     lines: list[Line] = []
     for name in [portfolio] if portfolio else pipeline.portfolio_names(Settings()):
         try:
-            day = open_context(name, as_of).job.as_of
-        except Exception as error:  # a portfolio that cannot even be read must not stop the others
-            lines.append(failure(name, as_of, error))
-            continue
+            day = open_context(name, as_of, scheduled=instead_of).job.as_of
+        except Exception:  # its sub-flow meets the same error, and has a state and a notice for it
+            day = as_of or day_before_start()
         lines.append(outcome(name, day, week(name, day, return_state=True)))
     return conclude("weekly", lines)

@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     memory_mb: int = Field(default=1024, ge=128)
     """Ceiling of DuckDB's own memory in a step; larger sorts spill to disk."""
 
+    gpu_wait_hours: float = Field(default=6.0, gt=0)
+    """How long a weekly waits for a worker of the pool `gpu` before it runs on `default`."""
+
     @property
     def data_dir(self) -> Path:
         """`data`, resolved against the project."""

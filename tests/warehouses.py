@@ -47,6 +47,15 @@ class Server:
             for statement in statements:
                 connection.execute(statement.encode())
 
+    def restart(self) -> None:
+        """Stop it, which cuts every connection, and start it again."""
+        self.instance.stop()
+        self.instance.ensure_postgres_running()
+
+    def cut(self, database: str) -> None:
+        """Cut every connection to a database."""
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+
     def create_database(self, template: str | None = None) -> str:
         """A new database; its name."""
         name = f"test_{next(self._numbers)}"

@@ -24,6 +24,7 @@ from metarisk.cli.console import date_of, errors, hint, plain, readable, rich_ta
 from metarisk.cli.drift import drift_app
 from metarisk.cli.governance import audit_app, models_app, replay
 from metarisk.cli.models import evaluate, explain, why
+from metarisk.cli.overrides import override_app
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
 from metarisk.cli.upkeep import doctor, prune, unstick
@@ -37,6 +38,7 @@ app.add_typer(portfolio_app, name="portfolio")
 app.add_typer(drift_app, name="drift")
 app.add_typer(models_app, name="models")
 app.add_typer(audit_app, name="audit")
+app.add_typer(override_app, name="override")
 
 
 @app.command()

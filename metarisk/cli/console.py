@@ -68,7 +68,7 @@ class RichReporter:
     def link(self, key: str, title: str, target: Path) -> None:
         """Links are printed with the result."""
 
-    def event(self, name: str, about: Mapping[str, str]) -> None:
+    def event(self, name: str, about: Mapping[str, str | Path]) -> None:
         """Nobody listens to a command."""
 
     def warn(self, message: str) -> None:

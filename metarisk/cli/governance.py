@@ -49,7 +49,7 @@ def list_models(portfolio: Name, as_json: Json = False) -> None:
             Console().print(rich_table(f"Models of {portfolio}", shown))
         return {"models": rows}, "Next: metarisk models show" if rows else "no model yet\nNext: metarisk weekly"
 
-    _on(portfolio, work, as_json)
+    on_portfolio(portfolio, work, as_json)
 
 
 @models_app.command()
@@ -69,7 +69,7 @@ def show(portfolio: Name, model: Model, as_json: Json = False) -> None:
             console.print(rich_table("States", found["states"]))
         return found, "Next: metarisk models promote, or rollback"
 
-    _on(portfolio, work, as_json)
+    on_portfolio(portfolio, work, as_json)
 
 
 @models_app.command()
@@ -82,7 +82,7 @@ def card(portfolio: Name, model: Model, as_json: Json = False) -> None:
         markdown, html = modelcards.write_card(context, model)
         return {"markdown": markdown, "html": html}, f"{markdown}\n{html}\nNext: open it in a browser"
 
-    _on(portfolio, work, as_json)
+    on_portfolio(portfolio, work, as_json)
 
 
 @models_app.command()
@@ -120,7 +120,7 @@ def _make_champion(
         text = f"model {model} ({recipe}) is champion, {how} {by}\nNext: metarisk nightly scores by it"
         return {"model_id": model, "recipe": recipe, "by": by}, text
 
-    _on(portfolio, work, as_json)
+    on_portfolio(portfolio, work, as_json)
 
 
 @models_app.command()
@@ -136,7 +136,7 @@ def rollback(portfolio: Name, by: By, reason: Why, as_json: Json = False) -> Non
         text = f"model {gone} is withdrawn, {back} is champion again\nNext: metarisk nightly --restate REASON"
         return {"withdrawn": gone, "champion": back, "by": by}, text
 
-    _on(portfolio, work, as_json)
+    on_portfolio(portfolio, work, as_json)
 
 
 @audit_app.command()
@@ -164,7 +164,7 @@ def verify(
         return asdict(found), "\n".join([*lines, f"Next: {next_step}"])
 
     faults: list[object] = []
-    _on(portfolio, work, as_json)
+    on_portfolio(portfolio, work, as_json)
     raise typer.Exit(1 if faults else 0)
 
 
@@ -191,11 +191,11 @@ def replay(
         return asdict(found), "\n".join(lines)
 
     same: list[bool] = []
-    _on("", work, as_json)
+    on_portfolio("", work, as_json)
     raise typer.Exit(0 if all(same) else 1)
 
 
-def _on(portfolio: str, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
+def on_portfolio(portfolio: str, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
     """Do work that belongs to no date."""
     from metarisk import pipeline
 

@@ -69,7 +69,7 @@ class Reporter(Protocol):
         """Point to a page."""
         ...
 
-    def event(self, name: str, about: Mapping[str, str]) -> None:
+    def event(self, name: str, about: Mapping[str, str | Path]) -> None:
         """Raise an event that something outside may act on; `name` is lower case with dots."""
         ...
 

@@ -23,6 +23,8 @@ SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 PORTFOLIO_WIDE = "drift.portfolio"
 """Event that a portfolio-wide alert raises; prefect.yaml lets it start the weekly flow."""
+ALERT = "drift.alert"
+"""Event that the messages of a night raise; a notice tells of it."""
 BUDGET_DAYS = 7
 _NOISY = """
 SELECT d.as_of, d.segment, d.feature, d.metric
@@ -83,23 +85,32 @@ def of_run(context: Context, transaction: Transaction, run_id: str, folder: Path
 _OPEN = "SELECT alert_id, segment, feature, metric FROM metarisk.drift_alert_open WHERE portfolio = $portfolio"
 
 
-def tell(context: Context, run_id: str) -> None:
-    """Say what a published run opened: messages within the budget, a digest, an event where the portfolio drifts."""
+def tell(context: Context, run_id: str, page: Path) -> None:
+    """Say what a published run opened: messages within the budget, a digest, an event where the portfolio drifts.
+
+    Args:
+        page: the drift page of the run.
+    """
     rows = context.warehouse.rows(
         "SELECT alert_id, segment, feature, metric, status, detail, told FROM metarisk.drift_alert "
         "WHERE portfolio = $portfolio AND run_id = $run_id AND event = 'opened' ORDER BY seq",
         {"portfolio": context.job.portfolio, "run_id": run_id},
     )
-    for row in rows:
-        if row["told"] == "message":
-            context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {sentence(row)}")
+    about: dict[str, str | Path] = {
+        "portfolio": context.job.portfolio, "as_of": str(context.job.as_of), "run_id": run_id, "page": page
+    }  # fmt: skip
+    messages = [sentence(row) for row in rows if row["told"] == "message"]
+    for message in messages:
+        context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {message}")
+    if messages:
+        remedy = f"see the page; then `metarisk drift ack` or `mute` with --portfolio {context.job.portfolio}"
+        context.reporter.event(ALERT, about | {"alerts": "; ".join(messages), "remedy": remedy})
     rest = [row for row in rows if row["told"] == "digest"]
     if rest:
         title = f"Drift digest of {context.job.portfolio} {context.job.as_of}"
         context.reporter.table("drift-digest", title, [{name: row[name] or "" for name in row} for row in rest])
     wide = [row for row in rows if row["segment"] is None and row["told"] != "nobody"]
     if wide:
-        about = {"portfolio": context.job.portfolio, "as_of": str(context.job.as_of), "run_id": run_id}
         context.reporter.event(PORTFOLIO_WIDE, about | {"alerts": "; ".join(map(sentence, wide))})
 
 

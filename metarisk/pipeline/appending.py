@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -20,3 +21,11 @@ def append_frame(transaction: Transaction, table: str, frame: pl.DataFrame) -> N
     """Append a frame by column name; an empty one is fine."""
     if frame.height:
         transaction.append(table, frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
+
+
+def not_before(now: datetime, last: datetime | None) -> datetime:
+    """`now`, or just after `last` where the clock has gone back since."""
+    if last is None:
+        return now
+    last = last.replace(tzinfo=UTC) if last.tzinfo is None else last.astimezone(UTC)
+    return max(now, last + timedelta(microseconds=1))

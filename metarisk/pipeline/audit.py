@@ -45,6 +45,9 @@ SELECT model_id, state FROM (
 """
 
 
+_OVERRIDES = "SELECT * FROM metarisk.score_override WHERE portfolio = $portfolio"
+
+
 class Rows(Protocol):
     """A warehouse or a transaction on it."""
 
@@ -98,11 +101,8 @@ def append_event(
 
 def chained(event: Mapping[str, Any]) -> str:
     """SHA-256 of an event with the hash of the one before it; hexadecimal."""
-    happened: datetime = event["happened_at"]
-    if happened.tzinfo is None:
-        happened = happened.replace(tzinfo=UTC)
     told = {name: event[name] for name in ("portfolio", "seq", "kind", "actor", "payload", "prev_hash")}
-    return text_hash(json.dumps(told | {"happened_at": happened.astimezone(UTC).isoformat()}, sort_keys=True))
+    return text_hash(json.dumps(told | {"happened_at": _instant(event["happened_at"])}, sort_keys=True))
 
 
 def seal(source: Rows, run_id: str, as_of: date) -> tuple[str, int]:
@@ -118,6 +118,12 @@ def publication_event(transaction: Transaction, run_id: str, as_of: date, mode: 
     scores, rows = seal(transaction, run_id, as_of)
     about = {"run_id": run_id, "as_of": as_of, "mode": mode, "rows": rows}
     return about | {"scores": scores, "manifest": text_hash(manifest[0]["manifest"])}
+
+
+def override_sum(row: Mapping[str, Any]) -> str:
+    """SHA-256 of an override: its event holds no more, for the log is never rewritten and names no entity."""
+    told = {name: value for name, value in row.items() if name != "happened_at"}
+    return text_hash(json.dumps(told | {"happened_at": _instant(row["happened_at"])}, sort_keys=True, default=str))
 
 
 def verify(context: Context, *, every_night: bool = False, head: str | None = None) -> Audit:
@@ -138,6 +144,7 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     runs = {row["run_id"]: row for row in context.warehouse.rows(_RUNS, about)}
     faults += _runs_differ(published, runs)
     faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
+    faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
     pruned = {json.loads(event["payload"])["run_id"] for event in trusted if event["kind"] == "pruned"}
     there = set(runs) - pruned
     sealed = {told["run_id"]: (seq, told) for seq, told in published.items() if told["run_id"] in there}
@@ -184,3 +191,19 @@ def _states_differ(events: Sequence[Mapping[str, Any]], states: Sequence[Mapping
         seq, state = last.get(row["model_id"], (None, row["state"]))
         if state != row["state"]:
             yield Fault(f"model {row['model_id']} is {row['state']}, and the log says {state}", seq)
+
+
+def _overrides_differ(events: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """Overrides that are not as the log sealed them, or that it does not know."""
+    found = {row["seq"]: override_sum(row) for row in rows}
+    payloads = ((event["seq"], json.loads(event["payload"])) for event in events if event["kind"] == "override")
+    told = {payload["seq"]: (seq, payload["row"]) for seq, payload in payloads}
+    for number in sorted({*found, *told}):
+        seq, expected = told.get(number, (None, None))
+        if found.get(number) != expected:
+            yield Fault(f"override {number} is not as it was logged", seq)
+
+
+def _instant(moment: datetime) -> str:
+    """A time as text, the same from either warehouse."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()

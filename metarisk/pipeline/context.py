@@ -36,7 +36,7 @@ class Quiet:
     def link(self, key: str, title: str, target: Path) -> None:
         """Say nothing."""
 
-    def event(self, name: str, about: Mapping[str, str]) -> None:
+    def event(self, name: str, about: Mapping[str, str | Path]) -> None:
         """Say nothing."""
 
     def warn(self, message: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from metarisk.domain import ConfigError, Scalar, Transaction
-from metarisk.pipeline.appending import append_rows
+from metarisk.pipeline.appending import append_rows, not_before
 from metarisk.pipeline.audit import Rows, append_event
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
@@ -85,8 +85,9 @@ def append_states(
     A new champion retires the older ones. A model of the past that becomes champion late serves nights of the past
     alone and is retired at once, unless the newer champions are to be withdrawn: then no night uses them any more.
     """
-    portfolio, as_of, now = context.job.portfolio, context.job.as_of, context.clock()
+    portfolio, as_of = context.job.portfolio, context.job.as_of
     known = {row["model_id"]: row for row in transaction.rows(_MODELS, {"portfolio": portfolio})}
+    now = not_before(context.clock(), max((row["since"] for row in known.values()), default=None))
     after = known.pop(model_id, {"seq": 0})["seq"]
     others = [row for row in known.values() if row["state"] == "champion"]
     newer = [row for row in known.values() if row["champion_since"] and row["as_of"] > as_of]

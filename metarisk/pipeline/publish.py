@@ -8,7 +8,7 @@ import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
 from metarisk.pipeline import alerting
-from metarisk.pipeline.appending import append_frame, append_rows
+from metarisk.pipeline.appending import append_frame, append_rows, not_before
 from metarisk.pipeline.audit import append_event, publication_event
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.deriving import DERIVED, LOOK_BACK, MEASURES, SCORES
@@ -321,10 +321,7 @@ def _point(context: Context, transaction: Transaction, run: Run, seq: int) -> da
         "SELECT max(published_at) AS last FROM metarisk.publication WHERE portfolio = $portfolio",
         {"portfolio": job.portfolio},
     )[0]["last"]
-    now = context.clock()
-    if last is not None:
-        last = last.replace(tzinfo=UTC) if last.tzinfo is None else last.astimezone(UTC)
-        now = max(now, last + timedelta(microseconds=1))
+    now = not_before(context.clock(), last)
     row = {
         "portfolio": job.portfolio,
         "as_of": job.as_of,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -55,7 +56,11 @@ def check(
         ConfigError: a suite that cannot be read or a rule that cannot be judged.
     """
     filled = {"as_of": as_of, **(parameters or {})}
-    rules = load_suite(suite, filled, portfolio.name)
+    personal = set(portfolio.columns.personal)
+    rules = [
+        replace(rule, personal=not personal.isdisjoint(rule.columns))
+        for rule in load_suite(suite, filled, portfolio.name)
+    ]
     with tempfile.TemporaryDirectory(prefix="metarisk-quality-") as private:
         database = Path(private) / "view.duckdb"
         columns, total = _make_view(database, files, memory_mb, threads)
@@ -99,8 +104,9 @@ def _make_view(database: Path, files: Sequence[Path], memory_mb: int, threads: i
 
 
 def _result(suite: str, rule: Rule, verdict: Verdict, total: int) -> Result:
+    detail = "" if rule.personal and verdict.failing_rows is None else verdict.detail
     return Result(
-        suite, rule.name, rule.column, rule.severity, verdict.success, verdict.failing_rows, total, verdict.detail,
+        suite, rule.name, rule.column, rule.severity, verdict.success, verdict.failing_rows, total, detail,
         excludes=rule.excludes,
     )  # fmt: skip
 

@@ -157,8 +157,7 @@ def _expectations(rules: Sequence[Rule], suite: str, portfolio: str) -> list[Any
 def _verdict(rule: Rule, found: Any, columns: Sequence[str], suite: str, portfolio: str) -> Verdict:
     problem = _problem(found.exception_info)
     if problem:
-        named = [rule.kwargs[key] for key in ("column", "column_A", "column_B") if key in rule.kwargs]
-        unknown = [column for column in [*named, *rule.kwargs.get("column_list", [])] if column not in columns]
+        unknown = [column for column in rule.columns if column not in columns]
         hint = f"there is no column {unknown[0]!r}{did_you_mean(unknown[0], columns)}" if unknown else problem
         raise ConfigError(
             f"expectations/{suite}: {rule.name} cannot be judged: {hint}",

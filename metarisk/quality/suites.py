@@ -27,6 +27,8 @@ class Rule:
     severity: Severity
     description: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    personal: bool = False
+    """Whether it is about a personal column, so that neither its arguments nor what was observed may be told."""
 
     @property
     def name(self) -> str:
@@ -34,13 +36,19 @@ class Rule:
         if self.description:
             return self.description
         words = self.type.removeprefix("expect_").replace("_", " ")
-        arguments = [f"{key} {value}" for key, value in self.kwargs.items() if key != "column"]
+        arguments = [f"{key} {value}" for key, value in self.kwargs.items() if key != "column" and not self.personal]
         return f"{words} ({', '.join(arguments)})" if arguments else words
 
     @property
     def column(self) -> str | None:
         """The column that the rule is about, where it is about one."""
         return cast("str | None", self.kwargs.get("column"))
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns that it names."""
+        named = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
+        return [*named, *self.kwargs.get("column_list", [])]
 
     @property
     def excludes(self) -> bool:

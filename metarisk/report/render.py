@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -340,6 +341,7 @@ def _printable(value: object) -> object:
     return charts.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+@cache
 def environment() -> Environment:
     """Jinja2 with our templates and filters; everything that data says is escaped."""
     found = Environment(

@@ -15,14 +15,19 @@ from typing import Literal, TypeVar
 import duckdb
 
 from metarisk import pipeline
-from metarisk.domain import MetariskError
+from metarisk.domain import MetariskError, Mode
 from metarisk.pipeline import Context, Quiet
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import NAME, Project
 
 Result = TypeVar("Result")
 When = Literal["before", "inside", "committed", "after"]
-Seen = set[tuple[str, int]]
+Seen = set[tuple[str, date | None, int, float]]
+"""Where somebody looked, and what was there: night, scores, and their sum."""
+CURRENT = f"""
+SELECT max(as_of) AS as_of, count(*) AS n, coalesce(sum(score), 0) AS total
+FROM metarisk.score_current WHERE portfolio = '{NAME}'
+"""
 
 
 def die() -> None:
@@ -90,26 +95,38 @@ def week(project: Project, as_of: date, step: str, when: When) -> None:
     pipeline.weekly(Context(context.job, context.settings, dying, dying.clock), dying)
 
 
-def read(project: Project, as_of: date, orders: Connection) -> None:
-    """Read a night's scores from the warehouse and from the file for BI again and again, until told to stop.
+def telling(project: Project, week: bool, as_of: date, mode: Mode, orders: Connection) -> None:
+    """Run a week or a night that tells which step it begins, so that somebody can kill it there."""
 
-    Sends first that it has begun, at the end what it saw: where, and how many scores.
-    """
-    seen: Seen = set()
-    question = f"SELECT count(*) AS n FROM metarisk.score_current WHERE portfolio = '{NAME}' AND as_of = DATE '{as_of}'"
+    def told(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        orders.send(step.__name__)
+        return pipeline.direct(step, context, *inputs)
+
+    (pipeline.weekly if week else pipeline.nightly)(project.context(as_of, mode, "soak"), told)
+
+
+def current(project: Project) -> Seen:
+    """What a reader finds now: in the warehouse, and in the file for BI."""
+    (row,) = project.warehouse.rows(CURRENT)
+    seen: Seen = {("warehouse", row["as_of"], row["n"], round(row["total"], 9))}
     snapshot = project.settings.data_dir / "warehouse-bi.duckdb"
-    told = False
-    while True:
-        seen.add(("warehouse", project.warehouse.rows(question)[0]["n"]))
-        if snapshot.exists():
-            with duckdb.connect(snapshot, read_only=True) as connection:
-                seen.add(("snapshot", connection.execute(question).fetchall()[0][0]))
-        if not told:
-            orders.send("begun")
-            told = True
-        if orders.poll(0.1):
-            orders.send(seen)
-            return
+    if snapshot.exists():
+        with duckdb.connect(snapshot, read_only=True) as connection:
+            as_of, n, total = connection.execute(CURRENT).fetchall()[0]
+        seen.add(("snapshot", as_of, n, round(total, 9)))
+    return seen
+
+
+def read(project: Project, orders: Connection, pause: float = 0.1) -> None:
+    """Read the newest night again and again, `pause` seconds apart, until told to stop.
+
+    Sends first that it has begun, at the end what it saw.
+    """
+    seen = current(project)
+    orders.send("begun")
+    while not orders.poll(pause):
+        seen |= current(project)
+    orders.send(seen)
 
 
 def hold(project: Project, as_of: date, orders: Connection) -> None:

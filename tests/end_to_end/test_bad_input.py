@@ -286,8 +286,10 @@ def test_hostile_names_are_data(make: Callable[..., Project]) -> None:
     segments = set(project.scores()["segment"])
     assert HOSTILE[0] + "|auto" in segments
     assert '"quoted" \\\\ \\| $as_of|auto' in segments
-    for page in (week.page, night.page):
-        assert page is not None
+    pages = list(project.settings.data_dir.glob("reports/*/*.html"))
+    assert {week.page, night.page} <= set(pages)
+    assert len(pages) == 4  # week, model card, night, drift
+    for page in pages:
         html = page.read_text()
         assert "&lt;script&gt;alert" in html
         assert "<script>alert" not in html

@@ -30,13 +30,13 @@ class Heard(Quiet):
     """What was said and raised."""
 
     warnings: list[str] = field(default_factory=list)
-    events: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
+    events: list[tuple[str, Mapping[str, str | Path]]] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
 
-    def event(self, name: str, about: Mapping[str, str]) -> None:
+    def event(self, name: str, about: Mapping[str, str | Path]) -> None:
         self.events.append((name, about))
 
     def table(self, key: str, title: str, rows: Any) -> None:
@@ -68,7 +68,10 @@ def test_an_alert_is_told_once_raises_an_event_and_closes_after_calm_nights(publ
     (wide,) = [event for event in rows(project, "drift_alert") if event["feature"] == "income"]
     assert (wide["event"], wide["segment"], wide["told"], wide["author"]) == ("opened", None, "message", "metarisk")
     assert any("income in the whole portfolio" in said and wide["alert_id"] in said for said in heard.warnings)
-    ((name, about),) = heard.events
+    (_, alert), (name, about) = heard.events
+    assert isinstance(alert["page"], Path)
+    assert alert["page"].exists()
+    assert wide["alert_id"] in str(alert["alerts"])
     assert (name, about["portfolio"], about["as_of"]) == (alerting.PORTFOLIO_WIDE, NAME, str(SECOND))
     assert len(heard.tables["drift"]) == 10
     assert heard.tables["drift"][0]["status"] == "alert"

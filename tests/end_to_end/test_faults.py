@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -17,10 +20,11 @@ import pytest
 from pydantic import SecretStr
 
 from metarisk import pipeline
-from metarisk.domain import ConfigError, DataError, MetariskError, SourceLate, WarehouseError
-from metarisk.pipeline import Context
+from metarisk.domain import ConfigError, DataError, Job, MetariskError, SourceLate, WarehouseError
+from metarisk.pipeline import Context, audit, promotion
+from metarisk.pipeline.models import champion_for
 from tests.end_to_end import dying, tiny
-from tests.end_to_end.tiny import FIRST, NAME, Project, differences
+from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project, differences
 from tests.warehouses import Server
 
 Result = TypeVar("Result")
@@ -99,6 +103,64 @@ def test_a_server_that_refuses_to_write(
     postgresql.execute(mends.format(name=name), database=outside)
     project.nightly()
     assert differences(project.contents(), undisturbed) == []
+
+
+@pytest.mark.xdist_group("postgresql")
+@pytest.mark.parametrize("fault", ["restarted", "cut"])
+def test_a_server_that_goes_away_while_it_publishes(
+    fault: str,
+    trained_on_postgresql: tuple[Project, str],
+    postgresql: Server,
+    tmp_path: Path,
+    undisturbed: dict[str, list[str]],
+) -> None:
+    name = postgresql.create_database(trained_on_postgresql[1])
+    project = tiny.copy(trained_on_postgresql[0], tmp_path / "project", postgresql.url(name))
+    go_away = postgresql.restart if fault == "restarted" else partial(postgresql.cut, name)
+    now: list[str] = []
+
+    def clock() -> datetime:
+        if now[-1:] == ["publish"]:  # inside its transaction
+            go_away()
+            now.append("gone")
+        return tiny.noon()
+
+    def cutting(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        now.append(step.__name__)
+        if fault == "cut" and step.__name__ == "score":  # between two steps, where only the lock has a connection
+            postgresql.cut(name)
+        return pipeline.direct(step, context, *inputs)
+
+    with refused(project, WarehouseError, "connection"):
+        pipeline.nightly(replace(project.context(FIRST), clock=clock), cutting)
+    assert "gone" in now
+    assert (project.count("publication"), project.count("risk_score")) == (0, 0)
+    project.nightly()
+    assert differences(project.contents(), undisturbed) == []
+
+
+def test_a_clock_that_goes_back(published: Project) -> None:
+    back = replace(published.context(SECOND), clock=lambda: tiny.noon() - timedelta(days=400))
+    again = Job(NAME, FIRST, "restatement", "wrong signs")
+    published.load(tiny.book().with_columns(pl.col("amount").abs()))
+    assert pipeline.nightly(back).outcome == "published"
+    assert pipeline.nightly(replace(back, job=again)).outcome == "published"
+    known = published.warehouse.rows(
+        "SELECT DISTINCT as_of, seq, known_from, known_to FROM metarisk.score_as_known ORDER BY known_from"
+    )
+    assert [(row["as_of"], row["seq"]) for row in known] == [(FIRST, 1), (SECOND, 1), (FIRST, 2)]
+    assert known[0]["known_to"] == known[2]["known_from"]
+    # A model of the same cut-off that becomes champion later serves, whatever the clock says.
+    (old,) = promotion.models(back)
+    with published.warehouse.transaction() as transaction:
+        transaction.execute(
+            "INSERT INTO metarisk.model BY NAME SELECT * REPLACE ('newer' AS model_id) FROM metarisk.model"
+        )
+        promotion.append_states(replace(back, job=Job(NAME, old["as_of"])), transaction, "newer", ["champion"], "test")
+    champion = champion_for(back)
+    assert champion is not None
+    assert champion.model_id == "newer"
+    assert audit.verify(back).faults == ()
 
 
 @pytest.mark.parametrize(

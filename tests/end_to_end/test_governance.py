@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import polars as pl
 import pytest
+from click.testing import Result as Called
+from typer.testing import CliRunner
 
 from metarisk import pipeline
+from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError
-from metarisk.pipeline import audit, promotion, reproducing
+from metarisk.pipeline import Context, audit, overriding, promotion, reproducing
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
 
+Result = TypeVar("Result")
 LATER = CUT_OFF + timedelta(days=14)
 NIGHT = LATER + timedelta(days=1)
 
@@ -34,9 +40,19 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
     (old,) = states(project)
     with pytest.raises(ConfigError, match="no champion before this one"):
         pipeline.roll_back(context, "A. Validator", "too early")
-    new = project.weekly(LATER).model_id
+    new = ""
+
+    def promoting(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        nonlocal new
+        if step.__name__ == "score":
+            new = project.weekly(LATER).model_id
+        return pipeline.direct(step, context, *inputs)
+
+    # A week that promotes while a night runs: the night keeps the model that it began with.
+    pipeline.nightly(context, promoting)
     assert states(project) == {old: "retired", new: "champion"}
-    assert used(project) == new
+    assert project.warehouse.rows("SELECT model_id FROM metarisk.night") == [{"model_id": old}]
+    assert used(project, "promoted meanwhile") == new
 
     assert pipeline.roll_back(context, "A. Validator", "its grades drift") == (new, old)
     assert states(project) == {old: "champion", new: "withdrawn"}
@@ -98,6 +114,41 @@ def fault_after(change: str, project: Project) -> str:
         transaction.execute(CHANGES[change][0])
     (fault,) = audit.verify(context).faults
     return fault.what
+
+
+def test_a_score_is_overridden_by_name_and_lifted_again(
+    published_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, context = published_project, published_project.context(FIRST)
+    monkeypatch.setenv("METARISK_PROJECT", str(project.settings.project))
+    monkeypatch.setenv("METARISK_WAREHOUSE", project.settings.warehouse.get_secret_value())
+    before, entity = project.scores(), project.scores()["entity"][7]
+
+    def call(*words: str) -> Called:
+        return CliRunner().invoke(app, ["override", words[0], "-p", NAME, *words[1:], "--json"])
+
+    who = ["--entity", entity, "--by", "Ann Officer", "--reason", "a new guarantor"]
+    set_ = call("set", *who, "--score", "0.02")
+    assert set_.exit_code == 0, set_.output
+    (line,) = overriding.current(context)
+    assert (line["entity"], line["score"], line["author"], line["reason"]) == (entity, 0.02, who[3], who[5])
+    assert line["model_score"] == before.filter(pl.col("entity") == entity)["score"][0]
+    assert project.scores().equals(before)  # what the model said stays as it was
+    for words, said in (
+        (["--score", "1.5"], "give a score from 0 to 1"),
+        (["--score", "0.1", "--until", "2020-01-01"], "is before the latest night"),
+    ):
+        refused = call("set", *who, *words)
+        assert refused.exit_code == 1
+        assert said in refused.output
+    assert call("lift", "--entity", "nobody", *who[2:]).exit_code == 1
+    assert audit.verify(context).faults == ()
+    assert entity not in str(project.warehouse.rows("SELECT payload FROM metarisk.event_log"))
+    with project.warehouse.transaction() as transaction:
+        transaction.execute("UPDATE metarisk.score_override SET author = 'nobody'")
+    assert [fault.what for fault in audit.verify(context).faults] == ["override 1 is not as it was logged"]
+    assert call("lift", *who).exit_code == 0
+    assert overriding.current(context) == []
 
 
 def test_a_chain_made_anew_does_not_hold_the_head_that_was_kept(published: Project) -> None:

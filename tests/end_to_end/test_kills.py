@@ -45,14 +45,14 @@ def test_killed_and_run_again(
     kill(forked, dying.night, project, FIRST, step, when)
     assert project.count("publication") == (step == "publish" and when == "after")
     here, there = Pipe()
-    reader = forked.Process(target=dying.read, args=(project, FIRST, there))
+    reader = forked.Process(target=dying.read, args=(project, there))
     reader.start()
     assert here.recv() == "begun"
     result = project.nightly(FIRST)
     here.send("stop")
     seen: dying.Seen = here.recv()
     reader.join(PATIENCE_SECONDS)
-    assert {count for _, count in seen} <= {0, result.rows_scored}
+    assert {count for _, _, count, _ in seen} <= {0, result.rows_scored}
     as_never_killed(project, result, undisturbed)
 
 

@@ -78,6 +78,7 @@ kind = "date-age"
 [validation]
 folds = 1
 fold_months = 4
+held_out = false
 """
 
 CAREFUL = f"""

@@ -24,6 +24,7 @@ from metarisk.pipeline import Context, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests import warehouses
+from tests.end_to_end.tiny import Project
 from tests.flows.conftest import Prefect
 from tests.flows.tiny import REPOSITORY, make_project, variables
 
@@ -187,8 +188,14 @@ def test_a_password_reaches_nothing_that_prefect_keeps(
         assert weekly("hushed", CUT_OFF, return_state=True).is_completed()
         assert nightly(as_of=FIRST, return_state=True).is_failed()
         assert published(settings, "hushed") == [FIRST]
+        tables = Project(settings).contents()
+        assert FIRST.isoformat() in str(tables["run"])
+        assert secret not in str(tables)
     monkeypatch.setattr(running, "FIRST_RETRY_SECONDS", 0.0)
     assert nightly("hushed", SECOND, return_state=True).is_failed()
-    kept = b"".join(path.read_bytes() for path in sorted(prefect.home.rglob("*")) if path.is_file())
-    assert b"hushed" in kept
-    assert secret.encode() not in kept
+    # Prefect's database and logs; lake, registry, reports of every kind, those of failures too, and their manifests.
+    for place in (prefect.home, settings.data_dir):
+        kept = b"".join(path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file())
+        assert b"hushed" in kept
+        assert secret.encode() not in kept
+    assert {path.name.split("-")[0] for path in settings.data_dir.rglob("*.*ml")} >= {"2026", "drift", "model", "week"}

@@ -58,7 +58,7 @@ def test_last_night_of_a_year_belongs_to_the_old_year() -> None:
 
 def test_pools_are_the_ones_that_have_workers() -> None:
     pools = {name: deployment["work_pool"]["name"] for name, deployment in DEPLOYMENTS.items()}
-    assert pools == {"nightly": "default", "weekly": "gpu", "backfill": "default"}
+    assert pools == {"nightly": "default", "weekly": "gpu", "weekly-default": "default", "backfill": "default"}
 
 
 def test_no_deployment_limits_concurrency() -> None:

@@ -55,6 +55,7 @@ name = "pooled_logistic"
 [validation]
 folds = 1
 fold_months = 3
+held_out = false
 """
 
 SQL = """
