@@ -13,6 +13,7 @@ import polars as pl
 from metarisk.bases.encoded import EncodedBase
 from metarisk.bases.fitted import FOLDS, Fitted, entity_fold
 from metarisk.bases.hazard import HazardBase, Relative
+from metarisk.bases.isolation import IsolationBase
 from metarisk.bases.linear import LinearBase
 from metarisk.bases.mixed import MixedBase
 from metarisk.bases.own import OwnBase
@@ -64,6 +65,7 @@ BASES: Mapping[str, BaseKind] = {
     "lightgbm_target": BaseKind(EncodedBase),
     "logistic_own": BaseKind(OwnBase),
     "gpboost": BaseKind(MixedBase),
+    "isolation": BaseKind(IsolationBase),
     "linear_hazard_segments": BaseKind(LinearBase, segments=True, hazard=True),
     "lightgbm_hazard": BaseKind(TreeBase, hazard=True),
     "lightgbm_target_hazard": BaseKind(EncodedBase, hazard=True),

@@ -9,8 +9,9 @@ from datetime import date
 import pyarrow as pa
 
 from metarisk.demo.book import DEMO_AS_OF, DEMO_LOANS, generate
+from metarisk.demo.cards import DEMO_CARDS, generate_cards
 
-__all__ = ["DEMOS", "DEMO_AS_OF", "DEMO_LOANS", "Demo", "generate"]
+__all__ = ["DEMOS", "DEMO_AS_OF", "DEMO_CARDS", "DEMO_LOANS", "Demo", "generate", "generate_cards"]
 
 
 @dataclass(frozen=True)

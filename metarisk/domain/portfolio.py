@@ -69,6 +69,8 @@ class Columns:
     """Date of a competing exit (prepayment); the row leaves the risk set and is no event."""
     booked_on: str | None = None
     """Date on which the lender took the row on its book; null for what was rejected, which never teaches."""
+    settled_on: str | None = None
+    """Date on which a review settled whether it was the event: the row is mature from then on, whatever its age."""
     numbers: tuple[str, ...] = ()
     """Numbers that only the risk type reads: a position, an amount."""
     texts: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from metarisk.domain import Portfolio
 
-_LABEL_ROLES = ("event_date", "known_date", "value", "exit_date", "booked_on")
+_LABEL_ROLES = ("event_date", "known_date", "value", "exit_date", "booked_on", "settled_on")
 
 
 @dataclass(frozen=True)
