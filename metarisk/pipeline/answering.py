@@ -22,7 +22,8 @@ ABOUT = ("run_id", "portfolio", "as_of", "target", "adaptation_id")
 
 
 def answer(context: Context, file: Path) -> pl.DataFrame:
-    """Scores (N rows of scoring.SCHEMA less ABOUT), in the file's order, as the published night of the job's as_of would have given them.
+    """Scores (N rows of scoring.SCHEMA less ABOUT) in the file's order, as the published night of the job's date would
+    have given them.
 
     The file has the columns of the extract; those of outcomes may be missing, and are not read.
 

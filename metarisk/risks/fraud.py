@@ -98,7 +98,7 @@ def _earlier(view: NightView, column: str) -> Iterator[Row]:
         "weighted_precision": precision,
         "weighted_recall": recall,
     }
-    yield from _measures("detection", f"{nights['as_of'].n_unique()} nights to {nights['as_of'].max()}", numbers)
+    yield from _measures("detection", f"{nights['as_of'].n_unique()} nights to {nights['as_of'][-1]}", numbers)
 
 
 def _judged(view: NightView, column: str) -> pl.DataFrame:
