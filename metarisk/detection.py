@@ -61,21 +61,6 @@ def select(case: ArrayLike, score: ArrayLike, budget: int, explore_share: float,
     return Selection(names, worst, np.bincount(code, minlength=len(names)), alerts, explored, chance)
 
 
-def pr_auc(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Area under the precision-recall curve as average precision; rows of one score enter together; NaN without event.
-
-    Sum over distinct scores of (recall_k - recall_{k-1}) precision_k (Davis and Goadrich 2006).
-    """
-    label = _floats(y)
-    w = np.ones_like(label) if weight is None else _floats(weight)
-    code = np.unique(-_floats(score), return_inverse=True)[1]
-    events, mass = np.cumsum(np.bincount(code, w * label)), np.cumsum(np.bincount(code, w))
-    if not len(events) or events[-1] == 0.0:
-        return math.nan
-    precision = np.divide(events, mass, out=np.zeros_like(events), where=mass > 0)
-    return float(np.sum(np.diff(events, prepend=0.0) * precision) / events[-1])
-
-
 @dataclass(frozen=True)
 class AtBudget:
     """What was caught within a budget of cases; rates are NaN where their denominator is zero.

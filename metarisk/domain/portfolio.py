@@ -132,6 +132,9 @@ class Thresholds:
     min_support_events: int = 1
     max_support_rows: int = 20_000
     """Newest matured rows kept a segment."""
+    share_events: int = 0
+    """Newest known events that join the support of every segment, for learners that adapt each one to rows of its own:
+    what was found out in one may come in all."""
     max_training_rows: int = 400_000
     max_unseen_share: float = 0.20
     """Share of rows in never-seen segments above which the segment key is taken to be recoded."""

@@ -19,12 +19,12 @@ from metarisk.detection import (
     NOTHING,
     Selection,
     at_budget,
-    pr_auc,
     select,
     time_to_first_catch,
     weighted_rates,
 )
 from metarisk.domain import Array, ConfigError, Derived, NightView, Portfolio, RiskSpec
+from metarisk.metrics import pr_auc
 
 NIGHTS = 60
 """Nights back over which detection is told."""
