@@ -29,5 +29,6 @@ class Demo:
 
 DEMOS: Mapping[str, Demo] = {
     "consumer_loans": Demo(DEMO_AS_OF, generate),
+    "card_fraud": Demo(DEMO_AS_OF, generate_cards),
 }
 """By portfolio; the first is the demo's own."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from metarisk.report.fraudcharts import budget_chart, case_table
 from metarisk.report.model import MeasureRow
 
 MOST_ITEMS = 12
@@ -31,7 +32,26 @@ class Kind:
     formats: Mapping[str, str] = field(default_factory=dict)
 
 
-SECTIONS: Mapping[str, Kind] = {}
+SECTIONS: Mapping[str, Kind] = {
+    "alert": Kind(
+        "Cases to review",
+        "The riskiest cases within the night's budget, and some drawn at random: what nobody looked at is not clean.",
+        (case_table,),
+        table=False,
+    ),
+    "at_budget": Kind(
+        "What the alerts of earlier nights caught",
+        "By the labels that are known now, of nights whose labels have matured.",
+        (budget_chart,),
+        table=False,
+    ),
+    "detection": Kind(
+        "Detection over those nights",
+        "Weighted rates count reviewed cases alone, each by the inverse of its chance to be reviewed.",
+        formats=dict.fromkeys(("alerts", "hits", "reviewed"), ",.0f")
+        | dict.fromkeys(("precision", "recall", "value_recall", "never_caught"), ".1%"),
+    ),
+}
 """Kinds that are shown in a way of their own; any other one is shown as a table under its name."""
 
 
