@@ -14,6 +14,7 @@ from metarisk.report.model import MeasureRow
 
 MOST_CASES = 15
 _SHARES = {"precision": "alerts that were right", "recall": "cases of fraud that were alerts"}
+_NUMBERS = (2, 3, 4)
 _HEAD = ("case", "segment", "score", "rows", "at risk", "why")
 
 
@@ -26,7 +27,7 @@ def case_table(rows: Sequence[MeasureRow]) -> Markup:
     drawn = [case for case in order if _value(cases[case], "drawn") > 0]
     shown = [case for case in order if case not in drawn][: MOST_CASES - min(len(drawn), 3)] + drawn[:3]
     lines = Markup("").join(_line(case, cases[case]) for case in shown)
-    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in _HEAD)
+    head = Markup("").join(_cell("th", place, name) for place, name in enumerate(_HEAD))
     more = Markup('<p class="soft small">{} of {} cases; all are in the view <code>review_case</code>.</p>')
     rest = more.format(len(shown), len(order)) if len(order) > len(shown) else Markup("")
     table = Markup('<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>{}')
@@ -46,7 +47,12 @@ def _line(case: str, found: dict[str, MeasureRow]) -> Markup:
         f"{_value(found, 'at_risk'):,.0f}",
         escape(printable(why)),
     )
-    return Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in cells))
+    return Markup("<tr>{}</tr>").format(Markup("").join(_cell("td", place, cell) for place, cell in enumerate(cells)))
+
+
+def _cell(tag: str, place: int, content: str) -> Markup:
+    """A cell; columns of numbers stand to the right."""
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, Markup(' class="n"') if place in _NUMBERS else "", content)
 
 
 def budget_chart(rows: Sequence[MeasureRow]) -> Markup:

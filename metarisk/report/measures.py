@@ -32,6 +32,7 @@ class Kind:
     formats: Mapping[str, str] = field(default_factory=dict)
 
 
+_SHARES = dict.fromkeys(("precision", "recall", "value_recall", "never_caught"), ".1%")
 SECTIONS: Mapping[str, Kind] = {
     "alert": Kind(
         "Cases to review",
@@ -47,9 +48,13 @@ SECTIONS: Mapping[str, Kind] = {
     ),
     "detection": Kind(
         "Detection over those nights",
-        "Weighted rates count reviewed cases alone, each by the inverse of its chance to be reviewed.",
-        formats=dict.fromkeys(("alerts", "hits", "reviewed"), ",.0f")
-        | dict.fromkeys(("precision", "recall", "value_recall", "never_caught"), ".1%"),
+        "By the same labels; days from the first fraud of a case to its first one that was alerted, where one was.",
+        formats=dict.fromkeys(("alerts", "hits", "nights", "days_to_first_catch"), ",.0f") | _SHARES,
+    ),
+    "reviewed": Kind(
+        "Detection by reviews alone",
+        "Each reviewed case counts by the inverse of its chance to be reviewed: what nobody looked at is not clean.",
+        formats=dict.fromkeys(("cases", "drawn"), ",.0f") | _SHARES,
     ),
 }
 """Kinds that are shown in a way of their own; any other one is shown as a table under its name."""

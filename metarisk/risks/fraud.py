@@ -87,18 +87,24 @@ def _earlier(view: NightView, column: str) -> Iterator[Row]:
         reviewed.append(_reviewed(rows, chosen))
     y, days = nights["y"].to_numpy(), nights["as_of"].cast(pl.Int32).to_numpy()
     delays = time_to_first_catch(nights["case"].to_numpy(), days, y, np.concatenate(caught))
-    alert, event, chance = (np.concatenate(parts) for parts in zip(*reviewed, strict=True))
-    precision, recall = weighted_rates(alert, event, chance)
     found_at_all = np.isfinite(delays)
     numbers = _rates(total) | {
         "pr_auc": pr_auc(nights["score"].to_numpy(), y),
         "days_to_first_catch": float(np.median(delays[found_at_all])) if found_at_all.any() else None,
         "never_caught": float((~found_at_all).mean()) if len(delays) else None,
-        "reviewed": float(len(chance)),
-        "weighted_precision": precision,
-        "weighted_recall": recall,
     }
-    yield from _measures("detection", f"{nights['as_of'].n_unique()} nights to {nights['as_of'][-1]}", numbers)
+    item = f"to {nights['as_of'][-1]}"
+    yield from _measures("detection", item, numbers | {"nights": float(nights["as_of"].n_unique())})
+    alert, event, chance = (np.concatenate(parts) for parts in zip(*reviewed, strict=True))
+    if len(chance):
+        precision, recall = weighted_rates(alert, event, chance)
+        weighed = {
+            "cases": float(len(chance)),
+            "drawn": float((~alert).sum()),
+            "precision": precision,
+            "recall": recall,
+        }
+        yield from _measures("reviewed", item, weighed)
 
 
 def _judged(view: NightView, column: str) -> pl.DataFrame:
