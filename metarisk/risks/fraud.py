@@ -98,13 +98,8 @@ def _earlier(view: NightView, column: str) -> Iterator[Row]:
     alert, event, chance = (np.concatenate(parts) for parts in zip(*reviewed, strict=True))
     if len(chance):
         precision, recall = weighted_rates(alert, event, chance)
-        weighed = {
-            "cases": float(len(chance)),
-            "drawn": float((~alert).sum()),
-            "precision": precision,
-            "recall": recall,
-        }
-        yield from _measures("reviewed", item, weighed)
+        counts = {"cases": float(len(chance)), "drawn": float((~alert).sum())}
+        yield from _measures("reviewed", item, counts | {"precision": precision, "recall": recall})
 
 
 def _judged(view: NightView, column: str) -> pl.DataFrame:

@@ -51,14 +51,16 @@ SEGMENTS = replace(
 """Ten segments, each told the fifty newest events of all."""
 
 
-def tables(file: Path, hidden: int | None = None) -> Mapping[str, pl.DataFrame]:
+def tables(file: Path, hidden: int | None = None, cards: int = 1) -> Mapping[str, pl.DataFrame]:
     """The simulated transactions in the layout of the demo's tables; a confirmation comes 1 to 7 days later.
 
     Args:
         hidden: a scenario whose transactions are left out before RELEASED.
+        cards: one of so many cards is kept.
     """
     day = pl.col("TX_DATETIME").dt.date()
-    frame = pl.scan_parquet(file).filter(day >= pl.lit(TAUGHT[0] - timedelta(days=40)))
+    begin = TAUGHT[0] - timedelta(days=40)
+    frame = pl.scan_parquet(file).filter(day >= pl.lit(begin), pl.col("CUSTOMER_ID") % cards == 0)
     if hidden is not None:
         frame = frame.filter((pl.col("TX_FRAUD_SCENARIO") != hidden) | (day >= pl.lit(RELEASED)))
     transaction = pl.col("TRANSACTION_ID").alias("transaction_id")
@@ -77,12 +79,12 @@ def tables(file: Path, hidden: int | None = None) -> Mapping[str, pl.DataFrame]:
     return {"card_transactions": made.collect(), "card_frauds": frauds.collect()}
 
 
-def behaviour(file: Path, hidden: int | None, as_of: date) -> pl.DataFrame:
+def behaviour(file: Path, hidden: int | None, as_of: date, cards: int = 1) -> pl.DataFrame:
     """The extract of `card_fraud` on these tables, and each row's scenario."""
     with tempfile.TemporaryDirectory() as folder:
         warehouse = open_warehouse("duckdb:///warehouse.duckdb", Path(folder), threads=2, memory_mb=2_048)
         warehouse.migrate(ROOT / "sql" / "migrations", ROOT / "sql" / "views")
-        for name, frame in tables(file, hidden).items():
+        for name, frame in tables(file, hidden, cards).items():
             warehouse.load(name, frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_reader())
         with warehouse.stream(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}) as reader:
             rows = pl.DataFrame(reader.read_all())
