@@ -171,6 +171,7 @@ SPEC = RiskSpec(
         "target_lightgbm",
         "isolation_forest",
         "map_head",
+        "map_network",
         "maml",
         "matching",
         "siamese",
