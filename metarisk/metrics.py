@@ -100,6 +100,13 @@ def auc(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> floa
     return float(np.sum(events * (below + 0.5 * others)) / total)
 
 
+def pr_auc(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Average precision, rows of one score together (Davis and Goadrich 2006); NaN without an event."""
+    events, others = (mass[::-1] for mass in _mass_by_score(score, y, weight))
+    found, total = np.cumsum(events), float(events.sum())
+    return float(events @ (found / (found + np.cumsum(others)))) / total if total else math.nan
+
+
 def gini(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Accuracy ratio, 2 AUC - 1."""
     return 2.0 * auc(score, y, weight) - 1.0
@@ -282,6 +289,7 @@ EVENT = Judge(
     "auc",
     {
         "auc": _of_both(auc),
+        "pr_auc": _of_both(pr_auc),
         "gini": _of_both(gini),
         "ks": _of_both(ks),
         "brier": _of_probability(brier),

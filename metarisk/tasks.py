@@ -36,7 +36,13 @@ def _later(day: pl.Expr, months: int, days: int) -> pl.Expr:
 
 def matured(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
     """Whether a row's outcome over the whole horizon is known by as_of: only such rows teach or judge."""
-    return known_end(portfolio, target) <= pl.lit(as_of)
+    return (known_end(portfolio, target) <= pl.lit(as_of)) | settled(portfolio, pl.lit(as_of))
+
+
+def settled(portfolio: Portfolio, at: pl.Expr) -> pl.Expr:
+    """Whether a review had settled a row's label by a date, either way; false for all where nobody reviews."""
+    column = portfolio.columns.settled_on
+    return pl.lit(False) if column is None else (pl.col(column) <= at).fill_null(False)
 
 
 def positive(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
@@ -59,8 +65,9 @@ def as_known(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyF
     if columns.known_date is not None:
         told = [name for name in (columns.event_date, columns.value, columns.known_date) if name is not None]
         blank += [pl.when(pl.col(columns.known_date) <= today).then(pl.col(name)) for name in dict.fromkeys(told)]
-    if columns.exit_date is not None:
-        blank.append(pl.when(pl.col(columns.exit_date) <= today).then(pl.col(columns.exit_date)))
+    for name in (columns.exit_date, columns.settled_on):
+        if name is not None:
+            blank.append(pl.when(pl.col(name) <= today).then(pl.col(name)))
     return frame.with_columns(blank)
 
 
@@ -93,7 +100,8 @@ def observed(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: d
     if not target.periods or spec.label != "event":
         return labelled(frame, portfolio, spec, as_of)
     opened, event = pl.col(columns.opened_on), pl.col(str(columns.event_date))
-    seen, day = periods_known(portfolio, as_of), pl.duration(days=1)
+    by_review, day = settled(portfolio, pl.lit(as_of)), pl.duration(days=1)
+    seen = pl.when(by_review).then(target.periods).otherwise(periods_known(portfolio, as_of))
     last = (_periods_between(opened, event - day, target) + 1).clip(lower_bound=1)
     happened = (event.is_not_null() & (last <= seen)).fill_null(False)
     known = as_known(frame.filter(seen >= 1, booked(portfolio, as_of)), portfolio, as_of)
@@ -145,7 +153,7 @@ def teaching(frame: pl.DataFrame, *, hazard: bool) -> pl.DataFrame:
 def population(
     frame: pl.LazyFrame, portfolio: Portfolio, as_of: date, latest: pl.LazyFrame | None = None
 ) -> pl.LazyFrame:
-    """Rows to be scored: opened by as_of, still inside the horizon, no outcome and no exit known by as_of.
+    """Rows to be scored: opened by as_of, still inside the horizon, no outcome, verdict or exit known by as_of.
 
     Outcomes that were not known by as_of are blanked. With `population = "latest"` these are the rows whose keys stand
     in `latest`, by default those of `latest_rows`.
@@ -153,7 +161,7 @@ def population(
     columns, target = portfolio.columns, portfolio.target
     stale = timedelta(days=portfolio.thresholds.max_stale_days if portfolio.population == "latest" else 0)
     at_risk = (pl.col(columns.opened_on) <= pl.lit(as_of)) & (horizon_end(portfolio, target) > pl.lit(as_of - stale))
-    for ended in (columns.known_date, columns.exit_date):
+    for ended in (columns.known_date, columns.exit_date, columns.settled_on):
         if ended is not None:
             at_risk &= ~(pl.col(ended) <= pl.lit(as_of)).fill_null(False)
     if portfolio.population == "latest":
@@ -269,6 +277,8 @@ def matrix(frame: pl.DataFrame, portfolio: Portfolio, x: Array, base: Array, dis
     keys, codes = segment_keys(frame, portfolio)
     columns, target = portfolio.columns, portfolio.target
     known = known_end(portfolio, target)
+    if columns.settled_on is not None:
+        known = pl.min_horizontal(known, pl.col(columns.settled_on))
     if columns.known_date is not None:
         # An event may become known later than its row's maturity: until then the row would have taught another label.
         says = pl.col(LABEL) > 0 if columns.event_date is not None else pl.lit(True)

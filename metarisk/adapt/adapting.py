@@ -139,8 +139,12 @@ def adapt(
     weight = recency.weights(support, portfolio) if recency is not None else None
     if model.dispersion != 1.0:
         weight = (np.ones(len(y)) if weight is None else weight) / model.dispersion
-    packed, _ = pack(keys, codes, inputs, y, base, weight)
     joint = model.recipe.kind.joint
+    if portfolio.thresholds.share_events and spec.label == "event" and not (pooled or joint):
+        told, codes = _shared(codes, support, len(keys), portfolio)
+        inputs, y, base = inputs[told], y[told], base[told]
+        weight = None if weight is None else weight[told]
+    packed, _ = pack(keys, codes, inputs, y, base, weight)
     what = _ROWS[model.recipe.hazard]
     too_few = [_too_few(int(n), int(e), what, portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
     taken = np.arange(len(keys)) if joint else np.flatnonzero([lack is None for lack in too_few])
@@ -165,6 +169,17 @@ def adapt(
         reason = "no matured row of its own: adapted to the segments that look most like it"
         segments[key] = SegmentAdaptation(key, "fallback", reason, 0, 0, support_hash, identity)
     return Adapted(model, adaptation, segments)
+
+
+def _shared(codes: Array, support: pl.DataFrame, segments: int, portfolio: Portfolio) -> tuple[Array, Array]:
+    """Rows by number, and the segment of each, when the newest events are told to every segment that lacks them."""
+    opened, most = portfolio.columns.opened_on, portfolio.thresholds.share_events
+    events = support.with_row_index("__row").filter(pl.col(LABEL) > 0).sort(opened, "__row", descending=True)
+    newest = np.sort(events["__row"].head(most).to_numpy()).astype(np.int64)
+    told, to = np.tile(newest, segments), np.repeat(np.arange(segments), len(newest))
+    elsewhere = codes[told] != to
+    own = np.arange(len(codes))
+    return np.concatenate([own, told[elsewhere]]), np.concatenate([codes, to[elsewhere]])
 
 
 def _borrowed(

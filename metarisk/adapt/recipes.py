@@ -152,6 +152,7 @@ RECIPES: Mapping[str, Recipe] = {
     "segment_lightgbm": Recipe(("lightgbm_segments",), baseline=True),
     "target_lightgbm": Recipe(("lightgbm_target",), baseline=True),
     "recalibrated_lightgbm": Recipe(("lightgbm",), "map_head", FIXED, baseline=True),
+    "isolation_forest": Recipe(("isolation",), baseline=True),
     "blend": Recipe(BASE, baseline=True),
     "tuned_ensemble": Recipe(("lightgbm_target", "logistic_segments"), baseline=True, tuned=True),
     **({"gpboost": Recipe(("gpboost",), baseline=True)} if INSTALLED else {}),

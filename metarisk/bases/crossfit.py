@@ -13,6 +13,7 @@ import polars as pl
 from metarisk.bases.encoded import EncodedBase
 from metarisk.bases.fitted import FOLDS, Fitted, entity_fold
 from metarisk.bases.hazard import HazardBase, Relative
+from metarisk.bases.isolation import IsolationBase
 from metarisk.bases.linear import LinearBase
 from metarisk.bases.mixed import MixedBase
 from metarisk.bases.own import OwnBase
@@ -66,6 +67,7 @@ BASES: Mapping[str, BaseKind] = {
     "logistic_own": BaseKind(OwnBase),
     "rates": BaseKind(RateBase),
     "gpboost": BaseKind(MixedBase),
+    "isolation": BaseKind(IsolationBase),
     "linear_hazard_segments": BaseKind(LinearBase, segments=True, hazard=True),
     "lightgbm_hazard": BaseKind(TreeBase, hazard=True),
     "lightgbm_target_hazard": BaseKind(EncodedBase, hazard=True),

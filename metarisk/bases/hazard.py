@@ -11,6 +11,7 @@ import polars as pl
 
 from metarisk.bases.encoded import EncodedBase
 from metarisk.bases.fitted import LIMIT, completed
+from metarisk.bases.isolation import IsolationBase
 from metarisk.bases.linear import LinearBase
 from metarisk.bases.mixed import MixedBase
 from metarisk.bases.own import OwnBase
@@ -19,7 +20,7 @@ from metarisk.bases.trees import TreeBase
 from metarisk.domain import PERIODS, Array, Columns, Feature
 
 BRESLOW_ROUNDS = 2
-Relative = LinearBase | TreeBase | EncodedBase | OwnBase | MixedBase | RateBase
+Relative = LinearBase | TreeBase | EncodedBase | OwnBase | MixedBase | RateBase | IsolationBase
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from metarisk.cli.governance import audit_app, models_app, replay
 from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.overrides import override_app
 from metarisk.cli.portfolio import portfolio_app
+from metarisk.cli.review import feedback, score
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
 from metarisk.cli.upkeep import doctor, prune, unstick
 from metarisk.domain import ConfigError, DataError, Job, did_you_mean
@@ -218,7 +219,7 @@ def run_demo(
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo", *portfolios]))  # noqa: S603
 
 
-for command in (evaluate, explain, why, replay, doctor, unstick, prune):
+for command in (evaluate, explain, why, score, feedback, replay, doctor, unstick, prune):
     app.command()(command)
 
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from metarisk.demo import operational
 from metarisk.demo.book import DEMO_AS_OF, DEMO_LOANS, generate
+from metarisk.demo.cards import DEMO_CARDS, generate_cards
 
-__all__ = ["DEMOS", "DEMO_AS_OF", "DEMO_LOANS", "Demo", "generate"]
+__all__ = ["DEMOS", "DEMO_AS_OF", "DEMO_CARDS", "DEMO_LOANS", "Demo", "generate", "generate_cards"]
 
 
 @dataclass(frozen=True)
@@ -30,5 +31,6 @@ class Demo:
 DEMOS: Mapping[str, Demo] = {
     "consumer_loans": Demo(DEMO_AS_OF, generate),
     "operational_losses": Demo(DEMO_AS_OF, operational.generate),
+    "card_fraud": Demo(DEMO_AS_OF, generate_cards),
 }
 """By portfolio; the first is the demo's own."""

@@ -69,6 +69,8 @@ class Columns:
     """Date of a competing exit (prepayment); the row leaves the risk set and is no event."""
     booked_on: str | None = None
     """Date on which the lender took the row on its book; null for what was rejected, which never teaches."""
+    settled_on: str | None = None
+    """Date on which a review settled whether it was the event: the row is mature from then on, whatever its age."""
     numbers: tuple[str, ...] = ()
     """Numbers that only the risk type reads: a position, an amount."""
     texts: tuple[str, ...] = ()
@@ -130,6 +132,9 @@ class Thresholds:
     min_support_events: int = 1
     max_support_rows: int = 20_000
     """Newest matured rows kept a segment."""
+    share_events: int = 0
+    """Newest known events that join the support of every segment, for learners that adapt each one to rows of its own:
+    what was found out in one may come in all."""
     max_training_rows: int = 400_000
     max_unseen_share: float = 0.20
     """Share of rows in never-seen segments above which the segment key is taken to be recoded."""

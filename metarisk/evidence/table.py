@@ -160,6 +160,7 @@ _COLUMNS = {
     "bias": ("bias", 5),
     "log_loss": ("log-loss", 5),
     "auc": ("AUC", 4),
+    "pr_auc": ("PR-AUC", 4),
     "gini": ("Gini", 4),
     "ks": ("KS", 4),
     "brier": ("Brier", 5),

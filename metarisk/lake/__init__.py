@@ -3,12 +3,14 @@
 Nothing here decides what data mean; `quality` judges values, `tasks` gives labels.
 """
 
-from metarisk.lake.columns import check_schema, key_columns
+from metarisk.lake.columns import Notes, canonical, check_schema, key_columns
 from metarisk.lake.extracts import Extract, extract, read_extract
 from metarisk.lake.folders import read_manifest, scratch, settle, staged, verify, write_manifest
 
 __all__ = [
     "Extract",
+    "Notes",
+    "canonical",
     "check_schema",
     "extract",
     "key_columns",

@@ -59,7 +59,7 @@ def column_kinds(portfolio: Portfolio) -> dict[str, Kind]:
     columns = portfolio.columns
     kinds: dict[str, Kind] = {columns.entity: "key", columns.opened_on: "date"}
     kinds |= dict.fromkeys(columns.segments, "text")
-    dates = (columns.event_date, columns.known_date, columns.exit_date, columns.booked_on)
+    dates = (columns.event_date, columns.known_date, columns.exit_date, columns.booked_on, columns.settled_on)
     kinds |= {column: "date" for column in dates if column is not None}
     if columns.value is not None:
         kinds[columns.value] = "number"

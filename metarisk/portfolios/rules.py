@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from metarisk.domain import Portfolio
 
-_LABEL_ROLES = ("event_date", "known_date", "value", "exit_date", "booked_on")
+_LABEL_ROLES = ("event_date", "known_date", "value", "exit_date", "booked_on", "settled_on")
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def _ranges(portfolio: Portfolio) -> Iterator[Broken]:
         "thresholds.min_support_events": (limits.min_support_events, 0),
         "thresholds.max_support_rows": (limits.max_support_rows, 1),
         "thresholds.max_training_rows": (limits.max_training_rows, 1),
+        "thresholds.share_events": (limits.share_events, 0),
         "thresholds.max_model_age_days": (limits.max_model_age_days, 1),
         "thresholds.alert_budget": (limits.alert_budget, 0),
         "thresholds.alert_close_nights": (limits.alert_close_nights, 1),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from metarisk.report.losscharts import capital_chart, mean_excess_chart, qq_chart
+from metarisk.report.fraudcharts import budget_chart, case_table
 from metarisk.report.model import MeasureRow
 
 MOST_ITEMS = 12
@@ -33,6 +34,7 @@ class Kind:
 
 
 _AMOUNTS = dict.fromkeys(("expected_loss", "year_999", "economic_capital", "simulated_year_999", "losses"), ",.0f")
+_SHARES = dict.fromkeys(("precision", "recall", "value_recall", "never_caught"), ".1%")
 SECTIONS: Mapping[str, Kind] = {
     "capital": Kind(
         "Economic capital",
@@ -60,6 +62,28 @@ SECTIONS: Mapping[str, Kind] = {
         table=False,
     ),
     "losses_aside": Kind("Losses set aside", formats={"losses": ",.0f"}),
+    "alert": Kind(
+        "Cases to review",
+        "The riskiest cases within the night's budget, and some drawn at random: what nobody looked at is not clean.",
+        (case_table,),
+        table=False,
+    ),
+    "at_budget": Kind(
+        "What the alerts of earlier nights caught",
+        "By the labels that are known now, of nights whose labels have matured.",
+        (budget_chart,),
+        table=False,
+    ),
+    "detection": Kind(
+        "Detection over those nights",
+        "By the same labels; days from the first fraud of a case to its first one that was alerted, where one was.",
+        formats=dict.fromkeys(("alerts", "hits", "nights", "days_to_first_catch"), ",.0f") | _SHARES,
+    ),
+    "reviewed": Kind(
+        "Detection by reviews alone",
+        "Each reviewed case counts by the inverse of its chance to be reviewed: what nobody looked at is not clean.",
+        formats=dict.fromkeys(("cases", "drawn"), ",.0f") | _SHARES,
+    ),
 }
 """Kinds that are shown in a way of their own; any other one is shown as a table under its name."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import polars as pl
 import pytest
 
 from metarisk.adapt import LEARNERS, RECIPES, Adapted, FittedModel, Recipe, adapt
+from metarisk.adapt.adapting import _shared
 from metarisk.bases import BASES
 from metarisk.domain import ModelError, segment_name
 from metarisk.tasks import LABEL
@@ -189,3 +191,35 @@ def test_a_segment_of_one_class_adapts_without_infinities():
 def test_a_label_out_of_range_is_refused():
     with pytest.raises(ModelError, match="expects labels 0 or 1"):
         adapt(model(), "model", support().with_columns(pl.lit(2.0).alias(LABEL)), PORTFOLIO, SPEC)
+
+
+def test_the_newest_events_are_told_to_every_segment_that_lacks_them():
+    frame = pl.DataFrame(
+        {
+            "opened": [date(2026, 1, day) for day in (1, 2, 3, 4, 5, 6)],
+            LABEL: [1.0, 0.0, 1.0, 0.0, 1.0, 0.0],
+        }
+    )
+    codes = np.array([0, 0, 0, 1, 1, 2])
+    portfolio = replace(
+        PORTFOLIO,
+        columns=replace(PORTFOLIO.columns, opened_on="opened"),
+        thresholds=replace(PORTFOLIO.thresholds, share_events=2),
+    )
+    rows, segments = _shared(codes, frame, 3, portfolio)
+    # Rows 2 and 4 are the newest events: row 2 stays in segment 0 and goes to 1 and 2, row 4 to 0 and 2.
+    assert sorted(zip(rows.tolist(), segments.tolist(), strict=True)) == sorted(
+        [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (4, 0), (2, 1), (2, 2), (4, 2)]
+    )
+
+
+def test_shared_events_change_the_adaptation_of_a_learner_that_reads_rows_and_no_other():
+    told = replace(PORTFOLIO, thresholds=replace(PORTFOLIO.thresholds, share_events=5))
+    rows = support()
+    for name, changed in (("maml", True), ("map_head", False)):
+        fitted = model(name)
+        alone, together = (adapt(fitted, "m", rows, portfolio, SPEC) for portfolio in (PORTFOLIO, told))
+        same = [alone.segments[key].support_hash == together.segments[key].support_hash for key in alone.segments]
+        assert all(same) is not changed
+        counts = [(one.support_rows, one.support_events) for one in alone.segments.values()]
+        assert counts == [(one.support_rows, one.support_events) for one in together.segments.values()]

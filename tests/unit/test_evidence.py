@@ -172,7 +172,7 @@ def test_rows_for_the_warehouse_hold_every_number_and_no_nan():
     assert row["note"] == "opponent: plain from 2022-01-01, segments from 2022-05-01; oracle: segments"
     assert by_name["plain", "all", "auc"]["value"] == EVIDENCE.candidate("plain").metrics["auc"]
     lost = {row["metric"] for row in evidence_rows(one_class) if row["slice"] == "all" and row["value"] is None}
-    assert lost == {"auc", "gini", "ks", "calibration_in_the_large"}
+    assert lost == {"auc", "pr_auc", "gini", "ks", "calibration_in_the_large"}
 
 
 def test_people_read_differences_in_ten_thousandths():
