@@ -3,6 +3,6 @@
 from collections.abc import Mapping
 
 from metarisk.domain import RiskSpec
-from metarisk.risks import credit
+from metarisk.risks import credit, market
 
-RISKS: Mapping[str, RiskSpec] = {spec.name: spec for spec in (credit.SPEC,)}
+RISKS: Mapping[str, RiskSpec] = {spec.name: spec for spec in (credit.SPEC, market.SPEC)}

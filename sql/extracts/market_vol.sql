@@ -19,7 +19,9 @@ seen AS (
         b.*,
         a.market,
         a.sector,
-        row_number() OVER (PARTITION BY b.asset, b.day ORDER BY b.volume DESC, b.close, b.open) AS copy,
+        row_number() OVER (PARTITION BY b.asset, b.day ORDER BY b.close, b.volume) AS copy,
+        -- Copies that agree are one bar; of others nobody knows which is right.
+        max(b.close) OVER twins > min(b.close) OVER twins OR max(b.volume) OVER twins > min(b.volume) OVER twins AS twice,
         -- Bars stamped in another time zone fall on days on which the market rests.
         coalesce(s.assets < 0.2 * s.usual, FALSE) AS lonely,
         count(*) OVER lately = 5 AND max(b.high) OVER lately = min(b.low) OVER lately AS frozen
@@ -27,14 +29,16 @@ seen AS (
     INNER JOIN source.market_assets AS a ON a.asset = b.asset
     INNER JOIN session AS s ON s.market = a.market AND s.day = b.day
     WHERE b.day <= $as_of
-    WINDOW lately AS (PARTITION BY b.asset ORDER BY b.day ROWS BETWEEN 4 PRECEDING AND CURRENT ROW)
+    WINDOW
+        lately AS (PARTITION BY b.asset ORDER BY b.day ROWS BETWEEN 4 PRECEDING AND CURRENT ROW),
+        twins AS (PARTITION BY b.asset, b.day)
 ),
 
 checked AS (
     SELECT
         *,
         CASE
-            WHEN copy > 1 THEN 'duplicate'
+            WHEN twice THEN 'duplicate'
             WHEN coalesce(least(open, high, low, close, adj_close), 0) <= 0 THEN 'price_not_positive'
             WHEN high < low THEN 'high_below_low'
             WHEN lonely THEN 'off_calendar'
@@ -42,6 +46,7 @@ checked AS (
             WHEN frozen THEN 'stale_price'
         END AS fault
     FROM seen
+    WHERE copy = 1
 ),
 
 priced AS (
@@ -173,6 +178,7 @@ SELECT
     d.day,
     d.market,
     d.sector,
+    d.asset AS symbol,
     d.days,
     CASE WHEN d.split THEN 'split_not_adjusted' ELSE 'none' END AS fault,
     d.variance_1d,
@@ -211,7 +217,7 @@ INNER JOIN market_lately AS m ON m.market = d.market AND m.day = d.day
 INNER JOIN sector_lately AS s ON s.market = d.market AND s.sector = d.sector AND s.day = d.day
 UNION ALL
 SELECT
-    asset, day, market, sector, CAST(NULL AS BIGINT), fault, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    asset, day, market, sector, asset, NULL, fault, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM checked
 WHERE fault IS NOT NULL AND fault <> 'no_trade'
