@@ -1,15 +1,15 @@
 """Market risk: the value is the variance of the days to come; what is published of it are volatility, VaR and ES.
 
-Residuals are returns in units of the volatility that the champion expects of each day, by fits that have not seen the
-asset where it has such. Their pooled tail of the last 250 days makes tonight's VaR and ES of each asset; their joint
-same-date vectors make those of each book. Both are walked through the days before for the back-tests: what had been
-published counts where it was, and elsewhere what tonight's champion says of that day.
+Residuals are returns in units of the volatility that was expected of each day: by the night that published it or, where
+there was none, by a stand-in, one linear fit of all assets on days before those that are tested. So no day is judged by
+a model that had seen it. The pooled tail of the last 250 days makes tonight's VaR and ES of each asset, joint same-date
+vectors make those of each book, and both are walked through the days before for the back-tests.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -52,7 +52,8 @@ def derive(view: NightView) -> Derived:
         return Derived(volatility)
     rows = _rows(view)
     panel = Panel.of(rows)
-    now = tail(panel.last_scenarios())
+    tails = panel.tails()
+    now = tails[-1] if tails else tail([])
     risks = [
         volatility.with_columns(pl.col("score") * value, target=pl.lit(name))
         for name, value in (("var_95_1d", now.var_95), ("var_99_1d", now.var_99), ("es_975_1d", now.es_975))
@@ -60,31 +61,53 @@ def derive(view: NightView) -> Derived:
     ]
     measures = list(_books(view, panel))
     if len(panel.days) > WINDOW // 2:
-        tested = _Tested(panel, panel.tails())
-        measures += [*_coverage(tested, view.seed), *_lights(tested), *_accuracy(rows, panel, view)]
+        tested = _Tested(panel, tails)
+        measures += [*_coverage(tested, view.seed), *_lights(tested), *_accuracy(rows, view)]
     return Derived(pl.concat([volatility, *risks]), pl.DataFrame(measures, schema=MEASURES) if measures else None)
 
 
 def _rows(view: NightView) -> pl.DataFrame:
-    """Rows of the days that are looked at, with what was expected of the day after each, and what came."""
-    columns, target = view.portfolio.columns, view.portfolio.target.name
+    """Rows of the days that are looked at, with what was expected of the day after each, and what came.
+
+    `early` are the days before the last WINDOW ones: they teach the stand-ins, and none of them is tested.
+    """
+    columns = view.portfolio.columns
     entity, day = columns.entity, columns.opened_on
     history = view.history.filter(pl.col(day) > pl.lit(view.as_of - LOOK_BACK)).sort(entity, day).collect()
-    forecast = pl.Series("forecast", view.score(history), dtype=pl.Float64)
-    published = view.published().filter(pl.col("target") == target)
-    known = published.select(asset="entity", day="as_of", published="score")
-    rows = history.select(
+    published = view.published().filter(pl.col("target") == view.portfolio.target.name)
+    days = history[day].unique().sort()
+    start = days[-min(WINDOW + 1, len(days) // 2 + 1)] if len(days) else view.as_of
+    rows = history.with_columns(
         asset=pl.col(entity).cast(pl.String),
         day=pl.col(day).cast(pl.Date),
         group=pl.col(columns.segments[0]).cast(pl.String).fill_null(""),
         realised=pl.col(str(columns.value)),
-        returned="return_1d",
         following=pl.col("return_1d").shift(-1).over(entity),
-        ewma="ewma_return",
-        **{name: pl.col(name) for name in HAR},
-    ).with_columns(forecast)
-    rows = rows.join(known, on=["asset", "day"], how="left", maintain_order="left")
-    return rows.with_columns(pl.coalesce("published", "forecast").alias("forecast"))
+        early=pl.col(day) < start,
+    )
+    inputs = [name for name, feature in view.portfolio.features.items() if feature.kind == "numeric"]
+    rows = rows.with_columns(stand_in=_linear(rows, inputs), har=_linear(rows, HAR))
+    rows = rows.join(
+        published.select(asset="entity", day="as_of", published="score"),
+        on=["asset", "day"],
+        how="left",
+        maintain_order="left",
+    )
+    return rows.with_columns(pl.coalesce("published", pl.col("stand_in").exp()).alias("forecast"))
+
+
+def _linear(rows: pl.DataFrame, names: Sequence[str]) -> pl.Series:
+    """Log variance by least squares on columns of all assets, fitted on the early rows; a null counts as the mean."""
+    x = np.column_stack([rows[name].fill_null(strategy="mean").fill_null(0.0).to_numpy() for name in names])
+    y = rows["realised"].log().fill_null(np.nan).to_numpy()
+    known = rows["early"].to_numpy() & np.isfinite(y)
+    if not known.any():
+        return pl.Series(np.full(rows.height, np.nan))
+    middle = x[known].mean(axis=0)
+    design = np.column_stack([np.ones(rows.height), x - middle])
+    link = design @ np.linalg.lstsq(design[known], y[known], rcond=None)[0]
+    # Least squares of logs gives the median; one constant makes it the mean.
+    return pl.Series(link + np.log(np.mean(np.exp(y[known] - link[known]))))
 
 
 class _Tested:
@@ -116,7 +139,7 @@ def _coverage(tested: _Tested, seed: int) -> Iterator[Row]:
     days = np.broadcast_to(np.arange(len(tested.days))[:, None], known.shape)[known]
     rate = paired_bootstrap(hits[known].astype(float), days, seed=seed)
     share = hits.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    path = {"days": [str(day) for day in tested.days], "share": np.round(share, 5).tolist()}
+    path = {"day": [str(day) for day in tested.days], "share": np.round(share, 5).tolist()}
     note = json.dumps(path)
     yield about | {
         "metric": "exceedance_rate",
@@ -158,64 +181,50 @@ def _lights(tested: _Tested) -> Iterator[Row]:
             yield about | {"metric": metric, "value": value}
 
 
-def _accuracy(rows: pl.DataFrame, panel: Panel, view: NightView) -> Iterator[Row]:
-    """The champion's loss on the last WINDOW days beside that of the forecasts that a risk team would use."""
-    start = panel.days[-min(WINDOW, len(panel.days) // 2)]
-    rows = rows.with_columns(champion=pl.col("forecast").log(), early=pl.col("day") < pl.lit(start).cast(pl.Date))
-    rows = rows.with_columns(har=_har(rows))
-    names = ["champion", "ewma", "har"]
+def _accuracy(rows: pl.DataFrame, view: NightView) -> Iterator[Row]:
+    """Losses of the published forecasts on days that are over, beside those of what a risk team would use.
+
+    Before LEAST_DAYS nights were published, the stand-in's.
+    """
+    rows = rows.sort("asset", "day").with_columns(ewma="ewma_return", champion=pl.col("published").log())
+    names = ["ewma", "har", "stand_in"]
     if view.options["garch"]:
-        rows = rows.sort("asset", "day").with_columns(garch=_garch(rows, False), gjr=_garch(rows, True))
+        rows = rows.with_columns(garch=_garch(rows, asymmetric=False), gjr=_garch(rows, asymmetric=True))
         names += ["garch", "gjr"]
     rows = rows.filter(pl.col("realised") > 0).drop_nulls(names).filter(pl.all_horizontal(pl.col(names).is_finite()))
     early, late = rows.filter("early"), rows.filter(~pl.col("early"))
+    nights = late.drop_nulls("champion")
+    if nights["day"].n_unique() >= LEAST_DAYS:
+        late, names = nights, ["champion", *names]
     if early.is_empty() or late.is_empty():
         return
     losses = {}
     for name in names:
-        # Each forecast is of its own kind of variance: one constant brings it to the mean of what is to come.
-        ratio = 0.0 if name == "champion" else float(np.log((early["realised"] / early[name].exp()).mean()))
+        # Squared returns are of another kind of variance: a constant brings a forecast to the mean of what is to come.
+        ratio = 0.0 if name == "champion" else np.log((early["realised"] / early[name].exp()).mean())
         losses[name] = qlike(late[name].to_numpy() + ratio, late["realised"].to_numpy())
-    days = late["day"].to_numpy()
-    by_day = {name: day_means(days, loss) for name, loss in losses.items()}
-    stays = confidence_set(by_day, seed=view.seed % 2**31)
-    for name, loss in by_day.items():
+    by_day = {name: day_means(late["day"].to_numpy(), loss) for name, loss in losses.items()}
+    stays, first = confidence_set(by_day, seed=view.seed % 2**31), names[0] if "champion" in names else "stand_in"
+    for name in names:
         about = {"kind": "forecast", "item": name}
         yield about | {"metric": "qlike", "value": float(losses[name].mean())}
-        if name != "champion":
-            statistic, p = diebold_mariano(by_day["champion"] - loss)
-            yield about | {"metric": "champion_against_it", "value": statistic}
+        if name != first:
+            statistic, p = diebold_mariano(by_day[first] - by_day[name])
+            yield about | {"metric": f"{first}_against_it", "value": statistic}
             yield about | {"metric": "diebold_mariano_p", "value": p}
-        if name in stays:
-            yield about | {"metric": "confidence_set_p", "value": stays[name]}
+        yield about | {"metric": "confidence_set_p", "value": stays.get(name)}
     path = late.group_by("day").agg(pl.col("forecast", "realised").mean().sqrt() * np.sqrt(TRADING_YEAR)).sort("day")
-    note = {
-        name: path[name].cast(pl.String).to_list() if name == "day" else path[name].round(4).to_list()
-        for name in path.columns
-    }
-    yield {
-        "kind": "volatility",
-        "item": "all assets",
-        "metric": "days",
-        "value": float(path.height),
-        "note": json.dumps(note),
-    }
+    note = {"day": path["day"].cast(pl.String).to_list()}
+    note |= {name: path[name].round(4).to_list() for name in ("forecast", "realised")}
+    about = {"kind": "volatility", "item": "all assets"}
+    yield about | {"metric": "days", "value": float(path.height), "note": json.dumps(note)}
 
 
-def _har(rows: pl.DataFrame) -> pl.Series:
-    """Log variance by one HAR of all assets, fitted on the early rows."""
-    x = np.column_stack([np.ones(rows.height), *(rows[name].fill_null(np.nan).to_numpy() for name in HAR)])
-    y = rows["realised"].log().fill_null(np.nan).to_numpy()
-    known = rows["early"].to_numpy() & np.isfinite(x).all(axis=1) & np.isfinite(y)
-    weights = np.linalg.lstsq(x[known], y[known], rcond=None)[0]
-    return pl.Series("har", x @ weights)
-
-
-def _garch(rows: pl.DataFrame, asymmetric: bool) -> pl.Series:
+def _garch(rows: pl.DataFrame, *, asymmetric: bool) -> pl.Series:
     """Log variance of each asset's own GARCH, fitted on its early returns; null where none could be fitted."""
     parts = []
     for (_,), own in rows.group_by("asset", maintain_order=True):
-        returns = own["returned"].fill_null(np.nan).to_numpy()
+        returns = own["return_1d"].fill_null(np.nan).to_numpy()
         model = Garch.fit(returns[own["early"].to_numpy()], asymmetric=asymmetric)
         parts.append(np.full(len(returns), np.nan) if model is None else np.log(model.filtered(returns)))
     return pl.Series("garch", np.concatenate(parts), dtype=pl.Float64).fill_nan(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from metarisk.domain import Array
 
-VAR_LEVELS = (0.05, 0.01)
-ES_LEVEL = 0.025
+LEVELS = (0.05, 0.01, 0.025)
+"""Tail probabilities of VaR 95, of VaR 99, and of VaR and expected shortfall at 97.5 %."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Tail:
     es_975: float
 
 
-def tail(residuals: ArrayLike) -> Tail:
+def tail(residuals: ArrayLike, levels: Sequence[float] = LEVELS) -> Tail:
     """The tail of residuals or of simulated returns, any shape; NaN ones are left out. All NaN without any."""
     z = np.asarray(residuals, dtype=float).ravel()
     z = z[np.isfinite(z)]
     if not len(z):
         return Tail(*[float("nan")] * 4)
-    five, one, two_and_half = np.quantile(z, [*VAR_LEVELS, ES_LEVEL])
+    five, one, two_and_half = np.quantile(z, levels)
     return Tail(-float(five), -float(one), -float(two_and_half), -float(z[z <= two_and_half].mean()))
 
 
