@@ -8,6 +8,7 @@ from datetime import date
 
 import pyarrow as pa
 
+from metarisk.demo import prices
 from metarisk.demo.book import DEMO_AS_OF, DEMO_LOANS, generate
 
 __all__ = ["DEMOS", "DEMO_AS_OF", "DEMO_LOANS", "Demo", "generate"]
@@ -28,5 +29,6 @@ class Demo:
 
 DEMOS: Mapping[str, Demo] = {
     "consumer_loans": Demo(DEMO_AS_OF, generate),
+    "market_vol": Demo(DEMO_AS_OF, prices.generate),
 }
 """By portfolio; the first is the demo's own."""

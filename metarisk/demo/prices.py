@@ -8,7 +8,7 @@ What is in it, and why:
 - **Returns** share a market and a sector part, so that a book is not as safe as its assets apart; nights make a quarter
   of the variance; now and then one asset jumps overnight, or all do.
 - **Two markets** with the same laws and other numbers: what was learned on one can be tried on the other.
-- **Life**: a sixth of the assets were listed late, some of them 5, 10, 20, 60 and 120 trading days before the demo's
+- **Life**: a quarter of the assets were listed late, some of them 5, 10, 20, 60 and 120 trading days before the demo's
   night; two were delisted; splits, adjusted for; halted days without volume.
 - **Dirt**, at fixed places before the demo's night: two bars that differ, a price of zero, a high below the low,
   a price that stands still, a bar on a Sunday (a time zone of another continent), a split that nobody adjusted for, an
@@ -138,7 +138,8 @@ def _prices(rng: np.random.Generator, z: Array, sigma: Array) -> dict[str, Array
 def _listed(rng: np.random.Generator, count: int, days: Array) -> Array:
     """Whether each asset is listed on each day (T, N)."""
     night, out = int(np.searchsorted(days, NIGHT)), np.ones((len(days), count), dtype=bool)
-    for number, asset in enumerate(range(count - 1, -1, -6)):
+    # The first assets of the home market are those that have bad bars.
+    for number, asset in enumerate(range(count - 1, 7, -4)):
         start = night + 1 - _LATE[number] if number < len(_LATE) else rng.integers(60, night - 130)
         out[: max(start, 0), asset] = False
     out[night - 200 :, 4] = False

@@ -30,8 +30,8 @@ def extract(bars: pl.DataFrame, assets: pl.DataFrame, as_of: date = NIGHT) -> pl
 
 @lru_cache(maxsize=1)
 def tables() -> dict[str, pl.DataFrame]:
-    """Source tables of sixteen assets in two markets."""
-    return {name: pl.DataFrame(reader.read_all()) for name, reader in prices.generate(0.2).items()}
+    """Source tables of twenty assets in two markets."""
+    return {name: pl.DataFrame(reader.read_all()) for name, reader in prices.generate(0.3).items()}
 
 
 @lru_cache(maxsize=1)

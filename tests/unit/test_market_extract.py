@@ -24,7 +24,7 @@ def bars_of(asset: str) -> pl.DataFrame:
 
 def test_variance_means_and_labels_by_hand() -> None:
     """The SQL against the functions that are tested against truth."""
-    bars, rows = bars_of("A001"), history().filter(asset="A001")
+    bars, rows = bars_of("A000"), history().filter(asset="A000")
     returns = np.diff(np.log(bars["adj_close"].to_numpy()), prepend=np.nan)
     v = realised_variance(*(bars[name].to_numpy() for name in ("open", "high", "low", "close")), returns)
     assert rows["day"].to_list() == bars["day"].to_list()
@@ -70,12 +70,12 @@ def test_a_row_is_the_same_on_every_later_night() -> None:
 def test_cut_features_are_those_of_a_cut_history() -> None:
     """The columns for ten days hold just what an asset of ten days would have: bars before them are taken away."""
     bars = tables()["market_bars"]
-    first = bars_of("A001")["day"][-11]
+    first = bars_of("A000")["day"][-11]
     listed_late = extract(
-        bars.filter((pl.col("asset") != "A001") | (pl.col("day") >= first)), tables()["market_assets"]
+        bars.filter((pl.col("asset") != "A000") | (pl.col("day") >= first)), tables()["market_assets"]
     )
-    short = listed_late.filter(asset="A001").row(-1, named=True)
-    whole = history().filter(asset="A001").row(-1, named=True)
+    short = listed_late.filter(asset="A000").row(-1, named=True)
+    whole = history().filter(asset="A000").row(-1, named=True)
     assert short["days"] == 11
     # Eleven closes give ten returns, and so ten variances.
     for name, column in shorts_of(PORTFOLIO.features)[10].items():
@@ -114,9 +114,9 @@ def test_an_extreme_return_moves_the_rest_a_little() -> None:
     rows = extract(fallen, tables()["market_assets"]).filter(pl.col("day") == NIGHT, pl.col("market") == "abroad")
     before = history().filter(pl.col("day") == NIGHT, pl.col("market") == "abroad")
     assert rows.height == before.height
-    moved = rows.filter(asset="A001")["market_1"][0] - before.filter(asset="A001")["market_1"][0]
+    moved = rows.filter(asset="A000")["market_1"][0] - before.filter(asset="A000")["market_1"][0]
     assert 0 < moved < 10 / before.height
-    assert rows.filter(asset="A001")["vol_22"].equals(before.filter(asset="A001")["vol_22"])
+    assert rows.filter(asset="A000")["vol_22"].equals(before.filter(asset="A000")["vol_22"])
 
 
 @pytest.mark.xdist_group("postgresql")
