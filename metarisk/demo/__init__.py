@@ -30,5 +30,6 @@ class Demo:
 DEMOS: Mapping[str, Demo] = {
     "consumer_loans": Demo(DEMO_AS_OF, generate),
     "market_vol": Demo(DEMO_AS_OF, prices.generate),
+    "market_vol_5d": Demo(DEMO_AS_OF, prices.generate),
 }
 """By portfolio; the first is the demo's own."""
