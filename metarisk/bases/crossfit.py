@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -58,7 +59,7 @@ class BaseKind:
     ) -> Fitted:
         """The base fitted on labelled rows."""
         if self.hazard:
-            return HazardBase.fit(self.model, frame, y, features, columns, fine=fine)
+            return HazardBase.fit(cast("type[Relative]", self.model), frame, y, features, columns, fine=fine)
         chosen = self._chosen(frame, features, columns) if self.only else features
 
         def one(rows: pl.DataFrame, labels: Array) -> Fitted:
@@ -76,7 +77,7 @@ class BaseKind:
     def read(self, text: str) -> Fitted:
         """The base that `to_text` wrote."""
         if self.hazard:
-            return HazardBase.from_text(self.model, text)
+            return HazardBase.from_text(cast("type[Relative]", self.model), text)
 
         def of_logs(part: str) -> Fitted:
             return LogBase.from_text(self.model.from_text, part) if self.log else self.model.from_text(part)

@@ -59,7 +59,7 @@ class EntityBase:
     def predict(self, frame: pl.DataFrame) -> Array:
         """Score, float64 (N,)."""
         design = np.column_stack([np.ones(frame.height), self.pooled.encoder.design(frame, np.float64)])
-        return self.pooled.predict(frame) + self._weighed(frame, design).sum(axis=1)
+        return np.asarray(self.pooled.predict(frame) + self._weighed(frame, design).sum(axis=1))
 
     def features(self) -> tuple[str, ...]:
         """Names of the features."""

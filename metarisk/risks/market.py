@@ -40,7 +40,7 @@ LEAST_DAYS = 60
 """Days of an asset below which its own exceedances are not tested."""
 HAR = ("vol_1", "vol_5", "vol_22")
 Row = dict[str, Any]
-MEASURES = dict.fromkeys(("kind", "item", "segment", "metric", "note"), pl.String)
+MEASURES: dict[str, type[pl.DataType]] = dict.fromkeys(("kind", "item", "segment", "metric", "note"), pl.String)
 MEASURES |= dict.fromkeys(("value", "low", "high"), pl.Float64)
 
 
@@ -201,7 +201,7 @@ def _accuracy(rows: pl.DataFrame, view: NightView) -> Iterator[Row]:
     losses = {}
     for name in names:
         # Squared returns are of another kind of variance: a constant brings a forecast to the mean of what is to come.
-        ratio = 0.0 if name == "champion" else np.log((early["realised"] / early[name].exp()).mean())
+        ratio = 0.0 if name == "champion" else np.log(np.mean((early["realised"] / early[name].exp()).to_numpy()))
         losses[name] = qlike(late[name].to_numpy() + ratio, late["realised"].to_numpy())
     by_day = {name: day_means(late["day"].to_numpy(), loss) for name, loss in losses.items()}
     stays, first = confidence_set(by_day, seed=view.seed % 2**31), names[0] if "champion" in names else "stand_in"

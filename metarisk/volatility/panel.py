@@ -73,7 +73,7 @@ class Panel:
         for day in range(len(self.days)):
             # The residual of a row is that of the return after it: known at the close of the next row.
             known = z[max(day - WINDOW, 0) : day]
-            said = tail(known, levels) if day >= LEAST_SCENARIOS else tail([])
+            said = tail(known, levels.tolist()) if day >= LEAST_SCENARIOS else tail([])
             found.append(said)
             came = z[day][np.isfinite(z[day])]
             if len(came) and np.isfinite(said.var_99):
