@@ -135,6 +135,9 @@ class Recipe:
 BASE = ("lightgbm", "logistic_segments")
 TARGET = ("lightgbm_target_hazard", "linear_hazard_segments")
 HAZARD = ("lightgbm_hazard", "linear_hazard_segments")
+EPISODIC = ("relative", "har_habits")
+"""What all of a date share and what sets an entity apart from them, and its own habits: each for every length of
+history, averaged, for fits of different kinds make different errors."""
 SHORT = {"steps": 300, "meta_batch": 16, "evaluate_every": 50, "patience": 3}
 """Networks that compete each week on a few thousand labelled rows of a book: longer training only overfits there."""
 NETWORK = {"hidden": (32,), "loop": SHORT}
@@ -161,6 +164,12 @@ RECIPES: Mapping[str, Recipe] = {
     "hazard": Recipe(HAZARD, likelihood="cumulative_hazard"),
     "hazard_head": Recipe(HAZARD, "map_head", {"slope_column": 0}, "cumulative_hazard"),
     "target_hazard_head": Recipe(TARGET, "map_head", {"slope_column": 0}, "cumulative_hazard"),
+    "ewma": Recipe(("ewma",), baseline=True),
+    "har": Recipe(("har",), baseline=True),
+    "har_own": Recipe(("har_own",), baseline=True),
+    "har_lightgbm": Recipe(("har_lightgbm",), baseline=True),
+    "episodic": Recipe(EPISODIC),
+    "episodic_head": Recipe(EPISODIC, "map_head"),
     "map_network": Recipe(BASE, "map_network", {"loop": SHORT | {"rate": 1e-2, "graph": False}}),
     "ridge_head": Recipe(BASE, "ridge_head", {"hidden": (32,), "loop": SHORT | {"rate": 3e-3, "graph": False}}),
     "reptile": Recipe(BASE, "reptile", {"hidden": (32,), "loop": REPTILE}),

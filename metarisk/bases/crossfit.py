@@ -6,36 +6,48 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import polars as pl
 
+from metarisk.bases.column import ColumnBase
 from metarisk.bases.encoded import EncodedBase
+from metarisk.bases.entities import EntityBase, HabitBase
 from metarisk.bases.fitted import FOLDS, Fitted, entity_fold
 from metarisk.bases.hazard import HazardBase, Relative
+from metarisk.bases.histories import HistoryBase
 from metarisk.bases.isolation import IsolationBase
 from metarisk.bases.linear import LinearBase
+from metarisk.bases.logarithmic import LogBase
 from metarisk.bases.mixed import MixedBase
 from metarisk.bases.own import OwnBase
 from metarisk.bases.rates import RateBase
+from metarisk.bases.relative import RelativeBase
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import PERIODS, Array, Columns, DataError, Feature, LikelihoodName, Portfolio
+from metarisk.domain import PERIODS, Array, Columns, DataError, Feature, LikelihoodName, ModelError, Portfolio
 
 
 @dataclass(frozen=True)
 class BaseKind:
     """One row of BASES: what is fitted, on what, and whether it sees the segment columns."""
 
-    model: type[Relative]
+    model: type[Relative] | type[RelativeBase] | type[EntityBase] | type[HabitBase] | type[ColumnBase]
     segments: bool = False
     hazard: bool = False
     """Whether it learns from every row at risk when the event happens, and not from mature rows whether it does."""
+    only: tuple[str, ...] = ()
+    """Columns that it reads, and nothing else but, with `segments`, all segments but the finest; none: all features."""
+    log: bool = False
+    """Whether it is fitted to the log of a variance by least squares, see LogBase."""
+    histories: bool = False
+    """Whether it has a fit for each length of history, see HistoryBase."""
 
     @property
     def side_by_side(self) -> bool:
         """Whether folds are fitted at once, one thread each. LightGBM's own threads wait for each other at every leaf,
         which on a busy machine takes many times as long; a linear fit has threads in BLAS, and a large matrix."""
-        return self.model in (TreeBase, EncodedBase)
+        return self.model in (TreeBase, EncodedBase, RelativeBase, HabitBase)
 
     def fit(
         self,
@@ -49,15 +61,47 @@ class BaseKind:
     ) -> Fitted:
         """The base fitted on labelled rows."""
         if self.hazard:
-            return HazardBase.fit(self.model, frame, y, features, columns, fine=fine)
-        exposure = None if columns.exposure is None else exposure_of(frame, columns.exposure)
-        return self.model.fit(frame, y, features, columns, exposure, likelihood=likelihood, fine=fine)
+            return HazardBase.fit(cast("type[Relative]", self.model), frame, y, features, columns, fine=fine)
+        chosen = self._chosen(frame, features, columns) if self.only else features
+
+        def one(rows: pl.DataFrame, labels: Array) -> Fitted:
+            exposure = None if columns.exposure is None else exposure_of(rows, columns.exposure)
+            kind: LikelihoodName = "gaussian" if self.log and likelihood == "qlike" else likelihood
+            return self.model.fit(rows, labels, chosen, columns, exposure, likelihood=kind, fine=fine)
+
+        def of_logs(rows: pl.DataFrame, labels: Array) -> Fitted:
+            return LogBase.fit(one, rows, labels, likelihood) if self.log else one(rows, labels)
+
+        if self.histories:
+            return HistoryBase.fit(of_logs, frame, y, chosen, columns.history)
+        return of_logs(frame, y)
 
     def read(self, text: str) -> Fitted:
         """The base that `to_text` wrote."""
-        return HazardBase.from_text(self.model, text) if self.hazard else self.model.from_text(text)
+        if self.hazard:
+            return HazardBase.from_text(cast("type[Relative]", self.model), text)
+
+        def of_logs(part: str) -> Fitted:
+            return LogBase.from_text(self.model.from_text, part) if self.log else self.model.from_text(part)
+
+        return HistoryBase.from_text(of_logs, text) if self.histories else of_logs(text)
+
+    def _chosen(self, frame: pl.DataFrame, features: Mapping[str, Feature], columns: Columns) -> Mapping[str, Feature]:
+        """The columns of `only`, with all segments but the finest; a ModelError for a column that is not there."""
+        for name in self.only:
+            if name not in frame.columns:
+                raise ModelError(
+                    f"a candidate reads column {name!r}, which this portfolio does not have",
+                    column=name,
+                    remedy="add it to the extract and to columns.numbers, or take the candidate out of `candidates`",
+                )
+        chosen = {name: features.get(name, Feature("numeric")) for name in self.only}
+        above = columns.segments[:-1] if self.segments else ()
+        return chosen | {name: Feature("categorical") for name in above}
 
 
+HAR = ("vol_1", "vol_5", "vol_22")
+"""Logs of mean variance over a day, a week and a month (Corsi 2009, Journal of Financial Econometrics 7, 174-196)."""
 BASES: Mapping[str, BaseKind] = {
     "logistic": BaseKind(LinearBase),
     "logistic_segments": BaseKind(LinearBase, segments=True),
@@ -71,6 +115,12 @@ BASES: Mapping[str, BaseKind] = {
     "linear_hazard_segments": BaseKind(LinearBase, segments=True, hazard=True),
     "lightgbm_hazard": BaseKind(TreeBase, hazard=True),
     "lightgbm_target_hazard": BaseKind(EncodedBase, hazard=True),
+    "ewma": BaseKind(ColumnBase, only=("ewma_return",), log=True),
+    "har": BaseKind(LinearBase, only=HAR, log=True, histories=True),
+    "har_own": BaseKind(EntityBase, only=HAR, log=True, histories=True),
+    "har_lightgbm": BaseKind(TreeBase, segments=True, only=HAR, log=True, histories=True),
+    "har_habits": BaseKind(HabitBase, segments=True, only=HAR, log=True, histories=True),
+    "relative": BaseKind(RelativeBase, histories=True),
 }
 
 
@@ -99,7 +149,7 @@ class CrossFitted:
         """Fit on labelled rows (N,), y (N,): K+1 times, or once where nothing will be adapted to the scores."""
         base, columns = BASES[kind], portfolio.columns
         features = dict(portfolio.features)
-        if base.segments:
+        if base.segments and not base.only:
             features |= {name: Feature("categorical") for name in columns.segments if name not in features}
         fold_of = entity_fold(frame, columns.entity)
 

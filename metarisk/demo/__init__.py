@@ -8,7 +8,7 @@ from datetime import date
 
 import pyarrow as pa
 
-from metarisk.demo import operational
+from metarisk.demo import operational, prices
 from metarisk.demo.book import DEMO_AS_OF, DEMO_LOANS, generate
 from metarisk.demo.cards import DEMO_CARDS, generate_cards
 
@@ -32,5 +32,7 @@ DEMOS: Mapping[str, Demo] = {
     "consumer_loans": Demo(DEMO_AS_OF, generate),
     "operational_losses": Demo(DEMO_AS_OF, operational.generate),
     "card_fraud": Demo(DEMO_AS_OF, generate_cards),
+    "market_vol": Demo(DEMO_AS_OF, prices.generate),
+    "market_vol_5d": Demo(DEMO_AS_OF, prices.generate),
 }
 """By portfolio; the first is the demo's own."""

@@ -71,6 +71,8 @@ class Columns:
     """Date on which the lender took the row on its book; null for what was rejected, which never teaches."""
     settled_on: str | None = None
     """Date on which a review settled whether it was the event: the row is mature from then on, whatever its age."""
+    history: str | None = None
+    """Observations of the entity up to this row: rows of long histories teach what is to be made of short ones."""
     numbers: tuple[str, ...] = ()
     """Numbers that only the risk type reads: a position, an amount."""
     texts: tuple[str, ...] = ()
@@ -91,6 +93,12 @@ class Feature:
     kind: FeatureKind
     description: str = ""
     monotone: Literal[-1, 0, 1] = 0
+    relative_to: str | None = None
+    """Another feature, the same for all rows of a date, that trees take this one relative to."""
+    common: bool = False
+    """Whether all rows of a date share it: trees would learn dates by heart, so that linear fits alone read it."""
+    short: Mapping[int, str] = field(default_factory=dict)
+    """Columns that hold what this one would be of an entity with so few observations (see Columns.history)."""
 
 
 @dataclass(frozen=True)

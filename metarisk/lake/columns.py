@@ -63,7 +63,9 @@ def column_kinds(portfolio: Portfolio) -> dict[str, Kind]:
     kinds |= {column: "date" for column in dates if column is not None}
     if columns.value is not None:
         kinds[columns.value] = "number"
-    kinds |= {column: "number" for column in (columns.exposure, columns.lgd, columns.ead) if column is not None}
+    numbers = (columns.exposure, columns.lgd, columns.ead, columns.history)
+    kinds |= {column: "number" for column in numbers if column is not None}
+    kinds |= {column: "number" for feature in portfolio.features.values() for column in feature.short.values()}
     kinds |= dict.fromkeys(columns.numbers, "number")
     kinds |= dict.fromkeys(columns.texts, "text")
     kinds |= {name: _FEATURE_KINDS[feature.kind] for name, feature in portfolio.features.items()}

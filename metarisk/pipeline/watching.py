@@ -19,7 +19,7 @@ import torch
 from metarisk import drift as drifts
 from metarisk import lake, registry, scoring
 from metarisk.adapt import Adapted, Recency
-from metarisk.domain import Array, ModelError
+from metarisk.domain import Array, Feature, ModelError, Portfolio
 from metarisk.drift import direct, early, labels, multivariate, performance
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.pipeline import remedying
@@ -53,7 +53,7 @@ def reference(
     """
     portfolio, columns, target = context.portfolio, context.portfolio.columns, context.portfolio.target.name
     scored = rows.with_columns(pl.Series(target, scoring.mean_score(adapted, link))).lazy()
-    known = drifts.reference(scored, portfolio.features, columns.segments, opened_on=columns.opened_on, score=target)
+    known = drifts.reference(scored, _watched(portfolio), columns.segments, opened_on=columns.opened_on, score=target)
     files = {
         HISTOGRAMS: known,
         SAMPLE: multivariate.sample(scored, drifts.bins_of(known)),
@@ -71,6 +71,11 @@ def reference(
         files[LOSSES] = direct.summed(rows, model.predict(rows, scoring.mean_score(adapted, link)), columns.segments)
         texts[LOSS_MODEL] = model.to_bytes()
     return texts | {name: _parquet(frame) for name, frame in files.items()}
+
+
+def _watched(portfolio: Portfolio) -> dict[str, Feature]:
+    """Features that are watched: not those that all rows of a date share, of which a night is one observation."""
+    return {name: feature for name, feature in portfolio.features.items() if not feature.common}
 
 
 def drift(context: Context, run: Run) -> Path:
@@ -96,7 +101,7 @@ def watch(context: Context, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     beside = kept(context, run.model_id)
     night = scored_population(context, run)
     known = beside.get(HISTOGRAMS)
-    features = [*portfolio.features, target]
+    features = [*_watched(portfolio), target]
     found, counted = drifts.watch(night, known, features=features)
     parts = [found, _together(night, known, beside.get(SAMPLE))]
     if context.spec.label == "event":

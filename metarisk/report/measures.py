@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from metarisk.report.losscharts import capital_chart, mean_excess_chart, qq_chart
 from metarisk.report.fraudcharts import budget_chart, case_table
+from metarisk.report.losscharts import capital_chart, mean_excess_chart, qq_chart
+from metarisk.report.marketcharts import exceedance_chart, light_chart, volatility_chart
 from metarisk.report.model import MeasureRow
 
 MOST_ITEMS = 12
@@ -84,6 +85,34 @@ SECTIONS: Mapping[str, Kind] = {
         "Each reviewed case counts by the inverse of its chance to be reviewed: what nobody looked at is not clean.",
         formats=dict.fromkeys(("cases", "drawn"), ",.0f") | _SHARES,
     ),
+    "volatility": Kind(
+        "Volatility, expected and realised",
+        "Mean of all assets, a year's worth: what had been expected at the close before (line) and what came (points).",
+        (volatility_chart,),
+        table=False,
+    ),
+    "forecast": Kind(
+        "Forecasts of variance side by side",
+        "QLIKE on the same days, lower is better; below zero the first one was better than this one.",
+        formats={"qlike": ".4f", "diebold_mariano_p": ".3f", "confidence_set_p": ".3f"},
+    ),
+    "var_backtest": Kind(
+        "Value at risk on days that are over",
+        "Losses beyond VaR 99 should be one in a hundred; they come on the same days, so bounds are drawn from days.",
+        (exceedance_chart,),
+    ),
+    "traffic_light": Kind(
+        "Traffic light of each asset",
+        "Basel's zones: 0 green, 1 yellow, 2 red. One asset in ten of a perfect model is not green.",
+        (light_chart,),
+        formats={"days": ".0f", "exceedances": ".0f", "zone": ".0f", "kupiec_p": ".3f", "christoffersen_p": ".3f"},
+    ),
+    "book": Kind(
+        "Books",
+        "From days on which all assets moved together, at tonight's volatility; in the currency of the positions.",
+        formats=dict.fromkeys(("gross", "var_95_1d", "var_99_1d", "es_975_1d", "undiversified"), ",.0f"),
+    ),
+    "position": Kind("Positions that are not valued", formats={"held": ",.0f"}),
 }
 """Kinds that are shown in a way of their own; any other one is shown as a table under its name."""
 
