@@ -18,7 +18,7 @@ from metarisk import backtests, judging, lake, registry, scoring, training
 from metarisk import evidence as evidences
 from metarisk.adapt import BASELINES, adapt, shifts
 from metarisk.adapt import level as adapted_level
-from metarisk.domain import Array, MetariskError
+from metarisk.domain import Array, DataError, MetariskError
 from metarisk.features import KnownRange
 from metarisk.pipeline import watching
 from metarisk.pipeline.appending import append_rows
@@ -184,6 +184,14 @@ def train(context: Context, judged: Judged) -> Trained:
         progress=lambda done, total, note: context.reporter.progress("train", done, total, note),
     )
     rows = population(frame, portfolio, as_of).collect(engine="streaming")
+    if rows.is_empty():
+        raise DataError(
+            "no row is in the population to be scored, so nothing could be compared with later nights",
+            portfolio=portfolio.name,
+            column=portfolio.columns.opened_on,
+            on=as_of,
+            remedy="check as_of, the horizon, and the date columns of the extract",
+        )
     adapted = adapt(model, "", teach, portfolio, spec, population=rows)
     moved = shifts(rows, portfolio, adapted_level(adapted, teach, portfolio, judged.level.rule))
     link = adapted.score(rows, portfolio)[0] + moved
