@@ -13,7 +13,10 @@ from metarisk.volatility.simulation import LEVELS, Tail, tail
 WINDOW = 250
 """Trading days whose residuals are the next day's scenarios, and over which forecasts are tested."""
 STEER = 0.01
-"""Of the steps from 0 to 0.04, the one whose coverage of VaR 99 was best on S&P stocks of 2016 and 2017."""
+"""Of the steps from 0 to 0.04, the one whose coverage of VaR 99 was best on S&P stocks of 2016 and 2017.
+
+Figures of 2018 and 2019 had been seen by then: see docs/market.md.
+"""
 BOUNDS = np.array([[0.2], [4.0]])
 """Between a fifth and four times the promised level."""
 LEAST_SCENARIOS = 20
