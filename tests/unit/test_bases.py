@@ -23,6 +23,7 @@ from metarisk.bases import (
     LinearBase,
     MixedBase,
     OwnBase,
+    RateBase,
     TreeBase,
     blend,
     breslow,
@@ -183,7 +184,7 @@ def test_segment_columns_are_read_by_the_kinds_that_say_so(kind, fitted):
     frame = book(100)
     moved = frame.with_columns(region=pl.lit("north"), product=pl.lit("home"))
     differs = (fitted[kind].full.predict(moved) != fitted[kind].full.predict(frame)).any()
-    assert differs == (BASES[kind].segments or BASES[kind].model in (EncodedBase, OwnBase, MixedBase))
+    assert differs == (BASES[kind].segments or BASES[kind].model in (EncodedBase, OwnBase, MixedBase, RateBase))
 
 
 @pytest.mark.parametrize("fit", [LinearBase.fit, TreeBase.fit, EncodedBase.fit, OwnBase.fit])
