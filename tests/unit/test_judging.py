@@ -30,7 +30,7 @@ def test_a_forward_split_is_older_rows_and_the_newest_quarter_of_the_mature_ones
 
 
 def weights(frame: pl.DataFrame) -> tuple[float, ...]:
-    return training.choose_weights(training.recipe_of("tuned_ensemble", PORTFOLIO), frame, PORTFOLIO, "bernoulli")
+    return training.choose_weights(training.recipe_of("tuned_ensemble", PORTFOLIO), frame, PORTFOLIO, SPEC, "bernoulli")
 
 
 def test_weights_follow_the_base_that_can_read_the_labels_and_stay_equal_where_neither_is_surely_better():
