@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from metarisk import demo, pipeline
+from metarisk.cli import app
 from metarisk.domain import DataError, Job
 from metarisk.pipeline import Context, Quiet, answering
 from metarisk.pipeline.feedback import give_feedback
@@ -22,6 +27,7 @@ from tests.end_to_end.tiny import REPOSITORY
 NAME = "card_fraud"
 CUT_OFF, EARLIER, LAST = date(2025, 5, 31), date(2025, 6, 4), date(2025, 6, 16)
 BUDGET = 4
+Call = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.xdist_group("great_expectations")
 
 
@@ -54,6 +60,20 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     for night in (EARLIER, LAST):
         assert pipeline.nightly(context(settings, night)).outcome == "published"
     return settings
+
+
+@pytest.fixture
+def call(published: Settings, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """A function that gives a command of this project what it says; what it answers in JSON."""
+    monkeypatch.setenv("METARISK_PROJECT", str(published.project))
+    monkeypatch.setenv("METARISK_WAREHOUSE", published.warehouse.get_secret_value())
+
+    def command(name: str, *words: object) -> dict[str, Any]:
+        said = CliRunner().invoke(app, [name, *map(str, words), "--portfolio", NAME, "--json"])
+        answer: dict[str, Any] = json.loads(said.output)
+        return answer
+
+    return command
 
 
 def rows(settings: Settings, sql: str) -> pl.DataFrame:
@@ -99,7 +119,7 @@ def test_an_earlier_night_is_told_by_the_labels_known_now(published: Settings) -
         assert values["recall"] == pytest.approx(top["fraud"].sum() / cards["fraud"].sum())
 
 
-def test_a_file_of_the_same_rows_gets_the_same_scores(published: Settings, tmp_path: Path) -> None:
+def test_a_file_of_the_same_rows_gets_the_same_scores(published: Settings, call: Call, tmp_path: Path) -> None:
     job = context(published, LAST)
     with job.warehouse.stream(extract_sql(published.project, job.portfolio), {"as_of": LAST}) as reader:
         rows_of_night = pl.DataFrame(reader.read_all()).filter(pl.col("made_on") == LAST)
@@ -112,8 +132,12 @@ def test_a_file_of_the_same_rows_gets_the_same_scores(published: Settings, tmp_p
     assert found.select("entity", "score", "reasons").equals(score.select("entity", "score", "reasons"))
     as_csv = tmp_path / "new.csv"
     rows_of_night.drop(outcomes).write_csv(as_csv)
-    again = answering.answer(job, as_csv).sort("entity")
+    out = tmp_path / "scores.csv"
+    told = call("score", as_csv, "--out", out)
+    assert told == {"rows": found.height, "as_of": str(LAST), "out": str(out)}
+    again = pl.read_csv(out).sort(pl.col("entity").cast(pl.String))
     assert again["score"].to_list() == pytest.approx(found["score"].to_list(), rel=1e-9)
+    assert "neither .parquet nor .csv" in call("score", as_csv, "--out", tmp_path / "scores.xlsx")["what"]
     pl.concat([rows_of_night, rows_of_night.head(1)]).write_parquet(file)
     with pytest.raises(DataError, match="comes twice"):
         answering.answer(job, file)
@@ -122,7 +146,7 @@ def test_a_file_of_the_same_rows_gets_the_same_scores(published: Settings, tmp_p
         answering.answer(job, file)
 
 
-def test_verdicts_are_taken_once_and_feed_the_next_night(published: Settings, tmp_path: Path) -> None:
+def test_verdicts_are_taken_once_and_feed_the_next_night(published: Settings, call: Call, tmp_path: Path) -> None:
     cases = rows(published, "SELECT entity, place FROM metarisk.review_case ORDER BY place")
     next_day = LAST + timedelta(days=1)
     verdicts = pl.DataFrame(
@@ -135,8 +159,8 @@ def test_verdicts_are_taken_once_and_feed_the_next_night(published: Settings, tm
     file = tmp_path / "verdicts.csv"
     verdicts.write_csv(file)
     job = context(published, next_day)
-    taken = give_feedback(job, file, "ann")
-    assert (taken.confirmed, taken.cleared, taken.known) == (1, 3, 0)
+    told = call("feedback", file, "--as-of", next_day, "--by", "ann")
+    assert told == {"confirmed": 1, "cleared": 3, "known": 0}
     assert give_feedback(job, file, "ann").known == BUDGET
     seen = rows(published, "SELECT verdict FROM metarisk.review_case ORDER BY place")
     assert seen["verdict"].to_list() == verdicts["verdict"].to_list()
