@@ -122,11 +122,11 @@ def watch(context: Context, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def scored_population(context: Context, run: Run) -> pl.LazyFrame:
-    """The population with its score in a column named by the target."""
+    """The population with its score in a column named by the target, which may be the name of its outcome as well."""
     target, entity = context.portfolio.target.name, context.portfolio.columns.entity
     rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
     scores = pl.scan_parquet(score_files(run)).select(pl.col("entity").alias(entity), pl.col("score").alias(target))
-    return rows.join(scores, on=entity, how="left")
+    return rows.drop(target, strict=False).join(scores, on=entity, how="left")
 
 
 def worst(found: pl.DataFrame, most: int = WORST) -> list[dict[str, object]]:

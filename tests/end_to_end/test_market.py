@@ -89,3 +89,15 @@ def test_drift_watches_what_assets_have_of_their_own(done: tuple[Warehouse, Nigh
     watched = {row["feature"] for row in rows}
     assert "vol_22" in watched
     assert not {name for name in watched if name.startswith("market_")}
+
+
+def test_drift_of_the_score_is_that_of_the_score(done: tuple[Warehouse, NightResult]) -> None:
+    """The target has the name of its outcome, and no outcome of a night is known."""
+    warehouse, _ = done
+    (row,) = warehouse.rows(
+        "SELECT status, n_cur, detail FROM metarisk.drift_metric "
+        "WHERE metric = 'psi' AND feature = 'variance_1d' AND segment IS NULL"
+    )
+    assert row["n_cur"] > 0
+    assert "missing" not in (row["detail"] or "")
+    assert row["status"] != "alert"
