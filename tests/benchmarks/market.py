@@ -3,8 +3,8 @@
 Real prices (`market_sp500`, `liquidity_us_stocks`), the extract of the portfolio, and recipes as a week fits them:
 taught by what was known at the end of the year before, adapted at each month's end to labels known by then, judged on
 every asset and day of the year. Losses are QLIKE and the mean squared error of log volatility, the latter after a
-constant learned in training that turns the mean into the median. "Loses" is the share of assets for which a candidate
-has a higher QLIKE than the best baseline; the Diebold-Mariano statistic is of its day means.
+constant of the asset learned in training that turns the mean into the median. "Loses" is the share of assets for
+which a candidate has a higher QLIKE than the best baseline; the Diebold-Mariano statistic is of its day means.
 
 Settings: `full` (assets with every day), `new` (held-out assets, of which the last 10, 20, 60 or 120 days alone are
 seen), `other` (taught on the S&P 500 alone, adapted to small stocks and not retrained, beside models of their own).
@@ -45,8 +45,6 @@ RECIPES = ("ewma", "har", "har_own", "har_lightgbm", "episodic", "episodic_head"
 LENGTHS = (10, 20, 60, 120)
 SEASONED = 60
 """Days of an asset from which its rows teach."""
-SAMPLE = 60_000
-"""Rows of those that teach from which the constant of the median is learned."""
 
 
 def bars_of(file: Path) -> pl.DataFrame:
@@ -117,10 +115,10 @@ class Year:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Log of the mean variance (N,) of the judged rows, and the constant that makes it that of the median."""
+    """Log of the mean variance (N,) of the judged rows, and what makes it that of the median (N,)."""
 
     score: Array
-    median: float
+    median: Array
 
 
 def fitted(names: Sequence[str], teach: pl.DataFrame, portfolio: Portfolio) -> dict[str, FittedModel]:
@@ -138,18 +136,26 @@ def forecast(
     def shown(frame: pl.DataFrame) -> pl.DataFrame:
         return cut(frame, shorts[length]).with_columns(days=pl.lit(length)) if length else frame
 
-    some = shown(teach.sample(min(SAMPLE, teach.height), seed=1))
+    some = shown(teach)
     supports = year.rows.filter(pl.col("asset").is_in(list(assets)) & (pl.col("days") > SEASONED))
     score, adapted = np.zeros(judged.height), None
-    learned = 0.0
+    median = np.zeros(judged.height)
     for start, end in year.months():
         if adapted is None or model.state:
             adapted = adapt(model, "", supports.filter(year.known <= start), year.portfolio, SPEC)
             if start == year.first:
-                learned = float(np.mean(np.log(some[LABEL].to_numpy()) - adapted.score(some, year.portfolio)[0]))
+                median = medians(some, adapted.score(some, year.portfolio)[0], judged)
         now = judged.select((pl.col("day") >= start) & (pl.col("day") < end)).to_series()
         score[now.to_numpy()] = adapted.score(shown(judged.filter(now)), year.portfolio)[0]
-    return Forecast(score, learned)
+    return Forecast(score, median)
+
+
+def medians(taught: pl.DataFrame, score: Array, judged: pl.DataFrame) -> Array:
+    """Mean of log variance less score of each judged row's asset (N,) over rows that taught; of all for a new one."""
+    rest = np.log(taught[LABEL].to_numpy()) - score
+    own = taught.select("asset", rest=pl.Series(rest)).group_by("asset").mean()
+    joined = judged.select("asset").join(own, on="asset", how="left", maintain_order="left")
+    return joined["rest"].fill_null(float(rest.mean())).to_numpy()
 
 
 def garch(year: Year, rows: pl.DataFrame, judged: pl.DataFrame, horizon: int, *, asymmetric: bool) -> Forecast:
@@ -166,8 +172,7 @@ def garch(year: Year, rows: pl.DataFrame, judged: pl.DataFrame, horizon: int, *,
     # Its variance leaves the night out or counts it otherwise: one factor, learned in training, as for all others.
     level = float(np.log(np.mean(past[LABEL].to_numpy() / np.exp(past["garch"].to_numpy()))))
     score = judged.join(table.select("asset", "day", "garch"), on=["asset", "day"], how="left")["garch"].to_numpy()
-    median = float(np.mean(np.log(past[LABEL].to_numpy()) - past["garch"].to_numpy())) - level
-    return Forecast(score + level, median)
+    return Forecast(score + level, medians(past, past["garch"].to_numpy() + level, judged))
 
 
 def lines(judged: pl.DataFrame, found: Mapping[str, Forecast], horizon: int, of: str) -> list[dict[str, object]]:
