@@ -1,4 +1,4 @@
-"""How dear it is to trade: illiquidity and spread from daily bars, days to liquidate, and what selling adds to a loss."""
+"""How dear it is to trade: illiquidity and spread of daily bars, days to liquidate, and what selling adds to a loss."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def days_to_liquidate(held: ArrayLike, daily_value: ArrayLike, participation: fl
     amount = np.abs(np.asarray(held, dtype=float))
     pace = participation * np.asarray(daily_value, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(amount == 0.0, 0.0, np.where(pace > 0.0, amount / pace, np.inf))
+        return np.asarray(np.where(amount == 0.0, 0.0, np.where(pace > 0.0, amount / pace, np.inf)))
 
 
 def exit_factor(days: ArrayLike) -> Array:
@@ -58,7 +58,7 @@ def exit_factor(days: ArrayLike) -> Array:
     (2007), Value at Risk, third edition, chapter 13. A position that is sold within a day counts one.
     """
     length = np.maximum(np.asarray(days, dtype=float), 1.0)
-    return np.sqrt((1.0 + length) * (1.0 + 2.0 * length) / (6.0 * length))
+    return np.asarray(np.sqrt((1.0 / length + 3.0 + 2.0 * length) / 6.0))
 
 
 def exogenous_cost(held: ArrayLike, mean: ArrayLike, deviation: ArrayLike, scale: float) -> Array:

@@ -37,8 +37,8 @@ class BaseKind:
     hazard: bool = False
     """Whether it learns from every row at risk when the event happens, and not from mature rows whether it does."""
     only: Literal["lags", "last", "decayed"] | None = None
-    """What it reads of the columns' own past, and nothing else but, with `segments`, all segments but the finest: `lags`,
-    the first of them, or `decayed`. None: all features."""
+    """What it reads of `Columns`: `lags`, the last day's, or `decayed`; and nothing else but, with `segments`, all
+    segments but the finest. None: all features."""
     log: bool = False
     """Whether it is fitted to the log of a variance by least squares, see LogBase."""
     histories: bool = False

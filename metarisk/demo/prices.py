@@ -183,7 +183,7 @@ def _dirty(bars: pl.DataFrame, days: Array) -> pl.DataFrame:
 
 
 def _positions(market: _Market, days: Array) -> pl.DataFrame:
-    """Month-end holdings of books: one long, one that is short in every second asset, one of blocks; an unknown asset."""
+    """Month-end holdings: a book that is long, one short in every second asset, one of blocks; and an unknown asset."""
     ends = days[np.flatnonzero(np.diff(days.astype("datetime64[M]").astype(int)))]
     held = [(asset, 100_000.0 * (1 + number % 4)) for number, asset in enumerate(market.assets)]
     rows = [("growth", asset, value) for asset, value in held]

@@ -120,7 +120,7 @@ SECTIONS: Mapping[str, Kind] = {
     ),
     "liquidation": Kind(
         "Days to liquidate",
-        "At the portfolio's share of each day's trade, longest first; the last column holds what is left while it lasts.",
+        "At the portfolio's share of each day's trade, longest first; the last column: equal parts, sold day by day.",
         formats={"days": ",.2f"} | _COSTS,
     ),
     "position": Kind("Positions that are not valued", formats={"held": ",.0f"}),

@@ -1,5 +1,5 @@
-"""Liquidity risk: the value is the log illiquidity (or spread) of the week to come; what is published of it are the cost
-of selling, the days that positions take to sell, and value at risk with that cost.
+"""Liquidity risk: the value is the log illiquidity (or spread) of the week to come; beside it each night publishes what
+selling costs, the days that positions take to sell, and value at risk with that cost.
 
 VaR is filtered historical simulation: residuals are returns in units of the exponentially weighted volatility that was
 known the night before, so nothing is fitted. The cost is half the spread of a bad day, of the asset's own half year.
@@ -130,7 +130,9 @@ def _positions(book: str, names: list[str], held: Any, days: Any, var_99: Any, c
         about = {"kind": "liquidation", "item": names[n], "segment": book}
         note = None
         if not np.isfinite(days[n]):
-            note = f"{book}: {names[n]} has not been traded for a month, it cannot be sold at any pace. Value it by hand"
+            note = (
+                f"{book}: {names[n]} has not been traded for a month, it cannot be sold at any pace. Value it by hand"
+            )
         yield about | {"metric": "held", "value": float(held[n]), "note": note}
         numbers = {
             "days": days[n],

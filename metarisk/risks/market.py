@@ -186,7 +186,9 @@ def _accuracy(rows: pl.DataFrame, view: NightView) -> Iterator[Row]:
 
     Before LEAST_DAYS nights were published, the stand-in's.
     """
-    rows = rows.sort("asset", "day").with_columns(ewma=pl.col(str(view.portfolio.columns.decayed)), champion=pl.col("published").log())
+    rows = rows.sort("asset", "day").with_columns(
+        ewma=pl.col(str(view.portfolio.columns.decayed)), champion=pl.col("published").log()
+    )
     names = ["ewma", "har", "stand_in"]
     if view.options["garch"]:
         rows = rows.with_columns(garch=_garch(rows, asymmetric=False), gjr=_garch(rows, asymmetric=True))

@@ -8,9 +8,7 @@ from typing import Any
 import polars as pl
 
 
-def books(
-    positions: pl.DataFrame, assets: Collection[str]
-) -> Iterator[tuple[str, pl.DataFrame, list[dict[str, Any]]]]:
+def books(positions: pl.DataFrame, assets: Collection[str]) -> Iterator[tuple[str, pl.DataFrame, list[dict[str, Any]]]]:
     """Each book's name, its positions (asset, held) in `assets`, and a measure for each position that is left out."""
     for (book,), held in positions.sort("book", "asset").group_by("book", maintain_order=True):
         known = held.filter(pl.col("asset").is_in(list(assets)) & pl.col("held").is_not_null())

@@ -1,10 +1,10 @@
 """New listings: how well is the illiquidity of the next five days foretold where 10, 20, 60 or 120 days are known?
 
-US stocks of 2015 and 2016 (`liquidity_us_stocks`), features by the portfolio's own SELECT. Stocks with at least 440 days;
-a fifth, by a hash of the name, is held out of training, and of each the last k days alone are visible. What is taught
-ends before the first day that is judged. A row is judged that has a label, a trade on its day and a week of market.
-With --validate, a fifth of the stocks that teach is held out instead and March to June 2016 are judged: choices were made
-there. Intervals are percentile bootstraps of whole dates in blocks of ten.
+US stocks of 2015 and 2016 (`liquidity_us_stocks`), features by the portfolio's own SELECT. Of the stocks with at least
+440 days a fifth, by a hash of the name, is held out of training, and of each the last k days alone are visible. What is
+taught is known before the first day that is judged, in the second half of 2016. A row is judged that has a label and a
+trade on its day. With --validate, a fifth of the stocks that teach is held out instead and March to June 2016 are
+judged: choices were made there. Intervals are percentile bootstraps of whole dates in blocks of ten.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from metarisk.adapt.recipes import RECIPES
 from metarisk.bases import CrossFitted
 from metarisk.bases.crossfit import blend
-from metarisk.adapt.recipes import RECIPES
 from metarisk.domain import Array
 from metarisk.portfolios import extract_sql, load_portfolio
 
@@ -166,7 +166,10 @@ def main() -> None:
     teach, judged = split(rows(file, arguments.folder), labels(file), arguments.validate)
     step = 6 if arguments.quick else 2
     teach = teach.filter(pl.col("number") % step == 0)
-    print(f"{teach.height} rows of {teach['asset'].n_unique()} stocks teach, {judged.height} of {judged['asset'].n_unique()} are judged")
+    print(
+        f"{teach.height} rows of {teach['asset'].n_unique()} stocks teach, "
+        f"{judged.height} of {judged['asset'].n_unique()} are judged"
+    )
     names = [*BASELINES, *arguments.recipes.split(",")]
     out = {}
     for length, scores in forecasts(teach, judged, names).items():

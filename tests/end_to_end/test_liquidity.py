@@ -1,4 +1,4 @@
-"""A week and two nights of the liquidity portfolio, and a night of the spreads, on generated prices."""
+"""A week and two nights of the liquidity portfolio on generated prices, from bars to pages and views."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+import polars as pl
 import pytest
 from pydantic import SecretStr
 
@@ -20,49 +21,44 @@ from metarisk.warehouse import open_warehouse
 from tests.warehouses import ROOT
 
 FRIDAY, MONDAY, TUESDAY = date(2025, 6, 27), date(2025, 6, 30), date(2025, 7, 1)
+SINCE = date(2024, 7, 1)
 Done = tuple[Settings, Warehouse, NightResult]
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
-    """A warehouse after a week of few candidates and two nights of one portfolio, and one of the other."""
+    """A warehouse after a week of few candidates and two nights; the last night."""
     project: Path = tmp_path_factory.mktemp("liquidity")
     for folder in ("sql", "expectations"):
         shutil.copytree(ROOT / folder, project / folder)
     (project / "portfolios").mkdir()
-    for name, recipes in (("liquidity_5d", '["ewma", "har", "relative"]'), ("liquidity_spread_5d", '["ewma", "har"]')):
-        toml = (ROOT / "portfolios" / f"{name}.toml").read_text("utf-8")
-        toml = toml.replace("folds = 2", "folds = 1\nheld_out = false")
-        toml = toml.replace('risk = "liquidity"', f'risk = "liquidity"\ncandidates = {recipes}')
-        (project / "portfolios" / f"{name}.toml").write_text(toml)
+    toml = (ROOT / "portfolios" / "liquidity_5d.toml").read_text("utf-8")
+    toml = toml.replace("folds = 2", "folds = 1\nheld_out = false")
+    toml = toml.replace('risk = "liquidity"', 'risk = "liquidity"\ncandidates = ["ewma", "relative"]')
+    (project / "portfolios" / "liquidity_5d.toml").write_text(toml)
     settings = Settings(project=project, data=project / "var", warehouse=SecretStr("duckdb:///w.duckdb"), threads=1)
     warehouse = open_warehouse("duckdb:///w.duckdb", settings.data_dir, threads=1, memory_mb=512)
     warehouse.migrate(project / "sql" / "migrations", project / "sql" / "views")
     for name, reader in prices.generate(0.25).items():
-        warehouse.load(f"source.{name}", reader)
-    for name in ("liquidity_spread_5d", "liquidity_5d"):
-        assert pipeline.weekly(Context(Job(name, FRIDAY), settings, Quiet())).promoted
-        night = pipeline.nightly(Context(Job(name, MONDAY), settings, Quiet()))
-        assert night.outcome == "published"
-    yield settings, warehouse, pipeline.nightly(Context(Job("liquidity_5d", TUESDAY), settings, Quiet()))
+        rows = pl.DataFrame(reader.read_all())
+        if name == "market_bars":
+            rows = rows.filter(pl.col("day") >= SINCE)
+        warehouse.load(f"source.{name}", rows.to_arrow(compat_level=pl.CompatLevel.oldest()).to_reader())
+    assert pipeline.weekly(Context(Job("liquidity_5d", FRIDAY), settings, Quiet())).promoted
+    nights = [pipeline.nightly(Context(Job("liquidity_5d", day), settings, Quiet())) for day in (MONDAY, TUESDAY)]
+    assert [night.outcome for night in nights] == ["published", "published"]
+    yield settings, warehouse, nights[-1]
 
 
 def test_every_asset_that_trades_is_published(done: Done) -> None:
     """One row an asset in the view: not the one that never trades, nor the delisted one; a new listing is there."""
     _, warehouse, night = done
-    rows = warehouse.rows(
-        "SELECT * FROM metarisk.liquidity_current WHERE portfolio = 'liquidity_5d' ORDER BY entity"
-    )
+    rows = warehouse.rows("SELECT * FROM metarisk.liquidity_current ORDER BY entity")
     assets = [row["entity"] for row in rows]
     assert len(assets) == night.rows_scored
     assert not {"H007", "H004"} & set(assets)
     assert "A007" in assets  # listed six days before
-    assert all(0 < row["amihud_5d"] and 0 < row["exit_cost_99"] < row["lvar_99_1d"] < 1 for row in rows)
-    spreads = warehouse.rows(
-        "SELECT cs_spread_5d FROM metarisk.liquidity_current WHERE portfolio = 'liquidity_spread_5d'"
-    )
-    assert len(spreads) >= len(assets) - 1
-    assert all(0 <= row["cs_spread_5d"] < 0.1 for row in spreads)
+    assert all(row["amihud_5d"] > 0 and 0 < row["exit_cost_99"] < row["lvar_99_1d"] < 1 for row in rows)
 
 
 def test_positions_have_days_and_losses(done: Done) -> None:
@@ -92,7 +88,7 @@ def test_bad_bars_are_set_aside_with_a_remedy(done: Done) -> None:
     assert found["prices are above zero"] == 1
     assert found["the high is not below the low"] == 1
     assert found["an asset has one bar a day"] == 2
-    assert found["no share has changed hands for 120 days"] > 500
+    assert found["no share has changed hands for 120 days"] > 200
 
 
 def test_the_page_drift_and_a_second_time(done: Done) -> None:
@@ -106,4 +102,4 @@ def test_the_page_drift_and_a_second_time(done: Done) -> None:
     watched = {row["feature"] for row in rows}
     assert "value_22" in watched
     assert not {name for name in watched if name.startswith("market_")}
-    assert reproduce(Context(Job("liquidity_5d", TUESDAY), settings, Quiet())).identical
+    assert not reproduce(Context(Job("liquidity_5d", TUESDAY), settings, Quiet()), night.run_id).differences
