@@ -201,11 +201,11 @@ lately AS (
         CASE
             WHEN lead(day, 5) OVER own IS NOT NULL AND count(illiquidity) OVER next_5 >= 3
                 THEN ln(avg(illiquidity) OVER next_5 + 0.00001)
-        END AS illiq_5d,
+        END AS illiq_next,
         CASE
             WHEN lead(day, 5) OVER own IS NOT NULL AND count(spread) OVER next_5 >= 3
                 THEN ln(avg(spread) OVER next_5 + 0.001)
-        END AS spread_5d,
+        END AS spread_next,
         lead(day, 5) OVER own AS known_5d,
         ln(greatest(
             sum(return_1d * return_1d * power(0.94, -days)) OVER own_120
@@ -263,8 +263,8 @@ SELECT
     d.asset AS symbol,
     d.days,
     CASE WHEN d.split THEN 'split_not_adjusted' ELSE 'none' END AS fault,
-    d.illiq_5d,
-    d.spread_5d,
+    d.illiq_next,
+    d.spread_next,
     d.known_5d,
     d.return_1d,
     d.ewma_return,

@@ -43,18 +43,22 @@ def held_out(name: str, salt: str = "") -> bool:
 
 
 def rows(file: Path, folder: Path) -> pl.DataFrame:
-    """The portfolio's extract of the data; adjusted closes are the product of the returns that come with them."""
+    """The portfolio's extract of the data; adjusted closes are the product of the returns that come with them.
+
+    After days that are missing no return comes; there the closes' own ratio stands in.
+    """
     cached = folder / "liquidity_rows.parquet"
     if cached.exists():
         return pl.read_parquet(cached)
     with duckdb.connect() as connection:
         connection.execute("SET threads = 1; CREATE SCHEMA source")
         connection.execute(
-            "CREATE TABLE source.market_bars AS SELECT symbol AS asset, date AS day, "
-            "CAST(open AS DOUBLE) AS open, CAST(high AS DOUBLE) AS high, CAST(low AS DOUBLE) AS low, "
-            "CAST(close AS DOUBLE) AS close, CAST(volume AS DOUBLE) AS volume, "
-            "exp(sum(ln(greatest(1 + coalesce(CAST(ret AS DOUBLE), 0), 0.0001))) "
-            f"OVER (PARTITION BY symbol ORDER BY date)) AS adj_close FROM '{file}'"
+            "CREATE TABLE source.market_bars AS WITH bars AS (SELECT symbol AS asset, date AS day, "
+            "CAST(COLUMNS(['open', 'high', 'low', 'close', 'volume', 'ret']) AS DOUBLE), "
+            "CAST(close AS DOUBLE) / lag(CAST(close AS DOUBLE)) OVER (PARTITION BY symbol ORDER BY date) AS ratio "
+            f"FROM '{file}') SELECT asset, day, open, high, low, close, volume, "
+            "exp(sum(ln(greatest(coalesce(1 + ret, ratio, 1), 0.0001))) "
+            "OVER (PARTITION BY asset ORDER BY day)) AS adj_close FROM bars"
         )
         connection.execute(
             "CREATE TABLE source.market_assets AS SELECT symbol AS asset, 'us' AS market, "
@@ -89,6 +93,7 @@ def labels(file: Path) -> pl.DataFrame:
             "day": number["date"].to_numpy()[rows_],
             "label": label[rows_, columns],
             "number": rows_,
+            "traded": np.isfinite(day[rows_, columns]),
         }
     ).with_columns(pl.col("day").cast(pl.Date))
 
@@ -103,18 +108,19 @@ def split(found: pl.DataFrame, known: pl.DataFrame, validate: bool) -> tuple[pl.
     chosen = {name: held_out(name, "v") for name in full if not own[name]} if validate else own
     days = joined.select("day", "number").unique().sort("day")
     before = int(days.filter(pl.col("day") < first)["number"].max())
-    end = int(days.filter(pl.col("day") < last)["number"].max())
-    end = min(end, int(days["number"].max()) + 5)
+    end, newest = int(days.filter(pl.col("day") < last)["number"].max()), int(days["number"].max())
+    # Labels end before `last`; the newest days of all have none and are not among these.
+    end = newest if end == newest else end - 5
     teach = joined.filter(
         pl.col("asset").is_in([name for name, out in chosen.items() if not out]),
         pl.col("number").is_between(FIRST_TAUGHT, before - 5),
     )
     judged = joined.filter(
         pl.col("asset").is_in([name for name, out in chosen.items() if out]),
-        pl.col("number").is_between(before, end - 5),
-        pl.col("illiq_1").is_not_null(),
+        pl.col("number").is_between(before, end),
+        "traded",
     )
-    return teach.filter(pl.col("illiq_1").is_not_null()), judged
+    return teach.filter("traded"), judged
 
 
 def forecasts(teach: pl.DataFrame, judged: pl.DataFrame, recipes: Sequence[str]) -> Mapping[int, Mapping[str, Array]]:
@@ -152,7 +158,7 @@ def compare(judged: pl.DataFrame, score: Array, rival: Array, seed: int = 0) -> 
 def main() -> None:
     """Print one line a length and recipe."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="one date in six teaches")
+    parser.add_argument("--quick", action="store_true", help="one row in six teaches")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--recipes", default="relative,episodic")
     parser.add_argument("--folder", type=Path, default=Path("var"))
@@ -164,8 +170,9 @@ def main() -> None:
         return
     arguments.folder.mkdir(parents=True, exist_ok=True)
     teach, judged = split(rows(file, arguments.folder), labels(file), arguments.validate)
-    step = 6 if arguments.quick else 2
-    teach = teach.filter(pl.col("number") % step == 0)
+    # Of every date some stocks: what all rows of a date share is learned from dates.
+    place = pl.col("number") + pl.col("asset").rank("dense").cast(pl.Int64)
+    teach = teach.filter(place % (6 if arguments.quick else 2) == 0)
     print(
         f"{teach.height} rows of {teach['asset'].n_unique()} stocks teach, "
         f"{judged.height} of {judged['asset'].n_unique()} are judged"

@@ -1,4 +1,4 @@
-"""Liquidity: the mathematics by closed forms and simulation, the SELECT by its twin in numpy, and what a night derives."""
+"""Liquidity: mathematics by closed forms and simulation, the SELECT by a twin in numpy, and what a night derives."""
 
 from __future__ import annotations
 
@@ -135,10 +135,10 @@ def test_features_and_labels_by_a_twin_in_numpy() -> None:
         assert (row["illiq_1"] is None) == (volume[at] == 0)
         ahead = daily[at + 1 : at + 6]
         if at + 5 < len(volume):
-            assert row["illiq_5d"] == pytest.approx(np.log(np.nanmean(ahead) + 1e-5))
+            assert row["illiq_next"] == pytest.approx(np.log(np.nanmean(ahead) + 1e-5))
             assert row["known_5d"] == rows["day"][at + 5]
         else:
-            assert row["illiq_5d"] is None
+            assert row["illiq_next"] is None
     weights = np.where(np.isfinite(daily), 0.94 ** np.arange(len(daily))[::-1], 0)[-120:]
     ewma = np.log((weights * np.nan_to_num(daily[-120:])).sum() / weights.sum() + 1e-5)
     assert rows["ewma_illiq"][-1] == pytest.approx(ewma)
@@ -159,7 +159,7 @@ def test_cut_features_are_those_of_a_cut_history() -> None:
 def test_a_row_is_the_same_on_every_later_night() -> None:
     """Nothing that comes later moves what was known at a close; labels alone are filled in."""
     early = NIGHT - timedelta(days=45)
-    labels = ["illiq_5d", "spread_5d", "known_5d"]
+    labels = ["illiq_next", "spread_next", "known_5d"]
     then, now = extract(tables()["market_bars"], early), history().filter(pl.col("day") <= early)
     for name in then.drop(labels).columns:
         if then[name].dtype.is_float():
