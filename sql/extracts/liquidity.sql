@@ -229,8 +229,7 @@ market_day AS (
         market,
         day,
         avg(illiq_5) AS illiq_5,
-        avg(spread_5) AS spread_5,
-        avg(value_22) AS value_22
+        avg(spread_5) AS spread_5
     FROM lately
     GROUP BY market, day
 ),
@@ -244,15 +243,6 @@ sector_day AS (
         avg(spread_5) AS spread_5
     FROM lately
     GROUP BY market, sector, day
-),
-
-market_lately AS (
-    SELECT
-        *,
-        avg(illiq_5) OVER month AS illiq_22,
-        avg(spread_5) OVER month AS spread_22
-    FROM market_day
-    WINDOW month AS (PARTITION BY market ORDER BY day ROWS BETWEEN 21 PRECEDING AND CURRENT ROW)
 )
 
 SELECT
@@ -314,21 +304,16 @@ SELECT
     d.price,
     d.ewma_illiq,
     d.ewma_spread,
-    m.illiq_5 AS market_illiq_5,
-    m.illiq_22 AS market_illiq_22,
-    m.spread_5 AS market_spread_5,
-    m.spread_22 AS market_spread_22,
-    m.value_22 AS market_value,
     s.illiq_5 - m.illiq_5 AS sector_illiq,
     s.spread_5 - m.spread_5 AS sector_spread
 FROM lately AS d
-INNER JOIN market_lately AS m ON m.market = d.market AND m.day = d.day
+INNER JOIN market_day AS m ON m.market = d.market AND m.day = d.day
 INNER JOIN sector_day AS s ON s.market = d.market AND s.sector = d.sector AND s.day = d.day
 UNION ALL
 SELECT
     asset, day, market, sector, asset, NULL, fault, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM checked
 WHERE fault IS NOT NULL

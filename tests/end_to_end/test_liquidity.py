@@ -99,7 +99,5 @@ def test_the_page_drift_and_a_second_time(done: Done) -> None:
     for words in ("Days to liquidate", "Liquidity of books", "growth: no price of ZZZZ"):
         assert words in text
     rows = warehouse.rows("SELECT DISTINCT feature FROM metarisk.drift_metric WHERE metric = 'psi'")
-    watched = {row["feature"] for row in rows}
-    assert "value_22" in watched
-    assert not {name for name in watched if name.startswith("market_")}
+    assert {"illiq_22", "value_22", "sector_illiq"} <= {row["feature"] for row in rows}
     assert not reproduce(Context(Job("liquidity_5d", TUESDAY), settings, Quiet()), night.run_id).differences
