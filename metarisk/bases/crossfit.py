@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import polars as pl
@@ -36,8 +36,9 @@ class BaseKind:
     segments: bool = False
     hazard: bool = False
     """Whether it learns from every row at risk when the event happens, and not from mature rows whether it does."""
-    only: tuple[str, ...] = ()
-    """Columns that it reads, and nothing else but, with `segments`, all segments but the finest; none: all features."""
+    only: Literal["lags", "last", "decayed"] | None = None
+    """What it reads of `Columns`: `lags`, the last day's, or `decayed`; and nothing else but, with `segments`, all
+    segments but the finest. None: all features."""
     log: bool = False
     """Whether it is fitted to the log of a variance by least squares, see LogBase."""
     histories: bool = False
@@ -87,21 +88,22 @@ class BaseKind:
         return HistoryBase.from_text(of_logs, text) if self.histories else of_logs(text)
 
     def _chosen(self, frame: pl.DataFrame, features: Mapping[str, Feature], columns: Columns) -> Mapping[str, Feature]:
-        """The columns of `only`, with all segments but the finest; a ModelError for a column that is not there."""
-        for name in self.only:
-            if name not in frame.columns:
-                raise ModelError(
-                    f"a candidate reads column {name!r}, which this portfolio does not have",
-                    column=name,
-                    remedy="add it to the extract and to columns.numbers, or take the candidate out of `candidates`",
-                )
-        chosen = {name: features.get(name, Feature("numeric")) for name in self.only}
+        """The columns of `only`, with all segments but the finest; a ModelError where there are none."""
+        lags = columns.lags
+        given = {"lags": lags, "last": lags[:1], "decayed": (columns.decayed,) if columns.decayed else ()}
+        names = given[self.only or "lags"]
+        key = "columns.decayed" if self.only == "decayed" else "columns.lags"
+        if not names or not set(names) <= set(frame.columns):
+            raise ModelError(
+                f"a candidate reads {key}, which is {list(names)}: the extract has no such columns",
+                column=names[0] if names else None,
+                remedy=f"add them to the extract and to {key}, or take the candidate out of `candidates`",
+            )
+        chosen = {name: features.get(name, Feature("numeric")) for name in names}
         above = columns.segments[:-1] if self.segments else ()
         return chosen | {name: Feature("categorical") for name in above}
 
 
-HAR = ("vol_1", "vol_5", "vol_22")
-"""Logs of mean variance over a day, a week and a month (Corsi 2009, Journal of Financial Econometrics 7, 174-196)."""
 BASES: Mapping[str, BaseKind] = {
     "logistic": BaseKind(LinearBase),
     "logistic_segments": BaseKind(LinearBase, segments=True),
@@ -115,11 +117,13 @@ BASES: Mapping[str, BaseKind] = {
     "linear_hazard_segments": BaseKind(LinearBase, segments=True, hazard=True),
     "lightgbm_hazard": BaseKind(TreeBase, hazard=True),
     "lightgbm_target_hazard": BaseKind(EncodedBase, hazard=True),
-    "ewma": BaseKind(ColumnBase, only=("ewma_return",), log=True),
-    "har": BaseKind(LinearBase, only=HAR, log=True, histories=True),
-    "har_own": BaseKind(EntityBase, only=HAR, log=True, histories=True),
-    "har_lightgbm": BaseKind(TreeBase, segments=True, only=HAR, log=True, histories=True),
-    "har_habits": BaseKind(HabitBase, segments=True, only=HAR, log=True, histories=True),
+    "last_value": BaseKind(ColumnBase, only="last", log=True),
+    "ewma": BaseKind(ColumnBase, only="decayed", log=True),
+    # Least squares on a day, a week and a month (Corsi 2009, Journal of Financial Econometrics 7, 174-196).
+    "har": BaseKind(LinearBase, only="lags", log=True, histories=True),
+    "har_own": BaseKind(EntityBase, only="lags", log=True, histories=True),
+    "har_lightgbm": BaseKind(TreeBase, segments=True, only="lags", log=True, histories=True),
+    "har_habits": BaseKind(HabitBase, segments=True, only="lags", log=True, histories=True),
     "relative": BaseKind(RelativeBase, histories=True),
 }
 

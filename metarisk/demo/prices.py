@@ -183,12 +183,14 @@ def _dirty(bars: pl.DataFrame, days: Array) -> pl.DataFrame:
 
 
 def _positions(market: _Market, days: Array) -> pl.DataFrame:
-    """Month-end holdings of two books: one long, one that is short in every second asset; and an unknown asset."""
+    """Month-end holdings: a book that is long, one short in every second asset, one of blocks; and an unknown asset."""
     ends = days[np.flatnonzero(np.diff(days.astype("datetime64[M]").astype(int)))]
     held = [(asset, 100_000.0 * (1 + number % 4)) for number, asset in enumerate(market.assets)]
     rows = [("growth", asset, value) for asset, value in held]
     rows += [("hedged", asset, value * (-1) ** number) for number, (asset, value) in enumerate(held)]
     rows.append(("growth", "ZZZZ", 50_000.0))
+    # Blocks of which some take days to sell, and one that nobody buys: H007 never trades.
+    rows += [("blocks", asset, 1e6 * 4.0 ** (number % 4)) for number, asset in enumerate(market.assets[:8])]
     frame = pl.DataFrame(rows, schema=["book", "asset", "held"], orient="row")
     return pl.DataFrame({"day": ends}).with_columns(pl.col("day").cast(pl.Date)).join(frame, how="cross")
 

@@ -73,6 +73,10 @@ class Columns:
     """Date on which a review settled whether it was the event: the row is mature from then on, whatever its age."""
     history: str | None = None
     """Observations of the entity up to this row: rows of long histories teach what is to be made of short ones."""
+    lags: tuple[str, ...] = ()
+    """What the value was over a day, a week and a month, on the score's scale: the inputs of HAR."""
+    decayed: str | None = None
+    """Its exponentially weighted mean on the score's scale: the forecast of RiskMetrics."""
     numbers: tuple[str, ...] = ()
     """Numbers that only the risk type reads: a position, an amount."""
     texts: tuple[str, ...] = ()

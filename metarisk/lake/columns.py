@@ -63,7 +63,7 @@ def column_kinds(portfolio: Portfolio) -> dict[str, Kind]:
     kinds |= {column: "date" for column in dates if column is not None}
     if columns.value is not None:
         kinds[columns.value] = "number"
-    numbers = (columns.exposure, columns.lgd, columns.ead, columns.history)
+    numbers = (columns.exposure, columns.lgd, columns.ead, columns.history, *columns.lags, columns.decayed)
     kinds |= {column: "number" for column in numbers if column is not None}
     kinds |= {column: "number" for feature in portfolio.features.values() for column in feature.short.values()}
     kinds |= dict.fromkeys(columns.numbers, "number")

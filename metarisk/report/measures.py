@@ -36,6 +36,7 @@ class Kind:
 
 _AMOUNTS = dict.fromkeys(("expected_loss", "year_999", "economic_capital", "simulated_year_999", "losses"), ",.0f")
 _SHARES = dict.fromkeys(("precision", "recall", "value_recall", "never_caught"), ".1%")
+_COSTS = dict.fromkeys(("gross", "held", "var_99_1d", "exit_cost_99", "lvar_99_1d", "lvar_99_exit"), ",.0f")
 SECTIONS: Mapping[str, Kind] = {
     "capital": Kind(
         "Economic capital",
@@ -111,6 +112,16 @@ SECTIONS: Mapping[str, Kind] = {
         "Books",
         "From days on which all assets moved together, at tonight's volatility; in the currency of the positions.",
         formats=dict.fromkeys(("gross", "var_95_1d", "var_99_1d", "es_975_1d", "undiversified"), ",.0f"),
+    ),
+    "liquidity_book": Kind(
+        "Liquidity of books",
+        "VaR 99 of a day with half the spread of a bad day on every position; in the currency of the positions.",
+        formats={"sold_in_a_day": ".0%", "longest_days": ",.1f"} | _COSTS,
+    ),
+    "liquidation": Kind(
+        "Days to liquidate",
+        "At the portfolio's share of each day's trade, longest first; the last column: equal parts, sold day by day.",
+        formats={"days": ",.2f"} | _COSTS,
     ),
     "position": Kind("Positions that are not valued", formats={"held": ",.0f"}),
 }

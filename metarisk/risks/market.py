@@ -28,6 +28,7 @@ from metarisk.volatility.backtests import (
     tick_loss,
     traffic_light,
 )
+from metarisk.volatility.books import books
 from metarisk.volatility.comparing import confidence_set, day_means, diebold_mariano
 from metarisk.volatility.garch import Garch
 from metarisk.volatility.panel import LEAST_SCENARIOS, WINDOW, Panel
@@ -38,7 +39,6 @@ LOOK_BACK = timedelta(days=760)
 """Calendar days that hold two windows: one of scenarios before the first day of the one that is tested."""
 LEAST_DAYS = 60
 """Days of an asset below which its own exceedances are not tested."""
-HAR = ("vol_1", "vol_5", "vol_22")
 Row = dict[str, Any]
 MEASURES: dict[str, type[pl.DataType]] = dict.fromkeys(("kind", "item", "segment", "metric", "note"), pl.String)
 MEASURES |= dict.fromkeys(("value", "low", "high"), pl.Float64)
@@ -86,7 +86,7 @@ def _rows(view: NightView) -> pl.DataFrame:
         early=pl.col(day) < start,
     )
     inputs = [name for name, feature in view.portfolio.features.items() if feature.kind == "numeric"]
-    rows = rows.with_columns(stand_in=_linear(rows, inputs), har=_linear(rows, HAR))
+    rows = rows.with_columns(stand_in=_linear(rows, inputs), har=_linear(rows, columns.lags))
     rows = rows.join(
         published.select(asset="entity", day="as_of", published="score"),
         on=["asset", "day"],
@@ -186,7 +186,9 @@ def _accuracy(rows: pl.DataFrame, view: NightView) -> Iterator[Row]:
 
     Before LEAST_DAYS nights were published, the stand-in's.
     """
-    rows = rows.sort("asset", "day").with_columns(ewma="ewma_return", champion=pl.col("published").log())
+    rows = rows.sort("asset", "day").with_columns(
+        ewma=pl.col(str(view.portfolio.columns.decayed)), champion=pl.col("published").log()
+    )
     names = ["ewma", "har", "stand_in"]
     if view.options["garch"]:
         rows = rows.with_columns(garch=_garch(rows, asymmetric=False), gjr=_garch(rows, asymmetric=True))
@@ -238,12 +240,9 @@ def _books(view: NightView, panel: Panel) -> Iterator[Row]:
     variance = dict(view.scores.select("entity", "score").iter_rows())
     scenarios, place = panel.last_scenarios(), {name: number for number, name in enumerate(panel.assets)}
     joint = completed(scenarios, panel.groups, seed=view.seed) if len(scenarios) >= LEAST_SCENARIOS else None
-    for (book,), held in positions.sort("book", "asset").group_by("book", maintain_order=True):
-        known = held.filter(pl.col("asset").is_in(list(variance.keys() & place.keys())) & pl.col("held").is_not_null())
-        about = {"kind": "book", "item": str(book)}
-        for asset, value in held.join(known, on="asset", how="anti").select("asset", "held").iter_rows():
-            note = f"{book}: no price of {asset} is scored, it is left out. Correct its name, or load its bars"
-            yield {"kind": "position", "item": str(asset), "metric": "held", "value": value, "note": note}
+    for book, known, left_out in books(positions, variance.keys() & place.keys()):
+        about = {"kind": "book", "item": book}
+        yield from left_out
         yield about | {"metric": "gross", "value": float(known["held"].abs().sum())}
         if joint is None or known.is_empty():
             continue
