@@ -34,5 +34,6 @@ DEMOS: Mapping[str, Demo] = {
     "card_fraud": Demo(DEMO_AS_OF, generate_cards),
     "market_vol": Demo(DEMO_AS_OF, prices.generate),
     "market_vol_5d": Demo(DEMO_AS_OF, prices.generate),
+    "signals_5d": Demo(DEMO_AS_OF, prices.generate),
 }
 """By portfolio; the first is the demo's own."""

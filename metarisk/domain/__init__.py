@@ -27,7 +27,7 @@ from metarisk.domain.errors import (
     WarehouseError,
 )
 from metarisk.domain.names import PERIODS, did_you_mean, quoted
-from metarisk.domain.nights import Derived, NightView
+from metarisk.domain.nights import Derived, NightView, WeekView
 from metarisk.domain.portfolio import (
     Calendar,
     Columns,
@@ -92,6 +92,7 @@ __all__ = [
     "Transaction",
     "Validation",
     "Warehouse",
+    "WeekView",
     "WarehouseError",
     "did_you_mean",
     "quoted",

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from metarisk.domain import RiskSpec
-from metarisk.risks import credit, fraud, market, operational
+from metarisk.risks import credit, fraud, market, operational, quant
 
-RISKS: Mapping[str, RiskSpec] = {spec.name: spec for spec in (credit.SPEC, fraud.SPEC, market.SPEC, operational.SPEC)}
+RISKS: Mapping[str, RiskSpec] = {
+    spec.name: spec for spec in (credit.SPEC, fraud.SPEC, market.SPEC, operational.SPEC, quant.SPEC)
+}
