@@ -33,7 +33,7 @@ from metarisk.domain import PERIODS, Array, Columns, DataError, Feature, Likelih
 class BaseKind:
     """One row of BASES: what is fitted, on what, and whether it sees the segment columns."""
 
-    model: type[Relative] | type[RelativeBase] | type[EntityBase] | type[HabitBase] | type[ColumnBase] | type[DecayedBase]
+    model: type[Relative | RelativeBase | EntityBase | HabitBase | ColumnBase | DecayedBase]
     segments: bool = False
     hazard: bool = False
     """Whether it learns from every row at risk when the event happens, and not from mature rows whether it does."""

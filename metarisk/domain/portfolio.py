@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from metarisk.domain.nights import Derived, NightView, WeekView
 
 FeatureKind = Literal["numeric", "categorical", "date-age"]

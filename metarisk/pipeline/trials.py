@@ -11,8 +11,8 @@ from metarisk.domain import Transaction, WeekView
 from metarisk.pipeline.appending import append_frame
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import configuration
-from metarisk.pipeline.riskoptions import options
 from metarisk.pipeline.night import Checked, scan
+from metarisk.pipeline.riskoptions import options
 
 _KNOWN = """
 SELECT t.as_of, t.recipe, t.configuration, t.metric, t.value, t.low, t.high, t.note
@@ -26,7 +26,7 @@ _SCHEMA |= {**dict.fromkeys(("value", "low", "high"), pl.Float64), "note": pl.St
 
 
 def known_trials(context: Context, model_id: str) -> pl.DataFrame:
-    """Trials that had been recorded when the model was registered, its own week's among them; the same on every replay."""
+    """Trials that had been recorded when the model was registered, its week's among them; so a replay reads the same."""
     rows = context.warehouse.rows(_KNOWN, {"model_id": model_id, "portfolio": context.job.portfolio})
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 

@@ -1,7 +1,7 @@
 """Quantitative signals: the value is an asset's rank by the return of the next five days among all of its date.
 
-Each night publishes rank and suggested weight. What a portfolio of such signals would have earned is told by trials: every
-recipe of every week, judged on dates that no fit had seen, net of costs, and deflated by how many there were.
+Each night publishes rank and suggested weight. What a portfolio of such signals would have earned is told by trials:
+every recipe of every week, judged on dates that no fit had seen, net of costs, and deflated by how many there were.
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ from scipy import stats
 
 from metarisk.domain import Array, Derived, NightView, RiskSpec, WeekView
 from metarisk.metrics import Interval, paired_bootstrap
-from metarisk.signals import Path, deflated_sharpe, drawdown, equity, limited, probabilistic_sharpe, rank_ic, sharpe
-from metarisk.signals import tilt, walk
+from metarisk.signals import (
+    Path,
+    deflated_sharpe,
+    drawdown,
+    equity,
+    limited,
+    probabilistic_sharpe,
+    rank_ic,
+    sharpe,
+    tilt,
+    walk,
+)
 
 WEEKS = 52
 """Rebalancing dates a year."""
@@ -121,9 +131,11 @@ def derive(view: NightView) -> Derived:
     rank = told.with_columns(pl.col("score").rank("ordinal", descending=True).cast(pl.Float64), target=pl.lit("rank"))
     columns = view.portfolio.columns
     groups = view.rows.select(pl.col(columns.entity).cast(pl.String).alias("asset"), pl.col(columns.segments[0]))
-    wanted = _weights(groups, told["score"].to_numpy(), columns.segments[0], view.options, short=bool(view.options["short"]))
+    wanted = _weights(
+        groups, told["score"].to_numpy(), columns.segments[0], view.options, short=bool(view.options["short"])
+    )
     before = view.published().filter(pl.col("target") == "weight")
-    last = before.filter(pl.col("as_of") == before["as_of"].max())
+    last = before.filter(pl.col("as_of") == pl.col("as_of").max())
     held = {name: weight for name, weight in last.select("entity", "score").iter_rows() if weight}
     found = limited(wanted, held, float(view.options["turnover"]))
     weight = told.with_columns(

@@ -1,7 +1,7 @@
 """Rank correlation of a signal with what came, and Sharpe ratios that allow for short samples and many trials.
 
-Bailey and Lopez de Prado (2012), The Sharpe ratio efficient frontier; (2014), The deflated Sharpe ratio, J. of Portfolio
-Management 40 (5). Sharpe ratios are per period; kurtosis is 3 for the normal distribution.
+Bailey and Lopez de Prado (2012), The Sharpe ratio efficient frontier; (2014), The deflated Sharpe ratio, J. of
+Portfolio Management 40 (5). Sharpe ratios are per period; kurtosis is 3 for the normal distribution.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-
-from metarisk.domain import Array
 
 
 def rank_ic(score: ArrayLike, came: ArrayLike) -> float:
@@ -46,8 +44,6 @@ def expected_best_sharpe(trials: int, variance: float) -> float:
     return float(math.sqrt(variance) * ((1 - np.euler_gamma) * first + np.euler_gamma * second))
 
 
-def deflated_sharpe(
-    ratio: float, periods: int, skew: float, kurtosis: float, *, trials: int, variance: float
-) -> float:
+def deflated_sharpe(ratio: float, periods: int, skew: float, kurtosis: float, *, trials: int, variance: float) -> float:
     """`probabilistic_sharpe` above what the best of all trials has by luck; `variance` is that of their ratios."""
     return probabilistic_sharpe(ratio, expected_best_sharpe(trials, variance), periods, skew, kurtosis)

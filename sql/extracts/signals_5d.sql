@@ -169,50 +169,54 @@ SELECT
     day,
     market,
     sector,
-    CASE WHEN split THEN 'split_not_adjusted' ELSE 'none' END AS fault,
+    'none' AS fault,
     days,
     -- Evenly spread over a date's assets, mean 0 and variance 1.
     sqrt(12) * ((rank() OVER (PARTITION BY market, day ORDER BY return_5d) - 0.5)
-    / nullif(count(return_5d) OVER dated, 0) - 0.5) * CASE WHEN return_5d IS NOT NULL THEN 1 END AS rank_5d,
+    / CAST(nullif(count(return_5d) OVER dated, 0) AS DOUBLE PRECISION) - 0.5) * CASE WHEN return_5d IS NOT NULL THEN 1 END AS rank_5d,
     known_5d,
     held_5d,
-    ((rank() OVER (PARTITION BY market, day ORDER BY momentum_250) - 0.5) / nullif(count(momentum_250) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY momentum_250) - 0.5) / CAST(nullif(count(momentum_250) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN momentum_250 IS NOT NULL THEN 1 END AS momentum_250,
-    ((rank() OVER (PARTITION BY market, day ORDER BY momentum_126) - 0.5) / nullif(count(momentum_126) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY momentum_126) - 0.5) / CAST(nullif(count(momentum_126) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN momentum_126 IS NOT NULL THEN 1 END AS momentum_126,
-    ((rank() OVER (PARTITION BY market, day ORDER BY momentum_63) - 0.5) / nullif(count(momentum_63) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY momentum_63) - 0.5) / CAST(nullif(count(momentum_63) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN momentum_63 IS NOT NULL THEN 1 END AS momentum_63,
-    ((rank() OVER (PARTITION BY market, day ORDER BY reversal_21) - 0.5) / nullif(count(reversal_21) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY reversal_21) - 0.5) / CAST(nullif(count(reversal_21) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN reversal_21 IS NOT NULL THEN 1 END AS reversal_21,
-    ((rank() OVER (PARTITION BY market, day ORDER BY reversal_5) - 0.5) / nullif(count(reversal_5) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY reversal_5) - 0.5) / CAST(nullif(count(reversal_5) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN reversal_5 IS NOT NULL THEN 1 END AS reversal_5,
-    ((rank() OVER (PARTITION BY market, day ORDER BY reversal_1) - 0.5) / nullif(count(reversal_1) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY reversal_1) - 0.5) / CAST(nullif(count(reversal_1) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN reversal_1 IS NOT NULL THEN 1 END AS reversal_1,
-    ((rank() OVER (PARTITION BY market, day ORDER BY overnight_21) - 0.5) / nullif(count(overnight_21) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY overnight_21) - 0.5) / CAST(nullif(count(overnight_21) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN overnight_21 IS NOT NULL THEN 1 END AS overnight_21,
-    ((rank() OVER (PARTITION BY market, day ORDER BY volatility_22) - 0.5) / nullif(count(volatility_22) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY volatility_22) - 0.5) / CAST(nullif(count(volatility_22) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN volatility_22 IS NOT NULL THEN 1 END AS volatility_22,
-    ((rank() OVER (PARTITION BY market, day ORDER BY volatility_change) - 0.5) / nullif(count(volatility_change) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY volatility_change) - 0.5) / CAST(nullif(count(volatility_change) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN volatility_change IS NOT NULL THEN 1 END AS volatility_change,
-    ((rank() OVER (PARTITION BY market, day ORDER BY traded_22) - 0.5) / nullif(count(traded_22) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY traded_22) - 0.5) / CAST(nullif(count(traded_22) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN traded_22 IS NOT NULL THEN 1 END AS traded_22,
-    ((rank() OVER (PARTITION BY market, day ORDER BY traded_change) - 0.5) / nullif(count(traded_change) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY traded_change) - 0.5) / CAST(nullif(count(traded_change) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN traded_change IS NOT NULL THEN 1 END AS traded_change,
-    ((rank() OVER (PARTITION BY market, day ORDER BY high_250) - 0.5) / nullif(count(high_250) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY high_250) - 0.5) / CAST(nullif(count(high_250) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN high_250 IS NOT NULL THEN 1 END AS high_250,
-    ((rank() OVER (PARTITION BY market, day ORDER BY best_21) - 0.5) / nullif(count(best_21) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY best_21) - 0.5) / CAST(nullif(count(best_21) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN best_21 IS NOT NULL THEN 1 END AS best_21,
-    ((rank() OVER (PARTITION BY market, day ORDER BY beta_126) - 0.5) / nullif(count(beta_126) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY beta_126) - 0.5) / CAST(nullif(count(beta_126) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN beta_126 IS NOT NULL THEN 1 END AS beta_126,
-    ((rank() OVER (PARTITION BY market, day ORDER BY alpha_63) - 0.5) / nullif(count(alpha_63) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY alpha_63) - 0.5) / CAST(nullif(count(alpha_63) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN alpha_63 IS NOT NULL THEN 1 END AS alpha_63,
-    ((rank() OVER (PARTITION BY market, day ORDER BY sector_21) - 0.5) / nullif(count(sector_21) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY sector_21) - 0.5) / CAST(nullif(count(sector_21) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN sector_21 IS NOT NULL THEN 1 END AS sector_21,
-    ((rank() OVER (PARTITION BY market, day ORDER BY against_sector_5) - 0.5) / nullif(count(against_sector_5) OVER dated, 0) - 0.5)
+    ((rank() OVER (PARTITION BY market, day ORDER BY against_sector_5) - 0.5) / CAST(nullif(count(against_sector_5) OVER dated, 0) AS DOUBLE PRECISION) - 0.5)
     * CASE WHEN against_sector_5 IS NOT NULL THEN 1 END AS against_sector_5
 FROM raw
+WHERE NOT split
 WINDOW dated AS (PARTITION BY market, day)
 UNION ALL
 SELECT asset, day, market, sector, fault, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-FROM checked
-WHERE fault IS NOT NULL AND fault <> 'no_trade'
+FROM (
+    SELECT asset, day, market, sector, fault FROM checked WHERE fault <> 'no_trade'
+    UNION ALL
+    SELECT asset, day, market, sector, 'split_not_adjusted' FROM moved WHERE split
+) AS aside

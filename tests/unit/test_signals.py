@@ -31,7 +31,7 @@ def test_the_worked_example_of_bailey_and_lopez_de_prado() -> None:
 
 
 def test_normal_returns_have_the_closed_form() -> None:
-    """Without skew, with kurtosis 3, the spread of a ratio is 1 + ratio^2 / 2 over T - 1; one trial deflates nothing."""
+    """Without skew, with kurtosis 3, the spread of a ratio is 1 + ratio^2 / 2 over T - 1."""
     z = 0.1 * np.sqrt(99 / (1 + 0.1**2 / 2))
     assert probabilistic_sharpe(0.1, 0.0, 100, 0, 3) == pytest.approx(stats.norm.cdf(z))
     assert deflated_sharpe(0.1, 100, 0, 3, trials=1, variance=9.0) == pytest.approx(stats.norm.cdf(z))
