@@ -26,7 +26,7 @@ _SCHEMA |= {**dict.fromkeys(("value", "low", "high"), pl.Float64), "note": pl.St
 
 
 def known_trials(context: Context, model_id: str) -> pl.DataFrame:
-    """Trials that had been recorded when the model was registered, its week's among them; so a replay reads the same."""
+    """Trials that had been recorded when the model was registered, its week's too; so a replay reads the same."""
     rows = context.warehouse.rows(_KNOWN, {"model_id": model_id, "portfolio": context.job.portfolio})
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 

@@ -1,4 +1,4 @@
-"""A week and nights of signals on generated prices: trials, weights within limits, the page, and the same bits again."""
+"""A week and nights of signals on generated prices: trials, weights within limits, the page, and a replay."""
 
 from __future__ import annotations
 
