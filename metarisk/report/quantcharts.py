@@ -39,6 +39,12 @@ def equity_chart(rows: Sequence[MeasureRow]) -> Markup:
         for chosen, colour, width, dash in kinds.values()
         if not (part := data.filter(chosen)).is_empty()
     ]
-    ends = data.sort("day").group_by("item", maintain_order=True).last()
+    ends = data.sort("day").group_by("item", maintain_order=True).last().sort("value")
+    gap = 0.07 * (float(data["value"].max() or 0.0) - float(data["value"].min() or 0.0))  # type: ignore[arg-type]
+    # Names that would lie on each other are moved apart.
+    places = ends["value"].to_list()
+    for number in range(1, len(places)):
+        places[number] = max(places[number], places[number - 1] + gap)
+    ends = ends.with_columns(pl.Series("value", places))
     names = alt.Chart(ends).mark_text(align="left", dx=4, fontSize=9, color=_INK).encode(x=x, y=y, text="item:N")
     return _svg(alt.layer(*layers, names), width=WIDTH - 90, height=HEIGHT)
