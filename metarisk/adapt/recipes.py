@@ -172,6 +172,8 @@ RECIPES: Mapping[str, Recipe] = {
     "relative": Recipe(("relative",)),
     "episodic": Recipe(EPISODIC),
     "episodic_head": Recipe(EPISODIC, "map_head"),
+    "decayed": Recipe(("linear_decayed",)),
+    "decayed_head": Recipe(("linear_decayed", "lightgbm"), "map_head"),
     "map_network": Recipe(BASE, "map_network", {"loop": SHORT | {"rate": 1e-2, "graph": False}}),
     "ridge_head": Recipe(BASE, "ridge_head", {"hidden": (32,), "loop": SHORT | {"rate": 3e-3, "graph": False}}),
     "reptile": Recipe(BASE, "reptile", {"hidden": (32,), "loop": REPTILE}),

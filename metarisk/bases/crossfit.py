@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from metarisk.bases.column import ColumnBase
+from metarisk.bases.decayed import DecayedBase
 from metarisk.bases.encoded import EncodedBase
 from metarisk.bases.entities import EntityBase, HabitBase
 from metarisk.bases.fitted import FOLDS, Fitted, entity_fold
@@ -32,7 +33,7 @@ from metarisk.domain import PERIODS, Array, Columns, DataError, Feature, Likelih
 class BaseKind:
     """One row of BASES: what is fitted, on what, and whether it sees the segment columns."""
 
-    model: type[Relative] | type[RelativeBase] | type[EntityBase] | type[HabitBase] | type[ColumnBase]
+    model: type[Relative | RelativeBase | EntityBase | HabitBase | ColumnBase | DecayedBase]
     segments: bool = False
     hazard: bool = False
     """Whether it learns from every row at risk when the event happens, and not from mature rows whether it does."""
@@ -124,6 +125,7 @@ BASES: Mapping[str, BaseKind] = {
     "har_own": BaseKind(EntityBase, only="lags", log=True, histories=True),
     "har_lightgbm": BaseKind(TreeBase, segments=True, only="lags", log=True, histories=True),
     "har_habits": BaseKind(HabitBase, segments=True, only="lags", log=True, histories=True),
+    "linear_decayed": BaseKind(DecayedBase),
     "relative": BaseKind(RelativeBase, histories=True),
 }
 

@@ -36,5 +36,6 @@ DEMOS: Mapping[str, Demo] = {
     "market_vol_5d": Demo(DEMO_AS_OF, prices.generate),
     "liquidity_5d": Demo(DEMO_AS_OF, prices.generate),
     "liquidity_spread_5d": Demo(DEMO_AS_OF, prices.generate),
+    "signals_5d": Demo(DEMO_AS_OF, prices.generate),
 }
 """By portfolio; the first is the demo's own."""

@@ -27,7 +27,7 @@ from metarisk.domain.errors import (
     WarehouseError,
 )
 from metarisk.domain.names import PERIODS, did_you_mean, quoted
-from metarisk.domain.nights import Derived, NightView
+from metarisk.domain.nights import Derived, NightView, WeekView
 from metarisk.domain.portfolio import (
     Calendar,
     Columns,
@@ -93,6 +93,7 @@ __all__ = [
     "Validation",
     "Warehouse",
     "WarehouseError",
+    "WeekView",
     "did_you_mean",
     "quoted",
     "segment_name",

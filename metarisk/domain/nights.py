@@ -30,6 +30,9 @@ class NightView:
             where the champion has such fits.
         published: earlier nights as they were known then: as_of, entity, target, score.
         seed: of anything that is drawn, the same whenever this night is done again.
+        recipe: that of tonight's model.
+        trials: what had been judged out of sample when tonight's model was registered: as_of, recipe, configuration,
+            metric, value, low, high, note; oldest first.
     """
 
     portfolio: Portfolio
@@ -42,6 +45,25 @@ class NightView:
     score: Callable[[pl.DataFrame], Array]
     published: Callable[[], pl.DataFrame]
     seed: int
+    recipe: str = ""
+    trials: Callable[[], pl.DataFrame] | None = None
+
+
+@dataclass(frozen=True)
+class WeekView:
+    """What a week judged, as a risk type sees it that keeps trials.
+
+    Attributes:
+        portfolio: the job.
+        options: the risk type's options with what the portfolio says of them.
+        judged: rows that no fit had seen, with the portfolio's `numbers` and a column of scores a recipe.
+        names: the recipes.
+    """
+
+    portfolio: Portfolio
+    options: Mapping[str, Any]
+    judged: pl.DataFrame
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from metarisk.domain.nights import Derived, NightView
+    import polars as pl
+
+    from metarisk.domain.nights import Derived, NightView, WeekView
 
 FeatureKind = Literal["numeric", "categorical", "date-age"]
 Calendar = Literal["daily", "business", "month_end", "table"]
@@ -281,5 +283,7 @@ class RiskSpec:
     """Words for reports: what the number is."""
     derive: Callable[[NightView], Derived] | None = None
     """What else each night publishes: a pure function of the scored night."""
+    trials: Callable[[WeekView], pl.DataFrame] | None = None
+    """What a week keeps of each configuration that it judged: recipe, metric, value, and low, high, note."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options that a portfolio may set under [options], with their defaults."""

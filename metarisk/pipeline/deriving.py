@@ -10,10 +10,12 @@ import polars as pl
 
 from metarisk import lake, scoring
 from metarisk.adapt import Adapted, shifts
-from metarisk.domain import Array, ConfigError, DataError, Derived, NightView, Scalar, did_you_mean
+from metarisk.domain import Array, DataError, Derived, NightView, Scalar
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, finished, load_adapted, load_level, population_batches, scan, score_files
+from metarisk.pipeline.riskoptions import options
 from metarisk.pipeline.sides import side_tables
+from metarisk.pipeline.trials import known_trials
 from metarisk.tasks import as_known
 
 DERIVED = "derived"
@@ -86,28 +88,9 @@ def view(context: Context, run: Run, known: datetime) -> NightView:
         score,
         lambda: _published(context, known),
         int(run.run_id[:8], 16),
+        run.recipe,
+        lambda: known_trials(context, run.model_id),
     )
-
-
-def options(context: Context) -> Mapping[str, object]:
-    """The risk type's options, with the portfolio's own; a ConfigError for one that the risk type does not have."""
-    known = context.spec.options
-    for name, value in context.portfolio.options.items():
-        if name not in known:
-            raise ConfigError(
-                f"portfolios/{context.portfolio.name}.toml: risk type {context.spec.name} has no option {name!r}"
-                f"{did_you_mean(name, known)}",
-                portfolio=context.portfolio.name,
-                remedy=f"use one of {', '.join(known)}" if known else "take [options] out",
-            )
-        wanted = float if isinstance(known[name], float) else type(known[name])
-        if not isinstance(value, (int, float) if wanted is float else wanted):
-            raise ConfigError(
-                f"portfolios/{context.portfolio.name}.toml: option {name!r} is {value!r}, not like {known[name]!r}",
-                portfolio=context.portfolio.name,
-                remedy="correct it in [options]",
-            )
-    return dict(known) | dict(context.portfolio.options)
 
 
 def _link(adapted: Adapted, frame: pl.DataFrame, rows: tuple[Array, Array], context: Context) -> Array:

@@ -30,6 +30,7 @@ from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
 from metarisk.pipeline.promotion import append_states, earlier_proofs
+from metarisk.pipeline.trials import keep_trials
 from metarisk.tasks import LABEL, population, tells
 
 SEED = 0
@@ -264,6 +265,9 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 found += trained.comparison.evidence_rows(judged.decision.recipe)
             found += trained.fairness
             append_rows(transaction, "metarisk.evidence", [keys | row for row in found])
+            forward = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
+            names = [line.name for line in judged.evidence.candidates]
+            keep_trials(context, transaction, forward, names, judged.checked, trained.model_id, now)
             target = {"target": context.portfolio.target.name}
             append_rows(
                 transaction,

@@ -11,6 +11,7 @@ from metarisk.report.fraudcharts import budget_chart, case_table
 from metarisk.report.losscharts import capital_chart, mean_excess_chart, qq_chart
 from metarisk.report.marketcharts import exceedance_chart, light_chart, volatility_chart
 from metarisk.report.model import MeasureRow
+from metarisk.report.quantcharts import equity_chart
 
 MOST_ITEMS = 12
 """Lines of a section's table; all of them are in the view `measure_current`."""
@@ -37,6 +38,13 @@ class Kind:
 _AMOUNTS = dict.fromkeys(("expected_loss", "year_999", "economic_capital", "simulated_year_999", "losses"), ",.0f")
 _SHARES = dict.fromkeys(("precision", "recall", "value_recall", "never_caught"), ".1%")
 _COSTS = dict.fromkeys(("gross", "held", "var_99_1d", "exit_cost_99", "lvar_99_1d", "lvar_99_exit"), ",.0f")
+_IC = {"rank_ic": "+.4f", "icir": "+.2f"}
+_NET = (
+    "Walking forward. The deflated Sharpe ratio is the probability of more than the best of all configurations ever "
+    "tried has by luck: below 0.95 nothing is proved."
+)
+_EARNED = dict.fromkeys(("net_year", "gross_year", "drawdown"), ".1%") | {"trials": ".0f", "deflated_sharpe": ".3f"}
+_EARNED |= {"sharpe_year": "+.2f", "turnover": ".2f"}
 SECTIONS: Mapping[str, Kind] = {
     "capital": Kind(
         "Economic capital",
@@ -123,6 +131,12 @@ SECTIONS: Mapping[str, Kind] = {
         "At the portfolio's share of each day's trade, longest first; the last column: equal parts, sold day by day.",
         formats={"days": ",.2f"} | _COSTS,
     ),
+    "suggested": Kind("Suggested portfolio", "Weights tonight, and what is traded to get there within the limits."),
+    "signal": Kind(
+        "Signals on dates that no fit had seen", "Rank-IC with its 95 % interval, walking forward.", formats=_IC
+    ),
+    "long_short": Kind("Long-short portfolio, net of costs", _NET, (equity_chart,), formats=_EARNED),
+    "long_only": Kind("Long-only portfolio, net of costs", _NET, (equity_chart,), formats=_EARNED),
     "position": Kind("Positions that are not valued", formats={"held": ",.0f"}),
 }
 """Kinds that are shown in a way of their own; any other one is shown as a table under its name."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from metarisk.domain import RiskSpec
-from metarisk.risks import credit, fraud, liquidity, market, operational
+from metarisk.risks import credit, fraud, liquidity, market, operational, quant
 
 RISKS: Mapping[str, RiskSpec] = {
     spec.name: spec
@@ -13,5 +13,6 @@ RISKS: Mapping[str, RiskSpec] = {
         liquidity.SPEC,
         market.SPEC,
         operational.SPEC,
+        quant.SPEC,
     )
 }
