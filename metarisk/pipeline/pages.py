@@ -239,6 +239,7 @@ def _histogram(context: Context, run: Run, before: pl.LazyFrame | None) -> repor
         before_label=before.select(pl.col("night").first()).collect().item() if before is not None else "last run",
         axis=context.spec.score_unit,
         log_scale=log,
+        number_format=".1%" if context.spec.label == "event" else ".2~g",
     )
 
 
