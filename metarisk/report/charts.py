@@ -51,7 +51,8 @@ def printable(text: str) -> str:
 def score_chart(histogram: ScoreHistogram) -> Markup:
     """This run's score distribution as bars, the last run's as a line over them, both as shares of their rows."""
     edges = _finite(histogram.edges)
-    scale = alt.Scale(type="log" if histogram.log_scale and edges[0] > 0.0 else "linear", nice=False)
+    log = histogram.log_scale and edges[0] > 0.0
+    scale = alt.Scale(type="log", nice=False) if log else alt.Scale(type="linear", nice=False, zero=False)
     axis = alt.Axis(format=histogram.number_format, grid=False, tickCount=6, labelOverlap=True)
     x = alt.X("low:Q", scale=scale, axis=axis, title=printable(histogram.axis))
     y = alt.Y("share:Q", title="share of rows", axis=alt.Axis(format="%", tickCount=4))
