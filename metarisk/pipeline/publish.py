@@ -145,6 +145,7 @@ def _append_run(context: Context, transaction: Transaction, run: Run, summary: M
         "score": lake.read_manifest(run.folder / "score")["files"],
         **({"derived": lake.read_manifest(run.folder / DERIVED)["files"]} if context.spec.derive else {}),
         "batch_rows": BATCH_ROWS,
+        "max_model_age_days": context.portfolio.thresholds.max_model_age_days,
         "versions": versions(),
     }
     row = {
