@@ -2,8 +2,9 @@
 
 `python -m tests.soak [--kills 60] [--weeks 6] [--seed 0]`: kills are dealt to all steps of a kind of run before one
 gets its second, each at a random moment of its step. After the rerun every row must be that of a run which nobody
-killed, the event log must hold, and a reader must have seen the old night or the new one and nothing else. Prints a line
-a kill, and at the end the kills by step and warehouse; exits 1 at the first difference.
+killed, the event log must hold, and a reader must have seen the old night or the new one and nothing else. Prints a
+line a kill, and at the end the kills by step and warehouse; exits 1 at the first difference. The code must not be
+edited meanwhile: what ran before and after the edit are other runs.
 """
 
 from __future__ import annotations
