@@ -284,8 +284,8 @@ class RiskSpec:
     """Words for reports: what the number is."""
     derive: Callable[[NightView], Derived] | None = None
     """What else each night publishes: a pure function of the scored night."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options that a portfolio may set under [options], with their defaults."""
     look_back: timedelta = timedelta(days=400)
     """How long before the newest mature rows published scores are handed to `derive`; by default a trading year of
     back-tests and a month to spare."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Options that a portfolio may set under [options], with their defaults."""

@@ -153,9 +153,9 @@ def test_a_defect_tells_its_kind_but_not_its_words(duckdb: Project) -> None:
     assert [note.startswith("report /") for note in error.__notes__] == [True]
 
 
-def test_a_portfolio_that_cannot_be_read_has_a_page_too(duckdb: Project) -> None:
+def test_a_week_of_a_portfolio_that_cannot_be_read_has_a_page_too(duckdb: Project) -> None:
     duckdb.edit("portfolios/tiny.toml", "[validation]", "[validations]")
-    error, text = stopped(duckdb, ConfigError, pipeline.nightly)
+    error, text = stopped(duckdb, ConfigError, pipeline.weekly)
     assert shows(text, error)
 
 
