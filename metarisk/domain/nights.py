@@ -28,7 +28,8 @@ class NightView:
         tables: the portfolio's further extracts by name (`source.also`).
         score: rows of `history` to scores (M,) on the target's own scale, by fits that have not seen their entities
             where the champion has such fits.
-        published: earlier nights as they were known then: as_of, entity, target, score.
+        published: earlier nights as they were known then, as far back as the risk type's `look_back` says: as_of,
+            entity, target, score.
         seed: of anything that is drawn, the same whenever this night is done again.
         recipe: that of tonight's model.
         trials: what had been judged out of sample when tonight's model was registered: as_of, recipe, configuration,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -118,6 +119,12 @@ class Target:
     reporting_lag_months: int = 0
     reporting_lag_days: int = 0
     """Months and days after the horizon's end until events inside it are known: a row is mature only after them."""
+
+    @property
+    def matures_in(self) -> timedelta:
+        """Time after which a row is mature, at most: months count 31 days."""
+        months = self.horizon_months + self.reporting_lag_months
+        return timedelta(days=31 * months + self.horizon_days + self.reporting_lag_days)
 
     @property
     def periods(self) -> int:
@@ -287,3 +294,6 @@ class RiskSpec:
     """What a week keeps of each configuration that it judged: recipe, metric, value, and low, high, note."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options that a portfolio may set under [options], with their defaults."""
+    look_back: timedelta = timedelta(days=400)
+    """How long before the newest mature rows published scores are handed to `derive`; by default a trading year of
+    back-tests and a month to spare."""

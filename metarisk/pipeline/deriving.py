@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -30,8 +30,6 @@ MEASURE: Mapping[str, type[pl.DataType]] = {
     "high": pl.Float64,
     "note": pl.String,
 }
-LOOK_BACK = timedelta(days=400)
-"""How far back published scores are handed to a risk type: a trading year of back-tests and a month to spare."""
 _PUBLISHED = """
 SELECT s.as_of, s.entity, s.target, s.score
 FROM metarisk.risk_score AS s
@@ -86,7 +84,7 @@ def view(context: Context, run: Run, known: datetime) -> NightView:
         as_known(scan(context, run.checked), portfolio, as_of),
         side_tables(context, run.folder),
         score,
-        lambda: _published(context, known),
+        lambda: published_scores(context, known),
         int(run.run_id[:8], 16),
         run.recipe,
         lambda: known_trials(context, run.model_id),
@@ -101,9 +99,11 @@ def _utc(time: datetime) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _published(context: Context, known: datetime) -> pl.DataFrame:
-    as_of = context.job.as_of
-    parameters: dict[str, Scalar] = {"portfolio": context.portfolio.name, "as_of": as_of, "first": as_of - LOOK_BACK}
+def published_scores(context: Context, known: datetime) -> pl.DataFrame:
+    """Scores of earlier nights as they were known then, as far back as the risk type looks."""
+    portfolio, as_of = context.portfolio, context.job.as_of
+    first = as_of - portfolio.target.matures_in - context.spec.look_back
+    parameters: dict[str, Scalar] = {"portfolio": portfolio.name, "as_of": as_of, "first": first}
     with context.warehouse.stream(_PUBLISHED, parameters | {"known": known}) as reader:
         parts = [pl.DataFrame(batch) for batch in reader]
     empty = pl.DataFrame(schema={"as_of": pl.Date, "entity": pl.String, "target": pl.String, "score": pl.Float64})

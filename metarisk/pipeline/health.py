@@ -129,6 +129,7 @@ def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
     )[0]["night"]
     age = ((newest or champion.as_of) - champion.as_of).days
     limit = context.portfolio.thresholds.max_model_age_days
-    said = f"{champion.model_id} ({champion.recipe}) is whole, {age} days old at the newest night"
+    old = f"{age} days old at the newest night, max_model_age_days is {limit}"
+    said = f"{champion.model_id} ({champion.recipe}) is whole, {old}"
     remedy = f"run `metarisk weekly --portfolio {name} --as-of {newest}`; look why the weekly did not" * (age > limit)
     yield Finding(subject, said, remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def report_night(
     whole = moves.filter(pl.col("segment").is_null()).head(1)
     path = night_page(context, run.run_id)
     lines = _drift(drift_folder)
-    champion = report.Champion(run.model_id, run.recipe, run.cut_off, _model_age(context, run))
+    champion = _champion(context, run.model_id, run.recipe, run.cut_off)
     drifted = path.with_name(f"drift-{path.name}")
     write(drifted, driftpages.page(context, run, drift_folder, lines, champion, path.name))
     page = report.NightReport(
@@ -78,8 +79,8 @@ def report_night(
         drift=lines,
         drift_page=drifted.name,
         evidence=_evidence_of(context, run.model_id),
-        warnings=_warnings(context, run),
-        next_steps=_next_steps(context, run),
+        warnings=(*run.extract.warnings, *([champion.too_old] if champion.too_old else [])),
+        next_steps=_next_steps(context, champion),
         provenance={
             "extract": run.extract.extract_hash,
             "configuration": run.config_hash,
@@ -140,10 +141,12 @@ def report_week(
 def scoring_now(context: Context) -> report.Champion | None:
     """The model that a night of this as_of takes."""
     champion = champion_for(context)
-    if champion is None:
-        return None
-    age = (context.job.as_of - champion.as_of).days
-    return report.Champion(champion.model_id, champion.recipe, champion.as_of, age)
+    return None if champion is None else _champion(context, champion.model_id, champion.recipe, champion.as_of)
+
+
+def _champion(context: Context, model_id: str, recipe: str, cut_off: date) -> report.Champion:
+    age = (context.job.as_of - cut_off).days
+    return report.Champion(model_id, recipe, cut_off, age, context.portfolio.thresholds.max_model_age_days)
 
 
 def folder(context: Context) -> Path:
@@ -366,21 +369,8 @@ def _measured(run: Run) -> tuple[report.MeasureRow, ...]:
     return tuple(report.MeasureRow(**row) for row in pl.read_parquet(file).iter_rows(named=True))
 
 
-def _next_steps(context: Context, run: Run) -> tuple[str, ...]:
+def _next_steps(context: Context, champion: report.Champion) -> tuple[str, ...]:
     job = context.job
-    if _model_age(context, run) <= context.portfolio.thresholds.max_model_age_days:
+    if not champion.too_old:
         return ()
     return (f"Train on newer labels: `metarisk weekly --portfolio {job.portfolio} --as-of {job.as_of}`.",)
-
-
-def _model_age(context: Context, run: Run) -> int:
-    """Days since the model's label cut-off."""
-    return (context.job.as_of - run.cut_off).days
-
-
-def _warnings(context: Context, run: Run) -> tuple[str, ...]:
-    warnings = list(run.extract.warnings)
-    age, limit = _model_age(context, run), context.portfolio.thresholds.max_model_age_days
-    if age > limit:
-        warnings.append(f"the model is {age} days old, more than max_model_age_days = {limit}: run the weekly")
-    return tuple(warnings)

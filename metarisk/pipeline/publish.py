@@ -25,7 +25,7 @@ from metarisk.pipeline import alerting
 from metarisk.pipeline.appending import append_frame, append_rows, not_before
 from metarisk.pipeline.audit import append_event, publication_event
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.deriving import DERIVED, LOOK_BACK, MEASURES, SCORES
+from metarisk.pipeline.deriving import DERIVED, MEASURES, SCORES
 from metarisk.pipeline.identity import identity, versions
 from metarisk.pipeline.night import (
     BATCH_ROWS,
@@ -145,6 +145,7 @@ def _append_run(context: Context, transaction: Transaction, run: Run, summary: M
         "score": lake.read_manifest(run.folder / "score")["files"],
         **({"derived": lake.read_manifest(run.folder / DERIVED)["files"]} if context.spec.derive else {}),
         "batch_rows": BATCH_ROWS,
+        "max_model_age_days": context.portfolio.thresholds.max_model_age_days,
         "versions": versions(),
     }
     row = {
@@ -282,7 +283,7 @@ def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
 def _outcomes(context: Context, run: Run, transaction: Transaction) -> pl.DataFrame:
     """Outcomes that became known since the last publication, for BI and for performance monitoring.
 
-    A value has the opening date of its row for an event date; the first night tells those of its last LOOK_BACK.
+    A value has the opening date of its row for an event date; the first night tells those of its `look_back`.
     """
     columns, job = context.portfolio.columns, context.job
     event = columns.event_date or columns.opened_on
@@ -296,7 +297,7 @@ def _outcomes(context: Context, run: Run, transaction: Transaction) -> pl.DataFr
     known = pl.col(columns.known_date)
     new = known.is_not_null() & (known <= pl.lit(job.as_of))
     if last is None and columns.event_date is None:
-        last = job.as_of - LOOK_BACK
+        last = job.as_of - context.spec.look_back
     if last is not None:
         new &= known > pl.lit(last)
     return (

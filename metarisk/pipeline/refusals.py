@@ -161,7 +161,7 @@ def _title(context: Context) -> str:
 def _champion(context: Context) -> report.Champion | None:
     try:
         return pages.scoring_now(context)
-    except WarehouseError:
+    except (ConfigError, WarehouseError):  # its TOML may be what is wrong
         return None
 
 

@@ -26,6 +26,17 @@ class Champion:
     recipe: str
     cut_off: date
     age_days: int
+    max_age_days: int | None = None
+    """Oldest that the portfolio allows."""
+
+    @property
+    def too_old(self) -> str:
+        """Why nights that it scores are amber; empty where it is young enough."""
+        if self.max_age_days is None or self.age_days <= self.max_age_days:
+            return ""
+        return (
+            f"the model is {self.age_days} days old, more than max_model_age_days = {self.max_age_days}: run the weekly"
+        )
 
 
 @dataclass(frozen=True)

@@ -180,5 +180,6 @@ SPEC = RiskSpec(
     promotion="interval",
     score_unit="probability of fraud",
     derive=derive,
+    look_back=timedelta(days=NIGHTS),
     options={"budget": 50, "explore_share": 0.02, "case": ""},
 )

@@ -51,6 +51,22 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+def test_ruff_refuses_what_is_unsafe_in_every_file_that_ships():
+    """The rules on security are on for the package and the flows, whatever pyproject.toml comes to say."""
+    unsafe = "import pickle\nimport subprocess\n\npickle.loads(b'')\nsubprocess.run('ls *', shell=True, check=True)\n"
+    for name in ("metarisk/probe.py", "metarisk/warehouse/probe.py", "flows/probe.py"):
+        command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise"]
+        found = subprocess.run(
+            [*command, "--stdin-filename", name, "-"],
+            cwd=ROOT,
+            input=unsafe,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert {"S301", "S403", "S602"} & set(found.stdout.replace(":", " ").split()) >= {"S301", "S602"}, found.stdout
+
+
 def test_files_import_from_the_floors_below_their_own():
     found = run(sys.executable, "-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())")
     assert found.returncode == 0, found.stdout + found.stderr

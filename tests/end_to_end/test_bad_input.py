@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -121,6 +122,37 @@ def test_refused_by_name_and_nothing_is_published(name: str, duckdb: Project) ->
     }  # fmt: skip
     attempt = duckdb.warehouse.rows("SELECT outcome, error FROM metarisk.run_attempt ORDER BY started_at DESC")[0]
     assert (attempt["outcome"], attempt["error"]) == ("failed", str(error))
+
+
+WRITING = (
+    "DELETE FROM metarisk.model WHERE portfolio <> '$as_of' AND as_of <= $as_of",
+    "SELECT * FROM source.tiny_loans WHERE opened_on <= $as_of; DELETE FROM metarisk.model",
+    "WITH gone AS (DELETE FROM metarisk.model WHERE as_of <= $as_of RETURNING *) SELECT * FROM gone",
+)
+
+
+@pytest.mark.parametrize("place", ["extract", "further extract", "ready_sql", "calendar_sql"])
+def test_sql_of_a_portfolio_that_writes_is_refused(place: str, project: Project) -> None:
+    toml = project.settings.project / "portfolios" / "tiny.toml"
+    before, models = toml.read_text(), project.count("model")
+    assert models
+    for sql in WRITING if place == "extract" else WRITING[:1]:
+        asked = json.dumps(sql.replace("<= $as_of", "< DATE '2100-01-01'") if place == "calendar_sql" else sql)
+        text = {
+            "ready_sql": before.replace("[source]", f"[source]\nready_sql = {asked}"),
+            "calendar_sql": f'calendar = "table"\ncalendar_sql = {asked}\n{before}',
+            "further extract": before.replace("[source]", '[source]\nalso = { more = "more.sql" }'),
+            "extract": before,
+        }[place]
+        toml.write_text(text)
+        for name in {"extract": ["tiny"], "further extract": ["more"]}.get(place, []):
+            (project.settings.project / "sql" / "extracts" / f"{name}.sql").write_text(sql)
+        with pytest.raises(ConfigError):
+            if place == "calendar_sql":
+                pipeline.due(project.context(SECOND))
+            else:
+                project.nightly(FIRST)
+        assert (project.count("model"), project.count("publication")) == (models, 0)
 
 
 @pytest.mark.parametrize("name", ["missing", "number as text", "recoded segments", "10 MB key"])

@@ -56,7 +56,10 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
 
     assert pipeline.roll_back(context, "A. Validator", "its grades drift") == (new, old)
     assert states(project) == {old: "champion", new: "withdrawn"}
+    standing = "SELECT status FROM metarisk.night ORDER BY seq"
+    assert [row["status"] for row in project.warehouse.rows(standing)] == ["green", "red"]
     assert used(project, "rolled back") == old
+    assert [row["status"] for row in project.warehouse.rows(standing)] == ["green"] * 3
     with pytest.raises(ConfigError, match="is champion already"):
         pipeline.promote(context, old, "A. Validator", "again")
     assert pipeline.promote(context, new, "B. Owner", "it was the source") == "hazard_head"

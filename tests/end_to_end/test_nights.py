@@ -24,6 +24,23 @@ def nights(project: Project) -> list[tuple[date, str, int]]:
     return [(row["as_of"], row["mode"], row["seq"]) for row in rows]
 
 
+def test_a_model_past_its_age_makes_a_night_amber_that_is_published_all_the_same(published_project: Project) -> None:
+    project = published_project
+    project.edit("portfolios/tiny.toml", "[validation]", "[thresholds]\nmax_model_age_days = 1\n\n[validation]")
+    page = project.nightly(SECOND).page
+    found = project.warehouse.rows(
+        "SELECT as_of, model_age_days, max_model_age_days, status, status_reason FROM metarisk.night ORDER BY as_of"
+    )
+    why = "the model is 2 days old, more than max_model_age_days = 1: run the weekly"
+    assert [tuple(row.values()) for row in found] == [(FIRST, 1, 60, "green", None), (SECOND, 2, 1, "amber", why)]
+    assert project.warehouse.rows("SELECT max(as_of) AS newest FROM metarisk.score_current") == [{"newest": SECOND}]
+    assert page is not None
+    text = page.read_text()
+    assert '<header class="watch">' in text
+    assert "with a model of 2 days, at most 1 are allowed" in text
+    assert why in text
+
+
 def test_two_runs_at_once(project: Project, forked: ForkServerContext, undisturbed: dict[str, list[str]]) -> None:
     here, there = Pipe()
     first = forked.Process(target=dying.hold, args=(project, FIRST, there))

@@ -15,7 +15,15 @@ import pytest
 from pydantic import SecretStr
 
 from metarisk import pipeline
-from metarisk.domain import LockedError, MetariskError, ModelError, QualityError, SourceLate, WarehouseError
+from metarisk.domain import (
+    ConfigError,
+    LockedError,
+    MetariskError,
+    ModelError,
+    QualityError,
+    SourceLate,
+    WarehouseError,
+)
 from metarisk.pipeline import Context, Quiet
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project
@@ -143,6 +151,12 @@ def test_a_defect_tells_its_kind_but_not_its_words(duckdb: Project) -> None:
     assert "Step score ended in an unexpected RuntimeError; the log has its traceback." in text
     assert "s3cret" not in text
     assert [note.startswith("report /") for note in error.__notes__] == [True]
+
+
+def test_a_week_of_a_portfolio_that_cannot_be_read_has_a_page_too(duckdb: Project) -> None:
+    duckdb.edit("portfolios/tiny.toml", "[validation]", "[validations]")
+    error, text = stopped(duckdb, ConfigError, pipeline.weekly)
+    assert shows(text, error)
 
 
 def test_the_next_night_that_works_has_a_page_of_its_own(duckdb: Project) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,12 @@ import pytest
 
 from metarisk import pipeline
 from metarisk.domain import ConfigError, DataError, Derived, NightView, RiskSpec
+from metarisk.pipeline.deriving import published_scores
 from metarisk.pipeline.reproducing import reproduce
 from metarisk.risks import RISKS
 from tests.end_to_end import tiny
-from tests.end_to_end.tiny import TOML, Project
+from tests.end_to_end.tiny import REPOSITORY, TOML, Project
+from tests.warehouses import publish_night
 
 CUT_OFF, NIGHTS = date(2026, 5, 31), (date(2026, 6, 1), date(2026, 6, 2))
 VALUES_TOML = (
@@ -155,6 +157,23 @@ def test_a_week_and_nights_of_counts(project: Project) -> None:
     assert again.identical, again.differences
     assert project.nightly(NIGHTS[0]).outcome == "already_published"
     assert first.run_id != second.run_id
+
+
+def test_published_scores_reach_as_far_back_as_the_risk_type_looks(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(RISKS["counts"], look_back=timedelta(days=10))
+    monkeypatch.setitem(RISKS, "counts", spec)  # type: ignore[index]
+    context = project.context(NIGHTS[0])
+    target = context.portfolio.target
+    reach = 10 + 31 * (target.horizon_months + target.reporting_lag_months) + target.reporting_lag_days
+    assert reach > 10
+    context.warehouse.migrate(REPOSITORY / "sql" / "migrations", REPOSITORY / "sql" / "views")
+    days = [NIGHTS[0] - timedelta(days=days) for days in (reach + 1, reach, 1, 0)]
+    for day in days:
+        publish_night(context.warehouse, day, run_id=str(day), portfolio=tiny.NAME, entities=1)
+    found = published_scores(context, datetime(2030, 1, 1, tzinfo=UTC))
+    assert found["as_of"].to_list() == days[1:3]
 
 
 def test_a_derived_score_must_be_whole(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,7 +303,7 @@ def test_doctor(job: Job, tmp_path: Path) -> None:
     assert "encoder.json changed" in _bad(sick, "champion of tiny")
     shutil.copy(call.project.settings.data_dir / model.relative_to(data) / "encoder.json", model)
     sick.project.edit("portfolios/tiny.toml", "[validation]", "[thresholds]\nmax_model_age_days = 1\n\n[validation]")
-    assert "2 days old at the newest night" in _bad(sick, "champion of tiny")
+    assert "2 days old at the newest night, max_model_age_days is 1" in _bad(sick, "champion of tiny")
     (data / "warehouse.duckdb").write_bytes(b"not a database, and long enough to be looked at " * 100)
     assert _bad(sick, "warehouse duckdb")
     assert "BAD warehouse duckdb" in sick("doctor", ends=1).stdout

@@ -183,6 +183,12 @@ REFUSED = {
     "loss without exposure": ('known_date = "known"', 'known_date = "known"\nlgd = "lgd"', "`columns.ead` is not"),
     "recipe twice": ('risk = "credit"', 'risk = "credit"\ncandidates = ["maml", "maml"]', "names 'maml' twice"),
     "SQL outside": ('"book.sql"', '"../../secret.sql"', "lies outside sql/extracts"),
+    "further SQL outside": ('"book.sql"', '"book.sql"\nalso = { more = "../../secret.sql" }', "`source.also.more` is"),
+    "scores suite outside": (
+        '"book.json"',
+        '"book.json"\nscores_suite = "../portfolios/book.toml"',
+        "lies outside expectations",
+    ),
     "absolute suite": ('"book.json"', '"/etc/hosts"', "lies outside expectations"),
     "no such SQL": ('"book.sql"', '"bok.sql"', "sql/extracts/bok.sql does not exist (did you mean 'book.sql'?)"),
 }

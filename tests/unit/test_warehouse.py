@@ -142,6 +142,17 @@ def test_writing_through_a_read_is_refused(warehouse: Warehouse) -> None:
     assert count(warehouse, "metarisk.view_set") == 1
 
 
+def test_a_read_beside_an_open_transaction_writes_nothing_either(warehouse: Warehouse) -> None:
+    with warehouse.transaction() as transaction:
+        transaction.execute("CREATE SEQUENCE counter")
+    with warehouse.transaction() as transaction:
+        transaction.execute("DELETE FROM metarisk.view_set")
+        with pytest.raises(ConfigError):
+            warehouse.rows("SELECT nextval('counter') AS n")
+    with warehouse.transaction() as transaction:
+        assert transaction.rows("SELECT nextval('counter') AS n") == [{"n": 1}]
+
+
 @pytest.mark.xdist_group("postgresql")
 def test_a_read_only_transaction_cannot_be_reopened_for_writing(postgresql: Server, tmp_path: Path) -> None:
     warehouse = open_postgresql(postgresql.url(), tmp_path)
