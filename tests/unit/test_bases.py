@@ -30,6 +30,7 @@ from metarisk.bases import (
     entity_fold,
     tree_threads,
 )
+from metarisk.bases.decayed import DecayedBase
 from metarisk.domain import PERIODS, Feature
 from metarisk.features import Encoder
 from metarisk.tasks import LABEL
@@ -39,7 +40,7 @@ FEATURES = PORTFOLIO.features
 KINDS = [
     kind
     for kind, base in BASES.items()
-    if (INSTALLED or base.model is not MixedBase) and not base.log and not base.histories
+    if (INSTALLED or base.model is not MixedBase) and not (base.log or base.histories or base.model is DecayedBase)
 ]
 
 
