@@ -68,7 +68,8 @@ class Extract:
             for name, text in texts.items()
             for column, count in getattr(self, name).items()
         ]
-        return changed + [f"column {column}: not declared in the TOML, so not kept" for column in self.ignored]
+        spare = [f"not declared in the TOML, so not kept: {', '.join(self.ignored)}"] if self.ignored else []
+        return changed + spare
 
 
 def extract(

@@ -46,7 +46,7 @@ def test_an_extract_is_sorted_canonical_and_described(tmp_path: Path) -> None:
     assert set(found.columns.values()) == {"string", "date32[day]", "double"}
     assert found.directory == tmp_path / "book" / "2025-06-30" / found.extract_hash / "extract"
     assert lake.read_extract(found.directory) == found
-    assert "surplus: not declared" in " ".join(found.warnings)
+    assert "not kept: surplus" in " ".join(found.warnings)
 
 
 def test_row_groups_do_not_depend_on_batches_or_threads(tmp_path: Path) -> None:

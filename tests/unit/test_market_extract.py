@@ -106,6 +106,23 @@ def test_bad_bars_are_named_and_feed_nothing() -> None:
     assert after["return_1d"].abs().max() < 0.3
 
 
+def test_missing_days_are_no_rows_and_the_move_over_them_is_one_return() -> None:
+    """An asset without bars for six days: nothing before changes but the label, which is known when bars come again."""
+    days = history().filter(asset="A000")["day"][400:406]
+    gone = (pl.col("asset") == "A000") & pl.col("day").is_in(days.implode())
+    rows = extract(tables()["market_bars"].filter(~gone), tables()["market_assets"]).filter(asset="A000")
+    whole = history().filter(asset="A000")
+    assert rows.height == whole.height - 6
+    labels = [name for name in rows.columns if name.startswith(("variance_", "known_"))]
+    before = pl.col("day") < days[0]
+    assert_frame_equal(rows.filter(before).drop(labels), whole.filter(before).drop(labels), rel_tol=1e-9)
+    last, again = rows.row(399, named=True), rows.row(400, named=True)
+    assert last["known_1d"] == again["day"] == whole["day"][406]
+    moved = whole["return_1d"][400:407].sum()
+    assert again["return_1d"] == pytest.approx(moved)
+    assert again["days"] == last["days"] + 1
+
+
 def test_an_extreme_return_moves_the_rest_a_little() -> None:
     """One asset falls by nine tenths in a day: the market's mean moves by that one log among all."""
     bars = tables()["market_bars"]
