@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import polars as pl
+import torch
 from safetensors.numpy import load as read_arrays
 
 from metarisk.adapt.models import FittedModel, safetensors_of
 from metarisk.adapt.recipes import one_thread
+from metarisk.calibration import Calibration, LevelRule, calibrate
 from metarisk.domain import (
     Adaptation,
     Array,
+    LikelihoodName,
     Packed,
     Portfolio,
     RiskSpec,
@@ -26,9 +29,12 @@ from metarisk.domain import (
     Thresholds,
     segment_name,
 )
-from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.likelihoods import LIKELIHOODS, Elementwise
 from metarisk.learners.similarity import borrow
 from metarisk.tasks import LABEL, concat, pack, segment_keys, teaching, tells
+
+OWN_LEVEL = LevelRule(1, 1.0, 1.0)
+"""Prior variances of the shifts that take the level of events from elsewhere out again; of rows of any age."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Adapted:
     model: FittedModel
     adaptation: Adaptation
     segments: Mapping[SegmentKey, SegmentAdaptation]
+    level: Calibration = field(default_factory=Calibration)
+    """Shift of its scores: where segments were told events of others, back to the level of their own rows."""
 
     def score(
         self, frame: pl.DataFrame, portfolio: Portfolio, rows: tuple[Array, Array] | None = None
@@ -73,7 +81,8 @@ class Adapted:
         with one_thread():
             found = self.model.learner.predict(self.model.state, self.adaptation, packed, self.model.likelihood)
         score, variance = found
-        return _put_back(score, order), None if variance is None else _put_back(variance, order)
+        level = np.array([self.level.shift(segment_name(key)) for key in keys], dtype=float)[codes]
+        return _put_back(score, order) + level, None if variance is None else _put_back(variance, order)
 
     def carried(self, previous: Mapping[str, str]) -> Adapted:
         """The same with status `carried` where the adaptation id is the one that `previous` holds for the segment."""
@@ -92,6 +101,8 @@ class Adapted:
             "ragged": dict(self.adaptation.ragged),
             "segments": [asdict(self.segments[key]) for key in sorted(self.segments)],
         }
+        if self.level != Calibration():
+            about["level"] = asdict(self.level)
         return {
             "adaptation.json": json.dumps(about, indent=1, sort_keys=True).encode(),
             "adaptation.safetensors": safetensors_of(self.adaptation.arrays),
@@ -104,7 +115,8 @@ class Adapted:
         keys = tuple(tuple(key) for key in about["keys"])
         arrays = read_arrays(files["adaptation.safetensors"])
         segments = [SegmentAdaptation(**line | {"key": tuple(line["key"])}) for line in about["segments"]]
-        return cls(model, Adaptation(keys, arrays, about["ragged"]), {segment.key: segment for segment in segments})
+        told = {segment.key: segment for segment in segments}
+        return cls(model, Adaptation(keys, arrays, about["ragged"]), told, Calibration(**about.get("level", {})))
 
 
 def adapt(
@@ -130,7 +142,7 @@ def adapt(
     """
     support = teaching(support, hazard=model.recipe.hazard).sort(portfolio.columns.entity, portfolio.columns.opened_on)
     keys, codes = segment_keys(support, portfolio)
-    y = support[LABEL].to_numpy()
+    y = support[LABEL].to_numpy(writable=True)
     LIKELIHOODS[model.likelihood].validate(y)
     rows = np.bincount(codes, minlength=len(keys))
     events = np.bincount(codes, weights=tells(y, spec), minlength=len(keys))
@@ -140,11 +152,12 @@ def adapt(
     if model.dispersion != 1.0:
         weight = (np.ones(len(y)) if weight is None else weight) / model.dispersion
     joint = model.recipe.kind.joint
-    if portfolio.thresholds.share_events and spec.label == "event" and not (pooled or joint):
-        told, codes = _shared(codes, support, len(keys), portfolio)
-        inputs, y, base = inputs[told], y[told], base[told]
-        weight = None if weight is None else weight[told]
-    packed, _ = pack(keys, codes, inputs, y, base, weight)
+    shared = bool(portfolio.thresholds.share_events) and spec.label == "event" and not (pooled or joint)
+    if shared:
+        told, to = _shared(codes, support, len(keys), portfolio)
+        packed, _ = pack(keys, to, inputs[told], y[told], base[told], None if weight is None else weight[told])
+    else:
+        packed, _ = pack(keys, codes, inputs, y, base, weight)
     what = _ROWS[model.recipe.hazard]
     too_few = [_too_few(int(n), int(e), what, portfolio.thresholds) for n, e in zip(rows, events, strict=True)]
     taken = np.arange(len(keys)) if joint else np.flatnonzero([lack is None for lack in too_few])
@@ -168,7 +181,25 @@ def adapt(
         identity = _short_hash(f"{model_id}/{segment_name(key)}/{support_hash}".encode())
         reason = "no matured row of its own: adapted to the segments that look most like it"
         segments[key] = SegmentAdaptation(key, "fallback", reason, 0, 0, support_hash, identity)
-    return Adapted(model, adaptation, segments)
+    adapted = Adapted(model, adaptation, segments)
+    if not shared:
+        return adapted
+    link, _ = adapted.score(support, portfolio, (inputs, base))
+    return replace(adapted, level=shifts_to(link, y, keys, codes, OWN_LEVEL, model.likelihood))
+
+
+def shifts_to(
+    link: Array, y: Array, keys: Sequence[SegmentKey], codes: Array, rule: LevelRule, name: LikelihoodName
+) -> Calibration:
+    """Shifts that bring link-scale scores (N,) to the level of labels (N,), as `calibration.calibrate` does."""
+    likelihood = LIKELIHOODS[name]
+
+    def numpy_of(derivative: Elementwise) -> Callable[[Array, Array], Array]:
+        return lambda eta, known: derivative(torch.from_numpy(eta), torch.from_numpy(known)).numpy()
+
+    names = [segment_name(key) for key in keys]
+    derivatives = {"gradient": numpy_of(likelihood.gradient), "curvature": numpy_of(likelihood.curvature)}
+    return calibrate(link, y, codes, names, rule, **derivatives)
 
 
 def _shared(codes: Array, support: pl.DataFrame, segments: int, portfolio: Portfolio) -> tuple[Array, Array]:

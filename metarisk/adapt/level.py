@@ -6,16 +6,12 @@ stands here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import polars as pl
-import torch
 
-from metarisk.adapt.adapting import Adapted
-from metarisk.calibration import LEVELLED, Calibration, LevelRule, calibrate
+from metarisk.adapt.adapting import Adapted, shifts_to
+from metarisk.calibration import LEVELLED, Calibration, LevelRule
 from metarisk.domain import Array, Portfolio, segment_name
-from metarisk.learners.likelihoods import LIKELIHOODS, Elementwise
 from metarisk.tasks import LABEL, segment_keys, teaching
 
 LEVEL_RULES = (
@@ -52,20 +48,8 @@ def level(adapted: Adapted, known: pl.DataFrame, portfolio: Portfolio, rule: Lev
     opened = pl.col(portfolio.columns.opened_on)
     rows = known.filter(opened > opened.max().dt.offset_by(f"-{rule.months}mo"))
     keys, codes = segment_keys(rows, portfolio)
-    likelihood = LIKELIHOODS[model.likelihood]
-
-    def numpy_of(derivative: Elementwise) -> Callable[[Array, Array], Array]:
-        return lambda eta, y: derivative(torch.from_numpy(eta), torch.from_numpy(y)).numpy()
-
-    return calibrate(
-        adapted.score(rows, portfolio, model.unseen(rows))[0],
-        rows[LABEL].to_numpy(writable=True),
-        codes,
-        [segment_name(key) for key in keys],
-        rule,
-        gradient=numpy_of(likelihood.gradient),
-        curvature=numpy_of(likelihood.curvature),
-    )
+    link = adapted.score(rows, portfolio, model.unseen(rows))[0]
+    return shifts_to(link, rows[LABEL].to_numpy(writable=True), keys, codes, rule, model.likelihood)
 
 
 def shifts(frame: pl.DataFrame, portfolio: Portfolio, found: Calibration) -> Array:

@@ -8,10 +8,12 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
+from scipy.special import expit
 
 from metarisk.adapt import LEARNERS, RECIPES, Adapted, FittedModel, Recipe, adapt
 from metarisk.adapt.adapting import _shared
 from metarisk.bases import BASES
+from metarisk.calibration import Calibration
 from metarisk.domain import ModelError, segment_name
 from metarisk.tasks import LABEL
 from tests.unit.loan_examples import PORTFOLIO, SPEC, adapted, book, model, support, to_score, with_limits
@@ -223,3 +225,16 @@ def test_shared_events_change_the_adaptation_of_a_learner_that_reads_rows_and_no
         assert all(same) is not changed
         counts = [(one.support_rows, one.support_events) for one in alone.segments.values()]
         assert counts == [(one.support_rows, one.support_events) for one in together.segments.values()]
+
+
+def test_events_of_elsewhere_change_who_is_risky_and_not_how_many():
+    told = replace(PORTFOLIO, thresholds=replace(PORTFOLIO.thresholds, share_events=50))
+    rows, fitted = support(), model("maml")
+    together = adapt(fitted, "m", rows, told, SPEC)
+    link, _ = together.score(rows, told, fitted.unseen(rows))
+    raised, _ = replace(together, level=Calibration()).score(rows, told, fitted.unseen(rows))
+    seen = rows[LABEL].mean()
+    assert abs(expit(link).mean() - seen) < 0.1 * seen
+    assert abs(expit(raised).mean() - seen) > 2 * abs(expit(link).mean() - seen)
+    again = Adapted.from_files(fitted, together.to_files())
+    assert np.array_equal(again.score(rows, told, fitted.unseen(rows))[0], link)
