@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     """Folder of the lake, the registry and the reports; relative to `project`."""
     warehouse: SecretStr = SecretStr("duckdb:///warehouse.duckdb")
     """`duckdb:///FILE` (relative to `data`) or `postgresql://USER:PASSWORD@HOST/DATABASE`."""
+    lake: SecretStr | None = None
+    """`s3://BUCKET/PREFIX`: object storage that has a copy of the lake; the address may hold credentials."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     memory_mb: int = Field(default=1024, ge=128)
     """Ceiling of DuckDB's own memory in a step; larger sorts spill to disk."""

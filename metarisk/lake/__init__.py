@@ -6,10 +6,12 @@ Nothing here decides what data mean; `quality` judges values, `tasks` gives labe
 from metarisk.lake.columns import Notes, canonical, check_schema, key_columns
 from metarisk.lake.extracts import Extract, extract, read_extract
 from metarisk.lake.folders import read_manifest, scratch, settle, staged, verify, write_manifest
+from metarisk.lake.store import Store
 
 __all__ = [
     "Extract",
     "Notes",
+    "Store",
     "canonical",
     "check_schema",
     "extract",

@@ -16,7 +16,7 @@ from typing import Any
 from metarisk.domain import DataError
 
 MANIFEST = "manifest.json"
-_SCRATCH = ".scratch-"
+SCRATCH = ".scratch-"
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def scratch(parent: Path) -> Iterator[Path]:
     frees when the owner dies.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    for leftover in parent.glob(f"{_SCRATCH}*"):
+    for leftover in parent.glob(f"{SCRATCH}*"):
         _remove_if_dead(leftover)
     folder, lock = _locked_folder(parent)
     try:
@@ -79,7 +79,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> str:
     Returns:
         SHA-256 of the manifest, which therefore names the whole content.
     """
-    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in _files(folder)}
+    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in _files(folder)}
     text = json.dumps({**content, "files": sums}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
@@ -104,7 +104,7 @@ def verify(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             raise DataError(f"{path} is missing", remedy="delete the folder and run again")
-        if (found := _sha256(path)) != expected:
+        if (found := sha256(path)) != expected:
             raise DataError(
                 f"{path} is damaged: SHA-256 {found[:12]} is not {expected[:12]} of its manifest",
                 remedy="check the disk, delete the folder and run again",
@@ -124,7 +124,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -139,7 +139,7 @@ def _sync(path: Path) -> None:
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
         lock = _try_lock(folder)
         # Between making and locking it, another process may have taken it for a leftover.
         if lock is not None and folder.exists():

@@ -21,6 +21,7 @@ from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
 from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish
+from metarisk.pipeline.storing import store
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -102,6 +103,8 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
                 run(derive, scored)
             drifted = run(watching.drift, scored)
             moved = run(attribute, scored)
+            if context.settings.lake is not None:
+                run(store, scored.run_id)
             timed = replace(attempt, seconds=dict(run.seconds))
             publication = run(publish, scored, guarded, drifted, moved, timed)
             page = run(pages.report_night, scored, guarded, drifted, moved, publication, dict(run.seconds))
@@ -119,6 +122,8 @@ def weekly(context: Context, call: Caller = direct) -> WeekResult:
         checked = run(night.check, extract)
         judged = run(week.judge, checked)
         trained = run(week.train, judged)
+        if context.settings.lake is not None:
+            run(store, trained.model_id)
         registered = run(week.register, trained)
         page = run(pages.report_week, trained, registered, dict(run.seconds))
     return WeekResult(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from metarisk import registry
 from metarisk.domain import Finding, Job, MetariskError
+from metarisk.lake import Store
 from metarisk.pipeline.context import Context, Quiet
 from metarisk.pipeline.models import champion_for, registry_root
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
@@ -30,8 +31,8 @@ BROKEN: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
 
 
 def examine(settings: Settings, today: date) -> list[Finding]:
-    """Warehouse, migrations, data folder, room on its disk, portfolios with their champions, and versions."""
-    found = [_data_folder(settings), _room(settings), *_versions()]
+    """Warehouse, migrations, data folder, room on its disk, copy of the lake, portfolios with their champions, and versions."""
+    found = [_data_folder(settings), _room(settings), *_copy(settings), *_versions()]
     warehouse = _warehouse(settings)
     found.append(warehouse)
     for name in list_portfolios(settings.project):
@@ -79,6 +80,20 @@ def _room(settings: Settings) -> Finding:
     wanted = max([NIGHTS_OF_ROOM * _size(night) for night in nights], default=0) + LEAST_ROOM_MB * 2**20
     said = f"{free / 2**30:.1f} GiB free, {wanted / 2**30:.1f} GiB are wanted for the next {NIGHTS_OF_ROOM} nights"
     return Finding("disk", said, "" if free >= wanted else "free space, or run `metarisk prune --keep 90d`")
+
+
+def _copy(settings: Settings) -> Iterator[Finding]:
+    """Whether the object storage of METARISK_LAKE answers."""
+    if settings.lake is None:
+        return
+    root = settings.data_dir / "lake"
+    try:
+        copy = Store.open(settings.lake.get_secret_value(), root)
+        nights = sum(len(copy.dates(name)) for name in list_portfolios(settings.project))
+    except MetariskError as error:
+        yield Finding("copy of the lake", error.what, error.remedy)
+        return
+    yield Finding("copy of the lake", f"answers, holds {nights} dates")
 
 
 def _size(folder: Path) -> int:

@@ -16,6 +16,7 @@ from metarisk.pipeline.audit import append_event
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import registry_root
 from metarisk.pipeline.promotion import models
+from metarisk.pipeline.storing import store_of
 
 SERVED = 2
 """Champions that stay whatever their age: the newest, and the one to roll back to."""
@@ -94,7 +95,10 @@ def prune(context: Context, keep_days: int, *, dry_run: bool = False) -> Pruned:
         for number, row in enumerate(old):
             context.reporter.progress("prune", number, len(old), str(row["as_of"]))
             _archive(context, row)
-        _remove(folders)
+        if (store := store_of(context)) is not None:
+            for folder in nights.values():
+                store.drop(folder)
+        _remove([folder for folder in folders if folder.exists()])
     context.warehouse.snapshot()
     return found
 
@@ -123,12 +127,11 @@ def _archive(context: Context, run: dict[str, Any]) -> None:
 
 
 def _nights(context: Context, cut: date) -> dict[date, Path]:
-    """Folders of the lake by as_of, up to the cut."""
-    found = {}
-    for folder in sorted((context.settings.data_dir / "lake" / context.job.portfolio).glob("*-*-*")):
-        if (as_of := date.fromisoformat(folder.name)) <= cut:
-            found[as_of] = folder
-    return found
+    """Folders of the lake and of its copy by as_of, up to the cut."""
+    root, store = context.settings.data_dir / "lake" / context.job.portfolio, store_of(context)
+    known = {date.fromisoformat(folder.name) for folder in root.glob("*-*-*")}
+    known |= set(store.dates(context.job.portfolio)) if store else set()
+    return {as_of: root / str(as_of) for as_of in sorted(known) if as_of <= cut}
 
 
 def _unused(context: Context, cut: date, used: set[str]) -> dict[str, Path]:

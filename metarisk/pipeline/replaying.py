@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,6 +34,7 @@ from metarisk.pipeline.night import (
     score_files,
     support,
 )
+from metarisk.pipeline.storing import bring
 from metarisk.scoring import BASE, mean_score
 from metarisk.tasks import population
 
@@ -97,8 +99,17 @@ def night_of(context: Context, run_id: str) -> Night:
     context = replace(context, job=job)
     folder = run_folder(context, row["run_id"])
     source = folder.parents[1] / row["extract_hash"]
+
+    def whole() -> tuple[lake.Extract, dict[str, Any]]:
+        return lake.read_extract(source / "extract"), lake.verify(folder / "adapt")
+
     try:
-        extract, about = lake.read_extract(source / "extract"), lake.verify(folder / "adapt")
+        try:
+            extract, about = whole()
+        except DataError:
+            if not bring(context):
+                raise
+            extract, about = whole()
     except DataError as error:
         raise DataError(
             f"the files of run {row['run_id']} are no longer whole in the lake: {error.what}",
