@@ -31,18 +31,18 @@ _KEPT = f"""
 """  # noqa: S608 - constants only
 
 
-def build(file: DuckFile, limits: Limits, target: Path) -> None:
+def build(file: DuckFile, limits: Limits, target: Path, *, anew: bool = False) -> None:
     """Build the snapshot beside `target` and swap it in; on duckdb.Error and OSError `target` stays as it was.
 
     The scores in the snapshot before are taken over, so that a night's time depends on what is new; where that file
-    cannot be used (a migration came between, it is damaged), all is copied.
+    cannot be used (a migration came between, it is damaged), or with `anew`, all is copied.
     """
     for leftover in target.parent.glob(f"{target.stem}.building*"):
         leftover.unlink()
     beside = target.with_name(f"{target.stem}.building.duckdb")
     with file.cursor(limits, write=False) as cursor:
         try:
-            if target.exists():
+            if target.exists() and not anew:
                 shutil.copyfile(target, beside)
             _fill(cursor, beside)
         except duckdb.Error:
@@ -52,6 +52,22 @@ def build(file: DuckFile, limits: Limits, target: Path) -> None:
             _fill(cursor, beside)
     beside.replace(target)
     _sync(target.parent)
+
+
+def overwrite_free(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Write over the warehouse's blocks that hold rows of before: a checkpoint frees them and leaves their bytes."""
+    cursor.execute(f"CHECKPOINT {CATALOG}")
+    sizes = cursor.execute(
+        "SELECT free_blocks, block_size FROM pragma_database_size() WHERE database_name = $1", [CATALOG]
+    )
+    free, size = sizes.fetchall()[0]
+    # Identifiers made at random take their 16 bytes each, however they are packed; free blocks are taken first.
+    cursor.execute(
+        "CREATE OR REPLACE TABLE main.filler AS SELECT uuid() AS id FROM range($1)", [(free + 1) * size // 16]
+    )
+    cursor.execute(f"CHECKPOINT {CATALOG}")
+    cursor.execute("DROP TABLE main.filler")
+    cursor.execute(f"CHECKPOINT {CATALOG}")
 
 
 def _fill(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
