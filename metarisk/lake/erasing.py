@@ -74,16 +74,17 @@ def erase(folder: Path, erasure: Erasure, keys: Sequence[str], *, keep: bool = F
     held = {name: _held(folder / name, erasure, keys) for name in manifest["files"] if name.endswith(".parquet")}
     if not (gone := sum(held.values())):
         return 0
+    dropped = 0
     with rewritten(folder) as into:
         for name in manifest["files"]:
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             if held.get(name):
-                _copy(folder / name, into / name, erasure, keys, keep)
+                dropped += _copy(folder / name, into / name, erasure, keys, keep)
             else:
                 shutil.copyfile(folder / name, into / name)
         content = {name: value for name, value in manifest.items() if name != "files"}
-        if "rows" in content and not keep:
-            content["rows"] -= gone
+        if "rows" in content:
+            content["rows"] -= dropped
         line = {"pseudonym": erasure.pseudonym, "rows": gone, "at": erasure.at, "by": erasure.by}
         content[ERASED] = [*content.get(ERASED, []), line | {"reason": erasure.reason}]
         write_manifest(into, content)
@@ -136,7 +137,9 @@ def _held(path: Path, erasure: Erasure, keys: Sequence[str]) -> int:
     )
 
 
-def _copy(path: Path, target: Path, erasure: Erasure, keys: Sequence[str], keep: bool) -> None:
+def _copy(path: Path, target: Path, erasure: Erasure, keys: Sequence[str], keep: bool) -> int:
+    """Write a file without the entity; how many rows fewer."""
+    dropped = 0
     file = pq.ParquetFile(path)
     texts = _texts(file.schema_arrow)
     with pq.ParquetWriter(target, file.schema_arrow, compression="zstd", compression_level=1) as writer:
@@ -155,3 +158,5 @@ def _copy(path: Path, target: Path, erasure: Erasure, keys: Sequence[str], keep:
                     field = table.schema.field(name)
                     table = table.set_column(table.schema.get_field_index(name), field, pa.array(said, field.type))
             writer.write_table(table)
+            dropped += batch.num_rows - table.num_rows
+    return dropped
