@@ -157,9 +157,9 @@ class DuckDBWarehouse:
         return self._build(anew=False)
 
     def purge(self, tables: Sequence[str]) -> None:
-        """Overwrite the blocks that the file does not use any more, and build the file for BI from nothing."""
-        with duck_file(self.path).cursor(self._limits, write=True) as cursor, explained(self.path):
-            snapshot.overwrite_free(cursor)
+        """Write the whole file anew, for it keeps bytes of before in blocks, and build the file for BI from nothing."""
+        with explained(self.path):
+            duck_file(self.path).rewrite(self._limits)
         self._build(anew=True)
 
     def _build(self, *, anew: bool) -> Path:

@@ -54,22 +54,6 @@ def build(file: DuckFile, limits: Limits, target: Path, *, anew: bool = False) -
     _sync(target.parent)
 
 
-def overwrite_free(cursor: duckdb.DuckDBPyConnection) -> None:
-    """Write over the warehouse's blocks that hold rows of before: a checkpoint frees them and leaves their bytes."""
-    cursor.execute(f"CHECKPOINT {CATALOG}")
-    sizes = cursor.execute(
-        "SELECT free_blocks, block_size FROM pragma_database_size() WHERE database_name = $1", [CATALOG]
-    )
-    free, size = sizes.fetchall()[0]
-    # Identifiers made at random take their 16 bytes each, however they are packed; free blocks are taken first.
-    cursor.execute(
-        "CREATE OR REPLACE TABLE main.filler AS SELECT uuid() AS id FROM range($1)", [(free + 1) * size // 16]
-    )
-    cursor.execute(f"CHECKPOINT {CATALOG}")
-    cursor.execute("DROP TABLE main.filler")
-    cursor.execute(f"CHECKPOINT {CATALOG}")
-
-
 def _fill(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Bring the snapshot at `path`, empty or older, up to the warehouse's state of now."""
     cursor.execute(f"ATTACH {literal(str(path))} AS bi")

@@ -1,4 +1,4 @@
-"""An entity is erased: its name is nowhere, what was published of it stays under a pseudonym, and all others are as before."""
+"""An entity is erased: its name is nowhere, its published rows have a pseudonym, and all others are as before."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def planted() -> pl.DataFrame:
 
 @pytest.fixture
 def nights(published_project: Project) -> Project:
-    """A night without the name, one with it, two refused ones that tell of it or set it aside, and what people said of it."""
+    """A night without the name, one with it, two refused ones that tell of it or set it aside, and words of people."""
     project, frame = published_project, planted()
     mine, other = pl.col("loan_id") == WHO, pl.col("loan_id") == frame["loan_id"][-1]
     project.load(frame)
