@@ -22,6 +22,7 @@ from rich.markup import escape
 from metarisk import __version__, demo
 from metarisk.cli.console import date_of, errors, hint, plain, readable, rich_table, say
 from metarisk.cli.drift import drift_app
+from metarisk.cli.erasure import forget
 from metarisk.cli.governance import audit_app, models_app, replay
 from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.overrides import override_app
@@ -219,7 +220,7 @@ def run_demo(
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo", *portfolios]))  # noqa: S603
 
 
-for command in (evaluate, explain, why, score, feedback, replay, doctor, unstick, prune):
+for command in (evaluate, explain, why, score, feedback, replay, forget, doctor, unstick, prune):
     app.command()(command)
 
 

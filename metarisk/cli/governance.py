@@ -182,6 +182,7 @@ def replay(
         what = "bit for bit the same" if found.identical else "not the same"
         lines = [
             f"run {run_id}, {found.portfolio} {found.as_of}: {found.rows:,} rows done again, {what}",
+            *([f"{found.erased:,} {'row' if found.erased == 1 else 'rows'} erased"] if found.erased else []),
             *(f"DIFFERS {line}" for line in found.differences),
             *(f"since then: {line}" for line in found.changed),
             "Next: nothing"

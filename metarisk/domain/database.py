@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from pathlib import Path
@@ -64,4 +64,8 @@ class Warehouse(Protocol):
 
     def snapshot(self) -> Path | None:
         """Swap in the read-only file for BI (DuckDB); None where readers use the warehouse itself."""
+        ...
+
+    def purge(self, tables: Sequence[str]) -> None:
+        """Let what was updated or deleted in `schema.table`s leave the files too, and readers' copies with it."""
         ...

@@ -4,21 +4,39 @@ Nothing here decides what data mean; `quality` judges values, `tasks` gives labe
 """
 
 from metarisk.lake.columns import Notes, canonical, check_schema, key_columns
+from metarisk.lake.erasing import ERASED, Erasure, erase, erase_loose, left, sealed
 from metarisk.lake.extracts import Extract, extract, read_extract
-from metarisk.lake.folders import read_manifest, scratch, settle, staged, verify, write_manifest
+from metarisk.lake.folders import (
+    MANIFEST,
+    finish_rewriting,
+    read_manifest,
+    scratch,
+    settle,
+    staged,
+    verify,
+    write_manifest,
+)
 from metarisk.lake.store import Store
 
 __all__ = [
+    "ERASED",
+    "MANIFEST",
+    "Erasure",
     "Extract",
     "Notes",
     "Store",
     "canonical",
     "check_schema",
+    "erase",
+    "erase_loose",
     "extract",
+    "finish_rewriting",
     "key_columns",
+    "left",
     "read_extract",
     "read_manifest",
     "scratch",
+    "sealed",
     "settle",
     "staged",
     "verify",

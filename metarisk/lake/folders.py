@@ -17,6 +17,7 @@ from metarisk.domain import DataError
 
 MANIFEST = "manifest.json"
 SCRATCH = ".scratch-"
+_BESIDE = ".rewritten"
 
 
 @contextmanager
@@ -71,6 +72,33 @@ def staged(final: Path) -> Iterator[Path]:
         if not (folder / MANIFEST).is_file():
             raise ValueError(f"nothing called write_manifest for {final}")
         settle(folder, final)
+
+
+@contextmanager
+def rewritten(final: Path) -> Iterator[Path]:
+    """A folder to fill, and to seal by `write_manifest`, that takes the place of the whole folder `final`.
+
+    Killed between the two renames, `final` is missing and its successor stands whole beside it: `finish_rewriting`.
+    """
+    beside = final.with_name(final.name + _BESIDE)
+    with staged(beside) as folder:
+        yield folder
+    _take_place(beside, final)
+
+
+def finish_rewriting(root: Path) -> None:
+    """Give every rewritten folder below `root` the place that a killed process had not given it yet."""
+    for beside in sorted(root.rglob(f"*{_BESIDE}")):
+        if _is_whole(beside):
+            _take_place(beside, beside.with_name(beside.name.removesuffix(_BESIDE)))
+
+
+def _take_place(beside: Path, final: Path) -> None:
+    with scratch(final.parent) as bin_:
+        if final.exists():
+            final.rename(bin_ / final.name)
+        beside.rename(final)
+        _sync(final.parent)
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> str:

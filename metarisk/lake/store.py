@@ -95,6 +95,20 @@ class Store:
                 came += 1
         return came
 
+    def renew(self, folder: Path, name: str, progress: Progress) -> None:
+        """Copy what has changed, and delete what `folder` no longer has, with every listing but the new one, `name`."""
+        self.keep(folder, name, progress)
+        with self._asked(folder):
+            path = self._path(folder)
+            listings = self.files.get_file_info(fs.FileSelector(f"{path}/{_LISTINGS}"))
+            for info in listings:
+                if info.base_name != f"{name}.json":
+                    self.files.delete_file(info.path)
+            kept = {f"{path}/{relative}" for relative in self._listed(folder)} | {f"{path}/{_LISTINGS}/{name}.json"}
+            for info in self.files.get_file_info(fs.FileSelector(path, recursive=True)):
+                if info.type == fs.FileType.File and info.path not in kept:
+                    self.files.delete_file(info.path)
+
     def drop(self, folder: Path) -> None:
         """Delete the copy of a folder, its listings first."""
         with self._asked(folder):

@@ -17,6 +17,8 @@ from metarisk.pipeline.identity import text_hash
 
 RECENT_NIGHTS = 35
 """Nights whose score rows are read again by default: those that the snapshot for BI holds."""
+ERASED = "erased"
+"""Kind of the event of an erasure in the warehouse: its new seals stand in place of those of before."""
 _NEWEST = "SELECT seq, hash FROM metarisk.event_log WHERE portfolio = $portfolio ORDER BY seq DESC LIMIT 1"
 _EVENTS = """
 SELECT portfolio, seq, happened_at, kind, actor, payload, prev_hash, hash
@@ -146,8 +148,7 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
     faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
     pruned = {json.loads(event["payload"])["run_id"] for event in trusted if event["kind"] == "pruned"}
-    there = set(runs) - pruned
-    sealed = {told["run_id"]: (seq, told) for seq, told in published.items() if told["run_id"] in there}
+    sealed = {run_id: told for run_id, told in sealed_scores(trusted).items() if run_id in set(runs) - pruned}
     nights = sorted({runs[run_id]["as_of"] for run_id in sealed})[slice(0 if every_night else -RECENT_NIGHTS, None)]
     for run_id, (seq, told) in sealed.items():
         as_of = runs[run_id]["as_of"]
@@ -155,6 +156,36 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
             faults.append(Fault(f"score rows of run {run_id} are not those that were published", seq, as_of))
     newest = chain[-1]["hash"] if chain else None
     return Audit(len(events), len(events) - len(chain), len(runs), len(nights), newest, tuple(faults))
+
+
+def sealed_scores(events: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, Mapping[str, Any]]]:
+    """By run, the last event that sealed its score rows, and the seal: an erasure seals anew what it has renamed."""
+    found: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    for event in events:
+        told = json.loads(event["payload"])
+        if event["kind"] == "publication":
+            found[told["run_id"]] = (event["seq"], told)
+        elif event["kind"] == ERASED:
+            found |= {run_id: (event["seq"], anew) for run_id, anew in told["scores"].items()}
+    return found
+
+
+def sealed_overrides(events: Sequence[Mapping[str, Any]]) -> dict[int, tuple[int, str]]:
+    """By number of an override, the last event that sealed its row, and the seal."""
+    found: dict[int, tuple[int, str]] = {}
+    for event in events:
+        told = json.loads(event["payload"])
+        if event["kind"] == "override":
+            found[told["seq"]] = (event["seq"], told["row"])
+        elif event["kind"] == ERASED:
+            found |= {int(number): (event["seq"], row) for number, row in told["overrides"].items()}
+    return found
+
+
+def trusted_events(source: Rows, portfolio: str) -> list[dict[str, Any]]:
+    """Events of a portfolio that are as they were hashed, in their order."""
+    events = source.rows(_EVENTS, {"portfolio": portfolio})
+    return [event for event in events if event["hash"] is not None and chained(event) == event["hash"]]
 
 
 def _broken(events: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
@@ -196,8 +227,7 @@ def _states_differ(events: Sequence[Mapping[str, Any]], states: Sequence[Mapping
 def _overrides_differ(events: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
     """Overrides that are not as the log sealed them, or that it does not know."""
     found = {row["seq"]: override_sum(row) for row in rows}
-    payloads = ((event["seq"], json.loads(event["payload"])) for event in events if event["kind"] == "override")
-    told = {payload["seq"]: (seq, payload["row"]) for seq, payload in payloads}
+    told = sealed_overrides(events)
     for number in sorted({*found, *told}):
         seq, expected = told.get(number, (None, None))
         if found.get(number) != expected:

@@ -31,7 +31,7 @@ BROKEN: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
 
 
 def examine(settings: Settings, today: date) -> list[Finding]:
-    """Warehouse, migrations, data folder, room on its disk, copy of the lake, portfolios with their champions, and versions."""
+    """Warehouse, migrations, data folder, its disk, copy of the lake, portfolios with champions, and versions."""
     found = [_data_folder(settings), _room(settings), *_copy(settings), *_versions()]
     warehouse = _warehouse(settings)
     found.append(warehouse)

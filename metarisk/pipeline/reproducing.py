@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -13,6 +14,7 @@ import polars as pl
 
 from metarisk import lake, scoring
 from metarisk.domain import Scalar
+from metarisk.pipeline import forgetting
 from metarisk.pipeline import night as nights
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.deriving import DERIVED, SCORES, write_derived
@@ -37,6 +39,8 @@ class Reproduced:
     """Whether adaptation and score files have the very bits of then, and the warehouse the rows of these files."""
     differences: tuple[str, ...]
     """What is not as it was, in words; empty where `identical`."""
+    erased: int
+    """Rows of its extract that were erased since: the adaptation is then that of its files, and nothing is derived."""
     changed: tuple[str, ...]
     """What stands around the run and is another than then: code, configuration, versions of packages."""
 
@@ -52,22 +56,37 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
     then = json.loads(context.warehouse.rows(_MANIFEST, {"run_id": run_id})[0]["manifest"])
     began = lake.read_manifest(night.run.folder / "adapt")
     drifting = json.loads(began.get(nights.DRIFTING, "[]"))
+    lines = lake.read_manifest(night.run.extract.directory).get(lake.ERASED, [])
+    erased = sum(line["rows"] for line in lines)
     with lake.scratch(context.settings.data_dir / "lake" / night.context.job.portfolio) as private:
         again = replace(night.run, folder=private / "run")
-        with lake.staged(again.folder / "adapt") as into:
-            nights.write_adaptation(night.context, again, into, drifting)
-            lake.write_manifest(into, {"run_id": run_id, ALSO: began.get(ALSO, "{}")})
+        if erased:
+            # Labels that are gone cannot be learned from again.
+            shutil.copytree(night.run.folder / "adapt", again.folder / "adapt")
+        else:
+            with lake.staged(again.folder / "adapt") as into:
+                nights.write_adaptation(night.context, again, into, drifting)
+                lake.write_manifest(into, {"run_id": run_id, ALSO: began.get(ALSO, "{}")})
         nights.score(night.context, again)
         scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in nights.score_files(again))
-        if night.context.spec.derive is not None:
+        if night.context.spec.derive is not None and not erased:
             known = context.warehouse.rows(_KNOWN, {"run_id": run_id})[0]["known"]
             write_derived(night.context, again, again.folder / DERIVED, known)
             scores = pl.concat([scores, pl.read_parquet(again.folder / DERIVED / SCORES)])
-        files = {step: _files(again.folder / step) for step in ("adapt", "score", DERIVED) if step in then}
-    differences = [*_files_differ(then, files), *_rows_differ(night, scores)]
+        steps = ("adapt",) if erased else ("adapt", "score", DERIVED)
+        files = {step: _files(again.folder / step) for step in steps if step in then}
+    differences = [*_files_differ(then, files), *_rows_differ(night, scores, {line["pseudonym"] for line in lines})]
+    differences += forgetting.folders_differ(night.context, night.run.extract.directory, night.run.folder / "score")
     changed = tuple(_around(night, then))
     return Reproduced(
-        run_id, night.context.job.portfolio, night.as_of, scores.height, not differences, tuple(differences), changed
+        run_id,
+        night.context.job.portfolio,
+        night.as_of,
+        scores.height,
+        not differences,
+        tuple(differences),
+        erased,
+        changed,
     )
 
 
@@ -83,8 +102,11 @@ def _files_differ(then: Mapping[str, Any], now: Mapping[str, Mapping[str, str]])
                 yield f"{step}/{name} is another file than that of then"
 
 
-def _rows_differ(night: Night, scores: pl.DataFrame) -> Iterator[str]:
-    """Columns in which rows done again are not those of the warehouse."""
+def _rows_differ(night: Night, scores: pl.DataFrame, erased: Collection[str]) -> Iterator[str]:
+    """Columns in which rows done again are not those of the warehouse, of which erased entities are left out.
+
+    Where rows are erased, scores of derived targets are left out too.
+    """
     keys: dict[str, Scalar] = {"run_id": night.run.run_id, "as_of": night.as_of}
     with night.context.warehouse.stream(_PUBLISHED, keys) as reader:
         parts = [pl.DataFrame(batch) for batch in reader]
@@ -92,6 +114,9 @@ def _rows_differ(night: Night, scores: pl.DataFrame) -> Iterator[str]:
         yield "the warehouse has no score row of the run any more: see the archive"
         return
     published = pl.concat(parts).select(pl.col(name).cast(kind) for name, kind in scoring.SCHEMA.items())
+    if erased:
+        own = night.context.portfolio.target.name
+        published = published.filter(~pl.col("entity").is_in([*erased]) & (pl.col("target") == own))
     gone = scores.join(published, on=["entity", "target"], how="anti").height
     added = published.join(scores, on=["entity", "target"], how="anti").height
     if gone or added:

@@ -27,7 +27,7 @@ from metarisk.report.model import (
     Waterfall,
     WeekReport,
 )
-from metarisk.report.render import render_night, render_week
+from metarisk.report.render import render_night, render_week, written
 
 __all__ = [
     "BacktestLine",
@@ -57,4 +57,5 @@ __all__ = [
     "card_markdown",
     "render_night",
     "render_week",
+    "written",
 ]

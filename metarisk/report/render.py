@@ -38,6 +38,8 @@ from metarisk.report.model import (
 
 _SHOWN_SEGMENTS = 10
 _SHOWN_DRIFT = 10
+_CUTS = (40, 60, 80, 120, 400)
+"""Where templates cut names that may be an entity's."""
 _SHOWN_BACKTESTS = 24
 _MAP_SEGMENTS, _MAP_FEATURES = 14, 14
 _BADNESS = {SUSPECTED: -1, "alert": 0, "watch": 1, "blind": 2, "ok": 3}
@@ -305,6 +307,12 @@ def _seconds(value: float) -> str:
 
 def _moment(value: datetime | None) -> str:
     return "–" if value is None else f"{value:%Y-%m-%d %H:%M %Z}".strip()
+
+
+def written(name: str) -> list[str]:
+    """Every form in which pages write a name, the longest first: whole, cut, escaped."""
+    cut = (charts.printable(_name(name, most)) for most in _CUTS)
+    return sorted({name, *(str(escape(form)) for form in (charts.printable(name), *cut))}, key=len, reverse=True)
 
 
 def _name(value: str, most: int = 80) -> str:

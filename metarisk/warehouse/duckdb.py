@@ -6,7 +6,7 @@ Opening and sharing the file is in `duckfile`, the BI snapshot in `snapshot`, mi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -154,9 +154,18 @@ class DuckDBWarehouse:
 
     def snapshot(self) -> Path:
         """Swap in `<warehouse>-bi.duckdb`; see `snapshot.build`."""
+        return self._build(anew=False)
+
+    def purge(self, tables: Sequence[str]) -> None:
+        """Write the whole file anew, for it keeps bytes of before in blocks, and build the file for BI from nothing."""
+        with explained(self.path):
+            duck_file(self.path).rewrite(self._limits)
+        self._build(anew=True)
+
+    def _build(self, *, anew: bool) -> Path:
         target = self.path.with_name(f"{self.path.stem}-bi.duckdb")
         with self.lock("metarisk/snapshot", wait_seconds=self._limits.busy_seconds), explained(self.path):
-            snapshot.build(duck_file(self.path), self._limits, target)
+            snapshot.build(duck_file(self.path), self._limits, target, anew=anew)
         return target
 
 

@@ -65,6 +65,29 @@ class DuckFile:
         finally:
             self._leave()
 
+    def rewrite(self, limits: Limits) -> None:
+        """Copy the file to another that takes its place: what was deleted is in no block of it.
+
+        Whoever waits for the file gets the new one: the old one is locked until the new one, locked too, has its name.
+        """
+        beside = self.path.with_suffix(".rewriting.duckdb")
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._root is None, limits.busy_seconds):
+                raise _busy(self.path, "this process reads it", limits)
+            beside.unlink(missing_ok=True)
+            root = _open(self.path, limits, True, time.monotonic() + limits.busy_seconds)
+            try:
+                root.execute("SET GLOBAL preserve_insertion_order = true")
+                root.execute(f"CHECKPOINT {CATALOG}")
+                root.execute(f"ATTACH {literal(str(beside))} AS fresh")
+                root.execute(f"COPY FROM DATABASE {CATALOG} TO fresh")
+                root.execute("CHECKPOINT fresh")
+                beside.replace(self.path)
+                root.execute(f"DETACH {CATALOG}")
+            finally:
+                root.close()
+                beside.unlink(missing_ok=True)
+
     def _enter(self, limits: Limits, write: bool) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + limits.busy_seconds
         with self._changed:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import date
 from functools import partial
@@ -187,6 +187,12 @@ class PostgreSQLWarehouse:
     def snapshot(self) -> None:
         """None: readers use the warehouse itself."""
         return
+
+    def purge(self, tables: Sequence[str]) -> None:
+        """Vacuum the tables: no page holds rows of before, though the write-ahead log does until it is recycled."""
+        with self.connector.open(autocommit=True) as connection, explained(self.connector.secrets):
+            for table in tables:
+                execute(connection, f"VACUUM {statements.quote_table(table)}")
 
     def make_partition(self, table: str, month: date) -> None:
         """Make the table's partition of a month, where it is missing, in a transaction of its own."""

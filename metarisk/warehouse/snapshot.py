@@ -31,18 +31,18 @@ _KEPT = f"""
 """  # noqa: S608 - constants only
 
 
-def build(file: DuckFile, limits: Limits, target: Path) -> None:
+def build(file: DuckFile, limits: Limits, target: Path, *, anew: bool = False) -> None:
     """Build the snapshot beside `target` and swap it in; on duckdb.Error and OSError `target` stays as it was.
 
     The scores in the snapshot before are taken over, so that a night's time depends on what is new; where that file
-    cannot be used (a migration came between, it is damaged), all is copied.
+    cannot be used (a migration came between, it is damaged), or with `anew`, all is copied.
     """
     for leftover in target.parent.glob(f"{target.stem}.building*"):
         leftover.unlink()
     beside = target.with_name(f"{target.stem}.building.duckdb")
     with file.cursor(limits, write=False) as cursor:
         try:
-            if target.exists():
+            if target.exists() and not anew:
                 shutil.copyfile(target, beside)
             _fill(cursor, beside)
         except duckdb.Error:

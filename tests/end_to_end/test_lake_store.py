@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from metarisk import lake
 from metarisk.domain import ConfigError, DataError
 from metarisk.pipeline import pruning
+from metarisk.pipeline.forgetting import forget
 from metarisk.pipeline.health import examine
 from metarisk.pipeline.reproducing import reproduce
 from tests.end_to_end import tiny
@@ -142,10 +144,31 @@ def test_pruned_nights_leave_the_copy(project: Project) -> None:
     assert store(project).dates(NAME) == [SECOND.replace(month=7, day=1)]
 
 
+def test_a_forgotten_entity_leaves_the_copy(project: Project) -> None:
+    done = project.nightly()
+    gone = project.scores()["entity"][3]
+    shutil.rmtree(project.settings.data_dir / "lake")  # the night is in the copy alone
+    forget(project.context(FIRST), gone, "officer", "request 7")
+    shutil.rmtree(project.settings.data_dir / "lake")
+    assert store(project).bring(night(project)) > 5
+    for path in night(project).rglob("*.parquet"):
+        assert not pl.read_parquet(path).select((pl.col(pl.String) == gone).any()).transpose().to_series().any(), path
+    listed = store(project).files.get_file_info(fs.FileSelector(f"bank/{night_path(project)}", recursive=True))
+    held = {info.path.split(f"{FIRST}/")[1] for info in listed if info.type == fs.FileType.File}
+    assert {name for name in held if not name.startswith(".listings/")} == set(files(night(project)))
+    found = reproduce(project.context(FIRST), done.run_id)
+    assert not found.differences
+
+
+def night_path(project: Project) -> str:
+    """Path of the night's copy in its bucket."""
+    return f"{store(project).base.removeprefix('bank/')}/{NAME}/{FIRST}"
+
+
 def test_the_doctor_asks_the_storage(project: Project) -> None:
     project.nightly()
     found = {one.subject: one for one in examine(project.settings, SECOND)}
-    assert found["copy of the lake"].said == "answers, holds 1 dates"
+    assert found["copy of the lake"].what == "answers, holds 1 dates"
     nowhere = SecretStr("s3://nobody/x?scheme=http&region=eu-west-1&endpoint_override=127.0.0.1:9")
     gone = project.settings.model_copy(update={"lake": nowhere})
     assert not {one.subject: one for one in examine(gone, SECOND)}["copy of the lake"].fine

@@ -1,0 +1,248 @@
+"""An entity is erased: its name is nowhere, its published rows have a pseudonym, and all others are as before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+from click.testing import Result as Called
+from typer.testing import CliRunner
+
+from metarisk import lake
+from metarisk.cli import app
+from metarisk.domain import ConfigError, DataError, QualityError
+from metarisk.pipeline import audit, forgetting, overriding, reproducing
+from tests.end_to_end import tiny
+from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project, book
+
+WHO = "Zëppelin & <Söhne> 77|Q"
+"""A name that pages escape and cut, and that no other value holds."""
+DATES = ("event_date", "known_date")
+BY, WHY = "D. Officer", "request 4711"
+
+
+def planted() -> pl.DataFrame:
+    """The book in which a loan of the first rows has the name: at risk, labelled long ago, and among the riskiest."""
+    frame = book()
+    lately = pl.col("opened_on").is_between(tiny.CUT_OFF - timedelta(days=300), tiny.CUT_OFF - timedelta(days=200))
+    at_risk = pl.col("exit_date").is_null() & pl.col("event_date").is_null() & (pl.col("amount") > 0)
+    mine = pl.col("loan_id") == frame.filter(lately & at_risk)["loan_id"][0]
+    return frame.with_columns(
+        loan_id=pl.when(mine).then(pl.lit(WHO)).otherwise("loan_id"),
+        amount=pl.when(mine).then(8 * pl.col("amount")).otherwise("amount"),
+    )
+
+
+@pytest.fixture
+def nights(published_project: Project) -> Project:
+    """A night without the name, one with it, two refused ones that tell of it or set it aside, and words of people."""
+    project, frame = published_project, planted()
+    mine, other = pl.col("loan_id") == WHO, pl.col("loan_id") == frame["loan_id"][-1]
+    project.load(frame)
+    project.nightly(SECOND)
+    early = pl.col("opened_on") - timedelta(days=9)
+    for day, wrong in (
+        (1, frame.with_columns(pl.when(mine).then(early).otherwise(date).alias(date) for date in DATES)),
+        (2, frame.with_columns(pl.when(other).then(early).otherwise(date).alias(date) for date in DATES).with_columns(
+            amount=pl.when(mine).then(-1.0).otherwise("amount"))),
+    ):  # fmt: skip
+        project.load(wrong)
+        with pytest.raises(QualityError):
+            project.nightly(SECOND + timedelta(days=day))
+    context = project.context(SECOND)
+    overriding.override(context, WHO, 0.02, "Ann Officer", f"{WHO} has a guarantor")
+    overriding.override(context, project.scores(SECOND)["entity"][0], 0.03, "Ann Officer", "a new guarantor")
+    project.load(frame.filter(~mine))  # DuckDB holds the sources in the same file
+    return project
+
+
+def where(project: Project, name: str = WHO) -> list[str]:
+    """Files and columns that hold the name, in bytes, in values of Parquet, and in every text of every table."""
+    return sorted({*in_files(project, name), *in_tables(project, name)})
+
+
+def in_files(project: Project, name: str) -> Iterator[str]:
+    data = project.settings.data_dir
+    forms = [name.encode(), json.dumps(name)[1:-1].encode(), name[:9].encode()]
+    for path in (path for path in data.rglob("*") if path.is_file()):
+        if any(form in path.read_bytes() for form in forms):
+            yield str(path.relative_to(data))
+        if path.suffix == ".parquet":
+            frame = pl.read_parquet(path)
+            if any(frame[column].str.contains(name, literal=True).any() for column in texts(frame)):
+                yield str(path.relative_to(data))
+        if path.name == "warehouse-bi.duckdb":
+            with duckdb.connect(path, read_only=True) as connection:
+                for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+                    rows = (
+                        connection.execute(f"SELECT * FROM metarisk.{table}").pl()
+                        if table != "held"
+                        else pl.DataFrame()
+                    )
+                    if any(rows[column].str.contains(name, literal=True).any() for column in texts(rows)):
+                        yield f"{path.name} {table}"
+
+
+def texts(frame: pl.DataFrame) -> list[str]:
+    return [column for column, kind in frame.schema.items() if kind == pl.String]
+
+
+def in_tables(project: Project, name: str) -> Iterator[str]:
+    columns = project.warehouse.rows(
+        "SELECT table_name AS t, column_name AS c FROM information_schema.columns WHERE table_schema = 'metarisk' "
+        "AND data_type IN ('VARCHAR', 'text')"
+    )
+    for row in columns:
+        sql = f"SELECT count(*) AS n FROM metarisk.{row['t']} WHERE strpos({row['c']}, $name) > 0"
+        if project.warehouse.rows(sql, {"name": name})[0]["n"]:
+            yield f"{row['t']}.{row['c']}"
+
+
+def ask(project: Project, entity: str = WHO) -> forgetting.Forgotten:
+    return forgetting.forget(project.context(SECOND), entity, BY, WHY)
+
+
+def scores(project: Project) -> dict[str, pl.DataFrame]:
+    return {str(as_of): project.scores(as_of) for as_of in (FIRST, SECOND)}
+
+
+def as_forgotten(project: Project, before: dict[str, pl.DataFrame], pseudonym: str) -> None:
+    """The name is nowhere, every other row is what it was, the log is whole, and the nights are reproduced."""
+    assert where(project) == []
+    for night, rows in scores(project).items():
+        expected = before[night].with_columns(pl.col("entity").replace(WHO, pseudonym)).sort("entity")
+        assert rows.sort("entity").equals(expected)
+    assert project.count("score_current") == before[str(SECOND)].height
+    context = project.context(SECOND)
+    assert audit.verify(context, every_night=True).faults == ()
+    for row in project.warehouse.rows("SELECT run_id FROM metarisk.run"):
+        found = reproducing.reproduce(context, row["run_id"])
+        erased = int(found.as_of == SECOND)
+        assert (found.differences, found.identical, found.erased) == ((), True, erased)
+        assert found.rows == before[str(found.as_of)].height - erased
+    for folder in lake.sealed(project.settings.data_dir / "lake"):
+        lake.verify(folder)
+    assert not list((project.settings.data_dir / "forgetting").iterdir())
+
+
+def test_the_name_is_nowhere_and_all_else_is_as_before(nights: Project) -> None:
+    before, held = scores(nights), where(nights)
+    assert {"quality_result.detail", "risk_score.entity", "score_override.reason"} <= set(held)
+    for part in ("/extract/", "/score/", "/quarantine/", "reports/", "warehouse-bi.duckdb"):
+        assert any(part in place for place in held), part
+    done = ask(nights)
+    assert done.left == ()
+    assert {change.where: change.rows for change in done.changed}["metarisk.risk_score"] == 1
+    as_forgotten(nights, before, done.pseudonym)
+    assert {row["model_score"] > 0 for row in overriding.current(nights.context(SECOND))} == {True}
+    with pytest.raises(DataError, match=r"nothing that is kept here holds.*check the entity"):
+        ask(nights)
+    with nights.warehouse.transaction() as transaction:
+        transaction.execute(
+            "UPDATE metarisk.risk_score SET score = score + 1e-12 WHERE entity = $p", {"p": done.pseudonym}
+        )
+    (fault,) = audit.verify(nights.context(SECOND)).faults
+    assert "score rows of run" in fault.what
+
+
+@pytest.fixture
+def known(published: Project) -> tuple[Project, str]:
+    """One published night, and a scored entity that its source does not have any more."""
+    entity = published.scores()["entity"][5]
+    published.load(book().filter(pl.col("loan_id") != entity))
+    return published, entity
+
+
+def test_a_command_that_was_killed_is_ended_by_the_next(
+    known: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, entity = known
+    before = project.scores()
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def dies_at_second(*arguments: Any, **options: Any) -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr(lake, "erase", dies)
+            rows = erase(*arguments, **options)
+        if rows:
+            monkeypatch.setattr(lake, "erase", dies)
+        return rows
+
+    erase, pseudonyms = lake.erase, set()
+    for owner, name, death in (
+        (audit, "append_event", dies),
+        (lake, "erase", dies_at_second),
+        (type(project.warehouse), "purge", dies),
+        (forgetting, "_close", dies),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, death)
+            with pytest.raises(KeyboardInterrupt):
+                ask(project, entity)
+        monkeypatch.setattr(lake, "erase", erase)
+        pseudonyms |= set(project.scores()["entity"]) - set(before["entity"])
+    with pytest.raises(ConfigError, match=f"the erasure of '{entity}' was not ended.*end it first"):
+        ask(project, before["entity"][6])
+    done = ask(project, entity)
+    assert {done.pseudonym} == pseudonyms
+    assert done.left == ()
+    assert where(project, entity) == []
+    after = before.with_columns(pl.col("entity").replace(entity, done.pseudonym)).sort("entity")
+    assert project.scores().sort("entity").equals(after)
+    assert audit.verify(project.context(FIRST)).faults == ()
+    (run,) = project.warehouse.rows("SELECT run_id FROM metarisk.run")
+    found = reproducing.reproduce(project.context(FIRST), run["run_id"])
+    assert (found.differences, found.erased) == ((), 1)
+    events = project.warehouse.rows(
+        "SELECT kind FROM metarisk.event_log WHERE portfolio = $p ORDER BY seq", {"p": NAME}
+    )
+    assert [row["kind"] for row in events][-2:] == ["erased", "erased_files"]
+
+
+def test_the_command_says_what_it_did_and_what_it_cannot(
+    known: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, entity = known
+    monkeypatch.setenv("METARISK_PROJECT", str(project.settings.project))
+    monkeypatch.setenv("METARISK_WAREHOUSE", project.settings.warehouse.get_secret_value())
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: str) -> Called:
+        return CliRunner().invoke(app, [*words])
+
+    who = ["-p", NAME, "--by", BY]
+    for name, why, said in (("nobody at all", WHY, "check the entity"), (entity, f"of {entity}", "without the name")):
+        refused = call("forget", name, *who, "--reason", why)
+        assert refused.exit_code == 1
+        assert said in refused.output
+    with project.warehouse.lock(NAME):
+        refused = call("forget", entity, *who, "--reason", WHY)
+    assert (refused.exit_code, "LockedError" in refused.output) == (1, True)
+    done = call("forget", entity, *who, "--reason", WHY)
+    assert done.exit_code == 0, done.output
+    for told in ("metarisk.risk_score", "rows taken out", "The source still has it", "Backups"):
+        assert told in done.output
+    (run,) = project.warehouse.rows("SELECT run_id FROM metarisk.run")
+    replayed = call("replay", run["run_id"])
+    assert (replayed.exit_code, "1 row erased" in replayed.output) == (0, True)
+    (folder,) = (project.settings.data_dir / "lake" / NAME / str(FIRST) / "runs").glob("*/score")
+    lake.write_manifest(folder, {**lake.read_manifest(folder), "erased": [{"pseudonym": "erased-0", "rows": 1}]})
+    forged = call("replay", run["run_id"])
+    assert (forged.exit_code, "is not what its erasure left" in forged.output) == (1, True)
+
+
+def test_an_erasure_hides_no_other_change(known: tuple[Project, str]) -> None:
+    project, entity = known
+    with project.warehouse.transaction() as transaction:
+        change = "UPDATE metarisk.risk_score SET score = score / 2 WHERE entity <> $entity"
+        transaction.execute(change, {"entity": entity})
+    with pytest.raises(DataError, match=r"an erasure would hide it.*restore the warehouse first"):
+        ask(project, entity)
+    assert entity in project.scores()["entity"]
