@@ -75,7 +75,7 @@ def score_shard(shard: Shard) -> list[int]:
 
 
 def cut(chunks: Sequence[Chunk], seconds_a_row: float) -> list[tuple[Chunk, ...]]:
-    """Consecutive chunks in shards of about equal rows: at most MOST_SHARDS, each worth WORTH_SECONDS or more."""
+    """Consecutive chunks in shards of about equal rows: at most MOST_SHARDS, on average worth WORTH_SECONDS."""
     total = sum(chunk.rows for chunk in chunks)
     number = min(int(total * seconds_a_row / WORTH_SECONDS), MOST_SHARDS, len(chunks))
     if number < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,11 @@ from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.client.schemas.objects import State
 
 from flows.nightly import night
-from flows.spreading import spread_of
 from metarisk import lake
-from metarisk.pipeline import chunks, reproducing, sharding
+from metarisk.pipeline import reproducing
 from metarisk.pipeline.replaying import published as published_night
 from tests.end_to_end import tiny
+from tests.end_to_end.test_shards import make_small
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, Project
 from tests.flows.test_nightly_flow import choose
 
@@ -29,11 +28,9 @@ pytestmark = [
 
 @pytest.fixture
 def project(tmp_path: Path, in_process: None, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with a champion whose extracts have groups of 64 rows: six chunks, of which five go to workers."""
-    monkeypatch.setattr(lake.extracts, "_GROUP_ROWS", 64)
-    monkeypatch.setattr(chunks, "CHUNK_GROUPS", 2)
-    monkeypatch.setattr(sharding, "WORTH_SECONDS", 1e-9)
-    made = tiny.make(tmp_path / "project")
+    """A project with a champion whose nights have six chunks, of which five go to workers."""
+    make_small(monkeypatch)
+    made = tiny.make(tmp_path / "project", toml=tiny.TOML.replace('"pooled_logistic", "map_head"', '"map_head"'))
     made.weekly(CUT_OFF)
     choose(made.settings, monkeypatch)
     monkeypatch.setenv("METARISK_THREADS", "2")
@@ -48,7 +45,7 @@ def test_a_night_on_ray_has_the_bits_of_one_in_process(
     monkeypatch.setenv("METARISK_RUNNER", "ray")
     state = night(NAME, FIRST, return_state=True)
     assert state.is_completed(), state.message
-    assert len(shards(client, state)) == len(chunks.chunks_of(published_night(twin.context(FIRST), FIRST).run.extract)) - 1
+    assert shards(client, state) == [f"shard {number} of 4" for number in (1, 2, 3, 4)]
     found, expected = (published_night(one.context(FIRST), FIRST).run for one in (project, twin))
     assert found.run_id == expected.run_id == alone.run_id
     assert lake.verify(found.folder / "score") == lake.verify(expected.folder / "score")
@@ -60,4 +57,4 @@ def test_a_night_on_ray_has_the_bits_of_one_in_process(
 def shards(client: SyncPrefectClient, state: State) -> list[str]:
     """Names of the shards that were task runs of a flow run."""
     of_run = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-    return [run.name for run in client.read_task_runs(task_run_filter=of_run) if run.name.startswith("shard ")]
+    return sorted(run.name for run in client.read_task_runs(task_run_filter=of_run) if run.name.startswith("shard "))
