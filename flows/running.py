@@ -22,6 +22,7 @@ from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
 from flows.reporter import PrefectReporter, report_address
+from flows.spreading import spread_of
 from metarisk.domain import Job, LockedError, MetariskError, Mode, QualityError, SourceLate, WarehouseError
 from metarisk.pipeline import Context, as_of_from_schedule
 from metarisk.settings import Settings
@@ -93,7 +94,8 @@ def open_context(
     settings = Settings()
     scheduled = scheduled or runtime.flow_run.scheduled_start_time
     reporter = PrefectReporter(portfolio, settings.data_dir)
-    context = Context(Job(portfolio, as_of or scheduled.date(), mode), settings, reporter)
+    job = Job(portfolio, as_of or scheduled.date(), mode)
+    context = Context(job, settings, reporter, spread=spread_of(settings))
     if as_of is None:
         as_of = as_of_from_schedule(scheduled, context.portfolio.timezone)
         context = replace(context, job=replace(context.job, as_of=as_of))

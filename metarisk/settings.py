@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,6 +26,9 @@ class Settings(BaseSettings):
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     memory_mb: int = Field(default=1024, ge=128)
     """Ceiling of DuckDB's own memory in a step; larger sorts spill to disk."""
+
+    runner: Literal["local", "ray"] = "local"
+    """Where flows score: in their own process, or in shards on Ray."""
 
     gpu_wait_hours: float = Field(default=6.0, gt=0)
     """How long a weekly waits for a worker of the pool `gpu` before it runs on `default`."""

@@ -17,10 +17,11 @@ from metarisk.pipeline import night, pages, refusals, watching, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
-from metarisk.pipeline.context import Caller, Context, Quiet, direct, utc_now
+from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, utc_now
 from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish
+from metarisk.pipeline.sharding import score
 from metarisk.pipeline.storing import store
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
@@ -31,6 +32,7 @@ __all__ = [
     "Context",
     "NightResult",
     "Quiet",
+    "Spread",
     "WeekResult",
     "approve",
     "as_of_from_schedule",
@@ -97,7 +99,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
             extract = run(night.extract)
             checked = run(night.check, extract)
             adapted = run(night.adapt, checked)
-            scored = run(night.score, adapted)
+            scored = run(score, adapted)
             guarded = run(night.guard, scored)
             if context.spec.derive is not None:
                 run(derive, scored)
@@ -232,7 +234,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         again = run(night.adapt, run(night.check, run(night.extract)))
         if again.run_id != current["run_id"]:
             return None
-        scored = run(night.score, again)
+        scored = run(score, again)
         if context.spec.derive is not None:
             run(derive, scored)
         found = (run(night.guard, scored), run(watching.drift, scored), run(attribute, scored))

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from metarisk import lake, scoring
 from metarisk.domain import ConfigError, DataError, Portfolio
+from metarisk.pipeline.chunks import BATCH_ROWS
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_card
-from metarisk.pipeline.night import BATCH_ROWS, load_adapted, load_level
+from metarisk.pipeline.night import load_adapted, load_level
 from metarisk.pipeline.replaying import published
 
 ABOUT = ("run_id", "portfolio", "as_of", "target", "adaptation_id")

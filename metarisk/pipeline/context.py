@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from metarisk.risks import RISKS
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
@@ -48,6 +49,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Spread(Protocol):
+    """How parts of a step are done by several workers."""
+
+    def __call__(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterable[Result]:
+        """`work(part)` of every part, in their order; parts and results can be pickled."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """One job with what it needs; steps take it first."""
@@ -56,6 +65,8 @@ class Context:
     settings: Settings
     reporter: Reporter
     clock: Callable[[], datetime] = utc_now
+    spread: Spread | None = None
+    """Workers for what is worth it; None: all is done in this process."""
 
     @cached_property
     def portfolio(self) -> Portfolio:

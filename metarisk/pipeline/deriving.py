@@ -11,8 +11,9 @@ import polars as pl
 from metarisk import lake, scoring
 from metarisk.adapt import Adapted, shifts
 from metarisk.domain import Array, DataError, Derived, NightView, Scalar
+from metarisk.pipeline.chunks import population_batches
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.night import Run, finished, load_adapted, load_level, population_batches, scan, score_files
+from metarisk.pipeline.night import Run, finished, load_adapted, load_level, scan, score_files
 from metarisk.pipeline.riskoptions import options
 from metarisk.pipeline.sides import side_tables
 from metarisk.pipeline.trials import known_trials

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
 
 import polars as pl
-import pyarrow.parquet as pq
 
-from metarisk import lake, quality, scoring
+from metarisk import lake, quality
 from metarisk.adapt import Adapted, Recency, learn_recency
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.adapt import level as adapted_level
@@ -28,9 +27,8 @@ from metarisk.pipeline.identity import code_version, configuration, identity, te
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.pipeline.sides import ALSO, extract_sides
 from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
-from metarisk.tasks import latest_rows, newest, observed, population, segment_keys
+from metarisk.tasks import newest, observed, population, segment_keys
 
-BATCH_ROWS = 131_072
 READY_POLL_SECONDS = 30.0
 LEVEL = "level.json"
 DRIFTING = "drifting"
@@ -222,41 +220,6 @@ def scan(context: Context, checked: Checked) -> pl.LazyFrame:
     return frame.join(pl.scan_parquet(excluded).select(keys).unique(), on=keys, how="anti", maintain_order="left")
 
 
-def score(context: Context, run: Run) -> Run:
-    """Score the population into `score/part-0.parquet`, in the order of the extract and in flat memory."""
-    if finished(run.folder / "score"):
-        return run
-    lake.verify(run.extract.directory)
-    adapted, card = load_adapted(context, run), load_card(context, run.model_id)
-    scored = scoring.score(
-        population_batches(context, run),
-        adapted,
-        context.portfolio,
-        run_id=run.run_id,
-        as_of=context.job.as_of,
-        level=load_level(run),
-        reasons_from=card.reasons_from,
-        known_range=card.known_range,
-    )
-    with lake.staged(run.folder / "score") as into:
-        rows = 0
-        with pq.ParquetWriter(into / "part-0.parquet", pl.DataFrame(schema=scoring.KEPT).to_arrow().schema) as file:
-            for frame in scored:
-                file.write_table(frame.to_arrow())
-                rows += frame.height
-                context.reporter.progress("score", rows, run.extract.rows, f"{rows:,} rows scored")
-        if not rows:
-            raise DataError(
-                f"none of {run.extract.rows:,} extracted rows is in the population to be scored",
-                portfolio=context.job.portfolio,
-                column=context.portfolio.columns.opened_on,
-                on=context.job.as_of,
-                remedy="check as_of, the horizon, and the date columns of the extract",
-            )
-        lake.write_manifest(into, {"run_id": run.run_id, "rows": rows})
-    return run
-
-
 def guard(context: Context, run: Run) -> quality.Quality:
     """Run the suite of the score table over what is about to be published; a critical failure stops the run."""
     lake.verify(run.folder / "score")
@@ -296,25 +259,6 @@ def load_level(run: Run) -> Calibration:
     """The level of the run's scores."""
     lake.verify(run.folder / "adapt")
     return Calibration(**json.loads((run.folder / "adapt" / LEVEL).read_bytes()))
-
-
-def population_batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:
-    """Population rows in the extract's order, a batch at a time."""
-    excluded = run.checked.quality.excluded
-    keys = lake.key_columns(context.portfolio)
-    unwanted = pl.read_parquet(excluded, columns=keys) if excluded is not None else None
-    latest = None
-    if context.portfolio.population == "latest":
-        found = latest_rows(scan(context, run.checked), context.portfolio, context.job.as_of)
-        latest = found.collect(engine="streaming").lazy()
-    for path in run.extract.paths:
-        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS):
-            frame = pl.DataFrame(batch).lazy()
-            if unwanted is not None:
-                frame = frame.join(unwanted.lazy(), on=keys, how="anti", maintain_order="left")
-            rows = population(frame, context.portfolio, context.job.as_of, latest).collect()
-            if rows.height:
-                yield rows
 
 
 def _excluded(checked: Checked) -> str | None:

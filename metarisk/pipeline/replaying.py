@@ -17,10 +17,10 @@ from metarisk.adapt import Adapted, FittedModel
 from metarisk.calibration import Calibration
 from metarisk.domain import Array, ConfigError, DataError, Portfolio
 from metarisk.moves import FACTORS
+from metarisk.pipeline.chunks import BATCH_ROWS, population_batches
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
 from metarisk.pipeline.night import (
-    BATCH_ROWS,
     EXCLUDED,
     Checked,
     Run,
@@ -28,7 +28,6 @@ from metarisk.pipeline.night import (
     load_adapted,
     load_level,
     load_recency,
-    population_batches,
     run_folder,
     scan,
     score_files,

@@ -20,6 +20,7 @@ from metarisk.pipeline.context import Context
 from metarisk.pipeline.deriving import DERIVED, SCORES, write_derived
 from metarisk.pipeline.identity import code_version, configuration, versions
 from metarisk.pipeline.replaying import Night, night_of
+from metarisk.pipeline.sharding import score
 from metarisk.pipeline.sides import ALSO
 
 _MANIFEST = "SELECT manifest FROM metarisk.run WHERE run_id = $run_id"
@@ -67,7 +68,7 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
             with lake.staged(again.folder / "adapt") as into:
                 nights.write_adaptation(night.context, again, into, drifting)
                 lake.write_manifest(into, {"run_id": run_id, ALSO: began.get(ALSO, "{}")})
-        nights.score(night.context, again)
+        score(night.context, again)
         scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in nights.score_files(again))
         if night.context.spec.derive is not None and not erased:
             known = context.warehouse.rows(_KNOWN, {"run_id": run_id})[0]["known"]
