@@ -91,11 +91,11 @@ def erase(folder: Path, erasure: Erasure, keys: Sequence[str], *, keep: bool = F
     return gone
 
 
-def erase_loose(root: Path, erasure: Erasure, keys: Sequence[str]) -> int:
-    """Rewrite Parquet files that stand in no whole folder (quarantined rows) without an entity's rows."""
+def erase_loose(folder: Path, erasure: Erasure, keys: Sequence[str]) -> int:
+    """Rewrite the Parquet files of a folder that has no manifest (quarantined rows) without an entity's rows."""
     gone = 0
-    for path in sorted(root.rglob("*.parquet")):
-        if not (path.parent / MANIFEST).exists() and (rows := _held(path, erasure, keys)):
+    for path in sorted(folder.rglob("*.parquet")):
+        if rows := _held(path, erasure, keys):
             beside = path.with_suffix(".tmp")
             _copy(path, beside, erasure, keys, keep=False)
             beside.replace(path)

@@ -207,8 +207,8 @@ def _in_files(context: Context, erasure: lake.Erasure) -> list[Change]:
             if rows := lake.erase(folder, erasure, keys, keep=name == "archive"):
                 what = "under the pseudonym" if name == "archive" else "rows taken out"
                 changed.append(Change(_place(context, folder), what, rows))
-    if rows := lake.erase_loose(roots["lake"], erasure, keys):
-        changed.append(Change(_place(context, roots["lake"]), "quarantined rows taken out", rows))
+    loose = {folder: lake.erase_loose(folder, erasure, keys) for folder in sorted(roots["lake"].rglob("quarantine"))}
+    changed += [Change(_place(context, folder), "rows taken out", rows) for folder, rows in loose.items() if rows]
     forms = [replace(erasure, entity=form) for form in report.written(erasure.entity)]
     for page in sorted(path for path in roots["reports"].rglob("*") if path.suffix in {".html", ".md"}):
         text = old = page.read_text(encoding="utf-8")
