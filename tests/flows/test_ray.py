@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.client.schemas.objects import State
 
 from flows.nightly import night
+from flows.spreading import spread_of
 from metarisk import lake
+from metarisk.domain import ConfigError
 from metarisk.pipeline import reproducing
 from metarisk.pipeline.replaying import published as published_night
+from metarisk.settings import Settings
 from tests.end_to_end import tiny
 from tests.end_to_end.test_shards import make_small
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, Project
@@ -21,7 +25,7 @@ from tests.flows.test_nightly_flow import choose
 pytest.importorskip("prefect_ray", reason="the extra [ray] is not installed")
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
-    # Ray leaves the pipes of its own processes open.
+    # Whether Ray closes every pipe of its own processes in time is not what is tested here.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
@@ -52,6 +56,13 @@ def test_a_night_on_ray_has_the_bits_of_one_in_process(
     assert project.scores().equals(twin.scores())
     again = reproducing.reproduce(project.context(FIRST), found.run_id)
     assert again.identical, again.differences
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"METARISK_RUNNER is ray, .* Remedy: pip install 'metarisk\[ray\]'"):
+        spread_of(Settings(runner="ray"))
+    assert spread_of(Settings(runner="local")) is None
 
 
 def shards(client: SyncPrefectClient, state: State) -> list[str]:
