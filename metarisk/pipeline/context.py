@@ -68,6 +68,11 @@ class Context:
     spread: Spread | None = None
     """Workers for what is worth it; None: all is done in this process."""
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the lake that holds all of the job's date."""
+        return self.settings.data_dir / "lake" / self.job.portfolio / str(self.job.as_of)
+
     @cached_property
     def portfolio(self) -> Portfolio:
         """The job's portfolio, read from its TOML."""

@@ -190,7 +190,7 @@ def adapted_to(context: Context, run: Run, model_id: str, known: pl.DataFrame, r
 
 def run_folder(context: Context, run_id: str) -> Path:
     """Where the files of a run of this night are."""
-    return context.settings.data_dir / "lake" / context.job.portfolio / str(context.job.as_of) / "runs" / run_id
+    return context.folder / "runs" / run_id
 
 
 def support(context: Context, run: Run) -> pl.DataFrame:

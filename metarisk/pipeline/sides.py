@@ -50,7 +50,7 @@ def side_tables(context: Context, run_folder: Path) -> Mapping[str, pl.LazyFrame
 
 
 def _folder(context: Context) -> Path:
-    return context.settings.data_dir / "lake" / context.job.portfolio / str(context.job.as_of) / ALSO
+    return context.folder / ALSO
 
 
 def _file(context: Context, name: str, digest: str) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from metarisk import lake
 from metarisk.pipeline.context import Context
 
@@ -14,22 +12,17 @@ def store_of(context: Context) -> lake.Store | None:
     return None if uri is None else lake.Store.open(uri.get_secret_value(), context.settings.data_dir / "lake")
 
 
-def night_folder(context: Context) -> Path:
-    """The folder of the lake that holds all of the job's date."""
-    return context.settings.data_dir / "lake" / context.job.portfolio / str(context.job.as_of)
-
-
 def store(context: Context, name: str) -> int:
     """Copy what the lake has of the job's date, under a listing of this name; the number of files that were copied."""
     found = store_of(context)
     if found is None:
         return 0
     return found.keep(
-        night_folder(context), name, lambda done, total, note: context.reporter.progress("store", done, total, note)
+        context.folder, name, lambda done, total, note: context.reporter.progress("store", done, total, note)
     )
 
 
 def bring(context: Context) -> bool:
     """Put back what the lake lacks of the job's date; False where there was nothing to put back."""
     found = store_of(context)
-    return found is not None and found.bring(night_folder(context)) > 0
+    return found is not None and found.bring(context.folder) > 0

@@ -90,7 +90,7 @@ def judge(context: Context, checked: Checked) -> Judged:
             "candidates": ",".join(names),
         }
     )
-    folder = context.settings.data_dir / "lake" / portfolio.name / str(as_of) / "weeks" / week_id
+    folder = context.folder / "weeks" / week_id
     features, warnings = _single_features(context, checked)
     judged = _walked(context, checked, folder, names)
     summary = evidences.summarise(judged, names, BASELINES, portfolio, spec)

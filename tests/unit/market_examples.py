@@ -9,6 +9,7 @@ import duckdb
 import polars as pl
 
 from metarisk.demo import prices
+from metarisk.domain import Portfolio
 from metarisk.portfolios import extract_sql, load_portfolio
 from tests.warehouses import ROOT
 
@@ -16,15 +17,17 @@ NIGHT = date(2025, 6, 30)
 PORTFOLIO = load_portfolio(ROOT, "market_vol")
 
 
-def extract(bars: pl.DataFrame, assets: pl.DataFrame, as_of: date = NIGHT) -> pl.DataFrame:
-    """What the portfolio's extract makes of bars, sorted by asset and day."""
+def extract(
+    bars: pl.DataFrame, assets: pl.DataFrame, as_of: date = NIGHT, portfolio: Portfolio = PORTFOLIO
+) -> pl.DataFrame:
+    """What a portfolio's extract makes of bars, sorted by asset and day."""
     with duckdb.connect() as connection:
         connection.execute("SET threads = 1; CREATE SCHEMA source")
         connection.register("bars", bars.to_arrow())
         connection.register("assets", assets.to_arrow())
         connection.execute("CREATE TABLE source.market_bars AS FROM bars")
         connection.execute("CREATE TABLE source.market_assets AS FROM assets")
-        found = connection.execute(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}).pl()
+        found = connection.execute(extract_sql(ROOT, portfolio), {"as_of": as_of}).pl()
     return found.sort("asset", "day")
 
 

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import polars as pl
 import pytest
@@ -18,6 +17,7 @@ from metarisk.domain import ConfigError, Derived, NightView
 from metarisk.liquidity import amihud, corwin_schultz, days_to_liquidate, exit_factor, exogenous_cost
 from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.risks.liquidity import SPEC, derive
+from tests.unit import market_examples
 from tests.unit.market_examples import NIGHT, tables
 from tests.warehouses import ROOT, Server, open_postgresql
 
@@ -28,13 +28,7 @@ SINCE = date(2024, 10, 1)
 
 def extract(bars: pl.DataFrame, as_of: date = NIGHT) -> pl.DataFrame:
     """What the extract makes of bars, sorted by asset and day."""
-    with duckdb.connect() as connection:
-        connection.execute("SET threads = 1; CREATE SCHEMA source")
-        for name, frame in (("market_bars", bars), ("market_assets", tables()["market_assets"])):
-            connection.register("rows", frame.to_arrow())
-            connection.execute(f"CREATE TABLE source.{name} AS FROM rows")
-            connection.unregister("rows")
-        return connection.execute(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}).pl().sort("asset", "day")
+    return market_examples.extract(bars, tables()["market_assets"], as_of, PORTFOLIO)
 
 
 @cache

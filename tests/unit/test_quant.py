@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import polars as pl
 import pytest
@@ -24,6 +23,7 @@ from metarisk.risks.quant import EQUAL, SPEC, derive, trials
 from metarisk.signals import rank_ic, sharpe
 from metarisk.tasks import LABEL, forward_folds, opened_within
 from metarisk.training import teaching_rows
+from tests.unit import market_examples
 from tests.unit.market_examples import NIGHT, tables
 from tests.warehouses import ROOT, Server, open_postgresql
 
@@ -32,12 +32,7 @@ PORTFOLIO = load_portfolio(ROOT, "signals_5d")
 
 def extract(bars: pl.DataFrame, as_of: date = NIGHT) -> pl.DataFrame:
     """What the extract makes of bars, sorted by asset and day."""
-    with duckdb.connect() as connection:
-        connection.execute("SET threads = 1; CREATE SCHEMA source")
-        for name, table in (("market_bars", bars), ("market_assets", tables()["market_assets"])):
-            connection.register("given", table.to_arrow())
-            connection.execute(f"CREATE TABLE source.{name} AS FROM given")
-        return connection.execute(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}).pl().sort("asset", "day")
+    return market_examples.extract(bars, tables()["market_assets"], as_of, PORTFOLIO)
 
 
 @lru_cache(maxsize=1)
