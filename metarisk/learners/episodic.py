@@ -17,7 +17,7 @@ from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, with_options
 from metarisk.learners.loop import Draw, Fitted, Loop, Parameters, by_autograd, digest_of, fit
 from metarisk.learners.packing import Block, Fusion, Store, canonical, check, shuffled
 
-BLOCK_NUMBERS = 1 << 21
+BLOCK_NUMBERS = 1 << 20
 """Numbers in one block of inputs or features when segments are adapted: keeps memory flat. Smaller ones stay in the
 cache, but cost more in calls than that saves."""
 SCORE_ROWS = 4096

@@ -44,8 +44,8 @@ from metarisk.learners.loop import Loop, Parameters
 from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 NEWTON_STEPS = 100
-REFRESH_EVERY = 6
-"""Steps that share a second derivative. Ten are slower where it changes fast (Poisson), fewer cost more factors."""
+REFRESH_EVERY = 10
+"""Steps that share a second derivative: fewer cost more factors, more are slower where it changes fast (Poisson)."""
 FIRST_STEPS = 3
 """Newton steps along the constant's weight before any other moves."""
 HALVINGS = 30
@@ -298,7 +298,8 @@ class MapHead:
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision)).repeat(len(rows.keys), 1, 1)
         for chosen, block in blocks(rows, len(mean), self.loop.dtype, canonical_order(rows)):
             found, factor = solve(self._problem(parameters, block, centre), loss)
-            weights[chosen], covariance[chosen] = found, torch.cholesky_inverse(factor, upper=True)
+            # symmetric, so its transpose is itself, and stands in memory as the result does
+            weights[chosen], covariance[chosen] = found, torch.cholesky_inverse(factor, upper=True).mT
         covariance *= float(state["noise"])
         return Adaptation(support.keys, {"weights": weights.numpy(), "covariance": covariance.numpy()})
 
