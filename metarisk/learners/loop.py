@@ -164,9 +164,11 @@ def fit(
             losses = step_once(draw)
             run.step += 1
             due = run.step % loop.evaluate_every == 0 or run.step == loop.steps
-            if device.type != "cpu" and due:
+            saves = file is not None and (due or run.step % loop.checkpoint_every == 0)
+            if device.type == "cpu":
+                run.watch(losses, draw, keys)
+            elif due or saves:
                 run.raise_trouble(keys)
-            if device.type == "cpu" or due:
                 run.watch(losses, draw, keys)
             if due:
                 if validate is not None:
@@ -175,7 +177,7 @@ def fit(
                 left = (loop.steps - run.step) / speed
                 best = "" if validate is None else f", validation {run.validation:.5f}, best {run.best:.5f}"
                 progress(run.step, loop.steps, f"loss {run.loss:.5f}{best}, {speed:.0f} steps/s, {left:.0f} s left")
-            if file is not None and distributed.world()[0] == 0 and (run.step % loop.checkpoint_every == 0 or due):
+            if saves and file is not None and distributed.world()[0] == 0:
                 run.save(file, digest)
     chosen = run.chosen if validate is not None else run.optimiser.parameters
     return Fitted(run.arrays(chosen), run.step, run.loss, None if validate is None else run.best)
@@ -267,7 +269,7 @@ class _Run:
                 contents = {name: saved[name] for name in saved.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ModelError(f"checkpoint {file.name} cannot be read: {error}", remedy=remedy) from error
-        if str(contents["identity"]) != identity:
+        if str(contents.get("identity")) != identity:
             raise ModelError(
                 f"checkpoint {file.name} belongs to other data, another seed or another configuration", remedy=remedy
             )
