@@ -21,14 +21,14 @@ MANIFEST = "manifest.json"
 def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[str, object]) -> tuple[str, Path]:
     """Write a model and return its id and folder; the same content is the same id, and is written once.
 
-    The folder is written beside its place and renamed, so a torn model never looks whole.
+    The folder is written beside its place and renamed, so a torn model never looks whole; a damaged one is replaced.
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     told = {"portfolio": portfolio, "about": dict(about), "files": hashes}
     text = json.dumps(told, indent=1, sort_keys=True).encode()
     model_id = hashlib.sha256(text).hexdigest()[:16]
     final = root / portfolio / model_id
-    if (final / MANIFEST).exists():
+    if _whole(root, portfolio, model_id):
         return model_id, final
     shutil.rmtree(final, ignore_errors=True)
     staging = final.with_name(f".{model_id}.{os.getpid()}")
@@ -71,6 +71,14 @@ def manifest(root: Path, portfolio: str, model_id: str) -> dict[str, Any]:
         raise _refused(portfolio, model_id, f"is not as it was registered: {MANIFEST} changed")
     found: dict[str, Any] = json.loads(content)
     return found
+
+
+def _whole(root: Path, portfolio: str, model_id: str) -> bool:
+    try:
+        load(root, portfolio, model_id)
+    except ModelError:
+        return False
+    return True
 
 
 def _read(root: Path, portfolio: str, model_id: str, name: str) -> bytes:

@@ -1,16 +1,15 @@
-"""A copy of the lake on object storage: what a run made is there, whole, before it is published.
+"""A copy of folders on object storage: whole there before the warehouse names what is in them.
 
-Objects are the lake's files under the same names. A listing of their SHA-256 sums is written after them and is what is
-read first, so that half a copy is never taken for a whole one.
+Objects are the files under the same names. A listing of their SHA-256 sums is written after them and is what is read
+first, so that half a copy is never taken for a whole one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,10 +24,10 @@ _LOCAL = fs.LocalFileSystem()
 
 @dataclass(frozen=True)
 class Store:
-    """The copy of one lake. Its methods raise DataError where the storage does not answer or refuses."""
+    """The copy of one data folder. Its methods raise DataError where the storage does not answer or refuses."""
 
     root: Path
-    """The local lake."""
+    """The data folder."""
     files: fs.FileSystem
     base: str
     """Path of the copy within `files`; it never holds credentials."""
@@ -46,24 +45,13 @@ class Store:
         return cls(root, files, base.rstrip("/"))
 
     def keep(self, folder: Path, name: str, progress: Progress) -> int:
-        """Copy what `folder` of the lake has and its copy has not, then write the listing `name`.
+        """Copy what `folder` has and its copy has not, then write the listing `name`.
 
         Returns:
             Number of files that were copied.
         """
         with self._asked(folder):
-            there, here = self._listed(folder), {}
-            for path in sorted(path for path in folder.rglob("*") if path.is_file() and not _private(path, folder)):
-                here[path.relative_to(folder).as_posix()] = sha256(path)
-            new = [relative for relative, total in here.items() if there.get(relative) != total]
-            for number, relative in enumerate(new):
-                self._put(folder / relative, f"{self._path(folder)}/{relative}")
-                progress(number + 1, len(new), "storing")
-            with scratch(folder) as private:
-                listing = private / "listing.json"
-                listing.write_text(json.dumps(here, indent=1, sort_keys=True), encoding="utf-8")
-                self._put(listing, f"{self._path(folder)}/{_LISTINGS}/{name}.json")
-        return len(new)
+            return self._write(folder, name, _sums(folder), self._listed(folder), progress)
 
     def bring(self, folder: Path) -> int:
         """Put back every file of `folder` that is missing or damaged, each whole, manifests after what they seal.
@@ -83,12 +71,13 @@ class Store:
                     continue
                 with scratch(folder) as private:
                     part = private / "part"
-                    source = f"{self._path(folder)}/{relative}"
+                    source = f"{self.place(folder)}/{relative}"
                     fs.copy_files(source, str(part), source_filesystem=self.files, destination_filesystem=_LOCAL)
                     if (found := sha256(part)) != listed[relative]:
                         raise DataError(
                             f"{source} is damaged: SHA-256 {found[:12]} is not {listed[relative][:12]} of its listing",
-                            remedy="restore the object from the storage's versions, or publish the night again",
+                            remedy="restore the object from the storage's versions, or delete .listings beside it and "
+                            "run the night (of a model: the weekly) again, which copies all anew",
                         )
                     final.parent.mkdir(parents=True, exist_ok=True)
                     part.replace(final)
@@ -96,49 +85,75 @@ class Store:
         return came
 
     def renew(self, folder: Path, name: str, progress: Progress) -> None:
-        """Copy what has changed, and delete what `folder` no longer has, with every listing but the new one, `name`."""
-        self.keep(folder, name, progress)
+        """Copy what has changed under the listing `name`, and delete what `folder` no longer has.
+
+        Killed meanwhile it leaves half a copy, which is none, so that the next try begins with what `folder` has.
+        """
         with self._asked(folder):
-            path = self._path(folder)
-            listings = self.files.get_file_info(fs.FileSelector(f"{path}/{_LISTINGS}"))
-            for info in listings:
-                if info.base_name != f"{name}.json":
-                    self.files.delete_file(info.path)
-            kept = {f"{path}/{relative}" for relative in self._listed(folder)} | {f"{path}/{_LISTINGS}/{name}.json"}
-            for info in self.files.get_file_info(fs.FileSelector(path, recursive=True)):
-                if info.type == fs.FileType.File and info.path not in kept:
+            here, there = _sums(folder), self._listed(folder)
+            if here != there:
+                self._delete(f"{self.place(folder)}/{_LISTINGS}")
+                self._write(folder, name, here, there, progress)
+            for info in self.files.get_file_info(
+                fs.FileSelector(self.place(folder), allow_not_found=True, recursive=True)
+            ):
+                relative = info.path.removeprefix(f"{self.place(folder)}/")
+                if info.type == fs.FileType.File and relative not in here and not relative.startswith(_LISTINGS):
                     self.files.delete_file(info.path)
 
     def drop(self, folder: Path) -> None:
         """Delete the copy of a folder, its listings first."""
         with self._asked(folder):
-            for path in (f"{self._path(folder)}/{_LISTINGS}", self._path(folder)):
-                if self.files.get_file_info(path).type != fs.FileType.NotFound:
-                    self.files.delete_dir(path)
+            self._delete(f"{self.place(folder)}/{_LISTINGS}")
+            self._delete(self.place(folder))
 
-    def dates(self, portfolio: str) -> list[date]:
-        """Dates of which a portfolio has a copy, oldest first."""
-        folder = self.root / portfolio
-        with self._asked(folder):
-            found = self.files.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
-        return sorted(date.fromisoformat(one.base_name) for one in found if one.type == fs.FileType.Directory)
+    def names(self, parent: Path) -> list[str]:
+        """Names of the folders within `parent` of which there is a copy, or half of one; sorted."""
+        with self._asked(parent):
+            found = self.files.get_file_info(fs.FileSelector(self.place(parent), allow_not_found=True))
+        return sorted(one.base_name for one in found if one.type == fs.FileType.Directory)
+
+    def place(self, folder: Path) -> str:
+        """Where the copy of a folder is, without credentials."""
+        return f"{self.base}/{folder.relative_to(self.root).as_posix()}"
+
+    def _write(
+        self, folder: Path, name: str, here: Mapping[str, str], there: Mapping[str, str], progress: Progress
+    ) -> int:
+        """Copy files whose sum `here` is not the one `there`, then write the listing; how many files."""
+        new = [relative for relative, total in here.items() if there.get(relative) != total]
+        for number, relative in enumerate(new):
+            self._put(folder / relative, f"{self.place(folder)}/{relative}")
+            progress(number + 1, len(new), "storing")
+        with scratch(folder) as private:
+            listing = private / "listing.json"
+            listing.write_text(json.dumps(here, indent=1, sort_keys=True), encoding="utf-8")
+            self._put(listing, f"{self.place(folder)}/{_LISTINGS}/{name}.json")
+        return len(new)
 
     def _listed(self, folder: Path) -> dict[str, str]:
-        """SHA-256 of each file that a listing names."""
-        selector = fs.FileSelector(f"{self._path(folder)}/{_LISTINGS}", allow_not_found=True)
+        """SHA-256 of each file that a listing names. DataError where one is named that is not below the folder."""
+        selector = fs.FileSelector(f"{self.place(folder)}/{_LISTINGS}", allow_not_found=True)
         listed: dict[str, str] = {}
         for info in sorted(self.files.get_file_info(selector), key=lambda info: str(info.path)):
             with self.files.open_input_stream(info.path) as stream:
                 listed |= json.loads(stream.read())
+        for relative in listed:
+            if Path(relative).is_absolute() or ".." in Path(relative).parts:
+                raise DataError(
+                    f"a listing of {self.place(folder)} names {relative!r}, which is not in that folder",
+                    remedy="see who else may write there, and restore the listing from the storage's versions",
+                )
         return listed
+
+    def _delete(self, path: str) -> None:
+        if self.files.get_file_info(path).type != fs.FileType.NotFound:
+            self.files.delete_dir(path)
 
     def _put(self, source: Path, target: str) -> None:
         if isinstance(self.files, fs.LocalFileSystem):
             self.files.create_dir(str(Path(target).parent), recursive=True)
         fs.copy_files(str(source), target, source_filesystem=_LOCAL, destination_filesystem=self.files)
-
-    def _path(self, folder: Path) -> str:
-        return f"{self.base}/{folder.relative_to(self.root).as_posix()}"
 
     @contextmanager
     def _asked(self, folder: Path) -> Iterator[None]:
@@ -146,10 +161,16 @@ class Store:
             yield
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(
-                f"object storage failed at {self._path(folder)}: {str(error)[:200]}",
+                f"object storage failed at {self.place(folder)}: {str(error)[:200]}",
                 remedy="check METARISK_LAKE, the network, bucket and credentials, then run again: nothing that is "
                 "there is copied twice",
             ) from error
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder, but of those that somebody is writing."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _private(path, folder))
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 def _private(path: Path, folder: Path) -> bool:

@@ -22,7 +22,7 @@ from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish
 from metarisk.pipeline.sharding import score
-from metarisk.pipeline.storing import store
+from metarisk.pipeline.storing import store, store_of
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -105,8 +105,8 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
                 run(derive, scored)
             drifted = run(watching.drift, scored)
             moved = run(attribute, scored)
-            if context.settings.lake is not None:
-                run(store, scored.run_id)
+            if (copy := store_of(context)) is not None:
+                run(store, copy, scored.run_id, scored.model_id)
             timed = replace(attempt, seconds=dict(run.seconds))
             publication = run(publish, scored, guarded, drifted, moved, timed)
             page = run(pages.report_night, scored, guarded, drifted, moved, publication, dict(run.seconds))
@@ -124,8 +124,8 @@ def weekly(context: Context, call: Caller = direct) -> WeekResult:
         checked = run(night.check, extract)
         judged = run(week.judge, checked)
         trained = run(week.train, judged)
-        if context.settings.lake is not None:
-            run(store, trained.model_id)
+        if (copy := store_of(context)) is not None:
+            run(store, copy, trained.model_id, trained.model_id)
         registered = run(week.register, trained)
         page = run(pages.report_week, trained, registered, dict(run.seconds))
     return WeekResult(

@@ -16,8 +16,8 @@ from metarisk.drift import REMEDY
 from metarisk.drift.pictures import Side, side_by_side
 from metarisk.pipeline.alerting import what
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.models import registry_root
 from metarisk.pipeline.night import Run
+from metarisk.pipeline.storing import from_registry
 from metarisk.pipeline.watching import COUNTED, HISTOGRAMS, WORST
 from metarisk.report import Champion, DriftLine
 from metarisk.report.driftpage import AlertLine, DriftReport, SegmentLineStatus, Worst, render_drift
@@ -85,7 +85,7 @@ def page(
 
 def sides(context: Context, model_id: str, folder: Path, segment: str | None, feature: str) -> tuple[Side, ...]:
     """A feature before and now; empty where the run counted nothing, or its model's reference is gone."""
-    files = registry.load(registry_root(context), context.job.portfolio, model_id)
+    files = from_registry(context, model_id, registry.load)
     if HISTOGRAMS not in files or not (folder / COUNTED).exists():
         return ()
     reference = pl.read_parquet(io.BytesIO(files[HISTOGRAMS]))

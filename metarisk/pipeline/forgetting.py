@@ -1,8 +1,7 @@
 """One entity erased: a pseudonym in the warehouse, no row in the lake, and a log that knows the pseudonym alone.
 
-The order is: a journal, the warehouse in one transaction, folders, pages, the copy of the lake, freed blocks; then the
-journal goes. Whatever
-was done already is not found any more, so that the same command ends what a killed one began.
+The order is: a journal, the warehouse in one transaction, folders, pages, their copy, freed blocks; then the journal
+goes. Whatever was done already is not found any more, so that the same command ends what a killed one began.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from metarisk import lake, report
 from metarisk.domain import ConfigError, DataError, Scalar, Transaction
 from metarisk.pipeline import audit
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.storing import store_of
+from metarisk.pipeline.storing import kept_folders, store_of
 
 FILES = "erased_files"
 """Kind of the event that ends an erasure: SHA-256 of the manifest of each rewritten folder."""
@@ -56,7 +55,7 @@ class Forgotten:
     pseudonym: str
     changed: tuple[Change, ...]
     left: tuple[str, ...]
-    """Places that still hold the name: the command does not rewrite them."""
+    """Places that still hold the name, or may: the command does not rewrite them."""
 
 
 def forget(context: Context, entity: str, by: str, reason: str) -> Forgotten:
@@ -75,12 +74,14 @@ def forget(context: Context, entity: str, by: str, reason: str) -> Forgotten:
         for root in _roots(context).values():
             lake.finish_rewriting(root)
         erasure = _begun(context, entity, by, reason)
-        copies = _copies(context)
-        for store, folder in copies:
-            store.bring(folder)
+        copy = store_of(context)
+        if copy is not None:
+            for folder in _folders(context, *_OURS, "registry"):
+                copy.bring(folder)
         changed = _in_warehouse(context, erasure) + _in_files(context, erasure)
-        for store, folder in copies:
-            store.renew(folder, erasure.pseudonym, lambda *_: None)
+        if copy is not None:
+            for folder in filter(Path.exists, _folders(context, *_OURS)):
+                copy.renew(folder, erasure.pseudonym, lambda *_: None)
         context.warehouse.purge([f"metarisk.{name}" for name in dict.fromkeys(_tables(context))])
         left = tuple(_left(context, erasure))
         _close(context, erasure)
@@ -222,13 +223,9 @@ def _in_files(context: Context, erasure: lake.Erasure) -> list[Change]:
     return changed
 
 
-def _copies(context: Context) -> list[tuple[lake.Store, Path]]:
-    """Folders of dates that the lake or its copy has; none where the lake has no copy."""
-    root, store = _roots(context)["lake"], store_of(context)
-    if store is None:
-        return []
-    days = {str(day) for day in store.dates(context.job.portfolio)} | {path.name for path in root.glob("*-*-*")}
-    return [(store, root / day) for day in sorted(days)]
+def _folders(context: Context, *trees: str) -> list[Path]:
+    """Folders, here or in the copy, of dates and of models."""
+    return [folder for tree in trees for folder in kept_folders(context, tree)]
 
 
 def _left(context: Context, erasure: lake.Erasure) -> Iterator[str]:
@@ -238,6 +235,9 @@ def _left(context: Context, erasure: lake.Erasure) -> Iterator[str]:
         for column in columns:
             if any(map(erasure.names, _said(context.warehouse, table, column, about))):
                 yield f"metarisk.{table}.{column}"
+    for folder in _folders(context, *_OURS):
+        if not folder.exists():
+            yield f"half a copy of {_place(context, folder)}, which was cut off on another machine"
     for root in _roots(context).values():
         yield from (f"{_place(context, path)} {column}".strip() for path, column in lake.left(root, erasure))
 

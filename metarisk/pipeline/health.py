@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from metarisk import registry
-from metarisk.domain import Finding, Job, MetariskError
+from metarisk.domain import Finding, Job, MetariskError, ModelError
 from metarisk.lake import Store
 from metarisk.pipeline.context import Context, Quiet
-from metarisk.pipeline.models import champion_for, registry_root
+from metarisk.pipeline.models import champion_for
+from metarisk.pipeline.storing import from_registry, registry_root
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -86,10 +89,10 @@ def _copy(settings: Settings) -> Iterator[Finding]:
     """Whether the object storage of METARISK_LAKE answers."""
     if settings.lake is None:
         return
-    root = settings.data_dir / "lake"
+    root = settings.data_dir
     try:
         copy = Store.open(settings.lake.get_secret_value(), root)
-        nights = sum(len(copy.dates(name)) for name in list_portfolios(settings.project))
+        nights = sum(len(copy.names(root / "lake" / name)) for name in list_portfolios(settings.project))
     except MetariskError as error:
         yield Finding("copy of the lake", error.what, error.remedy)
         return
@@ -125,6 +128,18 @@ def _files(settings: Settings, name: str) -> Finding:
     return Finding(subject, "TOML, SQL and suites can be read")
 
 
+def _require_whole(context: Context, model_id: str) -> None:
+    """ModelError where neither the registry nor its copy, which is looked at aside, has the model whole."""
+    try:
+        registry.load(registry_root(context), context.job.portfolio, model_id)
+    except ModelError:
+        if context.settings.lake is None:
+            raise
+        with TemporaryDirectory() as aside:
+            settings = context.settings.model_copy(update={"data": Path(aside)})
+            from_registry(replace(context, settings=settings), model_id, registry.load)
+
+
 def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
     """Whether the portfolio's model is whole and young enough."""
     context = Context(Job(name, today), settings, Quiet())
@@ -135,7 +150,7 @@ def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
             if context.portfolio.scheduled:
                 yield Finding(subject, "there is none", f"run `metarisk weekly --portfolio {name} --as-of DATE`")
             return
-        registry.load(registry_root(context), name, champion.model_id)
+        _require_whole(context, champion.model_id)
     except MetariskError as error:
         yield Finding(subject, error.what, error.remedy)
         return

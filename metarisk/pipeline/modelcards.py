@@ -12,7 +12,8 @@ from metarisk import registry, report
 from metarisk.domain import ConfigError
 from metarisk.features import Encoder
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.models import load_card, load_model, registry_root
+from metarisk.pipeline.models import load_card, load_model
+from metarisk.pipeline.storing import from_registry
 
 _MODEL = "SELECT * FROM metarisk.model WHERE model_id = $model_id AND portfolio = $portfolio"
 _STATES = "SELECT state, since, by_whom, reason FROM metarisk.model_state WHERE model_id = $model_id ORDER BY seq"
@@ -48,7 +49,7 @@ def write_card(context: Context, model_id: str) -> tuple[Path, Path]:
         context.warehouse.rows(sql, {"model_id": model_id}) for sql in (_STATES, _EVIDENCE, _BACKTESTS)
     )
     row, portfolio = found[0], context.portfolio
-    manifest = registry.manifest(registry_root(context), portfolio.name, model_id)
+    manifest = from_registry(context, model_id, registry.manifest)
     facts = {
         "model": model_id,
         "portfolio": f"{portfolio.name}: {portfolio.title}" if portfolio.title else portfolio.name,

@@ -14,6 +14,7 @@ from metarisk.calibration import LevelRule
 from metarisk.domain import Model, ModelError
 from metarisk.features import KnownRange
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.storing import from_registry, registry_root
 
 _CHAMPIONS = """
 SELECT m.model_id, m.as_of, m.recipe
@@ -74,17 +75,12 @@ class Card:
 
 def load_card(context: Context, model_id: str) -> Card:
     """What came with a model; a ModelError where the model is of a version without it."""
-    return _read(registry_root(context), context.job.portfolio, model_id)[1]
-
-
-def registry_root(context: Context) -> Path:
-    """Folder of the registry."""
-    return context.settings.data_dir / "registry"
+    return from_registry(context, model_id, _read)[1]
 
 
 def load_model(context: Context, model_id: str) -> FittedModel:
     """Read a model, hash-checked; the last few stay in memory, for files never change under an id."""
-    return _read(registry_root(context), context.job.portfolio, model_id)[0]
+    return from_registry(context, model_id, _read)[0]
 
 
 @lru_cache(maxsize=4)

@@ -21,8 +21,9 @@ from metarisk.pipeline.context import Context
 from metarisk.pipeline.deriving import DERIVED, MEASURES
 from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.modelcards import write_card
-from metarisk.pipeline.models import champion_for, registry_root
+from metarisk.pipeline.models import champion_for
 from metarisk.pipeline.night import Run, load_adapted, score_files
+from metarisk.pipeline.storing import from_registry
 from metarisk.pipeline.week import Trained
 
 BINS = 40
@@ -302,7 +303,7 @@ def _evidence(evidence: Evidence, chosen: str, spec: RiskSpec) -> report.Evidenc
 
 def _similarity(context: Context, model_id: str) -> tuple[report.MapPoint, ...]:
     """The map of segments that came with the model, coloured by the part of the key that has the fewest values."""
-    files = registry.load(registry_root(context), context.job.portfolio, model_id)
+    files = from_registry(context, model_id, registry.load)
     places = json.loads(files["likeness.json"])
     parts = list(zip(*(place["segment"] for place in places), strict=True))
     distinct = [len(set(part)) for part in parts]

@@ -11,6 +11,7 @@ from metarisk.pipeline.appending import append_rows, not_before
 from metarisk.pipeline.audit import Rows, append_event
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
+from metarisk.pipeline.storing import keep_model, store_of
 
 JOB = "metarisk"
 """Who decides where no person does."""
@@ -112,7 +113,8 @@ def append_states(
 def approve(context: Context, model_id: str, by: str, reason: str) -> str:
     """Make a waiting candidate champion on a person's word; the recipe of the model.
 
-    Raises ConfigError where the portfolio has no such model, or where it does not wait.
+    Raises ConfigError where the portfolio has no such model, or where it does not wait; ModelError where its files are
+    gone or damaged.
     """
     with context.warehouse.transaction() as transaction:
         found = _found(context, transaction, model_id)
@@ -122,6 +124,7 @@ def approve(context: Context, model_id: str, by: str, reason: str) -> str:
                 portfolio=context.job.portfolio,
                 remedy="approve a candidate; `metarisk models promote` brings back a model of the past",
             )
+        _ready(context, model_id)
         append_states(_of(context, found), transaction, model_id, ["approved", "champion"], reason, by)
     context.warehouse.snapshot()
     return str(found["recipe"])
@@ -148,7 +151,7 @@ def promote(context: Context, model_id: str, by: str, reason: str) -> str:
                 portfolio=context.job.portfolio,
                 remedy="promote a model with evidence, or run the weekly again",
             )
-        load_model(context, model_id)
+        _ready(context, model_id)
         append_states(_of(context, found), transaction, model_id, ["champion"], reason, by, withdraw=True)
     context.warehouse.snapshot()
     return str(found["recipe"])
@@ -167,7 +170,7 @@ def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
             remedy="run the weekly, or promote a candidate with `metarisk models promote`",
         )
     now, before = served[0], served[1]
-    load_model(context, before["model_id"])
+    _ready(context, before["model_id"])
     with context.warehouse.transaction() as transaction:
         after = _of(context, before)
         append_states(after, transaction, before["model_id"], ["champion"], reason, by, withdraw=True)
@@ -175,6 +178,13 @@ def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
             append_states(after, transaction, now["model_id"], ["withdrawn"], reason, by)
     context.warehouse.snapshot()
     return str(now["model_id"]), str(before["model_id"])
+
+
+def _ready(context: Context, model_id: str) -> None:
+    """A model that is to serve can be read here and, where the lake has a copy, from there. ModelError if not."""
+    load_model(context, model_id)
+    if (copy := store_of(context)) is not None:
+        keep_model(context, copy, model_id)
 
 
 def _of(context: Context, model: dict[str, Any]) -> Context:

@@ -1,4 +1,4 @@
-"""Old nights leave warehouse, lake and registry; what a kept night is read or replayed from stays."""
+"""Old nights leave warehouse, lake, registry and their copy; what a kept night is read or replayed from stays."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from metarisk import lake
 from metarisk.domain import ConfigError, Scalar
 from metarisk.pipeline.audit import append_event
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.models import registry_root
 from metarisk.pipeline.promotion import models
-from metarisk.pipeline.storing import store_of
+from metarisk.pipeline.storing import kept_folders, store_of
 
 SERVED = 2
 """Champions that stay whatever their age: the newest, and the one to roll back to."""
@@ -96,7 +95,7 @@ def prune(context: Context, keep_days: int, *, dry_run: bool = False) -> Pruned:
             context.reporter.progress("prune", number, len(old), str(row["as_of"]))
             _archive(context, row)
         if (store := store_of(context)) is not None:
-            for folder in nights.values():
+            for folder in folders:
                 store.drop(folder)
         _remove([folder for folder in folders if folder.exists()])
     context.warehouse.snapshot()
@@ -121,6 +120,8 @@ def _archive(context: Context, run: dict[str, Any]) -> None:
                 file.write_batch(batch)
         lake.write_manifest(into, {"run_id": run["run_id"]})
     told = lake.verify(folder)
+    if (copy := store_of(context)) is not None:
+        copy.keep(folder.parent, run["run_id"], lambda *_: None)
     with context.warehouse.transaction() as transaction:
         transaction.execute("DELETE FROM metarisk.risk_score WHERE as_of = $as_of AND run_id = $run_id", keys)
         append_event(context, transaction, "pruned", keys | {"files": told["files"]})
@@ -128,20 +129,17 @@ def _archive(context: Context, run: dict[str, Any]) -> None:
 
 def _nights(context: Context, cut: date) -> dict[date, Path]:
     """Folders of the lake and of its copy by as_of, up to the cut."""
-    root, store = context.settings.data_dir / "lake" / context.job.portfolio, store_of(context)
-    known = {date.fromisoformat(folder.name) for folder in root.glob("*-*-*")}
-    known |= set(store.dates(context.job.portfolio)) if store else set()
-    return {as_of: root / str(as_of) for as_of in sorted(known) if as_of <= cut}
+    found = {date.fromisoformat(path.name): path for path in kept_folders(context, "lake") if path.match("*-*-*")}
+    return {as_of: found[as_of] for as_of in sorted(found) if as_of <= cut}
 
 
 def _unused(context: Context, cut: date, used: set[str]) -> dict[str, Path]:
-    """Folders of models that no kept night was scored by, that do not wait, and that nobody would roll back to."""
+    """Folders, here or in the copy, of models that scored no kept night, do not wait, and that nobody rolls back to."""
     known = models(context)
     served = [row["model_id"] for row in known if row["champion_since"] and row["state"] != "withdrawn"][:SERVED]
     kept = used | set(served) | {row["model_id"] for row in known if row["as_of"] > cut or row["state"] == "candidate"}
-    root = registry_root(context) / context.job.portfolio
-    gone = {row["model_id"]: root / row["model_id"] for row in known if row["model_id"] not in kept}
-    return {model: folder for model, folder in gone.items() if folder.exists()}
+    known_ids = {row["model_id"] for row in known}
+    return {path.name: path for path in kept_folders(context, "registry") if path.name in known_ids - kept}
 
 
 def _remove(folders: Sequence[Path]) -> None:

@@ -33,7 +33,7 @@ from metarisk.pipeline.night import (
     score_files,
     support,
 )
-from metarisk.pipeline.storing import bring
+from metarisk.pipeline.storing import reopened
 from metarisk.scoring import BASE, mean_score
 from metarisk.tasks import population
 
@@ -103,12 +103,7 @@ def night_of(context: Context, run_id: str) -> Night:
         return lake.read_extract(source / "extract"), lake.verify(folder / "adapt")
 
     try:
-        try:
-            extract, about = whole()
-        except DataError:
-            if not bring(context):
-                raise
-            extract, about = whole()
+        extract, about = reopened(context, context.folder, whole)
     except DataError as error:
         raise DataError(
             f"the files of run {row['run_id']} are no longer whole in the lake: {error.what}",

@@ -24,10 +24,10 @@ from metarisk.drift import direct, early, labels, multivariate, performance
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.models import registry_root
 from metarisk.pipeline.night import Run, finished, scan, score_files
 from metarisk.pipeline.outcomes import first_scores
 from metarisk.pipeline.remedying import RECENCY
+from metarisk.pipeline.storing import from_registry
 from metarisk.tasks import LABEL, MATURE, labelled, matured, observed, periods_known, population, teaching
 
 HISTOGRAMS, SCORES, LABELS, SAMPLE, CURVE = (
@@ -147,7 +147,7 @@ def worst(found: pl.DataFrame, most: int = WORST) -> list[dict[str, object]]:
 
 def kept(context: Context, model_id: str) -> dict[str, pl.DataFrame]:
     """Tables that stand beside a model; one that this version cannot read is as good as absent."""
-    files = registry.load(registry_root(context), context.job.portfolio, model_id)
+    files = from_registry(context, model_id, registry.load)
     found = {}
     for name in (HISTOGRAMS, SCORES, LABELS, SAMPLE, LOSSES):
         try:
@@ -238,7 +238,7 @@ def _as_known(joined: pl.DataFrame, curves: Mapping[str, Array], segments: list[
 def _curve(context: Context, model_id: str) -> Array:
     """The hazard curve of a model that once scored; empty where it has none, or is no longer whole."""
     try:
-        files = registry.load(registry_root(context), context.job.portfolio, model_id)
+        files = from_registry(context, model_id, registry.load)
     except ModelError as error:
         context.reporter.warn(f"early labels of its scores are not judged: {error.what}")
         return np.zeros(0)
@@ -248,7 +248,7 @@ def _curve(context: Context, model_id: str) -> Array:
 def _direct(context: Context, run: Run, night: pl.LazyFrame, beside: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Expected loss of a target that is a value."""
     columns, target = context.portfolio.columns, context.portfolio.target.name
-    files = registry.load(registry_root(context), context.job.portfolio, run.model_id)
+    files = from_registry(context, run.model_id, registry.load)
     if LOSS_MODEL not in files or LOSSES not in beside:
         return direct.compare(columns.segments, None, pl.DataFrame(), 0.0)
     model = direct.LossModel.from_bytes(files[LOSS_MODEL])

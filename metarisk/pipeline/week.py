@@ -26,10 +26,11 @@ from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
 from metarisk.pipeline.modelcards import TAUGHT, taught
-from metarisk.pipeline.models import CARD, Card, champion_for, registry_root
+from metarisk.pipeline.models import CARD, Card, champion_for
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
 from metarisk.pipeline.promotion import append_states, earlier_proofs
+from metarisk.pipeline.storing import registry_root
 from metarisk.pipeline.trials import keep_trials
 from metarisk.tasks import LABEL, population, tells
 

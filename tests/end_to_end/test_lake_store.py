@@ -1,7 +1,9 @@
-"""A copy of the lake in a real S3 server: nights reopened from it, and what is damaged, cut off or pruned there."""
+"""A copy of the lake in a real S3 server: another machine works from it; what is damaged, cut off or pruned there."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +15,14 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 from pydantic import SecretStr
 
-from metarisk import lake
-from metarisk.domain import ConfigError, DataError
-from metarisk.pipeline import pruning
+from metarisk import lake, pipeline, registry
+from metarisk.domain import ConfigError, DataError, ModelError
+from metarisk.pipeline import models, pruning
 from metarisk.pipeline.forgetting import forget
 from metarisk.pipeline.health import examine
+from metarisk.pipeline.models import load_model
 from metarisk.pipeline.reproducing import reproduce
+from metarisk.pipeline.storing import from_registry, keep_model
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project
 
@@ -47,8 +51,12 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def project(trained_on_duckdb: Project, tmp_path: Path, endpoint: str) -> Project:
-    """The tiny project with a champion, whose lake has a copy of its own."""
-    made = tiny.copy(trained_on_duckdb, tmp_path / "project")
+    """The tiny project with a champion, whose lake has a copy of its own; the champion was trained before it had."""
+    return with_copy(tiny.copy(trained_on_duckdb, tmp_path / "project"), endpoint, tmp_path)
+
+
+def with_copy(made: Project, endpoint: str, tmp_path: Path) -> Project:
+    """A project whose lake has a copy."""
     uri = SecretStr(f"s3://bank/{tmp_path.name}?scheme=http&region=eu-west-1&endpoint_override={endpoint}")
     return replace(made, settings=made.settings.model_copy(update={"lake": uri}))
 
@@ -56,7 +64,29 @@ def project(trained_on_duckdb: Project, tmp_path: Path, endpoint: str) -> Projec
 def store(project: Project) -> lake.Store:
     """The copy of the project's lake."""
     assert project.settings.lake is not None
-    return lake.Store.open(project.settings.lake.get_secret_value(), project.settings.data_dir / "lake")
+    return lake.Store.open(project.settings.lake.get_secret_value(), project.settings.data_dir)
+
+
+def leave(project: Project) -> None:
+    """Go to another machine: of the data folder it has the warehouse alone."""
+    for path in project.settings.data_dir.iterdir():
+        if path.name != "warehouse.duckdb":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    models._read.cache_clear()
+
+
+def damage(store: lake.Store, path: Path, content: bytes) -> None:
+    """Swap an object for another one."""
+    with store.files.open_output_stream(store.place(path)) as stream:
+        stream.write(content)
+
+
+def copied(store: lake.Store, folder: Path) -> set[str]:
+    """Names of the objects of a folder, listings left out."""
+    place = f"{store.place(folder)}/"
+    found = store.files.get_file_info(fs.FileSelector(place, recursive=True))
+    names = {info.path.removeprefix(place) for info in found if info.type == fs.FileType.File}
+    return {name for name in names if not name.startswith(".listings/")}
 
 
 def night(project: Project) -> Path:
@@ -69,19 +99,132 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_night_is_replayed_where_its_lake_never_was(project: Project) -> None:
+def test_another_machine_replays_a_night_and_runs_the_next(project: Project, published: Project) -> None:
     done = project.nightly()
     before = files(night(project))
-    shutil.rmtree(project.settings.data_dir / "lake")
+    leave(project)
     assert not reproduce(project.context(FIRST), done.run_id).differences
     after = files(night(project))
     assert {name: after[name] for name in before if name in after} == {k: v for k, v in before.items() if k in after}
     assert any("score" in name for name in after)
     # The next night tells why scores moved since one whose files it has to bring.
-    shutil.rmtree(project.settings.data_dir / "lake")
+    leave(project)
     project.nightly(SECOND)
+    published.nightly(SECOND)
+    assert tiny.differences(project.contents(), published.contents()) == []
     moves = list((project.settings.data_dir / "lake" / NAME / str(SECOND)).glob("runs/*/moves-*"))
     assert len(moves) == 1
+
+
+def test_a_model_is_copied_before_the_warehouse_names_it(
+    trained_on_duckdb: Project, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny.make(tmp_path / "project")
+    # What the week judged is there from an attempt of before.
+    shutil.copytree(trained_on_duckdb.settings.data_dir / "lake", made.settings.data_dir / "lake")
+    project, put, named = with_copy(made, endpoint, tmp_path), lake.Store._put, []
+
+    def watched(self: lake.Store, source: Path, target: str) -> None:
+        put(self, source, target)
+        named.append(project.count("model"))
+
+    monkeypatch.setattr(lake.Store, "_put", watched)
+    done = project.weekly()
+    assert (set(named), project.count("model")) == ({0}, 1)
+    copy, folder = store(project), project.settings.data_dir / "registry" / NAME / done.model_id
+    assert copied(copy, folder) == set(files(folder))
+    # A model that was trained before there was a copy is copied when somebody makes it serve.
+    copy.drop(folder)
+    candidate = "UPDATE metarisk.model_state SET state = 'candidate' WHERE state = 'champion'"
+    with project.warehouse.transaction() as transaction:
+        transaction.execute(candidate)
+    pipeline.approve(project.context(FIRST), done.model_id, "Ann Officer", "fits")
+    leave(project)
+    assert load_model(project.context(FIRST), done.model_id).recipe_name == done.recipe
+
+
+def test_a_swapped_model_is_refused_with_its_remedy(project: Project) -> None:
+    context, copy = project.context(FIRST), store(project)
+    (row,) = project.warehouse.rows("SELECT model_id FROM metarisk.model")
+    model, folder = row["model_id"], project.settings.data_dir / "registry" / NAME / row["model_id"]
+    keep_model(context, copy, model)
+    whole = files(folder)
+    (folder / "encoder.json").write_bytes(b"{}")  # damaged here: comes again
+    from_registry(context, model, registry.load)
+    assert files(folder) == whole
+    leave(project)
+    damage(copy, folder / "encoder.json", b"{}")
+    with pytest.raises(ModelError, match=r"encoder.json is damaged.*restore the object.*the weekly") as caught:
+        from_registry(context, model, registry.load)
+    assert model in str(caught.value)
+    with pytest.raises(ModelError, match=r"encoder.json is damaged"):
+        project.nightly()
+    # Swapped together with its sum in the listing: the name that the warehouse has is the hash of all.
+    listing = {name: hashlib.sha256(content).hexdigest() for name, content in whole.items()}
+    listing |= {"encoder.json": hashlib.sha256(b"{}").hexdigest()}
+    damage(copy, folder / f".listings/{model}.json", json.dumps(listing).encode())
+    with pytest.raises(ModelError, match=r"encoder.json changed"):
+        from_registry(context, model, registry.load)
+    damage(copy, folder / f".listings/{model}.json", json.dumps({"../../../stray": "0"}).encode())
+    with pytest.raises(ModelError, match="which is not in that folder"):
+        from_registry(context, model, registry.load)
+
+
+@pytest.fixture
+def small(project: Project) -> tuple[lake.Store, Path]:
+    """A copy of a folder of three files."""
+    folder = project.settings.data_dir / "lake" / NAME / "2020-01-31"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"Erika, {number}")
+    copy = store(project)
+    assert copy.keep(folder, "run", lambda *_: None) == 3
+    return copy, folder
+
+
+def test_a_damaged_copy_is_mended_as_its_remedy_says(small: tuple[lake.Store, Path]) -> None:
+    copy, folder = small
+    damage(copy, folder / "1.txt", b"else")
+    (folder / "1.txt").unlink()
+    with pytest.raises(DataError, match=r"1.txt is damaged.*delete .listings beside it and run the night"):
+        copy.bring(folder)
+    (folder / "1.txt").write_text("Erika, 1")
+    copy.files.delete_dir(f"{copy.place(folder)}/.listings")
+    assert copy.keep(folder, "run", lambda *_: None) == 3
+    (folder / "1.txt").unlink()
+    assert copy.bring(folder) == 1
+
+
+@pytest.mark.parametrize("done", range(4))
+def test_a_renewal_that_was_killed_is_ended_by_the_next(
+    done: int, small: tuple[lake.Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, folder = small
+    put, puts = lake.Store._put, list[str]()
+
+    def dies(self: lake.Store, source: Path, target: str) -> None:
+        if done:
+            put(self, source, target)
+            puts.append(target)
+        if len(puts) == done:
+            raise KeyboardInterrupt
+
+    (folder / "0.txt").write_text("somebody, 0")
+    (folder / "1.txt").write_text("somebody, 1")
+    (folder / "2.txt").unlink()
+    damage(copy, folder / "of half a copy", b"Erika")
+    with monkeypatch.context() as patch:
+        patch.setattr(lake.Store, "_put", dies)
+        with pytest.raises(KeyboardInterrupt):
+            copy.renew(folder, "erased-1", lambda *_: None)
+    copy.bring(folder)  # as the next try does first
+    renewed = {"0.txt": b"somebody, 0", "1.txt": b"somebody, 1"}
+    assert {name: files(folder)[name] for name in renewed} == renewed
+    copy.renew(folder, "erased-1", lambda *_: None)
+    assert copied(copy, folder) == {*renewed}
+    shutil.rmtree(folder)
+    assert copy.bring(folder) == 2
+    assert files(folder) == renewed
 
 
 def test_the_copy_is_whole_before_the_night_is_published(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,13 +255,10 @@ def test_the_copy_is_whole_before_the_night_is_published(project: Project, monke
 
 def test_a_damaged_object_is_caught_before_use(project: Project) -> None:
     done = project.nightly()
-    copy = store(project)
     part = next(night(project).glob("*/extract/part-*.parquet"))
-    path = f"{copy.base}/{part.relative_to(copy.root).as_posix()}"
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
-    with copy.files.open_output_stream(path) as stream:
-        stream.write(bytes(content))
+    damage(store(project), part, bytes(content))
     assert not reproduce(project.context(FIRST), done.run_id).differences  # the local file is whole
     shutil.rmtree(night(project))
     with pytest.raises(DataError, match=r"part-00000.parquet is damaged"):
@@ -139,36 +279,51 @@ def test_pruned_nights_leave_the_copy(project: Project) -> None:
     project.nightly()
     project.nightly(SECOND)
     project.nightly(SECOND.replace(month=7, day=1))
-    shutil.rmtree(project.settings.data_dir / "lake")  # another machine prunes
-    assert FIRST in pruning.prune(project.context(SECOND), 1).nights
-    assert store(project).dates(NAME) == [SECOND.replace(month=7, day=1)]
+    archived = project.scores()
+    leave(project)
+    done = pruning.prune(project.context(SECOND), 1)
+    assert FIRST in done.nights
+    data, copy = project.settings.data_dir, store(project)
+    assert copy.names(data / "lake" / NAME) == [str(SECOND.replace(month=7, day=1))]
+    assert copy.names(data / "archive" / NAME) == [str(FIRST)]
+    # A third machine erases an entity whose scores are in the copy of the archive.
+    leave(project)
+    gone = archived["entity"][3]
+    told = forget(project.context(FIRST), gone, "officer", "request 7")
+    leave(project)
+    (run,) = done.runs
+    archive = pruning.archive(project.context(FIRST), run, FIRST)
+    assert copy.bring(archive.parent) == 2
+    kept = pl.read_parquet(archive / pruning.ARCHIVED).sort("entity").select(archived.columns)
+    renamed = archived.with_columns(pl.col("entity").replace(gone, told.pseudonym)).sort("entity")
+    assert kept.equals(renamed)
 
 
 def test_a_forgotten_entity_leaves_the_copy(project: Project) -> None:
     done = project.nightly()
     gone = project.scores()["entity"][3]
-    shutil.rmtree(project.settings.data_dir / "lake")  # the night is in the copy alone
-    forget(project.context(FIRST), gone, "officer", "request 7")
-    shutil.rmtree(project.settings.data_dir / "lake")
+    leave(project)  # the night is in the copy alone
+    cut_off = project.settings.data_dir / "lake" / NAME / "2020-01-31"
+    damage(store(project), cut_off / "part", b"half a copy")
+    assert forget(project.context(FIRST), gone, "officer", "request 7").left == (
+        f"half a copy of lake/{NAME}/2020-01-31, which was cut off on another machine",
+    )
+    leave(project)
     assert store(project).bring(night(project)) > 5
     for path in night(project).rglob("*.parquet"):
         assert not pl.read_parquet(path).select((pl.col(pl.String) == gone).any()).transpose().to_series().any(), path
-    listed = store(project).files.get_file_info(fs.FileSelector(f"bank/{night_path(project)}", recursive=True))
-    held = {info.path.split(f"{FIRST}/")[1] for info in listed if info.type == fs.FileType.File}
-    assert {name for name in held if not name.startswith(".listings/")} == set(files(night(project)))
+    assert copied(store(project), night(project)) == set(files(night(project)))
     found = reproduce(project.context(FIRST), done.run_id)
     assert not found.differences
 
 
-def night_path(project: Project) -> str:
-    """Path of the night's copy in its bucket."""
-    return f"{store(project).base.removeprefix('bank/')}/{NAME}/{FIRST}"
-
-
 def test_the_doctor_asks_the_storage(project: Project) -> None:
     project.nightly()
+    leave(project)
     found = {one.subject: one for one in examine(project.settings, SECOND)}
     assert found["copy of the lake"].what == "answers, holds 1 dates"
+    assert found[f"champion of {NAME}"].fine
+    assert not (project.settings.data_dir / "registry").exists()
     nowhere = SecretStr("s3://nobody/x?scheme=http&region=eu-west-1&endpoint_override=127.0.0.1:9")
     gone = project.settings.model_copy(update={"lake": nowhere})
     assert not {one.subject: one for one in examine(gone, SECOND)}["copy of the lake"].fine

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
+from pydantic import SecretStr
 
 from metarisk.domain import ConfigError, WarehouseError
 from metarisk.pipeline import audit, pruning
@@ -61,16 +64,21 @@ def test_a_kill_between_archive_and_deletion_loses_nothing(nights: Project, monk
     assert audit.verify(context).faults == ()
 
 
-def test_models_that_nobody_needs_go(published: Project) -> None:
+def test_models_that_nobody_needs_go_here_and_in_the_copy(published: Project, tmp_path: Path) -> None:
+    uri = SecretStr((tmp_path / "copy").as_uri())
+    published = replace(published, settings=published.settings.model_copy(update={"lake": uri}))
     for week in (7, 14, 21):
         published.weekly(CUT_OFF + timedelta(days=week))
     last = CUT_OFF + timedelta(days=22)
     published.nightly(last)
     registry = published.settings.data_dir / "registry" / NAME
-    assert len(list(registry.iterdir())) == 4
+    copy = tmp_path / "copy" / "registry" / NAME
+    assert (len(list(registry.iterdir())), len(list(copy.iterdir()))) == (4, 3)  # the first is older than the copy
     done = pruning.prune(published.context(last), 3)
     assert len(done.models) == 2
-    assert len([folder for folder in registry.iterdir() if not folder.name.startswith(".")]) == 2
+    left = {folder.name for folder in registry.iterdir() if not folder.name.startswith(".")}
+    assert len(left) == 2
+    assert {folder.name for folder in copy.iterdir()} == left
     assert published.nightly(last + timedelta(days=1)).outcome == "published"
 
 

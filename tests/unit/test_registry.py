@@ -121,9 +121,10 @@ def test_a_save_that_died_leaves_nothing_that_looks_whole_and_the_next_one_repai
     assert registry.load(tmp_path, "loans", model_id) == FILES
 
 
-def test_a_torn_folder_is_replaced(saved):
+@pytest.mark.parametrize("damaged", ["manifest.json", "model.json"])
+def test_a_torn_or_damaged_folder_is_replaced(saved, damaged):
     root, model_id, folder = saved
-    (folder / "manifest.json").unlink()
+    (folder / damaged).write_bytes(b"")
     (folder / "stray").write_bytes(b"")
     registry.save(root, "loans", FILES, ABOUT)
     assert registry.load(root, "loans", model_id) == FILES
