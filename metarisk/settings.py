@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     warehouse: SecretStr = SecretStr("duckdb:///warehouse.duckdb")
     """`duckdb:///FILE` (relative to `data`) or `postgresql://USER:PASSWORD@HOST/DATABASE`."""
     lake: SecretStr | None = None
-    """`s3://BUCKET/PREFIX`: object storage that has a copy of lake, registry and archive; the address may hold credentials."""
+    """`s3://BUCKET/PREFIX`: a copy of lake, registry and archive on object storage; it may hold credentials."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     memory_mb: int = Field(default=1024, ge=128)
     """Ceiling of DuckDB's own memory in a step; larger sorts spill to disk."""

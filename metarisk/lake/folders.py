@@ -87,7 +87,9 @@ def rewritten(final: Path) -> Iterator[Path]:
 
 
 def finish_rewriting(root: Path) -> None:
-    """Give every rewritten folder below `root` the place that a killed process had not given it yet."""
+    """Give every rewritten folder below `root` its place, which a killed process had not, and clear what that left."""
+    for leftover in [*root.rglob(f"{SCRATCH}*")]:
+        _remove_if_dead(leftover)
     for beside in sorted(root.rglob(f"*{_BESIDE}")):
         if _is_whole(beside):
             _take_place(beside, beside.with_name(beside.name.removesuffix(_BESIDE)))

@@ -244,7 +244,7 @@ def _left(context: Context, erasure: lake.Erasure) -> Iterator[str]:
 
 def _close(context: Context, erasure: lake.Erasure) -> None:
     """Log what the rewritten folders are now, and let the journal, which has the name, go."""
-    folders = {}
+    folders, portfolio = {}, context.job.portfolio
     for name in _OURS:
         for folder in lake.sealed(_roots(context)[name]):
             told = lake.read_manifest(folder).get(lake.ERASED, [])
@@ -252,7 +252,9 @@ def _close(context: Context, erasure: lake.Erasure) -> None:
                 folders[_place(context, folder)] = _sum(folder)
     with context.warehouse.transaction() as transaction:
         told = {"pseudonym": erasure.pseudonym, "folders": folders}
-        audit.append_event(context, transaction, FILES, told, erasure.by)
+        ends = [event["payload"] for event in audit.trusted_events(transaction, portfolio) if event["kind"] == FILES]
+        if told not in map(json.loads, ends):
+            audit.append_event(context, transaction, FILES, told, erasure.by)
     context.warehouse.snapshot()
     _journal(context).unlink()
 

@@ -1,24 +1,28 @@
-"""What runs in processes of its own: a night that dies by SIGKILL at a stated point, and a reader beside a run."""
+"""What runs in processes of its own: a run or an erasure that dies by SIGKILL at a stated point, a reader beside it."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import date, datetime
 from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import duckdb
+import pytest
 
 from metarisk import pipeline
 from metarisk.domain import MetariskError, Mode
-from metarisk.pipeline import Context, Quiet
+from metarisk.pipeline import Context, Quiet, forgetting
 from tests.end_to_end import tiny
-from tests.end_to_end.tiny import NAME, Project
+from tests.end_to_end.tiny import FIRST, NAME, Project
 
 Result = TypeVar("Result")
 When = Literal["before", "inside", "committed", "after"]
@@ -93,6 +97,47 @@ def week(project: Project, as_of: date, step: str, when: When) -> None:
     dying = Dying(step, when)
     context = project.context(as_of)
     pipeline.weekly(Context(context.job, context.settings, dying, dying.clock), dying)
+
+
+DEATHS: Mapping[str, Callable[[str, list[Path]], bool]] = {
+    "the journal is written": lambda event, paths: event == "os.rename" and paths[1].name == f"{NAME}.json",
+    "rows are renamed": lambda event, _: event == "clock",
+    "a folder is rewritten": lambda event, paths: event == "os.rename" and paths[0].name == "extract",
+    "the old folder is away": lambda event, paths: event == "os.rename" and paths[1].name == "extract",
+    "the new folder is there": lambda event, paths: event == "shutil.rmtree" and (paths[0] / "score").exists(),
+    "a page is rewritten": lambda event, paths: event == "os.rename" and paths[1].suffix == ".html",
+    "the database is rewritten": lambda event, paths: event == "os.rename" and paths[1].name == "warehouse.duckdb",
+    "the end is logged": lambda event, _: event == "clock",
+    "the journal goes": lambda event, paths: event == "os.remove" and paths[0].name == f"{NAME}.json",
+}
+"""Until where an erasure gets: it dies just before the call that an auditor hears, or in the transaction that asks the
+time."""
+
+
+def erasure(project: Project, entity: str, death: str) -> None:
+    """Run an erasure that never ends."""
+
+    def heard(event: str, arguments: tuple[object, ...]) -> None:
+        paths = [Path(one) for one in arguments if isinstance(one, str | Path)]
+        if event in {"os.rename", "os.remove", "shutil.rmtree"} and DEATHS[death](event, paths):
+            die()
+
+    def clock() -> datetime:
+        begun = (project.settings.data_dir / "forgetting" / f"{NAME}.json").exists()
+        if begun and DEATHS[death]("clock", []):
+            die()
+        return tiny.noon()
+
+    sys.addaudithook(heard)
+    erase(project, entity, clock)
+
+
+def erase(project: Project, entity: str, clock: Callable[[], datetime] = tiny.noon) -> forgetting.Forgotten:
+    """Erase an entity; the pseudonym is always the same, so that what is left can be compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "token_hex", lambda size: "0f" * size)
+        context = replace(project.context(FIRST), clock=clock)
+        return forgetting.forget(context, entity, "D. Officer", "request 4711")
 
 
 def telling(project: Project, week: bool, as_of: date, mode: Mode, orders: Connection) -> None:

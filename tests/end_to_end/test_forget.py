@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
 
 import duckdb
 import polars as pl
@@ -16,13 +17,16 @@ from metarisk import lake
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError, QualityError
 from metarisk.pipeline import audit, forgetting, overriding, reproducing
-from tests.end_to_end import tiny
+from tests.end_to_end import dying, tiny
+from tests.end_to_end.test_kills import kill
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project, book
 
 WHO = "Zëppelin & <Söhne> 77|Q"
 """A name that pages escape and cut, and that no other value holds."""
 DATES = ("event_date", "known_date")
 BY, WHY = "D. Officer", "request 4711"
+Remains = tuple[dict[str, list[str]], dict[str, bytes]]
+"""Rows of the warehouse, and files of the lake."""
 
 
 def planted() -> pl.DataFrame:
@@ -155,57 +159,58 @@ def test_the_name_is_nowhere_and_all_else_is_as_before(nights: Project) -> None:
 
 
 @pytest.fixture
-def known(published: Project) -> tuple[Project, str]:
-    """One published night, and a scored entity that its source does not have any more."""
-    entity = published.scores()["entity"][5]
-    published.load(book().filter(pl.col("loan_id") != entity))
-    return published, entity
+def known(published_project: Project) -> tuple[Project, str]:
+    """One published night, and an entity on its page that its source does not have any more."""
+    return gone(published_project)
 
 
-def test_a_command_that_was_killed_is_ended_by_the_next(
-    known: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
+def gone(project: Project) -> tuple[Project, str]:
+    told = page(project).read_text()
+    entity = next(name for name in project.scores()["entity"] if name in told)
+    project.load(book().filter(pl.col("loan_id") != entity))
+    return project, entity
+
+
+def page(project: Project) -> Path:
+    (found,) = (project.settings.data_dir / "reports" / NAME).glob(f"{FIRST}-*.html")
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(published_on_duckdb: Project, tmp_path_factory: pytest.TempPathFactory) -> Remains:
+    """What an erasure leaves that nobody killed."""
+    project, entity = gone(tiny.copy(published_on_duckdb, tmp_path_factory.mktemp("erased") / "project"))
+    dying.erase(project, entity)
+    return remains(project)
+
+
+def remains(project: Project) -> Remains:
+    root = project.settings.data_dir / "lake"
+    return project.contents(), {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.*")}
+
+
+def test_killed_at_every_step_and_run_again(
+    known: tuple[Project, str], forked: ForkServerContext, undisturbed: Remains
 ) -> None:
     project, entity = known
-    before = project.scores()
-
-    def dies(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    def dies_after_one(*arguments: Any, **options: Any) -> int:
-        if erased:
-            raise KeyboardInterrupt
-        rows = erase(*arguments, **options)
-        erased.extend([rows] if rows else [])
-        return rows
-
-    erase, erased, pseudonyms = lake.erase, list[int](), set[str]()
-    for owner, name, death in (
-        (audit, "append_event", dies),
-        (lake, "erase", dies_after_one),
-        (type(project.warehouse), "purge", dies),
-        (forgetting, "_close", dies),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, death)
-            with pytest.raises(KeyboardInterrupt):
-                ask(project, entity)
-        pseudonyms |= set(project.scores()["entity"]) - set(before["entity"])
+    before, told = project.scores(), page(project).read_text()
+    embedded = project.warehouse.dialect == "duckdb"
+    for death in (name for name in dying.DEATHS if embedded or name != "the database is rewritten"):
+        kill(forked, dying.erasure, project, entity, death)
     with pytest.raises(ConfigError, match=f"the erasure of '{entity}' was not ended.*end it first"):
         ask(project, before["entity"][6])
-    done = ask(project, entity)
-    assert {done.pseudonym} == pseudonyms
+    done = dying.erase(project, entity)
     assert done.left == ()
     assert where(project, entity) == []
-    after = before.with_columns(pl.col("entity").replace(entity, done.pseudonym)).sort("entity")
-    assert project.scores().sort("entity").equals(after)
+    (rows, files), (expected_rows, expected_files) = remains(project), undisturbed
+    assert tiny.differences(rows, expected_rows) == []
+    assert files == expected_files
+    assert page(project).read_text() == told.replace(entity, done.pseudonym)
+    assert not list((project.settings.data_dir / "forgetting").iterdir())
     assert audit.verify(project.context(FIRST)).faults == ()
     (run,) = project.warehouse.rows("SELECT run_id FROM metarisk.run")
     found = reproducing.reproduce(project.context(FIRST), run["run_id"])
     assert (found.differences, found.erased) == ((), 1)
-    events = project.warehouse.rows(
-        "SELECT kind FROM metarisk.event_log WHERE portfolio = $p ORDER BY seq", {"p": NAME}
-    )
-    assert [row["kind"] for row in events][-2:] == ["erased", "erased_files"]
 
 
 def test_the_command_says_what_it_did_and_what_it_cannot(
