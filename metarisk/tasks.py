@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -16,6 +16,7 @@ MATURE = "__mature"
 OPPONENT = "__opponent"
 """Of judged rows: the baseline that validation had chosen before any of them."""
 MISSING_SEGMENT = "(missing)"
+_BATCH_ROWS = 65_536
 
 
 def horizon_end(portfolio: Portfolio, target: Target) -> pl.Expr:
@@ -176,24 +177,61 @@ def latest_rows(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.La
     return frame.filter(opened <= pl.lit(as_of)).group_by(entity).agg(opened.max())
 
 
-def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total: int) -> pl.LazyFrame:
+def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total: int) -> pl.DataFrame:
     """The newest rows, at most `per_segment` a segment and `total` in all, sorted by entity and opening date.
 
     Of `observed` rows the mature ones and the others are counted apart, and a quarter of `total` is left to the others.
-    Ties are settled by entity. The keys alone are ranked, so that whole rows are held of those that stay.
+    Ties are settled by entity. Keys alone are ranked, and what stays is then picked, both a batch at a time: what is
+    held does not grow with the rows, which it would in a streamed join.
     """
     columns = portfolio.columns
-    order, place = [columns.opened_on, columns.entity], pl.int_range(pl.len())
+    order = [columns.opened_on, columns.entity]
     apart = [MATURE] if MATURE in frame.collect_schema().names() else []
-    keys = frame.select(*order, *columns.segments, *apart).sort(order, descending=True)
-    if per_segment < total:
-        keys = keys.filter(place.over([*columns.segments, *apart]) < per_segment)
-    if apart:
-        keys = keys.filter(place.over(apart) < pl.when(MATURE).then(total).otherwise(total // 4))
-    else:
-        keys = keys.filter(place < total)
-    kept = keys.select(order)
-    return frame.join(kept, on=order, how="semi", nulls_equal=True).sort(columns.entity, columns.opened_on)
+    groups = [(pl.col(MATURE), total), (~pl.col(MATURE), total // 4)] if apart else [(pl.lit(True), total)]
+    keys = frame.select(*order, *columns.segments, *apart)
+    ranks = [(of, _Ranks(order, columns.segments, per_segment, most)) for of, most in groups]
+    for batch in _batches(keys):
+        for of, rank in ranks:
+            rank.add(batch.filter(of))
+    kept = pl.concat([rank.kept().select(order) for _, rank in ranks])
+    rows = [batch.join(kept, on=order, how="semi", nulls_equal=True) for batch in _batches(frame)]
+    return pl.concat(rows).sort(columns.entity, columns.opened_on)
+
+
+def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """The rows in any order; one batch at least, for the columns."""
+    yield pl.DataFrame(schema=frame.collect_schema())
+    yield from frame.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=False, engine="streaming")
+
+
+class _Ranks:
+    """The first `most` of the keys added so far, newest first, at most `per_segment` a segment.
+
+    Parts may be ranked alone: a row that so many newer ones keep out of a part is kept out of the whole.
+    """
+
+    def __init__(self, order: Sequence[str], segments: Sequence[str], per_segment: int, most: int) -> None:
+        self._order, self._segments, self._per_segment, self._most = list(order), list(segments), per_segment, most
+        self._held: list[pl.DataFrame] = []
+        self._ranked = 0
+        self._may_stay = pl.lit(True)
+
+    def add(self, keys: pl.DataFrame) -> None:
+        """Hold keys, and rank as soon as so many have come since the last time."""
+        self._held.append(keys.filter(self._may_stay))
+        if sum(part.height for part in self._held) - self._ranked >= max(self._most, _BATCH_ROWS):
+            self.kept()
+
+    def kept(self) -> pl.DataFrame:
+        """The keys that stay, of one addition at least."""
+        keys = pl.concat(self._held).sort(self._order, descending=True)
+        if self._per_segment < self._most:
+            keys = keys.filter(pl.int_range(pl.len()).over(self._segments) < self._per_segment)
+        keys = keys.head(self._most)
+        self._held, self._ranked = [keys], keys.height
+        if keys.height == self._most > 0:
+            self._may_stay = pl.col(self._order[0]) >= keys[self._order[0]][-1]
+        return keys
 
 
 def segment_keys(frame: pl.DataFrame, portfolio: Portfolio) -> tuple[tuple[SegmentKey, ...], Array]:

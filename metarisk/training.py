@@ -60,7 +60,7 @@ def teaching_rows(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_
     The newest up to the portfolio's maximum, of the mature ones and of the others.
     """
     most = portfolio.thresholds.max_training_rows
-    return newest(observed(frame, portfolio, spec, as_of), portfolio, per_segment=most, total=most).collect()
+    return newest(observed(frame, portfolio, spec, as_of), portfolio, per_segment=most, total=most)
 
 
 def fit_bases(

@@ -197,8 +197,7 @@ def support(context: Context, run: Run) -> pl.DataFrame:
     """Rows at risk with what was known of them at as_of, the newest of every segment, without quarantined ones."""
     limits = context.portfolio.thresholds
     rows = observed(scan(context, run.checked), context.portfolio, context.spec, context.job.as_of)
-    kept = newest(rows, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
-    return kept.collect(engine="streaming")
+    return newest(rows, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
 
 
 def _strangers(context: Context, run: Run, known: pl.DataFrame) -> pl.DataFrame:
@@ -206,8 +205,7 @@ def _strangers(context: Context, run: Run, known: pl.DataFrame) -> pl.DataFrame:
     segments, limits = list(context.portfolio.columns.segments), context.portfolio.thresholds
     rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
     alone = rows.join(known.lazy().select(segments).unique(), on=segments, how="anti", maintain_order="left")
-    kept = newest(alone, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
-    return kept.collect(engine="streaming")
+    return newest(alone, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
 
 
 def scan(context: Context, checked: Checked) -> pl.LazyFrame:
@@ -217,7 +215,9 @@ def scan(context: Context, checked: Checked) -> pl.LazyFrame:
     if excluded is None:
         return frame
     keys = lake.key_columns(context.portfolio)
-    return frame.join(pl.scan_parquet(excluded).select(keys).unique(), on=keys, how="anti", maintain_order="left")
+    unwanted = pl.read_parquet(excluded).select(keys).to_struct().implode()
+    # No join: a streamed one holds rows of the extract.
+    return frame.filter(~pl.struct(keys).is_in(unwanted))
 
 
 def guard(context: Context, run: Run) -> quality.Quality:

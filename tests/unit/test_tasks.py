@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+from collections import Counter
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metarisk import tasks
 from metarisk.domain import PERIODS, Portfolio, Target, Validation
 from metarisk.tasks import (
     LABEL,
@@ -240,14 +242,16 @@ def test_what_was_not_known_is_blank():
 
 
 def twin_of_newest(frame: pl.DataFrame, per_segment: int, total: int) -> list[str]:
-    taken: dict[tuple, int] = {}
-    kept = []
+    """Loans that stay, one row at a time; rows with MATURE are counted apart from the others."""
+    taken: Counter[tuple] = Counter()
+    kept: dict[bool | None, list[str]] = {True: [], False: [], None: []}
     for row in sorted(frame.iter_rows(named=True), key=lambda row: (row["opened"], row["loan"]), reverse=True):
-        key = (row["region"], row["product"])
-        taken[key] = taken.get(key, 0) + 1
+        mature = row.get(MATURE)
+        key = (row["region"], row["product"], mature)
+        taken[key] += 1
         if taken[key] <= per_segment:
-            kept.append(row["loan"])
-    return sorted(kept[:total])
+            kept[mature].append(row["loan"])
+    return sorted(kept[None][:total] + kept[True][:total] + kept[False][: total // 4])
 
 
 @pytest.mark.parametrize(("per_segment", "total"), [(5, 1000), (40, 150), (1, 3), (1000, 100), (2000, 2000)])
@@ -257,15 +261,33 @@ def test_newest_keeps_the_newest_of_each_segment_and_settles_ties_by_entity(per_
         pl.col("opened").dt.truncate("1q"),
         pl.when(pl.col("region") == "west").then(None).otherwise("region").alias("region"),
     )
-    kept = newest(frame.lazy(), PORTFOLIO, per_segment=per_segment, total=total).collect()
+    kept = newest(frame.lazy(), PORTFOLIO, per_segment=per_segment, total=total)
     assert kept["loan"].to_list() == twin_of_newest(frame, per_segment, total)
     mixed = frame.sample(fraction=1, shuffle=True, seed=1).lazy()
-    assert newest(mixed, PORTFOLIO, per_segment=per_segment, total=total).collect().equals(kept)
+    assert newest(mixed, PORTFOLIO, per_segment=per_segment, total=total).equals(kept)
 
 
-def test_newest_streams_to_the_same_rows():
-    rows = newest(book().lazy(), PORTFOLIO, per_segment=20, total=200)
-    assert rows.collect(engine="streaming").equals(rows.collect())
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["n", "s", None]), st.booleans()), max_size=60),
+    per_segment=st.integers(1, 12),
+    total=st.integers(1, 40),
+    apart=st.booleans(),
+    part=st.integers(1, 20),
+    seed=st.randoms(use_true_random=False),
+)
+def test_newest_ranked_in_parts_is_newest_of_the_whole(rows, per_segment, total, apart, part, seed):
+    lines = [
+        {"loan": f"L{n:02}", "opened": AS_OF - timedelta(age), "region": region, "product": "x", MATURE: ripe}
+        for n, (age, region, ripe) in enumerate(rows)
+    ]
+    seed.shuffle(lines)
+    schema = {"loan": pl.String, "opened": pl.Date, "region": pl.String, "product": pl.String, MATURE: pl.Boolean}
+    frame = pl.DataFrame(lines, schema=schema).drop([] if apart else MATURE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "_BATCH_ROWS", part)
+        kept = newest(frame.lazy(), PORTFOLIO, per_segment=per_segment, total=total)
+    assert kept["loan"].to_list() == twin_of_newest(frame, per_segment, total)
 
 
 # segments and packing
