@@ -1,7 +1,9 @@
-"""How a night grows: seconds and peak memory of each step by rows and by segments, and its score step on Ray.
+"""How a night grows: seconds and peak memory of each step by rows and by segments, on both warehouses, and on Ray.
 
 The book is the demo's, its regions split until there are about so many segments; the champion learned from a book of
-36,000 loans. Each night has a process of its own. Seconds are of the wall on one thread, the Ray workers being two.
+36,000 loans, and tells reasons for the riskiest rows. Each night has a process of its own. Seconds are of the wall on
+all cores; peaks are resident memory, without PostgreSQL's own. Ray scores the largest night again, with a worker a
+core, and has to give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date, timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +26,7 @@ from typing import Any, TypeVar
 from prefect import flow
 from pydantic import SecretStr
 
-from flows import server
+from flows import server as prefect_server
 from flows.spreading import spread_of
 from metarisk import pipeline
 from metarisk.demo import DEMO_AS_OF, DEMO_LOANS, generate
@@ -32,74 +35,102 @@ from metarisk.pipeline import Context, Quiet, chunks, direct, sharding
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks.harness import Figure, main
+from tests.warehouses import server
 
 Result = TypeVar("Result")
 REPOSITORY = Path(__file__).parents[2]
 NAME = "consumer_loans"
-STEPS = ("extract", "check", "adapt", "score", "guard", "drift", "publish")
 DEMO_SEGMENTS = 60
+FEW, MANY = 200, 5_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A book and the warehouse that holds it."""
+
+    loans: int
+    segments: int = FEW
+    warehouse: str = "duckdb"
+    ray: bool = False
+    """Whether Ray scores it a second time."""
+
+    @property
+    def name(self) -> str:
+        """For figures."""
+        return f"{self.warehouse}.segments_{self.segments}.loans_{self.loans}"
 
 
 def benchmark(quick: bool) -> Sequence[Figure]:
-    """Figures of each step, with ratios to the size before it."""
-    sizes = (100_000, 300_000) if quick else (1_000_000, 5_000_000, 20_000_000)
-    few, many = 200, 5_000
-    found: dict[tuple[int, int], dict[str, Any]] = {}
+    """Figures of each step, with ratios to the case before it."""
+    small, middle, large = (100_000, 200_000, 300_000) if quick else (1_000_000, 5_000_000, 20_000_000)
+    cases = [Case(small), Case(middle), Case(large, ray=True), Case(small, MANY), Case(middle, MANY)]
+    cases.append(Case(middle, warehouse="postgresql"))
     figures: list[Figure] = []
-    runs = [(few, rows) for rows in sizes] + [(many, sizes[0])]
-    for segments, rows in runs:
-        found[segments, rows] = _in_process(rows, segments, "local", quick)
-        before = (few, sizes[0]) if segments == many else (few, sizes[max(sizes.index(rows) - 1, 0)])
-        figures += _figures(found, (segments, rows), before)
-    ray = _in_process(sizes[-1], few, "ray", quick)
-    local = found[few, sizes[-1]]["steps"]["score"]["seconds"]
-    took = ray["steps"]["score"]["seconds"]
-    shards = f"local, {ray['shards']} shards" if ray["shards"] else "local; not worth a shard"
-    figures.append(Figure(f"scaling.score.ray.rows_{sizes[-1]}", took, "s", took / local, shards))
+    found: dict[Case, Mapping[str, Any]] = {}
+    for case in cases:
+        found[case] = _in_process(case, quick)
+        before = max((other for other in found if _smaller(other, case)), key=lambda other: other.loans, default=None)
+        for figure in _figures(case, found[case], before, found[before] if before else {}):
+            print(figure, flush=True)
+            figures.append(figure)
     return figures
 
 
-def _figures(
-    found: dict[tuple[int, int], dict[str, Any]], key: tuple[int, int], before: tuple[int, int]
-) -> list[Figure]:
-    segments, rows = key
-    here, there = found[key], found[before]
-    of, to = f"segments_{segments}.loans_{rows}", f"{before[1]:,} loans in {before[0]:,} segments"
-    figures = [Figure(f"scaling.{count}.{of}", here[count], count) for count in ("rows", "scored")]
-    for step in STEPS:
+def _smaller(one: Case, other: Case) -> bool:
+    return one.loans < other.loans and (one.segments, one.warehouse) == (other.segments, other.warehouse)
+
+
+def _figures(case: Case, here: Mapping[str, Any], before: Case | None, there: Mapping[str, Any]) -> Sequence[Figure]:
+    figures = [Figure(f"scaling.{count}.{case.name}", here[count], count) for count in ("rows", "scored")]
+    for step in here["steps"]:
         for measure, unit in (("seconds", "s"), ("peak", "MiB")):
-            value, was = here["steps"][step][measure], there["steps"][step][measure]
-            ratio = None if key == before else value / was
-            figures.append(Figure(f"scaling.{step}.{measure}.{of}", value, unit, ratio, "" if ratio is None else to))
+            value = here["steps"][step][measure]
+            ratio = value / there["steps"][step][measure] if before else None
+            figures.append(
+                Figure(f"scaling.{step}.{measure}.{case.name}", value, unit, ratio, before.name if before else "")
+            )
+    if case.ray:
+        took, shards = here["ray"]["seconds"], here["ray"]["shards"]
+        ratio = took / here["steps"]["score"]["seconds"]
+        figures.append(Figure(f"scaling.score.ray.{case.name}", took, "s", ratio, f"local, {shards} shards"))
     return figures
 
 
-def _in_process(rows: int, segments: int, runner: str, quick: bool) -> dict[str, Any]:
-    """The night of a book in a process of its own; what `night` prints."""
-    call = f"from tests.benchmarks.scaling import night; night({rows}, {segments}, {runner!r}, {quick})"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PREFECT_LOGGING_LEVEL": "WARNING"}
+def _in_process(case: Case, quick: bool) -> dict[str, Any]:
+    """The night of a case in a process of its own; what `night` prints."""
+    call = f"from tests.benchmarks.scaling import Case, night; night({case!r}, {quick})"
+    environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "WARNING"}
     done = subprocess.run([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True, env=environment, check=True)
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
 
 
-def night(rows: int, segments: int, runner: str, quick: bool) -> None:
-    """Make a project, teach its champion, run a night of so many loans, and print what its steps took as JSON."""
+def night(case: Case, quick: bool) -> None:
+    """Make a project, teach its champion, run a night of the case, and print what its steps took as JSON."""
     if quick:
         # Books that are small for shards: chunks of a quarter, and any shard is worth it.
         chunks.CHUNK_GROUPS, sharding.WORTH_SECONDS = 1, 1e-3
-    with tempfile.TemporaryDirectory() as folder:
-        settings = _project(Path(folder) / "project", segments, runner)
-        teaching = get_context("spawn").Process(target=_teach, args=(settings, rows))
+    with tempfile.TemporaryDirectory() as folder, _warehouse(case) as url:
+        settings = _project(Path(folder) / "project", case.segments, url)
+        teaching = get_context("spawn").Process(target=_teach, args=(settings, case.loans))
         teaching.start()
         teaching.join()
         steps = Measured()
-        context = Context(Job(NAME, DEMO_AS_OF), settings, Quiet(), spread=spread_of(settings))
-        result = pipeline.nightly(context, steps) if runner == "local" else _in_flow(settings, context, steps)
+        result = pipeline.nightly(Context(Job(NAME, DEMO_AS_OF), settings, Quiet()), steps)
+        steps.sum_up()
+        ray = _on_ray(settings, steps.run) if case.ray else {}
         lake = settings.data_dir / "lake" / NAME / str(DEMO_AS_OF)
         manifest = json.loads(next(lake.glob("*/extract/manifest.json")).read_text())
-        parts = {"rows": manifest["rows"], "scored": result.rows_scored, "steps": steps.found, "shards": steps.shards}
-        print(json.dumps(parts))
+        print(json.dumps({"rows": manifest["rows"], "scored": result.rows_scored, "steps": steps.found, "ray": ray}))
+
+
+@contextmanager
+def _warehouse(case: Case) -> Iterator[str]:
+    if case.warehouse == "duckdb":
+        yield "duckdb:///warehouse.duckdb"
+        return
+    with server() as postgresql:
+        yield postgresql.url(postgresql.create_database())
 
 
 def _teach(settings: Settings, rows: int) -> None:
@@ -110,18 +141,28 @@ def _teach(settings: Settings, rows: int) -> None:
 
 
 class Measured:
-    """Calls steps; keeps their seconds and peak resident memory in MiB, and how many shards there were."""
+    """Calls steps; keeps their seconds and peak resident memory in MiB, and the run."""
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, float]] = {}
-        self.shards = 0
+        self.run: Any = None
 
     def __call__(self, step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+        if step.__name__ == "score":
+            self.run = inputs[0]
         Path("/proc/self/clear_refs").write_text("5")
         begun = time.perf_counter()
         result = direct(step, context, *inputs)
         self.found[step.__name__] = {"seconds": time.perf_counter() - begun, "peak": _peak()}
         return result
+
+    def sum_up(self) -> None:
+        """Add the night as a whole: the sum of its seconds, the highest of its peaks."""
+        steps = list(self.found.values())
+        self.found["night"] = {
+            "seconds": sum(step["seconds"] for step in steps),
+            "peak": max(step["peak"] for step in steps),
+        }
 
 
 def _peak() -> float:
@@ -129,25 +170,34 @@ def _peak() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
-def _in_flow(settings: Settings, context: Context, steps: Measured) -> pipeline.NightResult:
-    """The night as a flow, with a Prefect server and a Ray cluster of two workers."""
-    counted = context.spread
-    assert counted is not None
+def _on_ray(settings: Settings, run: Any) -> dict[str, float]:
+    """Score a run again in a flow, with a Prefect server and a Ray cluster of a worker a core; seconds and shards."""
+    done = run.folder / "score"
+    before = done.rename(done.with_name("local"))
+    spread_out = spread_of(settings.model_copy(update={"runner": "ray"}))
+    assert spread_out is not None
+    counted: list[int] = []
 
     def spread(work: Callable[[Any], Result], parts: Sequence[Any]) -> Any:
-        steps.shards = len(parts)
-        return counted(work, parts)
+        counted.append(len(parts))
+        return spread_out(work, parts)
 
     @flow(name="night")
-    def run() -> pipeline.NightResult:
-        return pipeline.nightly(replace(context, spread=spread), steps)
+    def flow_of_a_night() -> float:
+        begun = time.perf_counter()
+        sharding.score(Context(Job(NAME, DEMO_AS_OF), settings, Quiet(), spread=spread), run)
+        return time.perf_counter() - begun
 
-    home = server.prefect_home(settings)
-    with server.server(server.environment(settings, server.free_port(0))) as api, server.reporting_to(api, home):
-        return run()
+    home = prefect_server.prefect_home(settings)
+    environment = prefect_server.environment(settings, prefect_server.free_port(0))
+    with prefect_server.server(environment) as api, prefect_server.reporting_to(api, home):
+        seconds = flow_of_a_night()
+    if (done / "manifest.json").read_bytes() != (before / "manifest.json").read_bytes():
+        raise AssertionError("Ray gave other bits")
+    return {"seconds": seconds, "shards": sum(counted)}
 
 
-def _project(folder: Path, segments: int, runner: str) -> Settings:
+def _project(folder: Path, segments: int, url: str) -> Settings:
     """The demo's portfolio with one candidate and more regions."""
     for name in ("portfolios", "expectations", "sql"):
         shutil.copytree(REPOSITORY / name, folder / name)
@@ -159,16 +209,14 @@ def _project(folder: Path, segments: int, runner: str) -> Settings:
     text = sql.read_text()
     assert "    l.region,\n" in text
     sql.write_text(text.replace("    l.region,\n", f"    {split} AS region,\n"))
-    threads = 2 if runner == "ray" else 1
-    settings = Settings(project=folder, warehouse=SecretStr("duckdb:///warehouse.duckdb"), threads=threads)
-    settings = settings.model_copy(update={"runner": runner})
+    settings = Settings(project=folder, warehouse=SecretStr(url))
     pipeline.migrate(Context(Job(NAME, date.min), settings, Quiet()))
     return settings
 
 
 def _load(settings: Settings, loans: int) -> None:
     url = settings.warehouse.get_secret_value()
-    warehouse = open_warehouse(url, settings.data_dir, threads=1, memory_mb=settings.memory_mb)
+    warehouse = open_warehouse(url, settings.data_dir, threads=settings.threads, memory_mb=settings.memory_mb)
     for table, reader in generate(loans / DEMO_LOANS).items():
         warehouse.load(f"source.{table}", reader)
 
