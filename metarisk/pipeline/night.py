@@ -92,7 +92,7 @@ def extract(context: Context) -> lake.Extract:
     sql = extract_sql(context.settings.project, context.portfolio)
     with context.warehouse.stream(sql, {"as_of": context.job.as_of}) as reader:
         return lake.extract(
-            reader,
+            [reader],
             context.portfolio,
             context.job.as_of,
             context.settings.data_dir / "lake",
