@@ -1,18 +1,24 @@
-"""An extract by several readers is the extract by one."""
+"""An extract by several readers is the extract by one; and what an earlier one tells of where to cut."""
 
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from metarisk import lake
-from metarisk.domain import DataError
+from metarisk.domain import DataError, KeyRanges, Portfolio
 from tests.unit.lake_examples import AS_OF, PORTFOLIO, extracted, good
+
+SPLIT = replace(PORTFOLIO, source=replace(PORTFOLIO.source, partitions=4))
 
 
 def by(readers: Sequence[pa.RecordBatchReader], root: Path, told: list[tuple[int, int, str]] | None = None) -> str:
@@ -84,3 +90,67 @@ def test_the_first_error_stops_the_other_readers_and_is_the_one_told(tmp_path: P
     assert list((tmp_path / "book" / "2025-06-30").iterdir()) == []
     stopped = next(given)
     assert next(given) == stopped + 1
+
+
+# where to cut
+
+
+def extract_of(keys: Sequence[str], root: Path, as_of: date = AS_OF) -> lake.Extract:
+    table = pa.table(good(len(keys)) | {"id": pa.array(keys)})
+    return lake.extract(
+        [table.to_reader()], PORTFOLIO, as_of, root, "q" * 64, memory_mb=256, threads=1, progress=lambda *_: None
+    )
+
+
+def test_the_newest_extract_that_can_be_read_says_where_to_cut(tmp_path: Path) -> None:
+    assert lake.key_ranges(SPLIT, tmp_path) == KeyRanges("id", 4)
+    made = [extract_of([f"{name}{n}" for n in range(9)], tmp_path, day) for name, day in DAYS]
+    newest_first = [tuple(f"{name}{n}" for n in range(9)) for name, _ in reversed(DAYS)]
+    for found, keys in zip(reversed(made), newest_first, strict=True):
+        assert lake.key_ranges(SPLIT, tmp_path) == KeyRanges("id", 4, keys)
+        damage(found.directory)
+    assert lake.key_ranges(SPLIT, tmp_path) == KeyRanges("id", 4)
+
+
+DAYS = [("e", date(2024, 12, 31)), ("d", date(2025, 1, 2)), ("c", date(2025, 3, 31)), ("b", date(2025, 4, 1))]
+DAMAGES = itertools.cycle(["no manifest", "no file", "cut", "no column"])
+
+
+def damage(folder: Path) -> None:
+    """Make a folder unreadable, each time in another way."""
+    how, part = next(DAMAGES), folder / "part-00000.parquet"
+    if how == "no manifest":
+        (folder / "manifest.json").unlink()
+    elif how == "no file":
+        part.unlink()
+    elif how == "cut":
+        part.write_bytes(part.read_bytes()[:-100])
+    else:
+        pq.write_table(pq.read_table(part).drop_columns(["id"]), part)
+
+
+def test_one_reader_needs_no_sample(tmp_path: Path) -> None:
+    extract_of(["a", "b"], tmp_path)
+    assert lake.key_ranges(PORTFOLIO, tmp_path) == KeyRanges("id", 1)
+    shutil.rmtree(tmp_path / "book")
+    assert lake.key_ranges(SPLIT, tmp_path) == KeyRanges("id", 4)
+
+
+def test_a_sample_is_small_and_evenly_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarisk.lake.extracts._GROUP_ROWS", 50)
+    monkeypatch.setattr("metarisk.lake.extracts._PART_GROUPS", 4)
+    monkeypatch.setattr("metarisk.lake.sampling._GROUPS", 8)
+    monkeypatch.setattr("metarisk.lake.sampling._VALUES", 40)
+    keys = [f"{number:05}" for number in range(1_530)]
+    assert len(extract_of(keys, tmp_path).paths) == 8  # 31 groups, of which every fourth is read
+    sample = lake.key_ranges(SPLIT, tmp_path).sample
+    assert len(sample) == 40
+    assert {int(key) // 50 for key in sample} == set(range(0, 31, 4))
+    assert all(abs(int(sample[place]) - 1_530 * place / 40) < 200 for place in range(40))
+
+
+def test_of_an_entity_that_comes_often_the_sample_holds_more(tmp_path: Path) -> None:
+    columns = replace(PORTFOLIO.columns, event_date=None, exit_date=None, value="income")
+    portfolio: Portfolio = replace(SPLIT, columns=columns, features={"channel": PORTFOLIO.features["channel"]})
+    extracted(pa.table(good(100) | {"id": pa.array(["a"] * 90 + ["b"] * 10)}), tmp_path, portfolio)
+    assert lake.key_ranges(portfolio, tmp_path).sample == ("a",) * 90 + ("b",) * 10
