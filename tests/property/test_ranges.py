@@ -26,7 +26,7 @@ def connection(postgresql: Server) -> Iterator[psycopg.Connection]:
 
 def ranges_of(connection: psycopg.Connection, kind: str, keys: Sequence[object], wheres: Sequence[str]) -> list[int]:
     """In how many of the ranges each key is."""
-    within = " + ".join(f"coalesce(({where})::int, 0)" for where in wheres)
+    within = " + ".join(f"coalesce(({where})::int, 0)" for where in wheres).replace("%", "%%")  # psycopg's own sign
     rows = connection.execute(f"SELECT {within} FROM unnest(%s::{kind}[]) AS t(k)".encode(), [list(keys)]).fetchall()
     return [row[0] for row in rows]
 
