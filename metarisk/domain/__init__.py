@@ -4,7 +4,7 @@ No I/O and no mathematics lives here, and nothing heavier than numpy is imported
 that has torch and numpy alone.
 """
 
-from metarisk.domain.database import Scalar, Transaction, Warehouse
+from metarisk.domain.database import KeyRanges, Scalar, Transaction, Warehouse
 from metarisk.domain.episodes import (
     Adaptation,
     Array,
@@ -64,6 +64,7 @@ __all__ = [
     "Finding",
     "Grade",
     "Job",
+    "KeyRanges",
     "Learner",
     "LearnerChoice",
     "LikelihoodName",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -12,6 +13,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Scalar = str | int | float | bool | date | datetime | None
+
+
+@dataclass(frozen=True)
+class KeyRanges:
+    """How a SELECT may be read in parts: by ranges of one column."""
+
+    column: str
+    count: int = 1
+    """Ranges that are read at once, at most."""
+    sample: tuple[str, ...] = ()
+    """Values of the column as text, evenly spread over the rows that are expected. They decide where the ranges are
+    cut, and so how long each lasts; none: one range."""
 
 
 class Transaction(Protocol):
@@ -40,6 +53,15 @@ class Warehouse(Protocol):
         self, sql: str, parameters: Mapping[str, Scalar] | None = None, *, batch_rows: int = 65_536
     ) -> AbstractContextManager[pa.RecordBatchReader]:
         """Read-only: stream one SELECT (or WITH ... SELECT) in batches of flat memory. Writing SQL is refused."""
+        ...
+
+    def streams(
+        self, sql: str, parameters: Mapping[str, Scalar] | None, ranges: KeyRanges, *, batch_rows: int = 65_536
+    ) -> AbstractContextManager[list[pa.RecordBatchReader]]:
+        """`stream` by one reader or several, for a thread each, that together give its rows as of one state.
+
+        Rows without a value in the key belong to the first range.
+        """
         ...
 
     def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:

@@ -49,6 +49,8 @@ class Source:
     """Files in sql/extracts by name, each one SELECT with `$as_of` bound: small tables that the risk type reads."""
     min_rows_vs_median: float = 0.5
     """Fewest extract rows, as a share of the median of the last published nights."""
+    partitions: int = 1
+    """Ranges of the entity's key that are read at once, where the warehouse is a server."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from metarisk.lake.folders import (
     verify,
     write_manifest,
 )
+from metarisk.lake.sampling import key_ranges
 from metarisk.lake.store import Store
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "extract",
     "finish_rewriting",
     "key_columns",
+    "key_ranges",
     "left",
     "read_extract",
     "read_manifest",

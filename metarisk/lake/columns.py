@@ -53,6 +53,12 @@ class Notes:
     shortened: Counter[str] = field(default_factory=Counter)
     missing_segment: Counter[str] = field(default_factory=Counter)
 
+    def add(self, other: Notes) -> None:
+        """Count what another reader of the same extract counted, too."""
+        self.rows += other.rows
+        for name in ("present", "not_finite", "shortened", "missing_segment"):
+            getattr(self, name).update(getattr(other, name))
+
 
 def column_kinds(portfolio: Portfolio) -> dict[str, Kind]:
     """Declared columns in canonical order, and the kind of each."""

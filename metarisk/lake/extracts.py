@@ -1,4 +1,4 @@
-"""The extract of a run: a stream becomes sorted, canonical, hashed Parquet in memory that rows do not grow.
+"""The extract of a run: streams become sorted, canonical, hashed Parquet in memory that rows do not grow.
 
 Raw batches go to disk first, so that the source is let go of before the sort; DuckDB then sorts and spills.
 """
@@ -6,12 +6,15 @@ Raw batches go to disk first, so that the source is let go of before the sort; D
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain, islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import duckdb
@@ -73,7 +76,7 @@ class Extract:
 
 
 def extract(
-    reader: pa.RecordBatchReader,
+    readers: Sequence[pa.RecordBatchReader],
     portfolio: Portfolio,
     as_of: date,
     root: Path,
@@ -83,13 +86,14 @@ def extract(
     threads: int,
     progress: Progress,
 ) -> Extract:
-    """Write a stream to `root/<portfolio>/<as_of>/<extract_hash>/extract/part-*.parquet`.
+    """Write streams to `root/<portfolio>/<as_of>/<extract_hash>/extract/part-*.parquet`.
 
-    Rows are sorted by key in binary order, so their order in the source changes no bit of the result. The folder
-    appears whole or not at all, and doing it again is a no-op.
+    Rows are sorted by key in binary order, so neither their order in the source nor how many readers bring them changes
+    a bit of the result. The folder appears whole or not at all, and doing it again is a no-op.
 
     Args:
-        reader: result of the portfolio's extract SQL.
+        readers: one or more of the same columns, each read in a thread of its own, that together are the result of the
+            portfolio's extract SQL. The first error stops the others.
         portfolio: declares columns and kinds; other columns are not kept.
         as_of: date of the run.
         root: the lake.
@@ -102,14 +106,15 @@ def extract(
         DataError: a missing, doubled or retyped column, no rows, null or duplicate keys, a key of more than 1,024
             characters, a column without any value, or a full disk.
     """
-    kinds = check_schema(reader.schema, portfolio, as_of)
+    kinds = check_schema(readers[0].schema, portfolio, as_of)
     try:
         with scratch(root / portfolio.name / as_of.isoformat()) as private:
-            notes = _write_raw(reader, kinds, portfolio, private / "raw.parquet", progress)
+            raw = [private / f"raw-{number}.parquet" for number in range(len(readers))]
+            notes = _write_raw(readers, raw, kinds, portfolio, progress)
             _check_notes(notes, portfolio, as_of)
             folder = private / "extract"
             folder.mkdir()
-            with _sorted(private, key_columns(portfolio), memory_mb, threads) as rows:
+            with _sorted(raw, key_columns(portfolio), memory_mb, threads) as rows:
                 _write_parts(_distinct(rows, portfolio, as_of), folder, notes.rows, progress)
             content = {
                 "portfolio": portfolio.name,
@@ -117,7 +122,7 @@ def extract(
                 "query_hash": query_hash,
                 "rows": notes.rows,
                 "columns": {field.name: str(field.type) for field in canonical_schema(kinds)},
-                "ignored": [name for name in reader.schema.names if name not in kinds],
+                "ignored": [name for name in readers[0].schema.names if name not in kinds],
                 **{name: dict(getattr(notes, name)) for name in _COUNTS},
             }
             final = private.parent / write_manifest(folder, content)[:16] / "extract"
@@ -149,13 +154,43 @@ def read_extract(directory: Path) -> Extract:
 
 
 def _write_raw(
-    reader: pa.RecordBatchReader, kinds: Mapping[str, Kind], portfolio: Portfolio, path: Path, progress: Progress
+    readers: Sequence[pa.RecordBatchReader],
+    paths: Sequence[Path],
+    kinds: Mapping[str, Kind],
+    portfolio: Portfolio,
+    progress: Progress,
 ) -> Notes:
-    notes = Notes()
-    with pq.ParquetWriter(path, canonical_schema(kinds), compression="lz4") as writer:
-        for batch in reader:
-            writer.write_batch(canonical(batch, kinds, portfolio, notes))
-            progress(notes.rows, 0, "extracting")
+    """Write each reader to a file of its own, and count what was changed in all of them."""
+    # Threads tell rows and how they ended, the caller's own the progress: Prefect knows a run by its thread.
+    told: SimpleQueue[int | Future[Notes]] = SimpleQueue()
+    stop = threading.Event()
+
+    def write(reader: pa.RecordBatchReader, path: Path) -> Notes:
+        notes = Notes()
+        with pq.ParquetWriter(path, canonical_schema(kinds), compression="lz4") as writer:
+            for batch in reader:
+                writer.write_batch(canonical(batch, kinds, portfolio, notes))
+                told.put(batch.num_rows)
+                if stop.is_set():
+                    break
+        return notes
+
+    notes, done = Notes(), 0
+    with ThreadPoolExecutor(len(readers)) as pool:
+        running = {pool.submit(write, reader, path) for reader, path in zip(readers, paths, strict=True)}
+        for future in running:
+            future.add_done_callback(told.put)
+        try:
+            while running:
+                news = told.get()
+                if isinstance(news, Future):
+                    notes.add(news.result())
+                    running.remove(news)
+                else:
+                    done += news
+                    progress(done, 0, "extracting")
+        finally:
+            stop.set()
     return notes
 
 
@@ -179,8 +214,8 @@ def _check_notes(notes: Notes, portfolio: Portfolio, as_of: date) -> None:
 
 
 @contextmanager
-def _sorted(private: Path, key: list[str], memory_mb: int, threads: int) -> Iterator[pa.RecordBatchReader]:
-    spill = private / "spill"
+def _sorted(raw: Sequence[Path], key: list[str], memory_mb: int, threads: int) -> Iterator[pa.RecordBatchReader]:
+    spill = raw[0].with_name("spill")
     config: dict[str, Any] = {
         "memory_limit": f"{memory_mb}MiB",
         "threads": threads,
@@ -189,8 +224,8 @@ def _sorted(private: Path, key: list[str], memory_mb: int, threads: int) -> Iter
     order = ", ".join(quoted(column) for column in key)
     with duckdb.connect(config=config) as connection:
         connection.execute("SET enable_progress_bar = false")
-        raw = {"raw": str(private / "raw.parquet")}
-        connection.execute(f"SELECT * FROM read_parquet($raw) ORDER BY {order}", raw)  # noqa: S608
+        files = {"raw": [str(path) for path in raw]}
+        connection.execute(f"SELECT * FROM read_parquet($raw) ORDER BY {order}", files)  # noqa: S608
         yield connection.to_arrow_reader(_GROUP_ROWS)
 
 

@@ -89,13 +89,14 @@ def ready(context: Context) -> None:
 
 def extract(context: Context) -> lake.Extract:
     """Stream the portfolio's SELECT into the lake."""
-    sql = extract_sql(context.settings.project, context.portfolio)
-    with context.warehouse.stream(sql, {"as_of": context.job.as_of}) as reader:
+    sql, root = extract_sql(context.settings.project, context.portfolio), context.settings.data_dir / "lake"
+    ranges = lake.key_ranges(context.portfolio, root)
+    with context.warehouse.streams(sql, {"as_of": context.job.as_of}, ranges) as readers:
         return lake.extract(
-            reader,
+            readers,
             context.portfolio,
             context.job.as_of,
-            context.settings.data_dir / "lake",
+            root,
             text_hash(sql),
             memory_mb=context.settings.memory_mb,
             threads=context.settings.threads,

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 
 from metarisk.domain import Portfolio
 
+MOST_PARTITIONS = 64
+"""Each one is a connection to the warehouse."""
 _LABEL_ROLES = ("event_date", "known_date", "value", "exit_date", "booked_on", "settled_on")
 
 
@@ -155,6 +157,8 @@ def _ranges(portfolio: Portfolio) -> Iterator[Broken]:
     for key, (value, lowest) in least.items():
         if value < lowest:
             yield Broken(f"`{key}` is {value}", f"use {lowest} or more")
+    if not 1 <= portfolio.source.partitions <= MOST_PARTITIONS:
+        yield Broken(f"`source.partitions` is {portfolio.source.partitions}", f"use 1 to {MOST_PARTITIONS}")
     for recipe, times in Counter(portfolio.candidates).items():
         if times > 1:
             yield Broken(f"`candidates` names {recipe!r} twice", "name it once")

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 import duckdb
 import pyarrow as pa
 
-from metarisk.domain import ConfigError, Scalar
+from metarisk.domain import ConfigError, KeyRanges, Scalar
 from metarisk.warehouse import arrow, snapshot, statements
 from metarisk.warehouse.duckfile import Limits, duck_file, explained
 from metarisk.warehouse.locks import file_lock
@@ -101,6 +101,14 @@ class DuckDBWarehouse:
             spool.seek(0)
             with pa.ipc.open_stream(spool) as reader:
                 yield reader
+
+    @contextmanager
+    def streams(
+        self, sql: str, parameters: Mapping[str, Scalar] | None, ranges: KeyRanges, *, batch_rows: int = 65_536
+    ) -> Iterator[list[pa.RecordBatchReader]]:
+        """`stream` by one reader, whatever `ranges` says: DuckDB reads one query with all its threads, here."""
+        with self.stream(sql, parameters, batch_rows=batch_rows) as reader:
+            yield [reader]
 
     def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
         """Read-only: a small result."""

@@ -31,6 +31,7 @@ _STATES: Sequence[tuple[str, type[MetariskError], str, str]] = (
     ("42501", WarehouseError, "denies the right", "grant it to the role of METARISK_WAREHOUSE"),
     ("2BP01", ConfigError, "has objects that depend on it", "drop what was built upon it, then run again"),
     ("3D", WarehouseError, "has no such database", "create it, or correct METARISK_WAREHOUSE"),
+    ("0A", ConfigError, "refuses the SQL", "correct the statement"),
     ("42", ConfigError, "refuses the SQL", "correct the statement, or create what it names"),
     ("22", DataError, "refuses the data", "correct the values at their source"),
     ("23", DataError, "refuses the data", "correct the values at their source"),

@@ -10,7 +10,8 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from datetime import date
 from functools import partial
 from itertools import chain, groupby
@@ -21,12 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from adbc_driver_manager import dbapi
 
-from metarisk.domain import LockedError, Scalar
+from metarisk.domain import KeyRanges, LockedError, Scalar
 from metarisk.warehouse import arrow, statements
 from metarisk.warehouse.locks import backoff
 from metarisk.warehouse.migrations import apply
 from metarisk.warehouse.pgconnect import Connector, execute
 from metarisk.warehouse.pgerrors import explained
+from metarisk.warehouse.ranges import cut
 
 _LOCK_SESSION = (
     "SET idle_session_timeout = 0",
@@ -35,6 +37,8 @@ _LOCK_SESSION = (
     "SET tcp_keepalives_interval = 10",
     "SET tcp_keepalives_count = 3",
 )
+_READ_ONLY = "SET TRANSACTION READ ONLY"
+_ONE_STATE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _HOLDER = """
     SELECT a.application_name AS who, a.backend_start AS since
     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid AND a.datid = l.database
@@ -116,7 +120,43 @@ class PostgreSQLWarehouse:
     ) -> Iterator[pa.RecordBatchReader]:
         """Read-only: one SELECT, streamed by COPY in a read-only transaction of its own."""
         statement = statements.render_select(sql, parameters)
-        with self._reading() as connection, closing(connection.cursor()) as cursor:
+        with self._reading(_READ_ONLY) as connection, self._streamed(connection, statement, batch_rows) as reader:
+            yield reader
+
+    @contextmanager
+    def streams(
+        self, sql: str, parameters: Mapping[str, Scalar] | None, ranges: KeyRanges, *, batch_rows: int = 65_536
+    ) -> Iterator[list[pa.RecordBatchReader]]:
+        """`stream` by ranges of a key, each on a connection of its own, all in the snapshot that a first one exports.
+
+        One range where the sample is empty, or the SELECT has no such column.
+        """
+        if ranges.count == 1 or not ranges.sample:
+            with self.stream(sql, parameters, batch_rows=batch_rows) as reader:
+                yield [reader]
+            return
+        statement = statements.render_select(sql, parameters)
+        with ExitStack() as stack:
+            with self._reading(_ONE_STATE) as first:
+                with explained(self.connector.secrets, reading=True):
+                    parts = cut(statement, _schema(first, statement), ranges)
+                    snapshot = _one(first, "SELECT pg_export_snapshot() AS id")["id"]
+                state = (_ONE_STATE, f"SET TRANSACTION SNAPSHOT {statements.literal(snapshot)}")
+
+                def opened(part: str) -> pa.RecordBatchReader:
+                    connection = stack.enter_context(self._reading(*state))
+                    return stack.enter_context(self._streamed(connection, part, batch_rows))
+
+                # At once, for a stream is open only when the server has found its first row.
+                with ThreadPoolExecutor(len(parts)) as pool:
+                    readers = list(pool.map(opened, parts))
+            yield readers
+
+    @contextmanager
+    def _streamed(
+        self, connection: dbapi.Connection, statement: str, batch_rows: int
+    ) -> Iterator[pa.RecordBatchReader]:
+        with closing(connection.cursor()) as cursor:
             with explained(self.connector.secrets, reading=True):
                 # What is streamed is read whole. A planner that takes a CTE for one row joins it by nested loops, which
                 # turns seconds into hours.
@@ -134,15 +174,16 @@ class PostgreSQLWarehouse:
     def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
         """Read-only: a small result."""
         statement = statements.render_select(sql, parameters)
-        with self._reading() as connection, explained(self.connector.secrets, reading=True):
+        with self._reading(_READ_ONLY) as connection, explained(self.connector.secrets, reading=True):
             rows: list[dict[str, Any]] = _table(connection, statement).to_pylist()
             return rows
 
     @contextmanager
-    def _reading(self) -> Iterator[dbapi.Connection]:
+    def _reading(self, *settings: str) -> Iterator[dbapi.Connection]:
         with self.connector.open() as connection:
             with explained(self.connector.secrets):
-                execute(connection, "SET TRANSACTION READ ONLY")
+                for setting in settings:
+                    execute(connection, setting)
             yield connection
 
     @contextmanager
@@ -240,6 +281,12 @@ def _table(connection: dbapi.Connection, statement: str) -> pa.Table:
         result = cursor.execute(statement).fetch_arrow_table()
     schema = arrow.plain_schema(result.schema)
     return pa.Table.from_batches(arrow.plain_batches(result.to_batches(), schema), schema)
+
+
+def _schema(connection: dbapi.Connection, statement: str) -> pa.Schema:
+    """Columns of a SELECT as plain types; nothing is read."""
+    with closing(connection.cursor()) as cursor:
+        return arrow.plain_schema(cursor.adbc_execute_schema(statement))
 
 
 def _one(connection: dbapi.Connection, statement: str) -> dict[str, Any]:

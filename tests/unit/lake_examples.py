@@ -55,5 +55,5 @@ def extracted(
     """The rows in the lake."""
     reader = rows.to_reader() if isinstance(rows, pa.Table) else pa.RecordBatchReader.from_batches(schema, rows)
     return lake.extract(
-        reader, portfolio, AS_OF, root, "q" * 64, memory_mb=256, threads=1, progress=lambda done, total, note: None
+        [reader], portfolio, AS_OF, root, "q" * 64, memory_mb=256, threads=1, progress=lambda done, total, note: None
     )

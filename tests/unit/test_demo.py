@@ -129,7 +129,7 @@ def test_the_suite_of_the_demo_sets_its_dirt_aside(tmp_path: Path) -> None:
     portfolio = load_portfolio(ROOT, "consumer_loans")
     with warehouse.stream(extract_sql(ROOT, portfolio), {"as_of": DEMO_AS_OF}) as rows:
         done = lake.extract(
-            rows, portfolio, DEMO_AS_OF, tmp_path, "q", memory_mb=256, threads=1, progress=lambda *_: None
+            [rows], portfolio, DEMO_AS_OF, tmp_path, "q", memory_mb=256, threads=1, progress=lambda *_: None
         )
     found = quality.check(
         suite_path(ROOT, portfolio), done.paths, portfolio=portfolio, as_of=DEMO_AS_OF, quarantine=tmp_path / "aside"

@@ -55,7 +55,7 @@ def test_row_groups_do_not_depend_on_batches_or_threads(tmp_path: Path) -> None:
     upside_down = table.take(pa.array(range(140_000))[::-1]).to_batches(777)
     reader = pa.RecordBatchReader.from_batches(table.schema, upside_down)
     mixed = lake.extract(
-        reader, PORTFOLIO, AS_OF, tmp_path / "mixed", "q" * 64, memory_mb=128, threads=2, progress=lambda *_: None
+        [reader], PORTFOLIO, AS_OF, tmp_path / "mixed", "q" * 64, memory_mb=128, threads=2, progress=lambda *_: None
     )
     assert mixed.extract_hash == plain.extract_hash
     groups = pq.ParquetFile(plain.paths[0]).metadata
@@ -76,7 +76,7 @@ def test_the_hash_follows_content_query_and_schema(tmp_path: Path) -> None:
     other_value = extracted(changed(income=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), tmp_path)
     reader = pa.table(good()).to_reader()
     other_query = lake.extract(
-        reader, PORTFOLIO, AS_OF, tmp_path, "r" * 64, memory_mb=256, threads=1, progress=lambda *_: None
+        [reader], PORTFOLIO, AS_OF, tmp_path, "r" * 64, memory_mb=256, threads=1, progress=lambda *_: None
     )
     assert len({base.extract_hash, other_value.extract_hash, other_query.extract_hash}) == 3
 
@@ -389,7 +389,7 @@ def batches():
         yield pa.record_batch(columns | {{name: rng.normal(size=20_000) for name in names}})
 schema = pa.schema([("id", pa.int64()), *list(first.schema)[1:], *((name, pa.float64()) for name in names)])
 found = lake.extract(
-    pa.RecordBatchReader.from_batches(schema, batches()), portfolio, AS_OF, Path(sys.argv[2]), "q" * 64,
+    [pa.RecordBatchReader.from_batches(schema, batches())], portfolio, AS_OF, Path(sys.argv[2]), "q" * 64,
     memory_mb=128, threads=1, progress=lambda *_: None,
 )
 assert found.rows == rows

@@ -182,6 +182,9 @@ REFUSED = {
     ),
     "loss without exposure": ('known_date = "known"', 'known_date = "known"\nlgd = "lgd"', "`columns.ead` is not"),
     "recipe twice": ('risk = "credit"', 'risk = "credit"\ncandidates = ["maml", "maml"]', "names 'maml' twice"),
+    "no reader": ('"book.sql"', '"book.sql"\npartitions = 0', "`source.partitions` is 0. Remedy: use 1 to 64"),
+    "a crowd of readers": ('"book.sql"', '"book.sql"\npartitions = 65', "`source.partitions` is 65"),
+    "half a reader": ('"book.sql"', '"book.sql"\npartitions = 1.5', "source.partitions"),
     "SQL outside": ('"book.sql"', '"../../secret.sql"', "lies outside sql/extracts"),
     "further SQL outside": ('"book.sql"', '"book.sql"\nalso = { more = "../../secret.sql" }', "`source.also.more` is"),
     "scores suite outside": (

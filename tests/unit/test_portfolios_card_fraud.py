@@ -69,7 +69,7 @@ def load(warehouse: Warehouse, rows: pl.DataFrame) -> None:
 
 def extracted(warehouse: Warehouse, folder: Path, as_of: date = AS_OF) -> tuple[lake.Extract, pl.DataFrame]:
     with warehouse.stream(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}) as rows:
-        done = lake.extract(rows, PORTFOLIO, as_of, folder, "q", memory_mb=256, threads=1, progress=lambda *_: None)
+        done = lake.extract([rows], PORTFOLIO, as_of, folder, "q", memory_mb=256, threads=1, progress=lambda *_: None)
     return done, pl.read_parquet(done.paths)
 
 

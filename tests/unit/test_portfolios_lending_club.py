@@ -22,7 +22,7 @@ PORTFOLIO = load_portfolio(ROOT, "lending_club")
 
 def extracted(warehouse: Warehouse, as_of: date, root: Path) -> tuple[lake.Extract, pl.DataFrame]:
     with warehouse.stream(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}) as rows:
-        done = lake.extract(rows, PORTFOLIO, as_of, root, "q", memory_mb=256, threads=1, progress=lambda *_: None)
+        done = lake.extract([rows], PORTFOLIO, as_of, root, "q", memory_mb=256, threads=1, progress=lambda *_: None)
     return done, pl.read_parquet(done.paths)
 
 

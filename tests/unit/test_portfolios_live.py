@@ -35,7 +35,14 @@ def seed(warehouse: Warehouse, scale: float = 0.05) -> None:
 def extract(warehouse: Warehouse, project: Path, portfolio: Portfolio, as_of: date, root: Path) -> lake.Extract:
     with warehouse.stream(extract_sql(project, portfolio), {"as_of": as_of}) as reader:
         return lake.extract(
-            reader, portfolio, as_of, root, "0" * 64, memory_mb=256, threads=1, progress=lambda done, total, note: None
+            [reader],
+            portfolio,
+            as_of,
+            root,
+            "0" * 64,
+            memory_mb=256,
+            threads=1,
+            progress=lambda done, total, note: None,
         )
 
 

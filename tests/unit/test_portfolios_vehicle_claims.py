@@ -33,7 +33,7 @@ def load(warehouse: Warehouse, claims: pl.DataFrame) -> None:
 
 def extracted(warehouse: Warehouse, as_of: date, root: Path) -> tuple[lake.Extract, pl.DataFrame]:
     with warehouse.stream(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}) as rows:
-        done = lake.extract(rows, PORTFOLIO, as_of, root, "q", memory_mb=256, threads=1, progress=lambda *_: None)
+        done = lake.extract([rows], PORTFOLIO, as_of, root, "q", memory_mb=256, threads=1, progress=lambda *_: None)
     return done, pl.read_parquet(done.paths)
 
 
