@@ -199,8 +199,15 @@ class Unroll:
             if part:
                 losses += self._judge(number, part)
             if number and (plan.order == 2 or plan.learn_rates):
-                found.append(self._reflect(number - 1, rates[number - 1]))
+                row = rates[number - 1]
+                # Buffers still hold the last batch until a loss is judged; a step after the last of them teaches nothing.
+                found.append([self._nothing(rate) for rate in row] if self.fresh else self._reflect(number - 1, row))
         return self._collect(losses, found[::-1] if plan.learn_rates else [])
+
+    def _nothing(self, rate: Rate) -> Tensor:
+        """Gradient of a rate that no judged loss depends on."""
+        shape = () if isinstance(rate, float) else rate.shape
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def _part(self, step: int) -> float:
         """Weight of the query loss after `step` inner steps."""
