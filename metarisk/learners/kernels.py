@@ -117,7 +117,8 @@ def adapt_segments(
         frozen: layers at the bottom that are not adapted (ANIL: all but the head).
         prior_rows: pseudo-rows in the denominator of the mean.
         momentum: of the steps, see `kernels_unroll.Plan`.
-        safeguard: a segment whose own loss ends above where it began, or not finite, keeps the start; one forward more.
+        safeguard: a segment whose own loss ends above where it began keeps the start; one forward more. One whose loss
+            or weights end not finite keeps it anyway.
 
     Returns:
         The adapted layers, L - frozen tensors (S, in + 1, out).
@@ -126,11 +127,23 @@ def adapt_segments(
     queue = np.argsort(rows.sizes, kind="stable")
     queue = queue[rows.sizes[queue] > 0]
     buffers = _Buffers(weights, max(CHUNK_ROWS, int(rows.sizes.max(initial=0))))
+
+    def chunk_of(segments: Array) -> _Chunk:
+        return _Chunk(segments, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers)
+
     with torch.no_grad():
-        for chunk in _chunks(queue, rows.sizes):
-            work = _Chunk(chunk, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers)
-            work.run(rates, momentum, safeguard)
+        for segments in _chunks(queue, rows.sizes):
+            chunk_of(segments).run(rates, momentum, safeguard)
+        for segments in _chunks(queue[_grown(live, weights[frozen:])[queue]], rows.sizes):
+            chunk_of(segments).drop_diverged()
     return live
+
+
+def _grown(live: Sequence[Tensor], start: Sequence[Tensor]) -> Array:
+    """(S,) whether a layer of a segment has more than twice the norm of the start: none has diverged without."""
+    norms = [torch.linalg.vector_norm(layer, dim=(1, 2)) for layer in live]
+    over = [~(norm <= 2 * torch.linalg.vector_norm(begin)) for norm, begin in zip(norms, start, strict=True)]
+    return torch.stack(over).any(0).numpy()
 
 
 def _chunks(order: Array, sizes: Array) -> Iterator[Array]:
@@ -257,8 +270,19 @@ class _Chunk:
             self._forward(gram)
             for number, (before, after) in enumerate(zip(began, self._losses(), strict=True)):
                 if not after <= before:
-                    for weights, start in zip(self.w, self.start, strict=True):
-                        weights[number].copy_(start)
+                    self._put_back(number)
+
+    def drop_diverged(self) -> None:
+        """Put back segments that would not score: their loss, or the product of their layers' norms, is not finite."""
+        self._forward(False)
+        for number, loss in enumerate(self._losses()):
+            squares = torch.stack([weights[number].square().sum() for weights in self.w])
+            if not torch.isfinite(loss + squares.prod()):
+                self._put_back(number)
+
+    def _put_back(self, number: int) -> None:
+        for weights, start in zip(self.w, self.start, strict=True):
+            weights[number].copy_(start)
 
     def _losses(self) -> list[Tensor]:
         """Of each segment, from the scores of the last forward."""

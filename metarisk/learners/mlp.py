@@ -57,7 +57,7 @@ class GradientLearner(ABC):
     prior_rows: float = 0.0
     """Pseudo-rows that shrink a thin segment's steps by n / (n + prior_rows)."""
     safeguard: bool = False
-    """A segment that the steps lead away from its own support rows (they diverged) keeps the start."""
+    """A segment that the steps lead away from its own support rows keeps the start; one that diverged always does."""
     fusion: Fusion = "offset"
     class_weight: float | Literal["balanced"] = 1.0
     """Weight of positive rows in training and adapting (Bernoulli only); scores are corrected back."""

@@ -222,6 +222,41 @@ def test_segments_whose_steps_lead_away_keep_the_start(name: str, rows: tuple[in
         assert np.array_equal(adapted[~away], free.arrays[key][~away])
 
 
+@pytest.mark.parametrize("safeguard", [False, True])
+@pytest.mark.parametrize(
+    ("name", "likelihood", "units"),
+    [
+        ("maml", "gaussian", 1e2),
+        ("anil", "gaussian", 1e2),
+        ("maml", "poisson", 1e2),
+        ("meta-sgd", "poisson", 1e2),
+        ("maml", "bernoulli", 1e8),
+        ("momentum", "bernoulli", 1e8),
+    ],
+)
+def test_one_segment_that_diverges_keeps_the_start_and_the_rest_their_bits(
+    name: str, likelihood: LikelihoodName, units: float, safeguard: bool
+) -> None:
+    """Features of one segment in other units: its scores, or its loss, overflow after some steps."""
+    learner = replace(LEARNERS[name], inner_rate=0.5, adapt_steps=8, fusion="none", safeguard=safeguard)
+    rng = np.random.default_rng(0)
+    start = learner._start((4, 16, 16, 1), 0)
+    state = {key: (value + 0.2 * rng.normal(size=value.shape)).astype(np.float32) for key, value in start.items()}
+    state |= {"base": np.array([0.0, 1.0]), "class_weight": np.ones(1)}
+    calm, wild = book(5, (30, 40), 0), book(5, (30, 40), 0)
+    calm.x[:] *= 0.1
+    wild.x[:] *= 0.1
+    wild.x[wild.starts[2] : wild.starts[3]] *= units
+    wanted, found = (learner.adapt(state, rows, likelihood) for rows in (calm, wild))
+    others = [0, 1, 3, 4]
+    for key, adapted in found.arrays.items():
+        assert np.array_equal(adapted[2], state[key])
+        assert np.array_equal(adapted[others], wanted.arrays[key][others])
+    assert not np.array_equal(found.arrays["weight2"][others], np.repeat(state["weight2"][None], 4, 0))
+    scores, _ = learner.predict(state, found, wild, likelihood)
+    assert np.isfinite(scores).all()
+
+
 @pytest.mark.parametrize("weight", [8.0, "balanced"])
 def test_class_weights_keep_scores_calibrated(weight: float) -> None:
     """Trained with positives counted many times, the mean predicted probability is still the event rate."""
