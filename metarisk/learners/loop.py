@@ -144,7 +144,8 @@ def fit(
         identity: what else the result depends on (configuration, data); a checkpoint of another identity is refused.
 
     Raises:
-        ModelError: no task; a loss or gradient that is not finite (names step and task); an unusable checkpoint.
+        ModelError: no task; a loss, gradient or validation loss that is not finite (names step and task); an
+            unusable checkpoint.
     """
     if not keys:
         raise ModelError("there is no task to train on", remedy="widen the training period or lower min_support_rows")
@@ -238,7 +239,9 @@ class _Run:
             raise _diverged(step, f"the loss of task {segment_name(keys[task])} is not finite")
 
     def judge(self, validation: float) -> None:
-        """Keep the parameters if they are the best so far."""
+        """Keep the parameters if they are the best so far; stop on a loss that is not finite."""
+        if not np.isfinite(validation):
+            raise _diverged(self.step, f"the validation loss is {validation}")
         self.validation = validation
         if validation < self.best:
             self.best, self.stale = validation, 0
@@ -284,7 +287,7 @@ class _Run:
 def _diverged(step: int, how: str) -> ModelError:
     return ModelError(
         f"training diverged in step {step}: {how}",
-        remedy="lower the outer rate, the inner rate or the number of inner steps, or look at the task's rows",
+        remedy="lower the outer rate, the inner rate or the number of inner steps, or look at the rows",
     )
 
 

@@ -129,6 +129,16 @@ def test_divergence_names_step_and_task(what: float) -> None:
         run(gradient=by_autograd(spoiled))
 
 
+@pytest.mark.parametrize("what", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_not_finite_stops_training(what: float) -> None:
+    """At the second evaluation, after a good first."""
+    values = iter([1.0, what])
+    with pytest.raises(
+        ModelError, match=rf"diverged in step 20: the validation loss is {what}\. Remedy: lower the outer"
+    ):
+        fit(START, QUADRATIC, KEYS, LOOP, seed=0, progress=silent, validate=lambda parameters: next(values))
+
+
 def test_parameters_that_are_not_finite_stop_training() -> None:
     def gradient(parameters: Parameters, draw: Draw) -> tuple[Tensor, Parameters]:
         found, gradients = QUADRATIC(parameters, draw)
