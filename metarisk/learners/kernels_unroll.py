@@ -200,7 +200,7 @@ class Unroll:
                 losses += self._judge(number, part)
             if number and (plan.order == 2 or plan.learn_rates):
                 row = rates[number - 1]
-                # Buffers still hold the last batch until a loss is judged; a step after the last of them teaches nothing.
+                # Until a loss is judged buffers hold the last batch; a step after the last of them teaches nothing.
                 found.append([self._nothing(rate) for rate in row] if self.fresh else self._reflect(number - 1, row))
         return self._collect(losses, found[::-1] if plan.learn_rates else [])
 

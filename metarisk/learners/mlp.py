@@ -29,7 +29,7 @@ from metarisk.domain import (
 from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments, networks, score_rows
 from metarisk.learners.likelihoods import Likelihood, with_options
 from metarisk.learners.loop import Gradient, Loop, digest_of, fit
-from metarisk.learners.packing import Fusion, canonical_order, check, first_rows, shuffled
+from metarisk.learners.packing import Fusion, canonical, canonical_order, check, first_rows, shuffled
 
 RateKind = Literal["fixed", "step_layer", "parameter"]
 """Inner rates: one fixed number, one learned per step and layer (MAML++), or one learned per parameter (Meta-SGD)."""
@@ -107,6 +107,8 @@ class GradientLearner(ABC):
             for part, packed in (("support", episodes.support), ("query", episodes.query)):
                 check(packed, features=tasks.support.x.shape[1], name=f"{part} of {name}")
                 self.likelihood(likelihood).validate(packed.y)
+        # before anything is summed: rounding follows the order of the rows
+        tasks = Episodes(*(canonical(part)[0] for part in (tasks.support, tasks.query)))
         fixed = self._fixed(tasks, likelihood)
         episodes = Episodes(*(self._prepared(part, fixed) for part in (tasks.support, tasks.query)))
         widths = (episodes.support.x.shape[1], *self.hidden, self.likelihood(likelihood).outputs)

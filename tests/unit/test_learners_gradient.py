@@ -96,9 +96,16 @@ def test_same_seed_same_bits_and_state_is_plain_arrays(name: str) -> None:
 
 @BY_NAME
 def test_order_of_rows_changes_no_bit(name: str) -> None:
-    learner = replace(LEARNERS[name], loop=replace(LEARNERS[name].loop, steps=20))
-    tasks, support, query = episodes(), book(40, (5, 300), 10), book(40, (5, 700), 11)
+    """Not of rows with a base score in float64 either, and with fractional weights whose sum weighs the classes."""
+    learner = replace(LEARNERS[name], class_weight="balanced", loop=replace(LEARNERS[name].loop, steps=20))
     rng = np.random.default_rng(3)
+
+    def fractional(packed: Packed) -> Packed:
+        weight = rng.uniform(0.3, 2.0, packed.rows)
+        return replace(packed, weight=weight, base=packed.base + rng.normal(size=packed.rows))
+
+    tasks = Episodes(*(fractional(part) for part in (episodes().support, episodes().query)))
+    support, query = fractional(book(40, (5, 300), 10)), fractional(book(40, (5, 700), 11))
 
     def mixed(packed: Packed) -> tuple[Packed, np.ndarray]:
         order = np.lexsort((rng.random(packed.rows), packed.index))

@@ -134,7 +134,7 @@ def test_a_validation_loss_that_is_not_finite_stops_training(what: float) -> Non
     """At the second evaluation, after a good first."""
     values = iter([1.0, what])
     with pytest.raises(
-        ModelError, match=rf"diverged in step 20: the validation loss is {what}\. Remedy: lower the outer"
+        ModelError, match=rf"diverged in step 20: the validation loss is {what}\. Remedy: lower"
     ):
         fit(START, QUADRATIC, KEYS, LOOP, seed=0, progress=silent, validate=lambda parameters: next(values))
 
