@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ from torch import Tensor
 from metarisk.domain import Array, Arrays, ModelError, Packed, Progress, SegmentKey, segment_name
 from metarisk.learners import distributed
 from metarisk.learners.optimisers import Optimiser, OptimiserName, ScheduleName, rate_at
+from metarisk.learners.options import require_choice, require_range
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "float64", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,20 @@ class Loop:
     checkpoint: str | None = None
     """File to continue from and to write; None: none."""
     checkpoint_every: int = 200
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "float64", "mixed"] = "float32"
+    device: DeviceName = "auto"
+    precision: Precision = "float32"
     """`mixed` lets CUDA's matrix units round factors to tf32; on a CPU it is float32."""
     graph: bool = True
     """On CUDA, capture a step once as a graph and replay it; switch off for gradients that must synchronise."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "meta_batch", "evaluate_every", "patience", "checkpoint_every", "rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ModelError(f"{name} must be positive, got {getattr(self, name)}", remedy=f"set {name} > 0")
+            require_range(name, getattr(self, name), above=0)
+        require_range("momentum", self.momentum, least=0, below=1)
+        require_choice("optimiser", self.optimiser, get_args(OptimiserName))
+        require_choice("schedule", self.schedule, get_args(ScheduleName))
+        require_choice("device", self.device, get_args(DeviceName))
+        require_choice("precision", self.precision, get_args(Precision))
 
     @property
     def target(self) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,13 +344,32 @@ def test_labels_outside_the_likelihood_are_refused() -> None:
         learner.train(wrong, None, "bernoulli", seed=0, progress=silent)
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match="inner_rate must be positive, got 0"):
-        Maml(inner_rate=0.0)
-    with pytest.raises(ConfigError, match=r"inner_momentum must be in \[0, 1\), got 1"):
-        Maml(inner_momentum=1.0)
-    with pytest.raises(ConfigError, match="activation must be one of relu, tanh, got gelu"):
-        Maml(activation="gelu")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("make", "setting", "words"),
+    [
+        (Maml, {"inner_rate": 0.0}, "inner_rate must be a number > 0, got 0"),
+        (Maml, {"inner_momentum": 1.0}, "inner_momentum must be a number >= 0 and < 1, got 1"),
+        (Maml, {"activation": "gelu"}, "activation must be one of relu, tanh, got gelu"),
+        (Maml, {"inner_steps": -1}, "inner_steps must be a number >= 0, got -1"),
+        (Maml, {"adapt_steps": -1}, "adapt_steps must be a number >= 0, got -1"),
+        (Maml, {"prior_rows": -5.0}, "prior_rows must be a number >= 0, got -5"),
+        (Maml, {"class_weight": "equal"}, "class_weight must be a number > 0, got equal"),
+        (Maml, {"order": 3}, "order must be one of 1, 2, got 3"),
+        (Maml, {"fusion": "ofset"}, "fusion must be one of offset, feature, none, got ofset"),
+        (Maml, {"rates": "step"}, "rates must be one of fixed, step_layer, parameter, got step"),
+        (Maml, {"adapted": "hed"}, "adapted must be one of all, head, got hed"),
+        (MamlPlusPlus, {"multi_step": 1.7}, "multi_step must be a number >= 0 and <= 1, got 1.7"),
+        (Reptile, {"form": "parallel"}, "form must be one of batched, serial, got parallel"),
+    ],
+)
+def test_a_setting_outside_its_range_or_choices_is_refused(
+    make: Callable[..., GradientLearner], setting: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make(**setting)
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="Reptile cannot learn rates"):
         Reptile(rates="parameter")
     with pytest.raises(ConfigError, match=r"class_weight 2\.0 needs the bernoulli likelihood, got poisson"):
