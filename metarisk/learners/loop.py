@@ -75,7 +75,7 @@ class Loop:
                 remedy="set device to auto or cpu, or check the driver",
             )
         cuda = self.device != "cpu" and torch.cuda.is_available()
-        return torch.device("cuda" if cuda else "cpu")
+        return torch.device("cuda", distributed.local_rank()) if cuda else torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -158,12 +158,19 @@ def fit(
     if not keys:
         raise ModelError("there is no task to train on", remedy="widen the training period or lower min_support_rows")
     device = loop.target
+    distributed.join(device)
+    processes = distributed.world()[1]
+    if min(loop.meta_batch, len(keys)) < processes:
+        raise ModelError(
+            f"a meta-batch of {min(loop.meta_batch, len(keys))} tasks cannot be shared by {processes} processes",
+            remedy="start fewer processes, or raise meta_batch or the number of tasks",
+        )
     run = _Run(start, loop, device)
     chances = None if sizes is None or loop.size_power == 0 else (np.asarray(sizes) + 1.0) ** loop.size_power
     file = None if loop.checkpoint is None else Path(loop.checkpoint)
     digest = _identity(start, loop, seed, identity)
-    if file is not None and file.exists():
-        run.restore(file, digest)
+    if file is not None:
+        run.resume(file, digest)
     step_once = _captured(run, gradient, loop) if device.type == "cuda" and loop.graph else _eager(run, gradient, loop)
     began, first = time.monotonic(), run.step
     with _matmul_precision(loop, device):
@@ -257,11 +264,23 @@ class _Run:
         else:
             self.stale += 1
 
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**self.optimiser.state, "chosen": self.chosen}
+
+    @property
+    def _numbers(self) -> list[float]:
+        return [self.step, self.stale, self.loss, self.validation, self.best]
+
+    def _count_from(self, numbers: list[float]) -> None:
+        step, stale, self.loss, self.validation, self.best = numbers
+        self.step, self.stale = int(step), int(stale)
+        self.trouble.copy_(torch.tensor([self.step, -1, -1]))
+
     def save(self, file: Path, identity: str) -> None:
         """Write beside and rename, so that a checkpoint is whole or the one before."""
-        tensors = {**self.optimiser.state, "chosen": self.chosen}
-        arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-        numbers = np.array([self.step, self.stale, self.loss, self.validation, self.best])
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self._tensors.items()}
+        numbers = np.array(self._numbers)
         buffer = io.BytesIO()
         np.savez(buffer, identity=np.array(identity), numbers=numbers, **arrays)  # type: ignore[arg-type]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -271,6 +290,21 @@ class _Run:
             target.flush()
             os.fsync(target.fileno())
         beside.replace(file)
+
+    def resume(self, file: Path, identity: str) -> None:
+        """Continue where there is a checkpoint, every process from that of process 0."""
+        refused: ModelError | None = None
+        if distributed.world()[0] == 0 and file.exists():
+            try:
+                self.restore(file, identity)
+            except ModelError as error:
+                refused = error
+        device = self.trouble.device
+        if distributed.agree(float(refused is not None), device):
+            raise refused or ModelError("process 0 refused its checkpoint", remedy="see the error of process 0")
+        numbers = torch.tensor(self._numbers, dtype=torch.float64, device=device)
+        distributed.share([*self._tensors.values(), numbers])
+        self._count_from(numbers.tolist())
 
     def restore(self, file: Path, identity: str) -> None:
         """Continue from a checkpoint of the same work."""
@@ -284,12 +318,9 @@ class _Run:
             raise ModelError(
                 f"checkpoint {file.name} belongs to other data, another seed or another configuration", remedy=remedy
             )
-        for name, tensor in {**self.optimiser.state, "chosen": self.chosen}.items():
+        for name, tensor in self._tensors.items():
             tensor.copy_(torch.from_numpy(contents[name]))
-        step, stale, *losses = contents["numbers"].tolist()
-        self.step, self.stale = int(step), int(stale)
-        self.loss, self.validation, self.best = losses
-        self.trouble.copy_(torch.tensor([self.step, -1, -1]))
+        self._count_from(contents["numbers"].tolist())
 
 
 def _diverged(step: int, how: str) -> ModelError:
