@@ -16,6 +16,7 @@ from metarisk.learners.kernels_unroll import Unroll, free_memory
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.packing import Block
 from metarisk.learners.unroll_plan import Plan, Rate
+from tests.unit.test_likelihoods import labels
 
 CPU, F64 = torch.device("cpu"), torch.float64
 
@@ -95,7 +96,8 @@ def problem(case: Case, seed: int = 0) -> Problem:
     def block(rows: int) -> Block:
         x = tensor(case.tasks, rows, widths[0] + 1)
         x[..., -1] = 1.0
-        y = torch.from_numpy(rng.integers(0, 2, size=(case.tasks, rows)).astype(float))
+        drawn = labels(LIKELIHOODS[case.likelihood], case.tasks * rows, int(rng.integers(1_000)))
+        y = torch.from_numpy(drawn).view(case.tasks, rows)
         weight = torch.from_numpy(rng.uniform(0.2, 2.0, size=(case.tasks, rows)))
         weight[0, rows // 2 + 1 :] = 0.0
         return Block(x, y, weight, tensor(case.tasks, rows, scale=0.3))
