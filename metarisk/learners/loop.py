@@ -6,6 +6,7 @@ episode is, the loop does not know.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import os
@@ -278,7 +279,7 @@ class _Run:
         self.trouble.copy_(torch.tensor([self.step, -1, -1]))
 
     def save(self, file: Path, identity: str) -> None:
-        """Write beside and rename, so that a checkpoint is whole or the one before."""
+        """Write beside and rename, so that a checkpoint is whole or the one before; what a killed save left goes."""
         arrays = {name: tensor.cpu().numpy() for name, tensor in self._tensors.items()}
         numbers = np.array(self._numbers)
         buffer = io.BytesIO()
@@ -290,6 +291,13 @@ class _Run:
             target.flush()
             os.fsync(target.fileno())
         beside.replace(file)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        for left in file.parent.glob(f"{glob.escape(file.name)}.[0-9]*.tmp"):
+            left.unlink(missing_ok=True)
 
     def resume(self, file: Path, identity: str) -> None:
         """Continue where there is a checkpoint, every process from that of process 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import LikelihoodName, ModelError
-from metarisk.learners.kernels_unroll import Unroll, free_memory
+from metarisk.learners.kernels_unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.memory import free_memory
 from metarisk.learners.packing import Block
 from metarisk.learners.unroll_plan import Plan, Rate
 from tests.unit.test_likelihoods import labels
@@ -310,6 +312,48 @@ def test_wrong_input_says_what_was_expected_and_what_came(what: str) -> None:
 
 def test_more_steps_than_memory_allows_is_refused() -> None:
     free = free_memory(CPU)
+    assert free is not None
     steps = free // (32 * 64 * 64 * 8)
-    with pytest.raises(ModelError, match=r"inner steps .* need .* GiB, .* GiB are free.*use at most \d+ inner steps"):
+    words = (
+        r"inner steps .* need .* GiB, .* GiB are free.*use at most \d+ inner steps, fewer tasks a meta-batch, or fewer"
+    )
+    with pytest.raises(ModelError, match=words):
         Unroll(32, (16, 64), (64, 64, 64, 1), Plan(steps), LIKELIHOODS["bernoulli"], device=CPU, dtype=F64)
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, None),
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 4096 kB"}, 4 * 2**20),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": "max"}, None),
+        (
+            {
+                "proc/self/cgroup": "0::/a.slice/job",
+                "sys/fs/cgroup/a.slice/memory.max": "800",
+                "sys/fs/cgroup/a.slice/memory.current": "500",
+                "sys/fs/cgroup/a.slice/memory.stat": "anon 5\nactive_file 20\ninactive_file 30",
+                "sys/fs/cgroup/a.slice/job/memory.max": "max",
+            },
+            350,
+        ),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 1 kB",
+                "proc/self/cgroup": "5:cpu:/docker/x\n4:memory:/docker/x\n0::/",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "700",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "600",
+                "sys/fs/cgroup/memory/memory.stat": "active_file 1\ntotal_active_file 40\ntotal_inactive_file 2",
+            },
+            142,
+        ),
+    ],
+    ids=["not Linux", "no group", "no limit", "v2", "v1"],
+)
+def test_free_memory_is_the_least_of_the_machine_and_its_groups(
+    files: dict[str, str], wanted: int | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_memory(CPU, tmp_path) == wanted

@@ -184,6 +184,7 @@ def test_checkpoint_continues_to_the_same_bits(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(loop, breaking)
     calls = 100
+    (tmp_path / "run.npz.123.tmp").write_bytes(b"what a killed save left")
     resumed, whole = run(loop, breaking), run()
     assert calls == 100 + 60 - 35
     assert np.array_equal(resumed.parameters["level"], whole.parameters["level"])
