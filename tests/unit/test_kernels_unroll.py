@@ -314,9 +314,7 @@ def test_more_steps_than_memory_allows_is_refused() -> None:
     free = free_memory(CPU)
     assert free is not None
     steps = free // (32 * 64 * 64 * 8)
-    words = (
-        r"inner steps .* need .* GiB, .* GiB are free.*use at most \d+ inner steps, fewer tasks a meta-batch, or fewer"
-    )
+    words = r"inner steps .* need .* GiB, .* GiB are free.*use at most \d+ inner steps, fewer tasks a meta-batch, or"
     with pytest.raises(ModelError, match=words):
         Unroll(32, (16, 64), (64, 64, 64, 1), Plan(steps), LIKELIHOODS["bernoulli"], device=CPU, dtype=F64)
 
