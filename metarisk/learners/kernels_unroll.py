@@ -2,7 +2,7 @@
 
 A network is a list of matrices (in + 1, out) whose last row is the bias, so inputs carry a column of ones. The reverse
 pass multiplies the adjoint by one Hessian a step (Pearlmutter, Neural Computation 6, 1994: the R operator), which
-equals differentiating through the inner loop. Ragged adaptation and scoring live in `kernels`.
+equals differentiating through the inner loop. Ragged adaptation lives in `kernels`.
 """
 
 from __future__ import annotations

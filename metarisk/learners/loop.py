@@ -6,12 +6,8 @@ episode is, the loop does not know.
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import io
-import os
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +19,7 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Array, Arrays, ModelError, Packed, Progress, SegmentKey, segment_name
-from metarisk.learners import distributed
+from metarisk.learners import checkpoints, distributed
 from metarisk.learners.optimisers import Optimiser, OptimiserName, ScheduleName, rate_at
 from metarisk.learners.options import require_choice, require_range
 
@@ -279,32 +275,19 @@ class _Run:
         self.trouble.copy_(torch.tensor([self.step, -1, -1]))
 
     def save(self, file: Path, identity: str) -> None:
-        """Write beside and rename, so that a checkpoint is whole or the one before; what a killed save left goes."""
+        """Write all that `resume` needs."""
         arrays = {name: tensor.cpu().numpy() for name, tensor in self._tensors.items()}
-        numbers = np.array(self._numbers)
-        buffer = io.BytesIO()
-        np.savez(buffer, identity=np.array(identity), numbers=numbers, **arrays)  # type: ignore[arg-type]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        with beside.open("wb") as target:
-            target.write(buffer.getvalue())
-            target.flush()
-            os.fsync(target.fileno())
-        beside.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        for left in file.parent.glob(f"{glob.escape(file.name)}.[0-9]*.tmp"):
-            left.unlink(missing_ok=True)
+        checkpoints.write(file, identity, {**arrays, "numbers": np.array(self._numbers)})
 
     def resume(self, file: Path, identity: str) -> None:
         """Continue where there is a checkpoint, every process from that of process 0."""
         refused: ModelError | None = None
         if distributed.world()[0] == 0 and file.exists():
             try:
-                self.restore(file, identity)
+                contents = checkpoints.read(file, identity)
+                for name, tensor in self._tensors.items():
+                    tensor.copy_(torch.from_numpy(contents[name]))
+                self._count_from(contents["numbers"].tolist())
             except ModelError as error:
                 refused = error
         device = self.trouble.device
@@ -313,22 +296,6 @@ class _Run:
         numbers = torch.tensor(self._numbers, dtype=torch.float64, device=device)
         distributed.share([*self._tensors.values(), numbers])
         self._count_from(numbers.tolist())
-
-    def restore(self, file: Path, identity: str) -> None:
-        """Continue from a checkpoint of the same work."""
-        remedy = f"remove {file.name} to train from the start"
-        try:
-            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
-                contents = {name: saved[name] for name in saved.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ModelError(f"checkpoint {file.name} cannot be read: {error}", remedy=remedy) from error
-        if str(contents.get("identity")) != identity:
-            raise ModelError(
-                f"checkpoint {file.name} belongs to other data, another seed or another configuration", remedy=remedy
-            )
-        for name, tensor in self._tensors.items():
-            tensor.copy_(torch.from_numpy(contents[name]))
-        self._count_from(contents["numbers"].tolist())
 
 
 def _diverged(step: int, how: str) -> ModelError:

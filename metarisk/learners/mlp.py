@@ -1,6 +1,6 @@
 """What gradient-based learners share: a network's start, how a base score and class weights enter, adapting, scoring.
 
-How the start is meta-learned is in `maml` and `reptile`; the arithmetic is in `kernels` and `kernels_unroll`.
+How the start is meta-learned is in `maml` and `reptile`; the arithmetic is in `kernels` and its two siblings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from metarisk.domain import (
     Packed,
     Progress,
 )
-from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments, networks, score_rows
+from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments
+from metarisk.learners.kernels_scoring import networks, score_rows
 from metarisk.learners.likelihoods import Likelihood, with_options
 from metarisk.learners.loop import Gradient, Loop, digest_of, fit
 from metarisk.learners.options import require_choice, require_range
