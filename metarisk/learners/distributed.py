@@ -1,14 +1,31 @@
 """Meta-batches shared out over processes: which tasks are mine, and the mean of everybody's gradients.
 
-One process is the case where every function changes nothing. Starting processes is the caller's part
-(`torchrun`, which sets the environment that `torch.distributed.init_process_group` reads).
+One process is the case where every function changes nothing. Several are started with `torchrun`, on a program that
+gives every process the same tasks and calls a learner's `train`; the training loop then joins them by itself, with
+NCCL and one GPU a process where it trains on CUDA, with gloo on CPUs. Process 0 alone writes the checkpoint and reads
+it. The steps of a week around training (extracts, evidence, the registry) are one process's work: they do not run
+under `torchrun`.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, and of its GPU; 0 where `torchrun` did not start it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def join(device: torch.device) -> None:
+    """Meet the other processes that `torchrun` started, unless the caller has."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_available() and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def world() -> tuple[int, int]:
@@ -53,3 +70,10 @@ def agree(value: float, device: torch.device) -> float:
     shared = torch.tensor([value], dtype=torch.float64, device=device)
     dist.broadcast(shared, 0)
     return float(shared)
+
+
+def share(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of process 0, in place."""
+    if world()[1] > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)

@@ -1,7 +1,7 @@
-"""Adapting and scoring ragged segments on the CPU: loops over segments in preallocated buffers, without padding.
+"""Adapting ragged segments on the CPU: loops over segments in preallocated buffers, without padding.
 
-A network is a list of matrices (in + 1, out) whose last row is the bias. The batched inner loop of meta-training, with
-its reverse, lives in `kernels_unroll`.
+A network is a list of matrices (in + 1, out) whose last row is the bias. Scoring lives in `kernels_scoring`; the
+batched inner loop of meta-training, with its reverse, in `kernels_unroll`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ ActivationName = Literal["relu", "tanh"]
 
 CHUNK_ROWS = 4096
 """Rows adapted together, to spread the cost of elementwise calls; best of 256 to 4096, 8 MB of buffers."""
-BLOCK_ROWS = 2048
-"""Rows scored together."""
 
 
 class Activation(NamedTuple):
@@ -117,7 +115,8 @@ def adapt_segments(
         frozen: layers at the bottom that are not adapted (ANIL: all but the head).
         prior_rows: pseudo-rows in the denominator of the mean.
         momentum: of the steps, see `kernels_unroll.Plan`.
-        safeguard: a segment whose own loss ends above where it began, or not finite, keeps the start; one forward more.
+        safeguard: a segment whose own loss ends above where it began keeps the start; one forward more. One whose loss
+            or weights end not finite keeps it anyway.
 
     Returns:
         The adapted layers, L - frozen tensors (S, in + 1, out).
@@ -126,11 +125,23 @@ def adapt_segments(
     queue = np.argsort(rows.sizes, kind="stable")
     queue = queue[rows.sizes[queue] > 0]
     buffers = _Buffers(weights, max(CHUNK_ROWS, int(rows.sizes.max(initial=0))))
+
+    def chunk_of(segments: Array) -> _Chunk:
+        return _Chunk(segments, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers)
+
     with torch.no_grad():
-        for chunk in _chunks(queue, rows.sizes):
-            work = _Chunk(chunk, rows, order, weights, live, likelihood, activation, frozen, prior_rows, buffers)
-            work.run(rates, momentum, safeguard)
+        for segments in _chunks(queue, rows.sizes):
+            chunk_of(segments).run(rates, momentum, safeguard)
+        for segments in _chunks(queue[_grown(live, weights[frozen:])[queue]], rows.sizes):
+            chunk_of(segments).drop_diverged()
     return live
+
+
+def _grown(live: Sequence[Tensor], start: Sequence[Tensor]) -> Array:
+    """(S,) whether a layer of a segment has more than twice the norm of the start: none has diverged without."""
+    norms = [torch.linalg.vector_norm(layer, dim=(1, 2)) for layer in live]
+    over = [~(norm <= 2 * torch.linalg.vector_norm(begin)) for norm, begin in zip(norms, start, strict=True)]
+    return torch.stack(over).any(0).numpy()
 
 
 def _chunks(order: Array, sizes: Array) -> Iterator[Array]:
@@ -257,8 +268,19 @@ class _Chunk:
             self._forward(gram)
             for number, (before, after) in enumerate(zip(began, self._losses(), strict=True)):
                 if not after <= before:
-                    for weights, start in zip(self.w, self.start, strict=True):
-                        weights[number].copy_(start)
+                    self._put_back(number)
+
+    def drop_diverged(self) -> None:
+        """Put back segments that would not score: their loss, or the product of their layers' norms, is not finite."""
+        self._forward(False)
+        for number, loss in enumerate(self._losses()):
+            squares = torch.stack([weights[number].square().sum() for weights in self.w])
+            if not torch.isfinite(loss + squares.prod()):
+                self._put_back(number)
+
+    def _put_back(self, number: int) -> None:
+        for weights, start in zip(self.w, self.start, strict=True):
+            weights[number].copy_(start)
 
     def _losses(self) -> list[Tensor]:
         """Of each segment, from the scores of the last forward."""
@@ -302,96 +324,3 @@ class _Chunk:
         rows = zip(self.turned[layer], self.d[layer], self.w[layer - self.frozen], speeds, strict=True)
         for h, d, weight, speed in rows:
             weight.sub_(speed.mul_(momentum).addmm_(h, d) * rate)
-
-
-class Layer(NamedTuple):
-    """Bias (out,) and matrix (in, out) of one layer; at the top of a network of one output a vector (in,)."""
-
-    bias: Tensor
-    matrix: Tensor
-
-
-Network = Sequence[Layer]
-
-
-def networks(layers: Sequence[Tensor]) -> list[Network]:
-    """M networks, as views that are made together.
-
-    Args:
-        layers: L tensors (M, in + 1, out), or (in + 1, out) where all networks share a layer.
-    """
-    count = max((len(layer) for layer in layers if layer.dim() == 3), default=1)
-    parts = []
-    for number, layer in enumerate(layers):
-        matrices = layer[..., :-1, 0] if number + 1 == len(layers) and layer.shape[-1] == 1 else layer[..., :-1, :]
-        if layer.dim() == 3:
-            parts.append([Layer(*pair) for pair in zip(layer[:, -1].unbind(), matrices.unbind(), strict=True)])
-        else:
-            parts.append([Layer(layer[-1], matrices)] * count)
-    return list(zip(*parts, strict=True))
-
-
-def score_rows(
-    networks: Sequence[Network],
-    models: Array,
-    rows: Packed,
-    *,
-    extra: Callable[[Array], Array] | None = None,
-    activation: ActivationName = "relu",
-) -> tuple[Array, bool]:
-    """Outputs of each row's network, the base score added to the first: (N, outputs) in the dtype of the weights.
-
-    Products are taken over a multiple of 16 rows, which MKL rounds alike wherever a row stands: a row's score does not
-    depend, to the last bit, on the rows around it.
-
-    Args:
-        networks: from `networks`, all of one shape.
-        models: (S,) which of them scores each segment.
-        rows: what to score; `rows.base` is added.
-        extra: base scores of a block (n,) to one more input column, in place of adding them.
-        activation: between layers.
-
-    Returns:
-        The scores, and whether inputs and scores are finite, as their sums tell.
-    """
-    apply = ACTIVATIONS[activation].apply
-    first = networks[0]
-    dtype, outputs = first[0].bias.dtype, len(first[-1].bias)
-    # Rounding up to 16 rows may write a little past a segment; the next one, or the cut at the end, mends that.
-    out = torch.zeros(rows.rows + 16, outputs, dtype=dtype)
-    flat = out[:, 0]
-    room = [torch.empty(BLOCK_ROWS, len(layer.bias), dtype=dtype) for layer in first[:-1]]
-    rooms: dict[int, list[Tensor]] = {}
-    copied = torch.zeros(BLOCK_ROWS, len(first[0].matrix), dtype=dtype)
-    x = torch.from_numpy(rows.x)
-    direct = extra is None and x.dtype == dtype
-    total = torch.zeros((), dtype=dtype)
-    starts = rows.starts.tolist()
-    with torch.no_grad():
-        for segment in np.flatnonzero(rows.sizes).tolist():
-            *below, (bias, weight) = networks[models[segment]]
-            begin, end = starts[segment], starts[segment + 1]
-            for a in range(begin, end, BLOCK_ROWS):
-                b = min(a + BLOCK_ROWS, end)
-                taken = (b - a + 15) // 16 * 16
-                if direct and a + taken <= rows.rows:
-                    h = x[a : a + taken]
-                else:
-                    copied[: b - a, : x.shape[1]] = x[a:b]
-                    if extra is not None:
-                        copied[: b - a, -1] = torch.from_numpy(extra(rows.base[a:b]))
-                    h = copied[:taken]
-                total += h.sum()
-                if taken not in rooms:
-                    rooms[taken] = [z[:taken] for z in room]
-                for (offset, matrix), z in zip(below, rooms[taken], strict=True):
-                    h = torch.addmm(offset, h, matrix, out=z)
-                    apply(h, h)
-                if outputs == 1:
-                    torch.addmv(bias, h, weight, out=flat[a : a + taken])
-                else:
-                    torch.addmm(bias, h, weight, out=out[a : a + taken])
-    out = out[: rows.rows]
-    if extra is None:
-        out[:, 0] += torch.from_numpy(rows.base)
-    return out.numpy(), bool(torch.isfinite(total + out.sum()))

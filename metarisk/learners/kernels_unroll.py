@@ -2,14 +2,13 @@
 
 A network is a list of matrices (in + 1, out) whose last row is the bias, so inputs carry a column of ones. The reverse
 pass multiplies the adjoint by one Hessian a step (Pearlmutter, Neural Computation 6, 1994: the R operator), which
-equals differentiating through the inner loop. Ragged adaptation and scoring live in `kernels`.
+equals differentiating through the inner loop. Ragged adaptation lives in `kernels`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from metarisk.domain import ModelError
 from metarisk.learners.kernels import ACTIVATIONS
 from metarisk.learners.likelihoods import Likelihood
+from metarisk.learners.memory import free_memory
 from metarisk.learners.packing import Block
 from metarisk.learners.unroll_plan import Plan, Rate, Unrolled, normalised
 
@@ -199,8 +199,15 @@ class Unroll:
             if part:
                 losses += self._judge(number, part)
             if number and (plan.order == 2 or plan.learn_rates):
-                found.append(self._reflect(number - 1, rates[number - 1]))
+                row = rates[number - 1]
+                # Until a loss is judged buffers hold the last batch; a step after the last of them teaches nothing.
+                found.append([self._nothing(rate) for rate in row] if self.fresh else self._reflect(number - 1, row))
         return self._collect(losses, found[::-1] if plan.learn_rates else [])
+
+    def _nothing(self, rate: Rate) -> Tensor:
+        """Gradient of a rate that no judged loss depends on."""
+        shape = () if isinstance(rate, float) else rate.shape
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def _part(self, step: int) -> float:
         """Weight of the query loss after `step` inner steps."""
@@ -452,7 +459,7 @@ class Unroll:
             )
 
     def _require_memory(self) -> None:
-        """Refuse a workspace that does not fit, before the machine starts to swap."""
+        """Refuse a workspace that does not fit, before the machine starts to swap or kills the process."""
         inputs, outputs = sum(self.widths[:-1]), sum(self.widths[1:])
         matrices = sum((a + 1) * b for a, b in pairwise(self.widths))
         copies = 2 if self.plan.keeps_gradients else 1
@@ -460,22 +467,13 @@ class Unroll:
         fixed = self.tasks * (2 * matrices + (self.n + self.q) * 3 * (inputs + outputs))
         size = torch.empty(0, dtype=self.dtype).element_size()
         free = free_memory(self.device)
-        if (fixed + self.plan.steps * step) * size > free:
+        if free is not None and (fixed + self.plan.steps * step) * size > free:
             fit = max(int(free / size - fixed) // step, 0)
             raise ModelError(
                 f"{self.plan.steps} inner steps of {self.tasks} tasks x {self.n} support rows need "
                 f"{(fixed + self.plan.steps * step) * size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
-                remedy=f"use at most {fit} inner steps, fewer tasks a meta-batch, fewer rows, or order 1",
+                remedy=f"use at most {fit} inner steps, fewer tasks a meta-batch, or fewer rows",
             )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a device without swapping."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    with Path("/proc/meminfo").open() as lines:
-        found = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
-    return found["MemAvailable"] * 1024
 
 
 def _squeezed(z: Tensor) -> Tensor:

@@ -7,23 +7,24 @@ episode is, the loop does not know.
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metarisk.domain import Array, Arrays, ModelError, Packed, Progress, SegmentKey, segment_name
-from metarisk.learners import distributed
+from metarisk.learners import checkpoints, distributed
 from metarisk.learners.optimisers import Optimiser, OptimiserName, ScheduleName, rate_at
+from metarisk.learners.options import require_choice, require_range
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "float64", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,20 @@ class Loop:
     checkpoint: str | None = None
     """File to continue from and to write; None: none."""
     checkpoint_every: int = 200
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "float64", "mixed"] = "float32"
+    device: DeviceName = "auto"
+    precision: Precision = "float32"
     """`mixed` lets CUDA's matrix units round factors to tf32; on a CPU it is float32."""
     graph: bool = True
     """On CUDA, capture a step once as a graph and replay it; switch off for gradients that must synchronise."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "meta_batch", "evaluate_every", "patience", "checkpoint_every", "rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ModelError(f"{name} must be positive, got {getattr(self, name)}", remedy=f"set {name} > 0")
+            require_range(name, getattr(self, name), above=0)
+        require_range("momentum", self.momentum, least=0, below=1)
+        require_choice("optimiser", self.optimiser, get_args(OptimiserName))
+        require_choice("schedule", self.schedule, get_args(ScheduleName))
+        require_choice("device", self.device, get_args(DeviceName))
+        require_choice("precision", self.precision, get_args(Precision))
 
     @property
     def target(self) -> torch.device:
@@ -67,7 +72,7 @@ class Loop:
                 remedy="set device to auto or cpu, or check the driver",
             )
         cuda = self.device != "cpu" and torch.cuda.is_available()
-        return torch.device("cuda" if cuda else "cpu")
+        return torch.device("cuda", distributed.local_rank()) if cuda else torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,17 +149,25 @@ def fit(
         identity: what else the result depends on (configuration, data); a checkpoint of another identity is refused.
 
     Raises:
-        ModelError: no task; a loss or gradient that is not finite (names step and task); an unusable checkpoint.
+        ModelError: no task; a loss, gradient or validation loss that is not finite (names step and task); an
+            unusable checkpoint.
     """
     if not keys:
         raise ModelError("there is no task to train on", remedy="widen the training period or lower min_support_rows")
     device = loop.target
+    distributed.join(device)
+    processes = distributed.world()[1]
+    if min(loop.meta_batch, len(keys)) < processes:
+        raise ModelError(
+            f"a meta-batch of {min(loop.meta_batch, len(keys))} tasks cannot be shared by {processes} processes",
+            remedy="start fewer processes, or raise meta_batch or the number of tasks",
+        )
     run = _Run(start, loop, device)
     chances = None if sizes is None or loop.size_power == 0 else (np.asarray(sizes) + 1.0) ** loop.size_power
     file = None if loop.checkpoint is None else Path(loop.checkpoint)
     digest = _identity(start, loop, seed, identity)
-    if file is not None and file.exists():
-        run.restore(file, digest)
+    if file is not None:
+        run.resume(file, digest)
     step_once = _captured(run, gradient, loop) if device.type == "cuda" and loop.graph else _eager(run, gradient, loop)
     began, first = time.monotonic(), run.step
     with _matmul_precision(loop, device):
@@ -238,7 +251,9 @@ class _Run:
             raise _diverged(step, f"the loss of task {segment_name(keys[task])} is not finite")
 
     def judge(self, validation: float) -> None:
-        """Keep the parameters if they are the best so far."""
+        """Keep the parameters if they are the best so far; stop on a loss that is not finite."""
+        if not np.isfinite(validation):
+            raise _diverged(self.step, f"the validation loss is {validation}")
         self.validation = validation
         if validation < self.best:
             self.best, self.stale = validation, 0
@@ -246,45 +261,47 @@ class _Run:
         else:
             self.stale += 1
 
-    def save(self, file: Path, identity: str) -> None:
-        """Write beside and rename, so that a checkpoint is whole or the one before."""
-        tensors = {**self.optimiser.state, "chosen": self.chosen}
-        arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-        numbers = np.array([self.step, self.stale, self.loss, self.validation, self.best])
-        buffer = io.BytesIO()
-        np.savez(buffer, identity=np.array(identity), numbers=numbers, **arrays)  # type: ignore[arg-type]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        with beside.open("wb") as target:
-            target.write(buffer.getvalue())
-            target.flush()
-            os.fsync(target.fileno())
-        beside.replace(file)
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**self.optimiser.state, "chosen": self.chosen}
 
-    def restore(self, file: Path, identity: str) -> None:
-        """Continue from a checkpoint of the same work."""
-        remedy = f"remove {file.name} to train from the start"
-        try:
-            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
-                contents = {name: saved[name] for name in saved.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ModelError(f"checkpoint {file.name} cannot be read: {error}", remedy=remedy) from error
-        if str(contents.get("identity")) != identity:
-            raise ModelError(
-                f"checkpoint {file.name} belongs to other data, another seed or another configuration", remedy=remedy
-            )
-        for name, tensor in {**self.optimiser.state, "chosen": self.chosen}.items():
-            tensor.copy_(torch.from_numpy(contents[name]))
-        step, stale, *losses = contents["numbers"].tolist()
+    @property
+    def _numbers(self) -> list[float]:
+        return [self.step, self.stale, self.loss, self.validation, self.best]
+
+    def _count_from(self, numbers: list[float]) -> None:
+        step, stale, self.loss, self.validation, self.best = numbers
         self.step, self.stale = int(step), int(stale)
-        self.loss, self.validation, self.best = losses
         self.trouble.copy_(torch.tensor([self.step, -1, -1]))
+
+    def save(self, file: Path, identity: str) -> None:
+        """Write all that `resume` needs."""
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self._tensors.items()}
+        checkpoints.write(file, identity, {**arrays, "numbers": np.array(self._numbers)})
+
+    def resume(self, file: Path, identity: str) -> None:
+        """Continue where there is a checkpoint, every process from that of process 0."""
+        refused: ModelError | None = None
+        if distributed.world()[0] == 0 and file.exists():
+            try:
+                contents = checkpoints.read(file, identity)
+                for name, tensor in self._tensors.items():
+                    tensor.copy_(torch.from_numpy(contents[name]))
+                self._count_from(contents["numbers"].tolist())
+            except ModelError as error:
+                refused = error
+        device = self.trouble.device
+        if distributed.agree(float(refused is not None), device):
+            raise refused or ModelError("process 0 refused its checkpoint", remedy="see the error of process 0")
+        numbers = torch.tensor(self._numbers, dtype=torch.float64, device=device)
+        distributed.share([*self._tensors.values(), numbers])
+        self._count_from(numbers.tolist())
 
 
 def _diverged(step: int, how: str) -> ModelError:
     return ModelError(
         f"training diverged in step {step}: {how}",
-        remedy="lower the outer rate, the inner rate or the number of inner steps, or look at the task's rows",
+        remedy="lower the outer rate, the inner rate or the number of inner steps, or look at the rows",
     )
 
 

@@ -6,7 +6,7 @@ MAML arXiv 1703.03400, first order 1803.02999, ANIL 1909.09157, Meta-SGD 1707.09
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,20 +16,30 @@ from metarisk.learners.kernels import ACTIVATIONS
 from metarisk.learners.kernels_unroll import Unroll
 from metarisk.learners.loop import Draw, Gradient, Parameters
 from metarisk.learners.mlp import GradientLearner, RateKind
+from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block, Store
 from metarisk.learners.unroll_plan import Plan, Rate
+
+Order = Literal[1, 2]
+Adapted = Literal["all", "head"]
 
 
 @dataclass(frozen=True)
 class Maml(GradientLearner):
     """Learns a start from which a few gradient steps on a segment's support rows do well on its query rows."""
 
-    order: Literal[1, 2] = 2
+    order: Order = 2
     """2 differentiates through the inner steps; 1 takes the query gradient at their end (FOMAML)."""
-    adapted: Literal["all", "head"] = "all"
+    adapted: Adapted = "all"
     """Layers that the inner loop moves; `head` is ANIL."""
     multi_step: float = 0.0
     """Share of the query loss that falls on the steps before the last, equally (MAML++)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("order", self.order, get_args(Order))
+        require_choice("adapted", self.adapted, get_args(Adapted))
+        require_range("multi_step", self.multi_step, least=0, most=1)
 
     @property
     def frozen(self) -> int:
@@ -43,14 +53,14 @@ class Maml(GradientLearner):
 class Fomaml(Maml):
     """First-order MAML."""
 
-    order: Literal[1, 2] = 1
+    order: Order = 1
 
 
 @dataclass(frozen=True)
 class Anil(Maml):
     """Almost no inner loop: only the head is adapted, the body is shared."""
 
-    adapted: Literal["all", "head"] = "head"
+    adapted: Adapted = "head"
 
 
 @dataclass(frozen=True)

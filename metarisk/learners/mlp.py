@@ -1,6 +1,6 @@
 """What gradient-based learners share: a network's start, how a base score and class weights enter, adapting, scoring.
 
-How the start is meta-learned is in `maml` and `reptile`; the arithmetic is in `kernels` and `kernels_unroll`.
+How the start is meta-learned is in `maml` and `reptile`; the arithmetic is in `kernels` and its two siblings.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from metarisk.domain import (
     Packed,
     Progress,
 )
-from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments, networks, score_rows
+from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments
+from metarisk.learners.kernels_scoring import networks, score_rows
 from metarisk.learners.likelihoods import Likelihood, with_options
 from metarisk.learners.loop import Gradient, Loop, digest_of, fit
-from metarisk.learners.packing import Fusion, canonical_order, check, first_rows, shuffled
+from metarisk.learners.options import require_choice, require_range
+from metarisk.learners.packing import Fusion, canonical, canonical_order, check, first_rows, shuffled
 
 RateKind = Literal["fixed", "step_layer", "parameter"]
 """Inner rates: one fixed number, one learned per step and layer (MAML++), or one learned per parameter (Meta-SGD)."""
@@ -57,7 +59,7 @@ class GradientLearner(ABC):
     prior_rows: float = 0.0
     """Pseudo-rows that shrink a thin segment's steps by n / (n + prior_rows)."""
     safeguard: bool = False
-    """A segment that the steps lead away from its own support rows (they diverged) keeps the start."""
+    """A segment that the steps lead away from its own support rows keeps the start; one that diverged always does."""
     fusion: Fusion = "offset"
     class_weight: float | Literal["balanced"] = 1.0
     """Weight of positive rows in training and adapting (Bernoulli only); scores are corrected back."""
@@ -73,17 +75,17 @@ class GradientLearner(ABC):
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name in ("support_rows", "query_rows", "validation_rows", "inner_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}", remedy=f"set {name} > 0")
-        if not 0 <= self.inner_momentum < 1:
-            raise ConfigError(
-                f"inner_momentum must be in [0, 1), got {self.inner_momentum}", remedy="0.9 is usual, 0 switches it off"
-            )
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation}",
-                remedy="choose one of them",
-            )
+            require_range(name, getattr(self, name), above=0)
+        for name in ("inner_steps", "prior_rows"):
+            require_range(name, getattr(self, name), least=0)
+        if self.adapt_steps is not None:
+            require_range("adapt_steps", self.adapt_steps, least=0)
+        if self.class_weight != "balanced":
+            require_range("class_weight", self.class_weight, above=0)
+        require_range("inner_momentum", self.inner_momentum, least=0, below=1)
+        require_choice("activation", self.activation, ACTIVATIONS)
+        require_choice("rates", self.rates, get_args(RateKind))
+        require_choice("fusion", self.fusion, get_args(Fusion))
 
     @abstractmethod
     def gradient_of(self, tasks: Episodes, widths: tuple[int, ...], likelihood: LikelihoodName, seed: int) -> Gradient:
@@ -107,6 +109,8 @@ class GradientLearner(ABC):
             for part, packed in (("support", episodes.support), ("query", episodes.query)):
                 check(packed, features=tasks.support.x.shape[1], name=f"{part} of {name}")
                 self.likelihood(likelihood).validate(packed.y)
+        # before anything is summed: rounding follows the order of the rows
+        tasks = Episodes(*(canonical(part)[0] for part in (tasks.support, tasks.query)))
         fixed = self._fixed(tasks, likelihood)
         episodes = Episodes(*(self._prepared(part, fixed) for part in (tasks.support, tasks.query)))
         widths = (episodes.support.x.shape[1], *self.hidden, self.likelihood(likelihood).outputs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,20 +16,24 @@ from metarisk.domain import ConfigError, Episodes, LikelihoodName
 from metarisk.learners.kernels import ACTIVATIONS
 from metarisk.learners.loop import Draw, Gradient, Loop, Parameters
 from metarisk.learners.mlp import GradientLearner
+from metarisk.learners.options import require_choice
 from metarisk.learners.packing import Block, Store
 from metarisk.learners.unroll_plan import normalised
+
+Form = Literal["batched", "serial"]
 
 
 @dataclass(frozen=True)
 class Reptile(GradientLearner):
     """Learns a start that is close to the optima of all segments; outer rate = the paper's step size epsilon."""
 
-    form: Literal["batched", "serial"] = "batched"
+    form: Form = "batched"
     """`batched` averages over the tasks of a meta-batch; `serial` moves after each task, so a step is one task."""
     loop: Loop = field(default_factory=lambda: Loop(optimiser="sgd", momentum=0.0, rate=0.1, schedule="linear"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_choice("form", self.form, get_args(Form))
         if self.rates != "fixed":
             raise ConfigError(f"Reptile cannot learn rates, got rates = {self.rates}", remedy="use maml_plus_plus")
         if self.form == "serial":

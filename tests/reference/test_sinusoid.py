@@ -26,22 +26,23 @@ def test_waves_are_shared_between_support_and_query_but_not_with_training() -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "share"),
+    ("name", "steps", "rate", "share"),
     [
-        ("maml.multi_step", 600, 0.92),
-        ("fomaml.multi_step", 600, 0.92),
-        ("anil.multi_step", 600, 0.97),
-        ("meta_sgd", 400, 0.95),
-        ("maml_plus_plus", 300, 0.95),
+        ("maml.multi_step", 600, 5e-3, 0.92),
+        ("fomaml.multi_step", 600, 5e-3, 0.92),
+        ("anil.multi_step", 600, 5e-3, 0.97),
+        ("meta_sgd", 400, 5e-3, 0.95),
+        ("maml_plus_plus", 300, 5e-3, 0.95),
+        ("reptile", 600, 1.0, 0.9),
     ],
 )
-def test_few_points_of_a_new_wave_help(name: str, steps: int, share: float) -> None:
+def test_few_points_of_a_new_wave_help(name: str, steps: int, rate: float, share: float) -> None:
     """After a short training, adapting to five points lowers the error on the rest of a new wave to `share` of it.
 
-    Found: 0.855, 0.853, 0.926, 0.70 (600 steps) and 0.873.
+    Found: 0.855, 0.853, 0.926, 0.70 (600 steps), 0.873 and 0.759; Reptile's is above 1 before it has learned.
     """
     learner = learners(steps)[name]
-    learner = replace(learner, loop=replace(learner.loop, rate=5e-3))
+    learner = replace(learner, loop=replace(learner.loop, rate=rate))
     state = trained(learner, tasks=2_000)
     before, after = (errors(learner, state, k, tasks=200)[0].mean() for k in (0, learner.inner_steps))
     assert after < share * before

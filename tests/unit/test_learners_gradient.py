@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from metarisk.domain import Adaptation, Arrays, ConfigError, DataError, Episodes, LikelihoodName, ModelError, Packed
 from metarisk.learners.likelihoods import LIKELIHOODS
@@ -96,9 +98,16 @@ def test_same_seed_same_bits_and_state_is_plain_arrays(name: str) -> None:
 
 @BY_NAME
 def test_order_of_rows_changes_no_bit(name: str) -> None:
-    learner = replace(LEARNERS[name], loop=replace(LEARNERS[name].loop, steps=20))
-    tasks, support, query = episodes(), book(40, (5, 300), 10), book(40, (5, 700), 11)
+    """Not of rows with a base score in float64 either, and with fractional weights whose sum weighs the classes."""
+    learner = replace(LEARNERS[name], class_weight="balanced", loop=replace(LEARNERS[name].loop, steps=20))
     rng = np.random.default_rng(3)
+
+    def fractional(packed: Packed) -> Packed:
+        weight = rng.uniform(0.3, 2.0, packed.rows)
+        return replace(packed, weight=weight, base=packed.base + rng.normal(size=packed.rows))
+
+    tasks = Episodes(*(fractional(part) for part in (episodes().support, episodes().query)))
+    support, query = fractional(book(40, (5, 300), 10)), fractional(book(40, (5, 700), 11))
 
     def mixed(packed: Packed) -> tuple[Packed, np.ndarray]:
         order = np.lexsort((rng.random(packed.rows), packed.index))
@@ -222,6 +231,41 @@ def test_segments_whose_steps_lead_away_keep_the_start(name: str, rows: tuple[in
         assert np.array_equal(adapted[~away], free.arrays[key][~away])
 
 
+@pytest.mark.parametrize("safeguard", [False, True])
+@pytest.mark.parametrize(
+    ("name", "likelihood", "units"),
+    [
+        ("maml", "gaussian", 1e2),
+        ("anil", "gaussian", 1e2),
+        ("maml", "poisson", 1e2),
+        ("meta-sgd", "poisson", 1e2),
+        ("maml", "bernoulli", 1e8),
+        ("momentum", "bernoulli", 1e8),
+    ],
+)
+def test_one_segment_that_diverges_keeps_the_start_and_the_rest_their_bits(
+    name: str, likelihood: LikelihoodName, units: float, safeguard: bool
+) -> None:
+    """Features of one segment in other units: its scores, or its loss, overflow after some steps."""
+    learner = replace(LEARNERS[name], inner_rate=0.5, adapt_steps=8, fusion="none", safeguard=safeguard)
+    rng = np.random.default_rng(0)
+    start = learner._start((4, 16, 16, 1), 0)
+    state = {key: (value + 0.2 * rng.normal(size=value.shape)).astype(np.float32) for key, value in start.items()}
+    state |= {"base": np.array([0.0, 1.0]), "class_weight": np.ones(1)}
+    calm, wild = book(5, (30, 40), 0), book(5, (30, 40), 0)
+    calm.x[:] *= 0.1
+    wild.x[:] *= 0.1
+    wild.x[wild.starts[2] : wild.starts[3]] *= units
+    wanted, found = (learner.adapt(state, rows, likelihood) for rows in (calm, wild))
+    others = [0, 1, 3, 4]
+    for key, adapted in found.arrays.items():
+        assert np.array_equal(adapted[2], state[key])
+        assert np.array_equal(adapted[others], wanted.arrays[key][others])
+    assert not np.array_equal(found.arrays["weight2"][others], np.repeat(state["weight2"][None], 4, 0))
+    scores, _ = learner.predict(state, found, wild, likelihood)
+    assert np.isfinite(scores).all()
+
+
 @pytest.mark.parametrize("weight", [8.0, "balanced"])
 def test_class_weights_keep_scores_calibrated(weight: float) -> None:
     """Trained with positives counted many times, the mean predicted probability is still the event rate."""
@@ -301,17 +345,49 @@ def test_labels_outside_the_likelihood_are_refused() -> None:
         learner.train(wrong, None, "bernoulli", seed=0, progress=silent)
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match="inner_rate must be positive, got 0"):
-        Maml(inner_rate=0.0)
-    with pytest.raises(ConfigError, match=r"inner_momentum must be in \[0, 1\), got 1"):
-        Maml(inner_momentum=1.0)
-    with pytest.raises(ConfigError, match="activation must be one of relu, tanh, got gelu"):
-        Maml(activation="gelu")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("make", "setting", "words"),
+    [
+        (Maml, {"inner_rate": 0.0}, "inner_rate must be a number > 0, got 0"),
+        (Maml, {"inner_momentum": 1.0}, "inner_momentum must be a number >= 0 and < 1, got 1"),
+        (Maml, {"activation": "gelu"}, "activation must be one of relu, tanh, got gelu"),
+        (Maml, {"inner_steps": -1}, "inner_steps must be a number >= 0, got -1"),
+        (Maml, {"adapt_steps": -1}, "adapt_steps must be a number >= 0, got -1"),
+        (Maml, {"prior_rows": -5.0}, "prior_rows must be a number >= 0, got -5"),
+        (Maml, {"class_weight": "equal"}, "class_weight must be a number > 0, got equal"),
+        (Maml, {"order": 3}, "order must be one of 1, 2, got 3"),
+        (Maml, {"fusion": "ofset"}, "fusion must be one of offset, feature, none, got ofset"),
+        (Maml, {"rates": "step"}, "rates must be one of fixed, step_layer, parameter, got step"),
+        (Maml, {"adapted": "hed"}, "adapted must be one of all, head, got hed"),
+        (MamlPlusPlus, {"multi_step": 1.7}, "multi_step must be a number >= 0 and <= 1, got 1.7"),
+        (Reptile, {"form": "parallel"}, "form must be one of batched, serial, got parallel"),
+    ],
+)
+def test_a_setting_outside_its_range_or_choices_is_refused(
+    make: Callable[..., GradientLearner], setting: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make(**setting)
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="Reptile cannot learn rates"):
         Reptile(rates="parameter")
     with pytest.raises(ConfigError, match=r"class_weight 2\.0 needs the bernoulli likelihood, got poisson"):
         Maml(class_weight=2.0).train(episodes(), None, "poisson", seed=0, progress=silent)
+
+
+def plain_loss(theta: Sequence[Tensor], parts: Sequence[Packed], prior_rows: float) -> Tensor:
+    """Mean Bernoulli loss of a tanh network on all rows of some parts, in float64, as a textbook writes it."""
+    x, y, base = (
+        torch.from_numpy(np.concatenate([getattr(part, name) for part in parts])).double()
+        for name in ("x", "y", "base")
+    )
+    for layer, weight in enumerate(theta):
+        z = x @ weight[:-1] + weight[-1]
+        x = torch.tanh(z) if layer + 1 < len(theta) else z
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(x[:, 0] + base, y, reduction="sum")
+    return entropy / (len(y) + prior_rows)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
@@ -324,31 +400,22 @@ def test_reptile_moves_towards_the_mean_end_of_plain_loops(momentum: float) -> N
         loop=replace(FAST, precision="float64"),
         support_rows=99,
         query_rows=99,
-        fusion="none",
         prior_rows=2.0,
     )
     tasks = Episodes(book(3, (5, 9), 0), book(3, (8, 20), 1))
-    fixed = learner._fixed(tasks, "bernoulli")
-    prepared = Episodes(learner._prepared(tasks.support, fixed), learner._prepared(tasks.query, fixed))
     widths = (4, *learner.hidden, 1)
     rng = np.random.default_rng(0)
     start = {key: torch.from_numpy(rng.normal(size=value.shape)) for key, value in learner._start(widths, 0).items()}
     draw = Draw(torch.arange(3), torch.rand(3, 2, dtype=torch.float64))
     with torch.no_grad():
-        _, found = learner.gradient_of(prepared, widths, "bernoulli", 0)(start, draw)
+        _, found = learner.gradient_of(tasks, widths, "bernoulli", 0)(start, draw)
     ends = []
     for task in range(3):
         rows = [part.select([task]) for part in (tasks.support, tasks.query)]
-        x = torch.from_numpy(np.concatenate([part.x for part in rows])).double()
-        y = torch.from_numpy(np.concatenate([part.y for part in rows])).double()
         theta = [weight.clone().requires_grad_() for weight in start.values()]
         speeds = [torch.zeros_like(weight) for weight in theta]
         for _ in range(learner.inner_steps):
-            h = x
-            for layer, weight in enumerate(theta):
-                z = h @ weight[:-1] + weight[-1]
-                h = torch.tanh(z) if layer + 1 < len(theta) else z
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(h[:, 0], y, reduction="sum") / (len(y) + 2.0)
+            loss = plain_loss(theta, rows, 2.0)
             slopes = torch.autograd.grad(loss, theta)
             speeds = [momentum * v + g for v, g in zip(speeds, slopes, strict=True)]
             moved = [w - learner.inner_rate * v for w, v in zip(theta, speeds, strict=True)]
@@ -359,27 +426,59 @@ def test_reptile_moves_towards_the_mean_end_of_plain_loops(momentum: float) -> N
         assert float((found[key] - wanted).norm()) <= 1e-10 * float(wanted.norm())
 
 
-@pytest.mark.parametrize("name", ["maml", "anil", "meta-sgd", "maml++", "momentum", "momentum-anil"])
-def test_meta_gradients_of_all_parameters_equal_central_differences(name: str) -> None:
-    """Body, head and learned rates together, through the learner's own gradient function."""
+@pytest.mark.parametrize(
+    ("name", "order", "frozen", "early", "momentum"),
+    [
+        ("maml", 2, 0, 0.0, 0.0),
+        ("fomaml", 1, 0, 0.0, 0.0),
+        ("anil", 2, 2, 0.0, 0.0),
+        ("meta-sgd", 2, 0, 0.0, 0.0),
+        ("maml++", 2, 0, 0.5, 0.0),
+        ("momentum", 2, 0, 0.0, 0.6),
+        ("momentum-sgd", 2, 0, 0.0, 0.6),
+        ("momentum-anil", 2, 2, 0.0, 0.6),
+    ],
+)
+def test_meta_gradients_of_all_parameters_are_those_of_the_papers(
+    name: str, order: int, frozen: int, early: float, momentum: float
+) -> None:
+    """Body, head and learned rates, through the learner's own gradient function: autograd through a plain loop."""
     learner = replace(
-        LEARNERS[name], activation="tanh", loop=replace(FAST, precision="float64"), support_rows=9, fusion="none"
+        LEARNERS[name],
+        activation="tanh",
+        loop=replace(FAST, precision="float64"),
+        support_rows=99,
+        query_rows=99,
+        prior_rows=2.0,
     )
     tasks, widths = Episodes(book(3, (5, 9), 0), book(3, (8, 20), 1)), (4, *learner.hidden, 1)
     rng = np.random.default_rng(0)
-    start = {key: value + 0.1 * rng.normal(size=value.shape) for key, value in learner._start(widths, 0).items()}
-    gradient = learner.gradient_of(tasks, widths, "bernoulli", 0)
+    given = {
+        key: torch.from_numpy(value + 0.1 * rng.normal(size=value.shape))
+        for key, value in learner._start(widths, 0).items()
+    }
     draw = Draw(torch.arange(3), torch.rand(3, 2, dtype=torch.float64))
+    with torch.no_grad():
+        losses, found = learner.gradient_of(tasks, widths, "bernoulli", 0)(given, draw)
 
-    def at(shift: float, direction: Arrays) -> tuple[float, Arrays]:
-        moved = {key: torch.from_numpy(value + shift * direction[key]) for key, value in start.items()}
-        with torch.no_grad():
-            losses, found = gradient(moved, draw)
-        return float(losses.mean()), {key: value.numpy().copy() for key, value in found.items()}
-
-    for _ in range(3):
-        direction = {key: rng.normal(size=value.shape) for key, value in start.items()}
-        _, found = at(0.0, direction)
-        slope = sum(float((found[key] * direction[key]).sum()) for key in start)
-        difference = (at(1e-5, direction)[0] - at(-1e-5, direction)[0]) / 2e-5
-        assert difference == pytest.approx(slope, rel=1e-5)
+    leaves = {key: value.clone().requires_grad_() for key, value in given.items()}
+    live = [f"weight{layer}" for layer in range(frozen, 3)]
+    wanted = []
+    for task in range(3):
+        support, query = ([part.select([task])] for part in (tasks.support, tasks.query))
+        theta = [leaves[f"weight{layer}"] for layer in range(3)]
+        speeds = [torch.zeros_like(leaves[key]) for key in live]
+        loss = torch.zeros(())
+        for step in range(5):
+            slopes = torch.autograd.grad(plain_loss(theta, support, 2.0), theta[frozen:], create_graph=order == 2)
+            speeds = [momentum * v + g for v, g in zip(speeds, slopes, strict=True)]
+            for layer, speed in enumerate(speeds, frozen):
+                rate = leaves["rate"][step, layer] if "rate" in leaves else leaves.get(f"rate{layer}", 1.0)
+                theta[layer] = theta[layer] - 0.1 * rate * speed
+            loss = loss + (1 - early if step == 4 else early / 4) * plain_loss(theta, query, 0.0)
+        wanted.append(loss)
+    slopes = torch.autograd.grad(torch.stack(wanted).mean(), list(leaves.values()))
+    assert torch.allclose(losses, torch.stack(wanted).detach(), rtol=1e-12)
+    assert found.keys() == leaves.keys()
+    for key, slope in zip(leaves, slopes, strict=True):
+        assert float((found[key] - slope).norm()) <= 1e-10 * float(slope.norm())

@@ -16,8 +16,8 @@ NAMES = sorted(LIKELIHOODS)
 ONE_OUTPUT = [name for name in NAMES if LIKELIHOODS[name].outputs == 1]
 
 
-def labels(likelihood: Likelihood, n: int) -> np.ndarray:
-    r = np.random.default_rng(3)
+def labels(likelihood: Likelihood, n: int, seed: int = 3) -> np.ndarray:
+    r = np.random.default_rng(seed)
     if likelihood.name in ("bernoulli", "hazard", "cumulative_hazard"):
         return (r.random(n) < 0.5).astype(float)
     if likelihood.name in ("poisson", "negative_binomial"):

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from metarisk.domain import Arrays, ModelError
+from metarisk.domain import Arrays, ConfigError, ModelError
 from metarisk.learners.loop import Draw, Fitted, Gradient, Loop, Parameters, _Run, by_autograd, fit
 from metarisk.learners.optimisers import Optimiser, rate_at
 
@@ -129,6 +130,14 @@ def test_divergence_names_step_and_task(what: float) -> None:
         run(gradient=by_autograd(spoiled))
 
 
+@pytest.mark.parametrize("what", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_not_finite_stops_training(what: float) -> None:
+    """At the second evaluation, after a good first."""
+    values = iter([1.0, what])
+    with pytest.raises(ModelError, match=rf"diverged in step 20: the validation loss is {what}\. Remedy: lower"):
+        fit(START, QUADRATIC, KEYS, LOOP, seed=0, progress=silent, validate=lambda parameters: next(values))
+
+
 def test_parameters_that_are_not_finite_stop_training() -> None:
     def gradient(parameters: Parameters, draw: Draw) -> tuple[Tensor, Parameters]:
         found, gradients = QUADRATIC(parameters, draw)
@@ -175,6 +184,7 @@ def test_checkpoint_continues_to_the_same_bits(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(loop, breaking)
     calls = 100
+    (tmp_path / "run.npz.123.tmp").write_bytes(b"what a killed save left")
     resumed, whole = run(loop, breaking), run()
     assert calls == 100 + 60 - 35
     assert np.array_equal(resumed.parameters["level"], whole.parameters["level"])
@@ -197,9 +207,28 @@ def test_checkpoint_of_other_work_or_a_torn_one_is_refused(tmp_path: Path) -> No
         run(loop)
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ModelError, match="meta_batch must be positive, got 0"):
-        Loop(meta_batch=0)
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"meta_batch": 0}, "meta_batch must be a number > 0, got 0. Remedy: set meta_batch > 0"),
+        ({"rate": float("nan")}, "rate must be a number > 0, got nan"),
+        ({"steps": "many"}, "steps must be a number > 0, got many"),
+        ({"momentum": 1}, "momentum must be a number >= 0 and < 1, got 1"),
+        (
+            {"optimiser": "adamw"},
+            "optimiser must be one of adam, sgd, got adamw. Remedy: set optimiser to one",
+        ),
+        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine, got step"),
+        ({"precision": "bf16"}, "precision must be one of float32, float64, mixed, got bf16"),
+        ({"device": "gpu"}, "device must be one of auto, cpu, cuda, got gpu"),
+    ],
+)
+def test_a_setting_outside_its_range_or_choices_is_refused(setting: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Loop(**setting)
+
+
+def test_no_task_and_no_such_device_are_refused() -> None:
     with pytest.raises(ModelError, match="no task to train on"):
         fit(START, QUADRATIC, (), LOOP, seed=0, progress=silent)
     if not torch.cuda.is_available():
