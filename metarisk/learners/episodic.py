@@ -6,6 +6,7 @@ The loop itself is `loop`; what an adapted segment is, each learner says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -196,16 +197,44 @@ def validation_loss(
     """Parameters to the mean loss of the validation query rows, adapted and scored as a night would."""
     if validation is None or validation.query.rows == 0:
         return None
-    rows = validation.query
+    tasks = numbered(validation)
+    rows = tasks.query
 
     def loss(parameters: Arrays) -> float:
         state = {**parameters, **extra}
-        adaptation = learner.adapt(state, validation.support, likelihood.name)
+        adaptation = learner.adapt(state, tasks.support, likelihood.name)
         eta, _ = learner.predict(state, adaptation, rows, likelihood.name)
         values = likelihood.loss(torch.from_numpy(eta), torch.from_numpy(rows.y).double()).numpy()
         return float(values @ rows.weight) / max(float(rows.weight.sum()), 1e-12)
 
     return loss
+
+
+def numbered(tasks: Episodes) -> Episodes:
+    """The tasks under keys of their own: a segment has one at each cut-off, and the later knows the earlier's labels."""
+    keys = tuple((str(number),) for number in range(len(tasks.support.keys)))
+    return Episodes(*(replace(part, keys=keys) for part in (tasks.support, tasks.query)))
+
+
+def noise_of(learner: Learner, state: Arrays, tasks: Episodes) -> float:
+    """Variance of a Gaussian label around its segment's line, 1 without query rows.
+
+    A query row's residual r from an adapted head has the variance noise (1 + v), v being that of its score under unit
+    noise: the mean of r^2 / (1 + v) does not count what the support leaves unknown as noise. Rows weigh 1 / (1 + v) in
+    it, for where v is large it is the learned prior's, which training knows least well.
+
+    Args:
+        learner: whose Gaussian predictions have a variance in units of `state["noise"]`.
+        state: the trained one; its noise is not read.
+        tasks: prepared ones.
+    """
+    tasks, unit = numbered(tasks), {**state, "noise": np.array(1.0)}
+    rows, total = tasks.query, float(tasks.query.weight.sum(dtype=np.float64))
+    eta, variance = learner.predict(unit, learner.adapt(unit, tasks.support, "gaussian"), rows, "gaussian")
+    if variance is None or not total > 0:
+        return 1.0
+    share = rows.weight / (1 + variance)
+    return float(share @ ((rows.y - eta) ** 2 / (1 + variance))) / float(share.sum())
 
 
 def padded_lengths(sizes: Array) -> Array:

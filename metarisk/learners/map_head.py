@@ -33,6 +33,7 @@ from metarisk.learners.episodic import (
     head_inputs,
     mean_loss,
     meta_train,
+    noise_of,
     prepare,
     score_heads,
     single_output,
@@ -278,8 +279,7 @@ class MapHead:
         state = {**fitted.parameters, **extra}
         if likelihood == "gaussian":
             # the loss has unit variance: the residual's own gives the posterior its scale
-            residual = validation_loss(self, extra, tasks, loss)
-            state["noise"] = np.array(1.0 if residual is None else 2 * residual(fitted.parameters))
+            state["noise"] = np.array(noise_of(self, state, tasks))
         return state
 
     def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:

@@ -20,6 +20,7 @@ from metarisk.learners.episodic import (
     head_inputs,
     mean_loss,
     meta_train,
+    noise_of,
     prepare,
     score_heads,
     single_output,
@@ -88,10 +89,10 @@ class RidgeHead:
             validate=validation_loss(self, extra, validation, loss),
             identity=repr((replace(self, loop=Loop()), likelihood, centre)),
         )
+        state = {**fitted.parameters, **extra}
         if likelihood == "gaussian":
-            residual = validation_loss(self, extra, tasks, loss)
-            extra["noise"] = np.array(1.0 if residual is None else 2 * residual(fitted.parameters))
-        return {**fitted.parameters, **extra}
+            state["noise"] = np.array(noise_of(self, state, tasks))
+        return state
 
     def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
         """Arrays `weights` (S, K), features in the order constant, base, body; if Gaussian, `covariance` (S, K, K)."""
