@@ -55,12 +55,23 @@ def start_body(inputs: int, widths: tuple[int, ...], rng: np.random.Generator) -
 
 def apply_body(parameters: Parameters, x: Tensor, *, last_linear: bool) -> Tensor:
     """Output of the layers (..., out) on x (..., in), ReLU between them and, unless `last_linear`, after them."""
-    layers = [parameters[name] for name in sorted(name for name in parameters if name.startswith("body."))]
+    count = sum(name.startswith("body.") for name in parameters)
+    layers = [parameters[f"body.{number}"] for number in range(count)]
     for number, weights in enumerate(layers):
-        x = torch.nn.functional.linear(x, weights[:-1].T, weights[-1])
+        wide = aligned(weights)
+        x = torch.nn.functional.linear(x, wide[:-1].T, wide[-1])[..., : weights.shape[1]]
         if number + 1 < len(layers) or not last_linear:
             x = x.relu_()
     return x
+
+
+def aligned(x: Tensor) -> Tensor:
+    """The same with zeros up to a multiple of 4 columns: a product of other width rounds a row by where it stands.
+
+    Seen of MKL with x (m, K) @ w (K, N) for N <= 10 in float32 and for odd N in float64.
+    """
+    spare = -x.shape[-1] % 4
+    return torch.nn.functional.pad(x, (0, spare)) if spare else x
 
 
 def head_features(parameters: Parameters, x: Tensor, base: Tensor, fusion: Fusion) -> Tensor:
@@ -104,16 +115,29 @@ def score_heads(
     stated = True
     for segment, key in enumerate(rows.keys):
         weights, covariance = head_of(key)
-        last = int(rows.starts[segment + 1])
-        for begin in range(int(rows.starts[segment]), last, SCORE_ROWS):
-            part = slice(begin, min(begin + SCORE_ROWS, last))
-            x, base = (torch.from_numpy(values[part]).to(dtype) for values in (rows.x, rows.base))
-            features = head_features(parameters, x, base - centre, fusion)
-            eta[part] = (features @ weights).numpy()
+        for part, block in scored_blocks(rows, segment, SCORE_ROWS, dtype):
+            features = head_features(parameters, block.x[0], block.base[0] - centre, fusion)
+            real = slice(part.stop - part.start)
+            eta[part] = (features @ weights)[real].numpy()
             if covariance is not None:
-                variance[part] = ((features @ covariance) * features).sum(1).numpy()
+                product = (features @ aligned(covariance))[:, : len(weights)]
+                variance[part] = (product * features).sum(1)[real].numpy()
         stated = stated and covariance is not None
     return eta, variance if stated else None
+
+
+def scored_blocks(rows: Packed, segment: int, most: int, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
+    """Blocks (1, n, ...) of the rows of one segment, and which rows they begin with; n is a multiple of 16.
+
+    What is beyond those rows is 0. Products over such n are rounded alike wherever a row stands, as in
+    `kernels.score_rows`, so a row's score does not depend, to the last bit, on the rows around it.
+    """
+    last = int(rows.starts[segment + 1])
+    for begin in range(int(rows.starts[segment]), last, most):
+        part = slice(begin, min(begin + most, last))
+        spare = -(part.stop - part.start) % 16
+        columns = (torch.from_numpy(getattr(rows, name)[part]).to(dtype) for name in Block._fields)
+        yield part, Block(*(torch.cat([each, each.new_zeros(spare, *each.shape[1:])]).unsqueeze(0) for each in columns))
 
 
 def as_tensors(state: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -128,11 +152,11 @@ def mean_loss(likelihood: Likelihood, eta: Tensor, block: Block) -> Tensor:
     return loss / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def prepare(tasks: Episodes, likelihood: Likelihood) -> Episodes:
-    """The tasks, checked, rows in canonical order."""
+def prepare(tasks: Episodes, likelihood: Likelihood, of: str = "") -> Episodes:
+    """The tasks, checked, rows in canonical order; `of` says in errors what they are of."""
     parts = []
     for name in ("support", "query"):
-        packed = check(getattr(tasks, name), features=tasks.support.x.shape[1], name=name)
+        packed = check(getattr(tasks, name), features=tasks.support.x.shape[1], name=f"{name}{of}")
         likelihood.validate(packed.y)
         parts.append(canonical(packed)[0])
     return Episodes(*parts)
@@ -197,7 +221,7 @@ def validation_loss(
     """Parameters to the mean loss of the validation query rows, adapted and scored as a night would."""
     if validation is None or validation.query.rows == 0:
         return None
-    tasks = numbered(validation)
+    tasks = numbered(prepare(validation, likelihood, " of validation tasks"))
     rows = tasks.query
 
     def loss(parameters: Arrays) -> float:
@@ -211,7 +235,7 @@ def validation_loss(
 
 
 def numbered(tasks: Episodes) -> Episodes:
-    """The tasks under keys of their own: a segment has one at each cut-off, and the later knows the earlier's labels."""
+    """The tasks under keys of their own: a segment has one at each cut-off, and the later ones know more labels."""
     keys = tuple((str(number),) for number in range(len(tasks.support.keys)))
     return Episodes(*(replace(part, keys=keys) for part in (tasks.support, tasks.query)))
 

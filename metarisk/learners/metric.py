@@ -23,6 +23,7 @@ from metarisk.learners.episodic import (
     mean_loss,
     meta_train,
     prepare,
+    scored_blocks,
     single_output,
     start_body,
     validation_loss,
@@ -173,15 +174,11 @@ class MetricLearner(ABC):
             summary = self._adapted(adaptation, place.get(key))
             length = max((value.shape[1] for value in summary.values()), default=1) if self.keeps_rows else 1
             step = max(1, SCORE_NUMBERS // max(length * (1 + self.keeps_rows), rows.x.shape[1], *self.hidden))
-            last = int(rows.starts[segment + 1])
-            for begin in range(int(rows.starts[segment]), last, step):
-                part = slice(begin, min(begin + step, last))
-                columns = (getattr(rows, name)[part] for name in Block._fields)
-                block = Block(*(torch.from_numpy(column).to(self.loop.dtype).unsqueeze(0) for column in columns))
+            for part, block in scored_blocks(rows, segment, step, self.loop.dtype):
                 score = self._pooled(parameters, block.base)
                 if summary:
                     score = score + self.correct(parameters, summary, self._embed(parameters, block, centre))
-                eta[part] = score[0].numpy()
+                eta[part] = score[0, : part.stop - part.start].numpy()
         return eta, None
 
     def _likelihood(self, name: LikelihoodName) -> Likelihood:
@@ -240,13 +237,10 @@ def evidence(kernel: Tensor, block: Block, expected: Tensor, log_mass: Tensor) -
         expected: (B, n) probabilities.
         log_mass: the shrinkage, in rows.
     """
-    weighted = kernel * block.weight.unsqueeze(1)
-    total = weighted.sum(-1)
-    events = (weighted @ block.y.unsqueeze(-1)).squeeze(-1)
-    expected_events = (weighted @ expected.unsqueeze(-1)).squeeze(-1)
-    mass = torch.exp(log_mass)
-    odds = torch.log(events + mass) - torch.log(expected_events + mass)
-    return odds - torch.log(total - events + mass) + torch.log(total - expected_events + mass)
+    counted = torch.stack([block.y, 1 - block.y, expected, 1 - expected], -1) * block.weight.unsqueeze(-1)
+    # each is a sum of what is not negative: taken from the total, non-events would cancel below 0
+    events, others, expected_events, expected_others = torch.log(kernel @ counted + torch.exp(log_mass)).unbind(-1)
+    return events - expected_events - others + expected_others
 
 
 def thinned(packed: Packed, most: int) -> Packed:

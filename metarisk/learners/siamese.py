@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from metarisk.domain import Array
+from metarisk.learners.episodic import aligned
 from metarisk.learners.loop import Parameters
 from metarisk.learners.metric import MetricLearner, evidence
 from metarisk.learners.packing import Block
@@ -92,5 +93,5 @@ class Siamese(MetricLearner):
             scale = torch.exp(parameters["log_scale"])
             return torch.cdist(one * scale, other * scale, p=1.0)
         lengths = (one**2).sum(-1).unsqueeze(2) + (other**2).sum(-1).unsqueeze(1)
-        squares = torch.relu(torch.baddbmm(lengths, one, other.transpose(1, 2), alpha=-2.0))
+        squares = torch.relu(torch.baddbmm(lengths, aligned(one), aligned(other).transpose(1, 2), alpha=-2.0))
         return (squares + 1e-12).sqrt()
