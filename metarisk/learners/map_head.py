@@ -347,5 +347,7 @@ class MapHead:
     def _implicit(self, parameters: Mapping[str, Tensor], problem: Problem, likelihood: Likelihood) -> Tensor:
         """The solution with its derivative: one Newton step at the solution in which the Hessian is a constant."""
         with torch.no_grad():
-            weights, factor = solve(problem, likelihood)
+            weights, _ = solve(problem, likelihood)
+            # that of `solve` is from before its last step: in float32 the gradient was up to .005 off by it
+            factor = problem.factor(likelihood, problem.scores(weights))
         return weights - _solved(factor, problem.gradient(likelihood, weights, problem.scores(weights)))
