@@ -36,6 +36,7 @@ from metarisk.learners.crossed import (
     row_scores,
 )
 from metarisk.learners.likelihoods import Likelihood, with_options
+from metarisk.learners.packing import check
 
 VARIANCE_ROUNDS = 500
 VARIANCE_TOLERANCE = 1e-5
@@ -84,8 +85,13 @@ class HierarchicalHead:
         """Learn the centre m, the variances and, where it is left open, the damping.
 
         A segment that appears at several cut-offs counts once, with support and query of its largest task. Nothing is
-        random, so `seed` is not used. Raises ModelError for keys of unequal length or rows that cannot be used.
+        random, so `seed` is not used. Raises ModelError for keys of unequal length or labels out of range, and
+        DataError for rows that cannot be used.
         """
+        named = [(tasks, "tasks")] + ([] if validation is None else [(validation, "validation tasks")])
+        for episodes, name in named:
+            for part, packed in (("support", episodes.support), ("query", episodes.query)):
+                self._check(packed, f"{part} of {name}")
         head, history = _head(likelihood, self.likelihood_options), _history(tasks)
         score, weight = self._score(history), history.weight.astype(np.float64)
         # exact sums do not depend on the order of the rows
@@ -129,6 +135,7 @@ class HierarchicalHead:
             (S, L + 1) the parents' and the cell's, and `parent_covariance` (S, L, 3) of each parent its variance and
             its covariances with a0 and a1. Damping is in intercept and slope only.
         """
+        self._check(support, "support")
         head, priors, centre = _head(likelihood, self.likelihood_options), _priors(state), float(state["centre"])
         layout = lay_out(support, self._score(support), centre, head)
         if layout.keys and layout.parents.shape[1] != priors.parents.size:
@@ -152,10 +159,15 @@ class HierarchicalHead:
         not; the covariance between its parents, which is small, is left out.
         """
         _head(likelihood, self.likelihood_options)
+        self._check(rows, "rows to score")
         score = self._score(rows)
         distance = score - float(state["centre"])
         intercept, slope, v0, v1, v2 = _terms(state, adaptation, rows.keys)[rows.index].T
         return rows.base + intercept + (slope - 1) * score, v0 + 2 * v1 * distance + v2 * distance**2
+
+    def _check(self, rows: Packed, name: str) -> None:
+        """Raise DataError for rows that cannot be used; x is looked at where a column of it is read."""
+        check(rows, name=name, inputs=self.slope_column is not None)
 
     def _score(self, rows: Packed) -> Array:
         """What the slope acts on (N,)."""
@@ -194,6 +206,7 @@ class HierarchicalHead:
     def _choose_damping(self, state: Arrays, validation: Episodes, head: Likelihood) -> float:
         """The share of the effect, in twentieths, under which the validation tasks' later rows lose least."""
         rows = validation.query
+        head.validate(rows.y)
         eta, _ = self.predict(state, self.adapt(state, validation.support, head.name), rows, head.name)
         y, base = torch.from_numpy(rows.y).double(), np.asarray(rows.base, dtype=np.float64)
         shares = np.linspace(0, 1, 21)

@@ -255,6 +255,7 @@ class MapHead:
         """Learn body, prior mean and prior covariance. Raises ModelError on divergence, DataError on bad rows."""
         loss = self._likelihood(likelihood)
         tasks = prepare(tasks, loss)
+        tasks = replace(tasks, support=self._told(tasks.support, loss))
         centre = centre_of(tasks.support)
         rng = np.random.default_rng(seed)
         start = self._start(tasks.support.x.shape[1], rng)
@@ -291,7 +292,7 @@ class MapHead:
         """
         loss = self._likelihood(likelihood)
         loss.validate(support.y)
-        rows = check(support, features=head_inputs(state, self.fusion), name="support")
+        rows = self._told(check(support, features=head_inputs(state, self.fusion), name="support"), loss)
         parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
         mean, precision = parameters["mean"], self._precision(parameters)
         weights = mean.repeat(len(rows.keys), 1)
@@ -321,6 +322,10 @@ class MapHead:
 
         eta, variance = score_heads(parameters, rows, head_of, self.fusion, centre)
         return eta + rows.base if self.fusion == "offset" else eta, variance
+
+    def _told(self, support: Packed, likelihood: Likelihood) -> Packed:
+        """Support with the labels that a fit takes, where the base is part of the score."""
+        return replace(support, y=likelihood.told(support.y, support.base)) if self.fusion == "offset" else support
 
     def _likelihood(self, name: LikelihoodName) -> Likelihood:
         return single_output(name, "the MAP head", options=self.likelihood_options)
