@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from metarisk.domain import Array, Arrays, Episodes, Learner, LikelihoodName, ModelError, Packed, Progress, SegmentKey
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, with_options
 from metarisk.learners.loop import Draw, Fitted, Loop, Parameters, by_autograd, digest_of, fit
+from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block, Fusion, Store, canonical, check, shuffled
 
 BLOCK_NUMBERS = 1 << 20
@@ -23,6 +24,15 @@ BLOCK_NUMBERS = 1 << 20
 cache, but cost more in calls than that saves."""
 SCORE_ROWS = 4096
 """Rows of a segment that are scored at once."""
+
+
+def require_head(hidden: tuple[int, ...], fusion: str, support_rows: int, query_rows: int) -> None:
+    """Raise ConfigError unless the settings that heads and metric learners share are in range."""
+    require_choice("fusion", fusion, get_args(Fusion))
+    for width in hidden:
+        require_range("hidden", width, least=1)
+    require_range("support_rows", support_rows, least=1)
+    require_range("query_rows", query_rows, least=1)
 
 
 def single_output(

@@ -36,6 +36,7 @@ from metarisk.learners.crossed import (
     row_scores,
 )
 from metarisk.learners.likelihoods import Likelihood, with_options
+from metarisk.learners.options import require_range
 from metarisk.learners.packing import check
 
 VARIANCE_ROUNDS = 500
@@ -78,6 +79,16 @@ class HierarchicalHead:
     prior_events: float = 200.0
     slope_column: int | None = None
     likelihood_options: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.damping is not None:
+            require_range("damping", self.damping, least=0, most=1)
+        for name in ("intercept_variance", "slope_variance", "prior_variance"):
+            require_range(name, getattr(self, name), above=0, below=math.inf)
+        for name in ("prior_strength", "prior_events"):
+            require_range(name, getattr(self, name), least=0, below=math.inf)
+        if self.slope_column is not None:
+            require_range("slope_column", self.slope_column, least=0)
 
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress

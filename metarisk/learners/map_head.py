@@ -6,6 +6,7 @@ theorem, so no iteration is unrolled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -35,6 +36,7 @@ from metarisk.learners.episodic import (
     meta_train,
     noise_of,
     prepare,
+    require_head,
     score_heads,
     single_output,
     start_head,
@@ -42,6 +44,7 @@ from metarisk.learners.episodic import (
 )
 from metarisk.learners.likelihoods import Likelihood
 from metarisk.learners.loop import Loop, Parameters
+from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 NEWTON_STEPS = 100
@@ -248,6 +251,9 @@ class MapHead:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        require_head(self.hidden, self.fusion, self.support_rows, self.query_rows)
+        require_choice("prior", self.prior, ("diagonal", "full"))
+        require_range("prior_scale", self.prior_scale, above=0, below=math.inf)
 
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress

@@ -17,6 +17,7 @@ from metarisk.domain import Array
 from metarisk.learners.episodic import aligned
 from metarisk.learners.loop import Parameters
 from metarisk.learners.metric import MetricLearner, evidence
+from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block
 
 
@@ -37,6 +38,11 @@ class Matching(MetricLearner):
 
     context: bool = False
     reads: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("context", self.context, (False, True))
+        require_range("reads", self.reads, least=1)
 
     @property
     def keeps_rows(self) -> bool:

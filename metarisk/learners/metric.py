@@ -23,6 +23,7 @@ from metarisk.learners.episodic import (
     mean_loss,
     meta_train,
     prepare,
+    require_head,
     scored_blocks,
     single_output,
     start_body,
@@ -30,6 +31,7 @@ from metarisk.learners.episodic import (
 )
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
 from metarisk.learners.loop import Loop, Parameters
+from metarisk.learners.options import require_range
 from metarisk.learners.packing import Block, Fusion, canonical, check
 
 SCORE_NUMBERS = 1 << 20
@@ -65,6 +67,9 @@ class MetricLearner(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        require_head(self.hidden, self.fusion, self.support_rows, self.query_rows)
+        require_range("embedding", self.embedding, least=1)
+        require_range("max_support", self.max_support, least=2)
 
     @property
     @abstractmethod

@@ -5,6 +5,7 @@ Bertinetto, Henriques, Torr and Vedaldi (2019), "R2-D2", arXiv 1805.08136. For a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from metarisk.learners.episodic import (
     meta_train,
     noise_of,
     prepare,
+    require_head,
     score_heads,
     single_output,
     start_head,
@@ -29,6 +31,7 @@ from metarisk.learners.episodic import (
 )
 from metarisk.learners.likelihoods import Likelihood
 from metarisk.learners.loop import Loop, Parameters
+from metarisk.learners.options import require_range
 from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 
@@ -58,6 +61,8 @@ class RidgeHead:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        require_head(self.hidden, self.fusion, self.support_rows, self.query_rows)
+        require_range("ridge", self.ridge, above=0, below=math.inf)
 
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
