@@ -162,11 +162,19 @@ def mean_loss(likelihood: Likelihood, eta: Tensor, block: Block) -> Tensor:
     return loss / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def prepare(tasks: Episodes, likelihood: Likelihood, of: str = "") -> Episodes:
-    """The tasks, checked, rows in canonical order; `of` says in errors what they are of."""
+def prepare(tasks: Episodes, likelihood: Likelihood, of: str = "", features: int | None = None) -> Episodes:
+    """The tasks, checked, rows in canonical order.
+
+    Args:
+        tasks: what to check.
+        likelihood: of their labels.
+        of: what they are of, for errors.
+        features: columns of x; None for those of the support.
+    """
+    features = tasks.support.x.shape[-1] if features is None else features
     parts = []
     for name in ("support", "query"):
-        packed = check(getattr(tasks, name), features=tasks.support.x.shape[1], name=f"{name}{of}")
+        packed = check(getattr(tasks, name), features=features, name=f"{name}{of}")
         likelihood.validate(packed.y)
         parts.append(canonical(packed)[0])
     return Episodes(*parts)
@@ -226,12 +234,15 @@ def meta_train(
 
 
 def validation_loss(
-    learner: Learner, extra: Mapping[str, Any], validation: Episodes | None, likelihood: Likelihood
+    learner: Learner, extra: Mapping[str, Any], validation: Episodes | None, likelihood: Likelihood, features: int
 ) -> Callable[[Arrays], float] | None:
-    """Parameters to the mean loss of the validation query rows, adapted and scored as a night would."""
+    """Parameters to the mean loss of the validation query rows, adapted and scored as a night would.
+
+    `features` are the columns of x in training.
+    """
     if validation is None or validation.query.rows == 0:
         return None
-    tasks = numbered(prepare(validation, likelihood, " of validation tasks"))
+    tasks = numbered(prepare(validation, likelihood, " of validation tasks", features))
     rows = tasks.query
 
     def loss(parameters: Arrays) -> float:

@@ -99,11 +99,13 @@ class HierarchicalHead:
         random, so `seed` is not used. Raises ModelError for keys of unequal length or labels out of range, and
         DataError for rows that cannot be used.
         """
+        head = _head(likelihood, self.likelihood_options)
         named = [(tasks, "tasks")] + ([] if validation is None else [(validation, "validation tasks")])
         for episodes, name in named:
             for part, packed in (("support", episodes.support), ("query", episodes.query)):
                 self._check(packed, f"{part} of {name}")
-        head, history = _head(likelihood, self.likelihood_options), _history(tasks)
+                head.validate(packed.y)
+        history = _history(tasks)
         score, weight = self._score(history), history.weight.astype(np.float64)
         # exact sums do not depend on the order of the rows
         centre = math.fsum(score * weight) / total if (total := math.fsum(weight)) > 0 else 0.0
@@ -217,7 +219,6 @@ class HierarchicalHead:
     def _choose_damping(self, state: Arrays, validation: Episodes, head: Likelihood) -> float:
         """The share of the effect, in twentieths, under which the validation tasks' later rows lose least."""
         rows = validation.query
-        head.validate(rows.y)
         eta, _ = self.predict(state, self.adapt(state, validation.support, head.name), rows, head.name)
         y, base = torch.from_numpy(rows.y).double(), np.asarray(rows.base, dtype=np.float64)
         shares = np.linspace(0, 1, 21)

@@ -280,7 +280,7 @@ class MapHead:
             (self.support_rows, self.query_rows),
             seed=seed,
             progress=progress,
-            validate=validation_loss(self, extra, validation, loss),
+            validate=validation_loss(self, extra, validation, loss, tasks.support.x.shape[1]),
             identity=repr((replace(self, loop=Loop()), likelihood, centre)),
         )
         state = {**fitted.parameters, **extra}

@@ -127,7 +127,7 @@ class MetricLearner(ABC):
             (self.support_rows, self.query_rows),
             seed=seed,
             progress=progress,
-            validate=validation_loss(self, extra, validation, loss),
+            validate=validation_loss(self, extra, validation, loss, tasks.support.x.shape[1]),
             identity=repr((type(self).__name__, replace(self, loop=Loop()), likelihood, centre)),
         )
         return {**fitted.parameters, **extra}

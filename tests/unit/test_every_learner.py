@@ -1,6 +1,8 @@
-"""What every row of LEARNERS owes: bits that do not depend on the order of rows or on batches."""
+"""What every row of LEARNERS owes: bits free of the order of rows, sense in odd segments, and words for what is bad."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 
 from metarisk.adapt import LEARNERS, one_thread
-from metarisk.domain import Array, ConfigError, Episodes, Learner, Packed
+from metarisk.domain import Array, ConfigError, DataError, Episodes, Learner, LikelihoodName, ModelError, Packed
+from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
 from metarisk.learners.mlp import GradientLearner
 from metarisk.learners.packing import first_rows, take
@@ -125,3 +128,106 @@ def test_a_setting_that_would_silently_act_as_another_is_refused(name: str, wron
     shown = value[0] if isinstance(value, tuple) else value
     with pytest.raises(ConfigError, match=rf"{setting} must be .*, got {shown}"):
         LEARNERS[name].make(**wrong)
+
+
+def labels(likelihood: LikelihoodName, n: int, seed: int) -> tuple[Array, float]:
+    """Labels in range (N,), and the one that a segment of one class has."""
+    r = np.random.default_rng(seed)
+    if likelihood in ("bernoulli", "hazard", "cumulative_hazard"):
+        return (r.random(n) < 0.3).astype(float), 1.0
+    if likelihood in ("poisson", "negative_binomial"):
+        return r.poisson(1.0, n).astype(float), 0.0
+    return (np.exp(r.normal(size=n)), 0.0) if likelihood == "qlike" else (r.normal(size=n), 2.0)
+
+
+def odd_book(likelihood: LikelihoodName, seed: int) -> Packed:
+    """No rows; one row; one class; constant features; weights of 0; and one like any other."""
+    rows = book((0, 1, 20, 20, 20, 8), seed)
+    y, only = labels(likelihood, rows.rows, seed)
+    for segment, values, value in ((2, y, only), (3, rows.x, 1.0), (4, rows.weight, 0.0)):
+        values[rows.index == segment] = value
+    return replace(rows, y=y)
+
+
+TAKES: dict[str, tuple[LikelihoodName, ...]] = {
+    "map_head": tuple(name for name, each in LIKELIHOODS.items() if each.outputs == 1),
+    "map_network": tuple(name for name, each in LIKELIHOODS.items() if each.outputs == 1),
+    "ridge_head": ("bernoulli", "gaussian"),
+    "prototypical": ("bernoulli",),
+    "matching": ("bernoulli",),
+    "siamese": ("bernoulli",),
+}
+"""Learners that do not take every likelihood, and which they do."""
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("name", LEARNERS)
+def test_odd_segments_teach_adapt_and_are_scored_or_are_named(name: str, likelihood: LikelihoodName) -> None:
+    learner, support, query = made(name), odd_book(likelihood, 0), odd_book(likelihood, 1)
+    if likelihood not in TAKES.get(name, tuple(LIKELIHOODS)):
+        with pytest.raises(ModelError, match=f"expects a likelihood .*, got {likelihood}"):
+            learner.train(Episodes(support, query), None, likelihood, seed=0, progress=quiet)
+        return
+    for chosen in ([*range(6)], [0], [2, 3, 4]):
+        tasks = Episodes(support.select(chosen), query.select(chosen))
+        try:
+            state = learner.train(tasks, tasks, likelihood, seed=0, progress=quiet)
+        except ModelError as error:
+            assert re.search(r"step \d+: .* task ", str(error))
+            continue
+        adaptation = learner.adapt(state, query, likelihood)
+        eta, variance = learner.predict(state, adaptation, support, likelihood)
+        for values in (*state.values(), *adaptation.arrays.values(), eta):
+            assert np.isfinite(values).all()
+        assert variance is None or (np.isfinite(variance) & (variance >= 0)).all()
+
+
+def changed(rows: Packed, field: str, row: int, value: float) -> Packed:
+    """The rows with one number in place of another."""
+    values = getattr(rows, field).copy()
+    values[row] = value
+    return replace(rows, **{field: values})
+
+
+BAD: dict[str, tuple[Callable[[Packed], Packed], str]] = {
+    "nan": (lambda rows: changed(rows, "base", 3, np.nan), r"expected finite numbers, got base\[3\] = nan in segment"),
+    "weight": (lambda rows: changed(rows, "weight", 2, -1.0), r"expected weights >= 0, got weight\[2\] = -1"),
+    "type": (lambda rows: replace(rows, y=rows.y.astype(int)), "expected y as float32 or float64, got int64"),
+    "length": (lambda rows: replace(rows, base=rows.base[1:]), r"expected base of shape \(69,\), got \(68,\)"),
+    "starts": (lambda rows: replace(rows, starts=rows.starts - 1), "expected starts that rise from 0 to 69"),
+    "keys": (lambda rows: replace(rows, starts=rows.starts[1:]), r"expected integer starts of shape \(7,\), got"),
+    "label": (lambda rows: changed(rows, "y", 4, 0.5), "expects labels 0 or 1, got 0.5 in row 4"),
+    "width": (lambda rows: replace(rows, x=rows.x[:, 1:]), "expected 9 features, as in training, got 8"),
+    "feature": (lambda rows: changed(rows, "x", 5, np.inf), r"expected finite numbers, got x\[5, 0\] = inf"),
+}
+"""What is done to the rows, and what is said of it."""
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "none"])
+def test_bad_rows_are_refused_wherever_they_come_in(name: str) -> None:
+    learner, rows = made(name), odd_book("bernoulli", 0)
+    good = Episodes(rows, rows)
+    state = learner.train(good, None, "bernoulli", seed=0, progress=quiet)
+    adaptation = learner.adapt(state, rows, "bernoulli")
+    for kind, (spoil, message) in BAD.items():
+        if kind in ("width", "feature") and not LEARNERS[name].reads_inputs:
+            continue
+        bad = spoil(rows)
+        calls: list[Callable[[], object]] = [lambda bad=bad: learner.adapt(state, bad, "bernoulli")]  # type: ignore[misc]
+        # rows to score have no labels
+        if kind != "label":
+            calls.append(lambda bad=bad: learner.predict(state, adaptation, bad, "bernoulli"))  # type: ignore[misc]
+        for tasks, validation in (
+            (Episodes(rows, bad), None),
+            (good, Episodes(bad, rows)),
+            (good, Episodes(rows, bad)),
+            *(((Episodes(bad, rows), None),) if kind != "width" else ()),
+        ):
+            calls.append(
+                lambda tasks=tasks, validation=validation: learner.train(  # type: ignore[misc]
+                    tasks, validation, "bernoulli", seed=0, progress=quiet
+                )
+            )
+        for call in calls:
+            with pytest.raises((DataError, ModelError), match=message):
+                call()
