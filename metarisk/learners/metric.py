@@ -186,6 +186,17 @@ class MetricLearner(ABC):
                 eta[part] = score[0, : part.stop - part.start].numpy()
         return eta, None
 
+    def embed(self, state: Arrays, rows: Packed) -> Array:
+        """The learned embedding (N, E) of rows, by which segments may be compared."""
+        check(rows, features=self._inputs(state))
+        parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
+        embedded = np.empty((rows.rows, self.embedding))
+        step = max(1, SCORE_NUMBERS // max(rows.x.shape[1], *self.hidden, self.embedding))
+        for segment in range(len(rows.keys)):
+            for part, block in scored_blocks(rows, segment, step, self.loop.dtype):
+                embedded[part] = self._embed(parameters, block, centre)[0, : part.stop - part.start].numpy()
+        return embedded
+
     def _likelihood(self, name: LikelihoodName) -> Likelihood:
         return single_output(name, type(self).__name__, frozenset({"bernoulli"}))
 
