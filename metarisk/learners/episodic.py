@@ -139,15 +139,23 @@ def score_heads(
 def scored_blocks(rows: Packed, segment: int, most: int, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
     """Blocks (1, n, ...) of the rows of one segment, and which rows they begin with; n is a multiple of 16.
 
-    What is beyond those rows is 0. Products over such n are rounded alike wherever a row stands, as in
-    `kernels.score_rows`, so a row's score does not depend, to the last bit, on the rows around it.
+    What follows them are rows of the next segment, or zeros at the very end; labels and weights are left at 0. Products
+    over such n are rounded alike wherever a row stands, as in `kernels.score_rows`, so a row's score does not depend,
+    to the last bit, on the rows around it.
     """
+    x, base = torch.from_numpy(rows.x), torch.from_numpy(rows.base)
     last = int(rows.starts[segment + 1])
     for begin in range(int(rows.starts[segment]), last, most):
-        part = slice(begin, min(begin + most, last))
-        spare = -(part.stop - part.start) % 16
-        columns = (torch.from_numpy(getattr(rows, name)[part]).to(dtype) for name in Block._fields)
-        yield part, Block(*(torch.cat([each, each.new_zeros(spare, *each.shape[1:])]).unsqueeze(0) for each in columns))
+        end = min(begin + most, last)
+        taken = -(-(end - begin) // 16) * 16
+        here, score = x[begin : begin + taken].to(dtype), base[begin : begin + taken].to(dtype)
+        if lacking := taken - len(score):
+            here, score = (
+                torch.nn.functional.pad(here, (0, 0, 0, lacking)),
+                torch.nn.functional.pad(score, (0, lacking)),
+            )
+        nothing = score.new_zeros(1, taken)
+        yield slice(begin, end), Block(here.unsqueeze(0), nothing, nothing, score.unsqueeze(0))
 
 
 def as_tensors(state: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
