@@ -26,7 +26,7 @@ from metarisk.domain import (
 )
 from metarisk.features import Encoder
 from metarisk.learners.likelihoods import LIKELIHOODS
-from metarisk.learners.similarity import coordinates, distances, neighbours, neighbours_help, signatures
+from metarisk.learners.similarity import coordinates, distances, embedding_of, neighbours, neighbours_help, signatures
 from metarisk.metrics import dispersion, judge_of
 from metarisk.tasks import LABEL, episodes, matrix, newest, observed, segment_keys, teaching, tells
 
@@ -113,7 +113,8 @@ def fit(
         tasks, validation = episodes(rows, cuts=CUTS, fold_months=portfolio.validation.fold_months)
     with one_thread():
         state = learner.train(tasks, validation, likelihood, seed=seed, progress=progress)
-        borrows = validation is not None and neighbours_help(learner, state, validation, likelihood).helps
+        embed = embedding_of(learner, state)
+        borrows = validation is not None and neighbours_help(learner, state, validation, likelihood, embed=embed).helps
     return replace(model, state=state, borrows=borrows)
 
 

@@ -30,7 +30,7 @@ from metarisk.domain import (
     segment_name,
 )
 from metarisk.learners.likelihoods import LIKELIHOODS, Elementwise
-from metarisk.learners.similarity import borrow
+from metarisk.learners.similarity import borrow, embedding_of
 from metarisk.tasks import LABEL, concat, pack, segment_keys, teaching, tells
 
 OWN_LEVEL = LevelRule(1, 1.0, 1.0)
@@ -231,7 +231,7 @@ def _borrowed(
     keys, codes = segment_keys(frame, portfolio)
     inputs, base = model.fresh(frame)
     rows, _ = pack(keys, codes, inputs, np.zeros(frame.height), base)
-    return borrow(support, rows)
+    return borrow(support, rows, embed=embedding_of(model.learner, model.state))
 
 
 def _support_hashes(support: Packed) -> list[str]:

@@ -123,10 +123,9 @@ class Posterior:
 
 
 def lay_out(rows: Packed, score: Array, centre: float, likelihood: Likelihood) -> Layout:
-    """Check the rows and sort them: by cell, then by what the head reads of them. The slope acts on `score` (N,).
+    """Sort checked rows: by cell, then by what the head reads of them. The slope acts on `score` (N,).
 
-    Raises ModelError for labels out of range, a base or weight that is not finite, a negative weight, or keys of
-    unequal length.
+    Raises ModelError for labels out of range, a score that is not finite, or keys of unequal length.
     """
     parts = {len(key) for key in rows.keys}
     if len(parts) > 1 or 0 in parts:
@@ -138,17 +137,12 @@ def lay_out(rows: Packed, score: Array, centre: float, likelihood: Likelihood) -
     y, weight, base, distance = (
         np.asarray(values, dtype=np.float64) for values in (rows.y, rows.weight, rows.base, score - centre)
     )
-    for name, values, valid in (
-        ("base", base, np.isfinite(base)),
-        ("the score under the slope", distance, np.isfinite(distance)),
-        ("weight", weight, np.isfinite(weight) & (weight >= 0)),
-    ):
-        if values.shape != y.shape or not valid.all():
-            raise ModelError(
-                f"{name} expected finite{' and >= 0' if name == 'weight' else ''} of shape {y.shape}, "
-                f"got shape {values.shape} with {int((~valid).sum())} bad values",
-                remedy="repair the base scores and weights before adapting",
-            )
+    if not np.isfinite(distance).all():
+        raise ModelError(
+            f"the score under the slope expected finite, got {int((~np.isfinite(distance)).sum())} bad values",
+            remedy="repair the column that slope_column names",
+        )
+    y = likelihood.told(y, base)
     keys = tuple(sorted(set(rows.keys)))
     number = {key: cell for cell, key in enumerate(keys)}
     cell = np.repeat(np.array([number[key] for key in rows.keys], dtype=np.int64), rows.sizes)

@@ -6,7 +6,8 @@ The loop itself is `loop`; what an adapted segment is, each learner says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from metarisk.domain import Array, Arrays, Episodes, Learner, LikelihoodName, ModelError, Packed, Progress, SegmentKey
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, with_options
 from metarisk.learners.loop import Draw, Fitted, Loop, Parameters, by_autograd, digest_of, fit
+from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block, Fusion, Store, canonical, check, shuffled
 
 BLOCK_NUMBERS = 1 << 20
@@ -22,6 +24,15 @@ BLOCK_NUMBERS = 1 << 20
 cache, but cost more in calls than that saves."""
 SCORE_ROWS = 4096
 """Rows of a segment that are scored at once."""
+
+
+def require_head(hidden: tuple[int, ...], fusion: str, support_rows: int, query_rows: int) -> None:
+    """Raise ConfigError unless the settings that heads and metric learners share are in range."""
+    require_choice("fusion", fusion, get_args(Fusion))
+    for width in hidden:
+        require_range("hidden", width, least=1)
+    require_range("support_rows", support_rows, least=1)
+    require_range("query_rows", query_rows, least=1)
 
 
 def single_output(
@@ -54,12 +65,23 @@ def start_body(inputs: int, widths: tuple[int, ...], rng: np.random.Generator) -
 
 def apply_body(parameters: Parameters, x: Tensor, *, last_linear: bool) -> Tensor:
     """Output of the layers (..., out) on x (..., in), ReLU between them and, unless `last_linear`, after them."""
-    layers = [parameters[name] for name in sorted(name for name in parameters if name.startswith("body."))]
+    count = sum(name.startswith("body.") for name in parameters)
+    layers = [parameters[f"body.{number}"] for number in range(count)]
     for number, weights in enumerate(layers):
-        x = torch.nn.functional.linear(x, weights[:-1].T, weights[-1])
+        wide = aligned(weights)
+        x = torch.nn.functional.linear(x, wide[:-1].T, wide[-1])[..., : weights.shape[1]]
         if number + 1 < len(layers) or not last_linear:
             x = x.relu_()
     return x
+
+
+def aligned(x: Tensor) -> Tensor:
+    """The same with zeros up to a multiple of 4 columns: a product of other width rounds a row by where it stands.
+
+    Seen of MKL with x (m, K) @ w (K, N) for N <= 10 in float32 and for odd N in float64.
+    """
+    spare = -x.shape[-1] % 4
+    return torch.nn.functional.pad(x, (0, spare)) if spare else x
 
 
 def head_features(parameters: Parameters, x: Tensor, base: Tensor, fusion: Fusion) -> Tensor:
@@ -103,16 +125,37 @@ def score_heads(
     stated = True
     for segment, key in enumerate(rows.keys):
         weights, covariance = head_of(key)
-        last = int(rows.starts[segment + 1])
-        for begin in range(int(rows.starts[segment]), last, SCORE_ROWS):
-            part = slice(begin, min(begin + SCORE_ROWS, last))
-            x, base = (torch.from_numpy(values[part]).to(dtype) for values in (rows.x, rows.base))
-            features = head_features(parameters, x, base - centre, fusion)
-            eta[part] = (features @ weights).numpy()
+        for part, block in scored_blocks(rows, segment, SCORE_ROWS, dtype):
+            features = head_features(parameters, block.x[0], block.base[0] - centre, fusion)
+            real = slice(part.stop - part.start)
+            eta[part] = (features @ weights)[real].numpy()
             if covariance is not None:
-                variance[part] = ((features @ covariance) * features).sum(1).numpy()
+                product = (features @ aligned(covariance))[:, : len(weights)]
+                variance[part] = (product * features).sum(1)[real].numpy()
         stated = stated and covariance is not None
     return eta, variance if stated else None
+
+
+def scored_blocks(rows: Packed, segment: int, most: int, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
+    """Blocks (1, n, ...) of the rows of one segment, and which rows they begin with; n is a multiple of 16.
+
+    What follows them are rows of the next segment, or zeros at the very end; labels and weights are left at 0. Products
+    over such n are rounded alike wherever a row stands, as in `kernels.score_rows`, so a row's score does not depend,
+    to the last bit, on the rows around it.
+    """
+    x, base = torch.from_numpy(rows.x), torch.from_numpy(rows.base)
+    last = int(rows.starts[segment + 1])
+    for begin in range(int(rows.starts[segment]), last, most):
+        end = min(begin + most, last)
+        taken = -(-(end - begin) // 16) * 16
+        here, score = x[begin : begin + taken].to(dtype), base[begin : begin + taken].to(dtype)
+        if lacking := taken - len(score):
+            here, score = (
+                torch.nn.functional.pad(here, (0, 0, 0, lacking)),
+                torch.nn.functional.pad(score, (0, lacking)),
+            )
+        nothing = score.new_zeros(1, taken)
+        yield slice(begin, end), Block(here.unsqueeze(0), nothing, nothing, score.unsqueeze(0))
 
 
 def as_tensors(state: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -127,11 +170,19 @@ def mean_loss(likelihood: Likelihood, eta: Tensor, block: Block) -> Tensor:
     return loss / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def prepare(tasks: Episodes, likelihood: Likelihood) -> Episodes:
-    """The tasks, checked, rows in canonical order."""
+def prepare(tasks: Episodes, likelihood: Likelihood, of: str = "", features: int | None = None) -> Episodes:
+    """The tasks, checked, rows in canonical order.
+
+    Args:
+        tasks: what to check.
+        likelihood: of their labels.
+        of: what they are of, for errors.
+        features: columns of x; None for those of the support.
+    """
+    features = tasks.support.x.shape[-1] if features is None else features
     parts = []
     for name in ("support", "query"):
-        packed = check(getattr(tasks, name), features=tasks.support.x.shape[1], name=name)
+        packed = check(getattr(tasks, name), features=features, name=f"{name}{of}")
         likelihood.validate(packed.y)
         parts.append(canonical(packed)[0])
     return Episodes(*parts)
@@ -191,21 +242,52 @@ def meta_train(
 
 
 def validation_loss(
-    learner: Learner, extra: Mapping[str, Any], validation: Episodes | None, likelihood: Likelihood
+    learner: Learner, extra: Mapping[str, Any], validation: Episodes | None, likelihood: Likelihood, features: int
 ) -> Callable[[Arrays], float] | None:
-    """Parameters to the mean loss of the validation query rows, adapted and scored as a night would."""
+    """Parameters to the mean loss of the validation query rows, adapted and scored as a night would.
+
+    `features` are the columns of x in training.
+    """
     if validation is None or validation.query.rows == 0:
         return None
-    rows = validation.query
+    tasks = numbered(prepare(validation, likelihood, " of validation tasks", features))
+    rows = tasks.query
 
     def loss(parameters: Arrays) -> float:
         state = {**parameters, **extra}
-        adaptation = learner.adapt(state, validation.support, likelihood.name)
+        adaptation = learner.adapt(state, tasks.support, likelihood.name)
         eta, _ = learner.predict(state, adaptation, rows, likelihood.name)
         values = likelihood.loss(torch.from_numpy(eta), torch.from_numpy(rows.y).double()).numpy()
         return float(values @ rows.weight) / max(float(rows.weight.sum()), 1e-12)
 
     return loss
+
+
+def numbered(tasks: Episodes) -> Episodes:
+    """The tasks under keys of their own: a segment has one at each cut-off, and the later ones know more labels."""
+    keys = tuple((str(number),) for number in range(len(tasks.support.keys)))
+    return Episodes(*(replace(part, keys=keys) for part in (tasks.support, tasks.query)))
+
+
+def noise_of(learner: Learner, state: Arrays, tasks: Episodes) -> float:
+    """Variance of a Gaussian label around its segment's line, 1 without query rows.
+
+    A query row's residual r from an adapted head has the variance noise (1 + v), v being that of its score under unit
+    noise: the mean of r^2 / (1 + v) does not count what the support leaves unknown as noise. Rows weigh 1 / (1 + v) in
+    it, for where v is large it is the learned prior's, which training knows least well.
+
+    Args:
+        learner: whose Gaussian predictions have a variance in units of `state["noise"]`.
+        state: the trained one; its noise is not read.
+        tasks: prepared ones.
+    """
+    tasks, unit = numbered(tasks), {**state, "noise": np.array(1.0)}
+    rows, total = tasks.query, float(tasks.query.weight.sum(dtype=np.float64))
+    eta, variance = learner.predict(unit, learner.adapt(unit, tasks.support, "gaussian"), rows, "gaussian")
+    if variance is None or not total > 0:
+        return 1.0
+    share = rows.weight / (1 + variance)
+    return float(share @ ((rows.y - eta) ** 2 / (1 + variance))) / float(share.sum())
 
 
 def padded_lengths(sizes: Array) -> Array:

@@ -36,6 +36,8 @@ from metarisk.learners.crossed import (
     row_scores,
 )
 from metarisk.learners.likelihoods import Likelihood, with_options
+from metarisk.learners.options import require_range
+from metarisk.learners.packing import check
 
 VARIANCE_ROUNDS = 500
 VARIANCE_TOLERANCE = 1e-5
@@ -78,15 +80,32 @@ class HierarchicalHead:
     slope_column: int | None = None
     likelihood_options: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.damping is not None:
+            require_range("damping", self.damping, least=0, most=1)
+        for name in ("intercept_variance", "slope_variance", "prior_variance"):
+            require_range(name, getattr(self, name), above=0, below=math.inf)
+        for name in ("prior_strength", "prior_events"):
+            require_range(name, getattr(self, name), least=0, below=math.inf)
+        if self.slope_column is not None:
+            require_range("slope_column", self.slope_column, least=0)
+
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
     ) -> Arrays:
         """Learn the centre m, the variances and, where it is left open, the damping.
 
         A segment that appears at several cut-offs counts once, with support and query of its largest task. Nothing is
-        random, so `seed` is not used. Raises ModelError for keys of unequal length or rows that cannot be used.
+        random, so `seed` is not used. Raises ModelError for keys of unequal length or labels out of range, and
+        DataError for rows that cannot be used.
         """
-        head, history = _head(likelihood, self.likelihood_options), _history(tasks)
+        head = _head(likelihood, self.likelihood_options)
+        named = [(tasks, "tasks")] + ([] if validation is None else [(validation, "validation tasks")])
+        for episodes, name in named:
+            for part, packed in (("support", episodes.support), ("query", episodes.query)):
+                self._check(packed, f"{part} of {name}")
+                head.validate(packed.y)
+        history = _history(tasks)
         score, weight = self._score(history), history.weight.astype(np.float64)
         # exact sums do not depend on the order of the rows
         centre = math.fsum(score * weight) / total if (total := math.fsum(weight)) > 0 else 0.0
@@ -129,6 +148,7 @@ class HierarchicalHead:
             (S, L + 1) the parents' and the cell's, and `parent_covariance` (S, L, 3) of each parent its variance and
             its covariances with a0 and a1. Damping is in intercept and slope only.
         """
+        self._check(support, "support")
         head, priors, centre = _head(likelihood, self.likelihood_options), _priors(state), float(state["centre"])
         layout = lay_out(support, self._score(support), centre, head)
         if layout.keys and layout.parents.shape[1] != priors.parents.size:
@@ -152,10 +172,15 @@ class HierarchicalHead:
         not; the covariance between its parents, which is small, is left out.
         """
         _head(likelihood, self.likelihood_options)
+        self._check(rows, "rows to score")
         score = self._score(rows)
         distance = score - float(state["centre"])
         intercept, slope, v0, v1, v2 = _terms(state, adaptation, rows.keys)[rows.index].T
         return rows.base + intercept + (slope - 1) * score, v0 + 2 * v1 * distance + v2 * distance**2
+
+    def _check(self, rows: Packed, name: str) -> None:
+        """Raise DataError for rows that cannot be used; x is looked at where a column of it is read."""
+        check(rows, name=name, inputs=self.slope_column is not None)
 
     def _score(self, rows: Packed) -> Array:
         """What the slope acts on (N,)."""

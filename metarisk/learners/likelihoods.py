@@ -19,6 +19,9 @@ from metarisk.domain import Array, LikelihoodName, ModelError
 
 Elementwise = Callable[[Tensor, Tensor], Tensor]
 
+LEAST_VARIANCE = 1e-4
+"""Share of the base's forecast variance below which a realised variance tells a fit no more than that it was small."""
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -36,6 +39,7 @@ class Likelihood:
         mean: the inverse link, eta to the expected label (the quantile, for `quantile`).
         labels: words for the range of y, for errors.
         inside: y to a mask of the labels in range.
+        told: labels (N,) and base scores (N,) that the score adds to, to the labels that a fit takes.
     """
 
     name: LikelihoodName
@@ -46,6 +50,7 @@ class Likelihood:
     mean: Callable[[Tensor], Tensor]
     labels: str
     inside: Callable[[Array], Array]
+    told: Callable[[Array, Array], Array] = lambda y, base: y
 
     def validate(self, y: Array) -> None:
         """Raise ModelError unless every label (N,) is finite and in range."""
@@ -190,6 +195,10 @@ def _qlike() -> Likelihood:
     """Realised variance y, eta the log of the forecast variance h: y / h - ln(y / h) - 1 without its terms in y.
 
     Patton (2011), Journal of Econometrics 160, 246-256: robust to noise in the proxy y.
+
+    A label of 0 has no finite best score, and no curvature that would stop a fit on its way down. A fit takes it as the
+    share LEAST_VARIANCE of the base's forecast: a segment of zeros ends at a hundredth of its base volatility. The mean
+    of a squared normal return, which is the score's fixed point, moves by less than 1e-6 of itself.
     """
     return Likelihood(
         "qlike",
@@ -200,6 +209,7 @@ def _qlike() -> Likelihood:
         torch.exp,
         ">= 0 (a realised variance)",
         lambda y: y >= 0,
+        lambda y, base: np.maximum(y, LEAST_VARIANCE * np.exp(base)),
     )
 
 

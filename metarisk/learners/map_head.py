@@ -6,6 +6,7 @@ theorem, so no iteration is unrolled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -33,7 +34,9 @@ from metarisk.learners.episodic import (
     head_inputs,
     mean_loss,
     meta_train,
+    noise_of,
     prepare,
+    require_head,
     score_heads,
     single_output,
     start_head,
@@ -41,6 +44,7 @@ from metarisk.learners.episodic import (
 )
 from metarisk.learners.likelihoods import Likelihood
 from metarisk.learners.loop import Loop, Parameters
+from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 NEWTON_STEPS = 100
@@ -247,6 +251,9 @@ class MapHead:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        require_head(self.hidden, self.fusion, self.support_rows, self.query_rows)
+        require_choice("prior", self.prior, ("diagonal", "full"))
+        require_range("prior_scale", self.prior_scale, above=0, below=math.inf)
 
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
@@ -254,6 +261,7 @@ class MapHead:
         """Learn body, prior mean and prior covariance. Raises ModelError on divergence, DataError on bad rows."""
         loss = self._likelihood(likelihood)
         tasks = prepare(tasks, loss)
+        tasks = replace(tasks, support=self._told(tasks.support, loss))
         centre = centre_of(tasks.support)
         rng = np.random.default_rng(seed)
         start = self._start(tasks.support.x.shape[1], rng)
@@ -272,14 +280,13 @@ class MapHead:
             (self.support_rows, self.query_rows),
             seed=seed,
             progress=progress,
-            validate=validation_loss(self, extra, validation, loss),
+            validate=validation_loss(self, extra, validation, loss, tasks.support.x.shape[1]),
             identity=repr((replace(self, loop=Loop()), likelihood, centre)),
         )
         state = {**fitted.parameters, **extra}
         if likelihood == "gaussian":
             # the loss has unit variance: the residual's own gives the posterior its scale
-            residual = validation_loss(self, extra, tasks, loss)
-            state["noise"] = np.array(1.0 if residual is None else 2 * residual(fitted.parameters))
+            state["noise"] = np.array(noise_of(self, state, tasks))
         return state
 
     def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
@@ -291,7 +298,7 @@ class MapHead:
         """
         loss = self._likelihood(likelihood)
         loss.validate(support.y)
-        rows = check(support, features=head_inputs(state, self.fusion), name="support")
+        rows = self._told(check(support, features=head_inputs(state, self.fusion), name="support"), loss)
         parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
         mean, precision = parameters["mean"], self._precision(parameters)
         weights = mean.repeat(len(rows.keys), 1)
@@ -322,6 +329,10 @@ class MapHead:
         eta, variance = score_heads(parameters, rows, head_of, self.fusion, centre)
         return eta + rows.base if self.fusion == "offset" else eta, variance
 
+    def _told(self, support: Packed, likelihood: Likelihood) -> Packed:
+        """Support with the labels that a fit takes, where the base is part of the score."""
+        return replace(support, y=likelihood.told(support.y, support.base)) if self.fusion == "offset" else support
+
     def _likelihood(self, name: LikelihoodName) -> Likelihood:
         return single_output(name, "the MAP head", options=self.likelihood_options)
 
@@ -347,5 +358,7 @@ class MapHead:
     def _implicit(self, parameters: Mapping[str, Tensor], problem: Problem, likelihood: Likelihood) -> Tensor:
         """The solution with its derivative: one Newton step at the solution in which the Hessian is a constant."""
         with torch.no_grad():
-            weights, factor = solve(problem, likelihood)
+            weights, _ = solve(problem, likelihood)
+            # that of `solve` is from before its last step: in float32 the gradient was up to .005 off by it
+            factor = problem.factor(likelihood, problem.scores(weights))
         return weights - _solved(factor, problem.gradient(likelihood, weights, problem.scores(weights)))

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Array
+from metarisk.learners.episodic import aligned
 from metarisk.learners.loop import Parameters
 from metarisk.learners.metric import MetricLearner, evidence
+from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block
 
 
@@ -36,6 +38,11 @@ class Matching(MetricLearner):
 
     context: bool = False
     reads: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("context", self.context, (False, True))
+        require_range("reads", self.reads, least=1)
 
     @property
     def keeps_rows(self) -> bool:
@@ -68,7 +75,7 @@ class Matching(MetricLearner):
         support = summary["embedded"]
         if self.context:
             embedded = self._read(parameters["read"], embedded, support, summary["weight"])
-        cosine = _unit(embedded) @ _unit(support).transpose(1, 2)
+        cosine = aligned(_unit(embedded)) @ aligned(_unit(support)).transpose(1, 2)
         kernel = torch.exp(torch.exp(parameters["log_sharpness"]) * (cosine - 1))
         rows = Block(support, summary["y"], summary["weight"], summary["expected"])
         return evidence(kernel, rows, summary["expected"], parameters["log_mass"])
@@ -77,10 +84,10 @@ class Matching(MetricLearner):
         """Embedding (B, m, E) after attending to the support (B, n, E) `reads` times."""
         absent = torch.where(weight > 0, 0.0, -1e9).to(embedded.dtype).unsqueeze(1)
         none = (weight > 0).any(1).to(embedded.dtype)[:, None, None]
-        hidden, cell = embedded, torch.zeros_like(embedded)
+        hidden, cell, wide = embedded, torch.zeros_like(embedded), aligned(support)
         for _ in range(self.reads):
-            attention = torch.softmax(hidden @ support.transpose(1, 2) + absent, -1) * none
-            state = torch.cat([hidden, attention @ support], -1)
+            attention = torch.softmax(aligned(hidden) @ wide.transpose(1, 2) + absent, -1) * none
+            state = torch.cat([hidden, (attention @ wide)[..., : self.embedding]], -1)
             hidden, cell = _lstm(weights, embedded, state, cell)
             hidden = hidden + embedded
         return hidden

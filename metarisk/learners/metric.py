@@ -23,12 +23,15 @@ from metarisk.learners.episodic import (
     mean_loss,
     meta_train,
     prepare,
+    require_head,
+    scored_blocks,
     single_output,
     start_body,
     validation_loss,
 )
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
 from metarisk.learners.loop import Loop, Parameters
+from metarisk.learners.options import require_range
 from metarisk.learners.packing import Block, Fusion, canonical, check
 
 SCORE_NUMBERS = 1 << 20
@@ -64,6 +67,9 @@ class MetricLearner(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        require_head(self.hidden, self.fusion, self.support_rows, self.query_rows)
+        require_range("embedding", self.embedding, least=1)
+        require_range("max_support", self.max_support, least=2)
 
     @property
     @abstractmethod
@@ -121,7 +127,7 @@ class MetricLearner(ABC):
             (self.support_rows, self.query_rows),
             seed=seed,
             progress=progress,
-            validate=validation_loss(self, extra, validation, loss),
+            validate=validation_loss(self, extra, validation, loss, tasks.support.x.shape[1]),
             identity=repr((type(self).__name__, replace(self, loop=Loop()), likelihood, centre)),
         )
         return {**fitted.parameters, **extra}
@@ -173,16 +179,23 @@ class MetricLearner(ABC):
             summary = self._adapted(adaptation, place.get(key))
             length = max((value.shape[1] for value in summary.values()), default=1) if self.keeps_rows else 1
             step = max(1, SCORE_NUMBERS // max(length * (1 + self.keeps_rows), rows.x.shape[1], *self.hidden))
-            last = int(rows.starts[segment + 1])
-            for begin in range(int(rows.starts[segment]), last, step):
-                part = slice(begin, min(begin + step, last))
-                columns = (getattr(rows, name)[part] for name in Block._fields)
-                block = Block(*(torch.from_numpy(column).to(self.loop.dtype).unsqueeze(0) for column in columns))
+            for part, block in scored_blocks(rows, segment, step, self.loop.dtype):
                 score = self._pooled(parameters, block.base)
                 if summary:
                     score = score + self.correct(parameters, summary, self._embed(parameters, block, centre))
-                eta[part] = score[0].numpy()
+                eta[part] = score[0, : part.stop - part.start].numpy()
         return eta, None
+
+    def embed(self, state: Arrays, rows: Packed) -> Array:
+        """The learned embedding (N, E) of rows, by which segments may be compared."""
+        check(rows, features=self._inputs(state))
+        parameters, centre = as_tensors(state, self.loop.dtype), float(state["centre"])
+        embedded = np.empty((rows.rows, self.embedding))
+        step = max(1, SCORE_NUMBERS // max(rows.x.shape[1], *self.hidden, self.embedding))
+        for segment in range(len(rows.keys)):
+            for part, block in scored_blocks(rows, segment, step, self.loop.dtype):
+                embedded[part] = self._embed(parameters, block, centre)[0, : part.stop - part.start].numpy()
+        return embedded
 
     def _likelihood(self, name: LikelihoodName) -> Likelihood:
         return single_output(name, type(self).__name__, frozenset({"bernoulli"}))
@@ -240,13 +253,10 @@ def evidence(kernel: Tensor, block: Block, expected: Tensor, log_mass: Tensor) -
         expected: (B, n) probabilities.
         log_mass: the shrinkage, in rows.
     """
-    weighted = kernel * block.weight.unsqueeze(1)
-    total = weighted.sum(-1)
-    events = (weighted @ block.y.unsqueeze(-1)).squeeze(-1)
-    expected_events = (weighted @ expected.unsqueeze(-1)).squeeze(-1)
-    mass = torch.exp(log_mass)
-    odds = torch.log(events + mass) - torch.log(expected_events + mass)
-    return odds - torch.log(total - events + mass) + torch.log(total - expected_events + mass)
+    counted = torch.stack([block.y, 1 - block.y, expected, 1 - expected], -1) * block.weight.unsqueeze(-1)
+    # each is a sum of what is not negative: taken from the total, non-events would cancel below 0
+    events, others, expected_events, expected_others = torch.log(kernel @ counted + torch.exp(log_mass)).unbind(-1)
+    return events - expected_events - others + expected_others
 
 
 def thinned(packed: Packed, most: int) -> Packed:

@@ -5,6 +5,7 @@ Bertinetto, Henriques, Torr and Vedaldi (2019), "R2-D2", arXiv 1805.08136. For a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +21,9 @@ from metarisk.learners.episodic import (
     head_inputs,
     mean_loss,
     meta_train,
+    noise_of,
     prepare,
+    require_head,
     score_heads,
     single_output,
     start_head,
@@ -28,6 +31,7 @@ from metarisk.learners.episodic import (
 )
 from metarisk.learners.likelihoods import Likelihood
 from metarisk.learners.loop import Loop, Parameters
+from metarisk.learners.options import require_range
 from metarisk.learners.packing import Block, Fusion, canonical_order, check
 
 
@@ -57,6 +61,8 @@ class RidgeHead:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        require_head(self.hidden, self.fusion, self.support_rows, self.query_rows)
+        require_range("ridge", self.ridge, above=0, below=math.inf)
 
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
@@ -85,13 +91,13 @@ class RidgeHead:
             (self.support_rows, self.query_rows),
             seed=seed,
             progress=progress,
-            validate=validation_loss(self, extra, validation, loss),
+            validate=validation_loss(self, extra, validation, loss, tasks.support.x.shape[1]),
             identity=repr((replace(self, loop=Loop()), likelihood, centre)),
         )
+        state = {**fitted.parameters, **extra}
         if likelihood == "gaussian":
-            residual = validation_loss(self, extra, tasks, loss)
-            extra["noise"] = np.array(1.0 if residual is None else 2 * residual(fitted.parameters))
-        return {**fitted.parameters, **extra}
+            state["noise"] = np.array(noise_of(self, state, tasks))
+        return state
 
     def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
         """Arrays `weights` (S, K), features in the order constant, base, body; if Gaussian, `covariance` (S, K, K)."""

@@ -6,6 +6,7 @@ Koch, Zemel and Salakhutdinov (2015), ICML deep learning workshop (pair loss); H
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -16,8 +17,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from metarisk.domain import Array
+from metarisk.learners.episodic import aligned
 from metarisk.learners.loop import Parameters
 from metarisk.learners.metric import MetricLearner, evidence
+from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block
 
 
@@ -41,6 +44,12 @@ class Siamese(MetricLearner):
     pair_loss: Literal["binary", "contrastive"] = "binary"
     margin: float = 2.0
     pair_weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("pair_loss", self.pair_loss, ("binary", "contrastive"))
+        require_range("margin", self.margin, above=0, below=math.inf)
+        require_range("pair_weight", self.pair_weight, least=0, below=math.inf)
 
     @property
     def keeps_rows(self) -> bool:
@@ -92,5 +101,5 @@ class Siamese(MetricLearner):
             scale = torch.exp(parameters["log_scale"])
             return torch.cdist(one * scale, other * scale, p=1.0)
         lengths = (one**2).sum(-1).unsqueeze(2) + (other**2).sum(-1).unsqueeze(1)
-        squares = torch.relu(torch.baddbmm(lengths, one, other.transpose(1, 2), alpha=-2.0))
+        squares = torch.relu(torch.baddbmm(lengths, aligned(one), aligned(other).transpose(1, 2), alpha=-2.0))
         return (squares + 1e-12).sqrt()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -88,6 +89,12 @@ def _class_contrast(arrays: Arrays, starts: Array) -> Array:
         means.append(np.where(mass[:, None] > 0, total / np.maximum(mass, 1e-12)[:, None], np.nan))
     contrast: Array = np.nan_to_num(means[0] - means[1])
     return contrast
+
+
+def embedding_of(learner: Learner, state: Arrays) -> Embed | None:
+    """The metric that a learner has learned; None for one that has none, whose rows are compared as they are."""
+    own = getattr(learner, "embed", None)
+    return None if own is None else partial(own, state)
 
 
 def profiles(rows: Packed, embed: Embed | None = None) -> Array:

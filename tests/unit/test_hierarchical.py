@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from metarisk.domain import Adaptation, Array, Episodes, LikelihoodName, ModelError, Packed, SegmentKey
+from metarisk.domain import Adaptation, Array, DataError, Episodes, LikelihoodName, ModelError, Packed, SegmentKey
 from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.loop import Loop
+from metarisk.learners.map_head import MapHead
 
 REGIONS, PRODUCTS = ("north", "south", "west"), ("car", "card")
 KEYS = tuple((region, product) for region in REGIONS for product in PRODUCTS)
 SIZES = (40, 0, 13, 1, 25, 60)
+OPTIONS = {"negative_binomial": {"size": 2.0}, "quantile": {"tau": 0.8, "width": 0.3}}
 
 
 def quiet(done: int, total: int, note: str) -> None:
@@ -31,6 +35,10 @@ def book(likelihood: LikelihoodName = "bernoulli", keys: tuple[SegmentKey, ...] 
         "hazard": (r.random(n) < -np.expm1(-np.exp(eta))).astype(float),
         "poisson": r.poisson(np.exp(eta)).astype(float),
         "gaussian": eta + 0.7 * r.normal(size=n),
+        "quantile": eta + 0.7 * r.normal(size=n),
+        "negative_binomial": r.poisson(np.exp(eta) * r.gamma(2.0, 0.5, n)).astype(float),
+        "qlike": np.exp(eta) * r.chisquare(4, n) / 4,
+        "cumulative_hazard": (r.random(n) < -np.expm1(-np.exp(eta))).astype(float),
     }[likelihood]
     return Packed(keys, starts, np.zeros((n, 1)), y, r.uniform(0.2, 2.0, n), base)
 
@@ -68,8 +76,18 @@ def losses(likelihood: str, eta: Array, y: Array) -> tuple[Array, Array, Array]:
     if likelihood == "bernoulli":
         p = special.expit(eta)
         return np.logaddexp(0, eta) - y * eta, p - y, p * (1 - p)
-    if likelihood == "poisson":
+    if likelihood in ("poisson", "cumulative_hazard"):
         return mu - y * eta, mu - y, mu
+    if likelihood == "negative_binomial":
+        size = OPTIONS[likelihood]["size"]
+        loss = (y + size) * np.log1p(mu / size) - y * eta
+        return loss, (y + size) * mu / (size + mu) - y, (y + size) * size * mu / (size + mu) ** 2
+    if likelihood == "qlike":
+        return y / mu + eta, 1 - y / mu, y / mu
+    if likelihood == "quantile":
+        tau, width = OPTIONS[likelihood]["tau"], OPTIONS[likelihood]["width"]
+        z = special.expit((eta - y) / width)
+        return tau * (y - eta) + width * np.logaddexp(0, (eta - y) / width), z - tau, z * (1 - z) / width
     if likelihood == "gaussian":
         return (y - eta) ** 2 / 2, eta - y, np.ones_like(eta)
     event = mu / np.expm1(mu)
@@ -119,7 +137,7 @@ def dense_twin(state: dict[str, Array], rows: Packed, likelihood: str) -> tuple[
     return theta, np.linalg.inv(hessian(theta))
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "hazard", "gaussian"])
+@pytest.mark.parametrize("likelihood", [name for name, each in LIKELIHOODS.items() if each.outputs == 1])
 @pytest.mark.parametrize("keys", [KEYS, tuple((str(i),) for i in range(6))], ids=["crossed", "one part"])
 def test_scores_and_variances_equal_the_dense_twin(likelihood: LikelihoodName, keys: tuple[SegmentKey, ...]) -> None:
     rows = book(likelihood, keys)
@@ -127,7 +145,7 @@ def test_scores_and_variances_equal_the_dense_twin(likelihood: LikelihoodName, k
     state = some_state(levels, noise=0.5 if likelihood == "gaussian" else 1.0)
     theta, covariance = dense_twin(state, rows, likelihood)
 
-    head = HierarchicalHead()
+    head = HierarchicalHead(likelihood_options=OPTIONS.get(likelihood, {}))
     scored = book(likelihood, keys, seed=1)
     eta, variance = head.predict(state, head.adapt(state, rows, likelihood), scored, likelihood)
 
@@ -269,6 +287,22 @@ def test_one_class_only_moves_all_scores_its_way_and_stays_finite(outcome: float
     assert ((eta > rows.base) == (outcome == 1)).all()
 
 
+@pytest.mark.parametrize("rows_of_zeros", [40, 4000])
+def test_a_segment_of_variances_of_0_ends_at_a_hundredth_of_its_base_volatility(rows_of_zeros: int) -> None:
+    """QLIKE falls without end there, and the variance that EM learns with it; the others are as without it."""
+    rows = book("qlike")
+    keys, n = (*KEYS, ("still", "car")), rows.rows + rows_of_zeros
+    base = np.concatenate([rows.base, np.full(rows_of_zeros, -2.0)])
+    y, weight = np.pad(rows.y, (0, rows_of_zeros)), np.pad(rows.weight, (0, rows_of_zeros), constant_values=1.0)
+    both = Packed(keys, np.append(rows.starts, n), np.zeros((n, 1)), y, weight, base)
+    for learner in (HierarchicalHead(damping=1.0), MapHead(loop=Loop(steps=4, device="cpu", precision="float64"))):
+        state = learner.train(Episodes(both, both), None, "qlike", seed=0, progress=quiet)
+        eta, variance = learner.predict(state, learner.adapt(state, both, "qlike"), both, "qlike")
+        assert variance is not None and np.isfinite(eta).all() and (variance > 0).all()
+        assert np.log(1e-4) < (eta - base)[-1] < -5
+        assert np.abs((eta - base)[: rows.rows]).max() < 3
+
+
 def test_extreme_base_scores_and_large_counts_still_converge() -> None:
     rows = book("poisson")
     wild = replace(rows, base=rows.base * 10, y=rows.y * 50)
@@ -337,14 +371,14 @@ def test_a_segment_at_several_cut_offs_counts_once_with_its_largest_task() -> No
     ("change", "message"),
     [
         ({"y": np.full(sum(SIZES), 0.5)}, "bernoulli expects labels 0 or 1, got 0.5"),
-        ({"base": np.full(sum(SIZES), np.nan)}, "base expected finite"),
-        ({"weight": np.full(sum(SIZES), -1.0)}, "weight expected finite and >= 0"),
+        ({"base": np.full(sum(SIZES), np.nan)}, r"support: expected finite numbers, got base\[0\] = nan in segment"),
+        ({"weight": np.full(sum(SIZES), -1.0)}, "support: expected weights >= 0"),
         ({"keys": (*KEYS[:5], ("west",))}, r"one number of parts >= 1, got \[1, 2\]"),
         ({"keys": tuple((str(i),) for i in range(6))}, "learned segment keys of 2 parts, got keys of 1"),
     ],
 )
 def test_bad_rows_are_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises((DataError, ModelError), match=message):
         HierarchicalHead().adapt(some_state(), replace(book(), **change), "bernoulli")  # type: ignore[arg-type]
 
 

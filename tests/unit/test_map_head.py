@@ -12,6 +12,8 @@ from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
 from metarisk.learners.map_head import MapHead, Problem, solve
 from metarisk.learners.packing import Block
+from metarisk.learners.ridge_head import RidgeHead
+from metarisk.tasks import concat
 
 SIZES = (30, 0, 7, 1, 90, 16)
 EXACT = Loop(precision="float64", graph=False, device="cpu", steps=3, rate=1e-2)
@@ -249,14 +251,30 @@ def test_training_learns_the_prior_that_made_the_segments() -> None:
     assert 0.7 < ((adapted - target) ** 2 / variance).mean() < 1.5
 
 
-def test_a_gaussian_head_learns_its_noise() -> None:
-    r = np.random.default_rng(3)
-    rows, _ = simulated(0)
-    eta = rows.base + np.repeat(r.normal(0, 0.5, 60), 60)
-    rows = replace(rows, y=eta + 0.3 * r.normal(size=rows.rows))
-    head = MapHead(loop=replace(EXACT, steps=150, rate=3e-2, evaluate_every=150))
-    state = head.train(split(rows, 60, 30), None, "gaussian", seed=1, progress=quiet)
-    assert abs(np.sqrt(state["noise"]) - 0.3) < 0.06
+@pytest.mark.parametrize(
+    "head",
+    [
+        MapHead(prior_scale=1.0, loop=replace(EXACT, steps=200, rate=3e-2, evaluate_every=200)),
+        RidgeHead(hidden=(), ridge=1.0, loop=replace(EXACT, steps=200, rate=3e-2, evaluate_every=200)),
+    ],
+    ids=["map", "ridge"],
+)
+def test_a_gaussian_head_learns_its_noise_from_segments_at_several_cut_offs(head: MapHead | RidgeHead) -> None:
+    """Later support holds earlier query rows, under the same key; 6 to 30 rows leave 8 weights of variance 1 open."""
+    r, segments, inputs = np.random.default_rng(0), 60, 8
+    x = r.normal(size=(segments, 36, inputs))
+    y = (x * r.normal(size=(segments, 1, inputs))).sum(-1) + 0.7 * r.normal(size=(segments, 36))
+
+    def rows(begin: int, end: int) -> Packed:
+        n = segments * (end - begin)
+        columns = (x[:, begin:end].reshape(n, inputs), y[:, begin:end].ravel(), np.ones(n), np.zeros(n))
+        return Packed(tuple((str(i),) for i in range(segments)), np.arange(segments + 1) * (end - begin), *columns)
+
+    cuts = range(6, 36, 6)
+    tasks = Episodes(concat([rows(0, cut) for cut in cuts]), concat([rows(cut, cut + 6) for cut in cuts]))
+    state = head.train(tasks, None, "gaussian", seed=1, progress=quiet)
+    # 1,800 query rows: one standard error is .033; scores that knew their own rows' labels would find .86
+    assert abs(state["noise"] / 0.7**2 - 1) < 0.1
 
 
 def test_bad_input_is_refused() -> None:

@@ -18,6 +18,7 @@ from metarisk.learners.similarity import (
     borrow,
     coordinates,
     distances,
+    embedding_of,
     neighbours,
     neighbours_help,
     profiles,
@@ -152,6 +153,25 @@ def test_borrowed_rows_are_the_lenders_at_a_discount() -> None:
     assert borrow(support.select([]), unseen).rows == 0
     # a segment is never its own neighbour
     assert not set(borrow(rows, unseen, k=1).x[:20, 0]) & set(unseen.x[:20, 0])
+
+
+def test_lenders_are_chosen_by_the_metric_that_a_learner_has_learned() -> None:
+    """Its embedding forgets the first two columns, in which alone segment 2 is near the unseen one."""
+    r = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0, 0.0], [9.0, 9.0, 0.1], [0.0, 0.0, 5.0]])
+    x = np.repeat(centres, 20, axis=0) + 0.01 * r.normal(size=(60, 3))
+    rows = Packed(tuple((str(i),) for i in range(3)), np.arange(4) * 20, x, np.zeros(60), np.ones(60), np.zeros(60))
+    support, unseen = rows.select([1, 2]), rows.select([0])
+    learner = Matching(hidden=(), embedding=2, **SMALL)
+    matrix = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, -2.0], [3.0, 4.0]])
+    state = {"body.0": matrix, "centre": np.array(0.0)}
+    embed = embedding_of(learner, state)
+    assert embed is not None and embedding_of(HierarchicalHead(), {}) is None
+    expected = [part.mean(0) @ matrix[:3] + matrix[3] for part in np.split(x, 3)]
+    np.testing.assert_allclose(profiles(rows, embed), expected)
+    for by, lender in ((None, "2"), (embed, "1")):
+        lent = borrow(support, unseen, k=1, embed=by)
+        np.testing.assert_array_equal(np.sort(lent.x, axis=0), np.sort(rows.select([int(lender)]).x, axis=0))
 
 
 @pytest.mark.parametrize("alike", [True, False])
