@@ -26,6 +26,7 @@ from metarisk.domain import (
     Packed,
     Progress,
 )
+from metarisk.learners.episodic import numbered
 from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments
 from metarisk.learners.kernels_scoring import networks, score_rows
 from metarisk.learners.likelihoods import Likelihood, with_options
@@ -257,6 +258,7 @@ class GradientLearner(ABC):
         """Mean loss of validation query rows after adapting to validation support, as a night would."""
         if validation is None or not validation.query.rows:
             return None
+        validation = numbered(validation)
         support = first_rows(shuffled(validation.support, [seed, 3]), self.validation_rows)
         query = first_rows(shuffled(validation.query, [seed, 4]), self.validation_rows)
         labels, weight = torch.from_numpy(query.y).double(), torch.from_numpy(query.weight).double()
