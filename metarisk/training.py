@@ -46,14 +46,17 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def recipe_of(name: str, portfolio: Portfolio) -> Recipe:
-    """A row of RECIPES, with the portfolio's options where it pins this learner."""
+    """A row of RECIPES, with the portfolio's options where it pins this learner; its `loop` changes single settings."""
     if name not in RECIPES:
         raise ModelError(
             f"there is no recipe {name!r}", portfolio=portfolio.name, remedy=f"choose one of {', '.join(RECIPES)}"
         )
     recipe = RECIPES[name]
     if portfolio.learner.name == name:
-        return replace(recipe, options=dict(recipe.options) | dict(portfolio.learner.options))
+        options = {**recipe.options, **portfolio.learner.options}
+        if isinstance(loop := options.get("loop"), Mapping):
+            options["loop"] = {**recipe.options.get("loop", {}), **loop}
+        return replace(recipe, options=options)
     return recipe
 
 

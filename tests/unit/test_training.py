@@ -12,6 +12,7 @@ import pytest
 from metarisk import judging, training
 from metarisk.adapt import adapt
 from metarisk.domain import LearnerChoice, ModelError, Validation
+from metarisk.learners.loop import Loop
 from metarisk.tasks import LABEL, MATURE, forward_folds, labelled, opened_within
 from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, fitted, model, silent, support, with_limits
 
@@ -34,6 +35,22 @@ def test_options_of_the_portfolio_reach_the_recipe_that_it_pins_and_no_other():
     pinned = replace(PORTFOLIO, learner=LearnerChoice("map_head", {"damping": 0.5}))
     assert training.recipe_of("map_head", pinned).make().damping == 0.5
     assert training.recipe_of("maml", pinned) == training.recipe_of("maml", PORTFOLIO)
+
+
+@pytest.mark.parametrize("name", ["map_network", "ridge_head", "reptile", "maml"])
+def test_settings_of_the_loop_that_a_portfolio_leaves_out_are_the_recipe_s(name):
+    pinned = replace(PORTFOLIO, learner=LearnerChoice(name, {"loop": {"steps": 7, "device": "cpu"}}))
+    own = training.recipe_of(name, PORTFOLIO).make()
+    assert training.recipe_of(name, pinned).make() == replace(own, loop=replace(own.loop, steps=7, device="cpu"))
+    # that this says something: none of them leaves the loop's defaults alone
+    assert own.loop.steps != 7
+    assert own.loop != replace(Loop(), steps=own.loop.steps)
+
+
+def test_a_loop_that_is_no_table_is_refused():
+    pinned = replace(PORTFOLIO, learner=LearnerChoice("maml", {"loop": 7}))
+    with pytest.raises(ModelError, match=r"learner maml refuses its options.*\[learner.options\]"):
+        training.recipe_of("maml", pinned).make()
 
 
 def test_teaching_rows_are_the_newest_labelled_ones_sorted_by_entity():
