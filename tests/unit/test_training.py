@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from metarisk import judging, training
-from metarisk.adapt import adapt
-from metarisk.domain import LearnerChoice, ModelError, Validation
+from metarisk.adapt import Adapted, SegmentAdaptation, adapt
+from metarisk.domain import Adaptation, LearnerChoice, ModelError, Validation
 from metarisk.learners.loop import Loop
 from metarisk.tasks import LABEL, MATURE, forward_folds, labelled, opened_within
 from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, fitted, model, silent, support, with_limits
@@ -131,6 +131,30 @@ def test_a_history_too_short_to_judge_gives_no_rows_and_says_how_far_it_came():
     )
     assert rows.is_empty()
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_segments_are_like_those_whose_effects_are_near_in_units_of_their_spread():
+    effects = {"a": 0.0, "stranger": 1.5, "b": 1.0, "c": 3.0, "d": 7.0, "e": 15.0}
+    keys = tuple((name,) for name in effects)
+
+    def place(keys, arrays, statuses):
+        segments = {
+            key: SegmentAdaptation(key, status, "", 10 + number, 1, "", "")
+            for number, (key, status) in enumerate(zip(keys, statuses, strict=True))
+        }
+        return training.likeness(Adapted(model(), Adaptation(keys, arrays), segments))
+
+    statuses = ["fallback" if key == ("stranger",) else "adapted" for key in keys]
+    places = place(keys, {"effects": np.array([*effects.values()])[:, None]}, statuses)
+    assert {place.segment[0]: "".join(key[0] for key in place.nearest) for place in places} == {
+        "a": "bcd", "b": "acd", "c": "bad", "d": "cba", "e": "dcb",
+    }  # fmt: skip
+    assert [place.support_rows for place in places] == [10, 12, 13, 14, 15]
+    # mean 5.2 and spread 5.4553 of the five: on a line, they keep their order and distances
+    np.testing.assert_allclose([place.x for place in places], (np.array([0, 1, 3, 7, 15]) - 5.2) / 5.4553, rtol=1e-4)
+    np.testing.assert_allclose([place.y for place in places], 0, atol=1e-6)
+    assert place(keys[:3], {"effects": np.arange(3.0)[:, None]}, ["adapted", "fallback", "adapted"]) == []
+    assert place(keys, {}, ["adapted"] * 6) == []
 
 
 @pytest.mark.parametrize("events", [0, 9])
