@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -94,11 +94,13 @@ def fit(
     seed: int,
     progress: Progress,
     work: Path | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> FittedModel:
     """Meta-train one recipe on labelled rows (LABEL holds y), with its bases fitted on the same rows.
 
     Args:
         work: a folder for checkpoints, from which the same training continues that was killed; None: none are kept.
+        warn: told where the history has too few cut-offs to keep one for validation.
     """
     recipe = recipe_of(name, portfolio)
     teach = teaching(teach, hazard=recipe.hazard)
@@ -121,6 +123,12 @@ def fit(
         tasks, validation = Episodes(rows.packed(), rows.packed(np.zeros(teach.height, dtype=bool))), None
     else:
         tasks, validation = episodes(rows, cuts=CUTS, fold_months=portfolio.validation.fold_months)
+        if validation is None:
+            warn(
+                f"{name} is trained without validation: all steps, whether they help or not, and no segment borrows; "
+                f"the history has labels on both sides of fewer than two cut-offs {portfolio.validation.fold_months} "
+                "months apart; extract a longer one, or lower validation.fold_months"
+            )
     learner = recipe.make(None if work is None else work / _checkpoint(recipe, likelihood, seed, tasks, validation))
     with one_thread():
         state = learner.train(tasks, validation, likelihood, seed=seed, progress=progress)

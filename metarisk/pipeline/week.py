@@ -190,6 +190,7 @@ def train(context: Context, judged: Judged) -> Trained:
         seed=SEED,
         progress=lambda done, total, note: context.reporter.progress("train", done, total, note),
         work=work,
+        warn=lambda message: context.reporter.warn(f"{portfolio.name} {as_of}: {message}"),
     )
     rows = population(frame, portfolio, as_of).collect(engine="streaming")
     if rows.is_empty():

@@ -157,6 +157,16 @@ def test_segments_are_like_those_whose_effects_are_near_in_units_of_their_spread
     assert place(keys, {}, ["adapted"] * 6) == []
 
 
+@pytest.mark.parametrize(("opened_from", "warned"), [(date(2020, 1, 1), 0), (date(2021, 11, 1), 1)])
+def test_training_without_validation_is_told(opened_from, warned):
+    portfolio = replace(PORTFOLIO, learner=LearnerChoice("reptile", {"loop": {"steps": 1}}))
+    teach = training.teaching_rows(FRAME.lazy(), portfolio, SPEC, AS_OF).filter(pl.col("opened") >= opened_from)
+    bases, told = training.fit_bases(["reptile"], teach, portfolio, SPEC), []
+    training.fit("reptile", teach, bases, portfolio, SPEC, seed=0, progress=silent, warn=told.append)
+    assert len(told) == warned
+    assert all("reptile is trained without validation" in message for message in told)
+
+
 @pytest.mark.parametrize("events", [0, 9])
 def test_a_history_that_teaches_nothing_is_refused_with_place_and_remedy(events):
     labels = pl.Series(LABEL, [1.0] * events + [0.0] * (100 - events))
