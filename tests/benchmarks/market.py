@@ -274,6 +274,10 @@ def benchmark(
             figures += [
                 Figure(f"{of}.qlike", line["qlike"], f"of {line['rows']} rows", ratio, line["best"]),
                 Figure(f"{of}.mse", line["mse"], "of log volatility"),
+            ]
+            if line["forecast"] == line["best"]:
+                continue
+            figures += [
                 Figure(f"{of}.loses", line["loses"], f"share of assets that lose to {line['best']}"),
                 Figure(f"{of}.diebold_mariano", line["dm"], f"against {line['best']} with p {line['p']:.4f}"),
             ]
