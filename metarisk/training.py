@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -26,6 +28,7 @@ from metarisk.domain import (
 )
 from metarisk.features import Encoder
 from metarisk.learners.likelihoods import LIKELIHOODS
+from metarisk.learners.loop import digest_of
 from metarisk.learners.similarity import coordinates, distances, embedding_of, neighbours, neighbours_help, signatures
 from metarisk.metrics import dispersion, judge_of
 from metarisk.tasks import LABEL, episodes, matrix, newest, observed, segment_keys, teaching, tells
@@ -43,14 +46,17 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def recipe_of(name: str, portfolio: Portfolio) -> Recipe:
-    """A row of RECIPES, with the portfolio's options where it pins this learner."""
+    """A row of RECIPES, with the portfolio's options where it pins this learner; its `loop` changes single settings."""
     if name not in RECIPES:
         raise ModelError(
             f"there is no recipe {name!r}", portfolio=portfolio.name, remedy=f"choose one of {', '.join(RECIPES)}"
         )
     recipe = RECIPES[name]
     if portfolio.learner.name == name:
-        return replace(recipe, options=dict(recipe.options) | dict(portfolio.learner.options))
+        options = {**recipe.options, **portfolio.learner.options}
+        if isinstance(loop := options.get("loop"), Mapping):
+            options["loop"] = {**recipe.options.get("loop", {}), **loop}
+        return replace(recipe, options=options)
     return recipe
 
 
@@ -87,8 +93,15 @@ def fit(
     *,
     seed: int,
     progress: Progress,
+    work: Path | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> FittedModel:
-    """Meta-train one recipe on labelled rows (LABEL holds y), with its bases fitted on the same rows."""
+    """Meta-train one recipe on labelled rows (LABEL holds y), with its bases fitted on the same rows.
+
+    Args:
+        work: a folder for checkpoints, from which the same training continues that was killed; None: none are kept.
+        warn: told where the history has too few cut-offs to keep one for validation.
+    """
     recipe = recipe_of(name, portfolio)
     teach = teaching(teach, hazard=recipe.hazard)
     likelihood = recipe.likelihood or spec.likelihood
@@ -106,16 +119,31 @@ def fit(
     inputs, base = model.unseen(teach)
     model = replace(model, dispersion=_dispersion(base, teach[LABEL].to_numpy(writable=True), likelihood))
     rows = matrix(teach, portfolio, inputs, base, model.dispersion)
-    learner = recipe.make()
     if recipe.kind.joint:
         tasks, validation = Episodes(rows.packed(), rows.packed(np.zeros(teach.height, dtype=bool))), None
     else:
         tasks, validation = episodes(rows, cuts=CUTS, fold_months=portfolio.validation.fold_months)
+        if validation is None:
+            warn(
+                f"{name} is trained without validation: all steps, whether they help or not, and no segment borrows; "
+                f"the history has labels on both sides of fewer than two cut-offs {portfolio.validation.fold_months} "
+                "months apart; extract a longer one, or lower validation.fold_months"
+            )
+    learner = recipe.make(None if work is None else work / _checkpoint(recipe, likelihood, seed, tasks, validation))
     with one_thread():
         state = learner.train(tasks, validation, likelihood, seed=seed, progress=progress)
         embed = embedding_of(learner, state)
         borrows = validation is not None and neighbours_help(learner, state, validation, likelihood, embed=embed).helps
     return replace(model, state=state, borrows=borrows)
+
+
+def _checkpoint(
+    recipe: Recipe, likelihood: LikelihoodName, seed: int, tasks: Episodes, validation: Episodes | None
+) -> str:
+    """Name of a checkpoint, by all that the training depends on: one that is found under it is the training's own."""
+    parts = [part for episodes in (tasks, validation) if episodes for part in (episodes.support, episodes.query)]
+    about = (recipe.learner, dict(recipe.options), likelihood, seed, torch.__version__, np.__version__)
+    return hashlib.sha256(f"{about} {digest_of(*parts)}".encode()).hexdigest()[:16] + ".npz"
 
 
 def _dispersion(base: Array, y: Array, likelihood: LikelihoodName) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,12 +120,17 @@ class Recipe:
         """The learner's row of LEARNERS."""
         return LEARNERS[self.learner]
 
-    def make(self) -> Learner:
-        """The configured learner; an unknown option is a ModelError."""
+    def make(self, checkpoint: Path | None = None) -> Learner:
+        """The configured learner; an unknown option is a ModelError.
+
+        Args:
+            checkpoint: file to continue training from and to write, where the learner trains in a loop of steps.
+        """
         options = dict(self.options)
         try:
             if "loop" in options:
-                options["loop"] = Loop(**options["loop"])
+                where = {} if checkpoint is None else {"checkpoint": str(checkpoint)}
+                options["loop"] = Loop(**{**options["loop"], **where})
             return self.kind.make(**options)
         except TypeError as error:
             raise ModelError(

@@ -6,6 +6,7 @@ The first two are the night's own.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,12 +171,16 @@ def _held_out(
 
 
 def train(context: Context, judged: Judged) -> Trained:
-    """Train the chosen recipe on everything known by as_of and write it, with its drift reference, to the registry."""
+    """Train the chosen recipe on everything known by as_of and write it, with its drift reference, to the registry.
+
+    Killed while it trains, it goes on from its last checkpoint; these go once the registry has the model.
+    """
     portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
     lake.verify(judged.checked.extract.directory)
     frame = scan(context, judged.checked)
     teach = training.teaching_rows(frame, portfolio, spec, as_of)
     recipe = judged.decision.recipe
+    work = judged.folder / "training"
     model = training.fit(
         recipe,
         teach,
@@ -184,6 +189,8 @@ def train(context: Context, judged: Judged) -> Trained:
         spec,
         seed=SEED,
         progress=lambda done, total, note: context.reporter.progress("train", done, total, note),
+        work=work,
+        warn=lambda message: context.reporter.warn(f"{portfolio.name} {as_of}: {message}"),
     )
     rows = population(frame, portfolio, as_of).collect(engine="streaming")
     if rows.is_empty():
@@ -216,6 +223,7 @@ def train(context: Context, judged: Judged) -> Trained:
         CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share), judged.level.rule, known).to_bytes(),
     }
     model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
+    shutil.rmtree(work, ignore_errors=True)
     return Trained(
         judged,
         model_id,

@@ -36,7 +36,7 @@ def benchmark(quick: bool) -> Sequence[Figure]:
     for threads, clock in ((1, time.process_time), (2, time.perf_counter)):
         with tree_threads(threads):
             seconds = interleaved({"adapt": night}, 2, clock)["adapt"]
-        name = f"adapt_book, {segments:,} segments, {support.height:,} rows, {threads} threads"
+        name = f"adapt_book.segments_{segments}.rows_{support.height}.threads_{threads}"
         found.append(Figure(name, seconds, "s", None, "", *((None, None) if quick else (2.0, 1.0))))
     return found
 

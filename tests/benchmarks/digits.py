@@ -29,11 +29,11 @@ def learners(steps: int) -> Mapping[str, Learner]:
     loop = Loop(steps=steps, rate=2e-3, meta_batch=16, device="cpu", evaluate_every=max(1, steps // 10), patience=3)
     shape = {"support_rows": 2 * SHOTS, "query_rows": 30, "fusion": "none"}
     return {
-        "Siamese": Siamese(**shape, loop=loop),
+        "siamese": Siamese(**shape, loop=loop),
         "matching": Matching(**shape, loop=loop),
         "prototypical": Prototypical(**shape, loop=loop),
-        "MAML": Maml(**shape, hidden=(64, 32), inner_rate=0.3, loop=loop),
-        "MAP head": MapHead(**shape, hidden=(64, 32), loop=loop),
+        "maml": Maml(**shape, hidden=(64, 32), inner_rate=0.3, loop=loop),
+        "map_head": MapHead(**shape, hidden=(64, 32), loop=loop),
     }
 
 

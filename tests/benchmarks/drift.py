@@ -95,10 +95,10 @@ def speed(quick: bool) -> list[Figure]:
         night = write(Path(name, "night"), rows)
         begin = time.perf_counter()
         reference = drift.reference(night.head(rows // 5), FEATURES, SEGMENTS)
-        figures.append(Figure(f"reference of {rows // 5:,} rows", time.perf_counter() - begin, "s"))
+        figures.append(Figure(f"drift.reference.rows_{rows // 5}", time.perf_counter() - begin, "s"))
         path = Path(name, "reference.parquet")
         reference.write_parquet(path)
-        figures.append(Figure("reference file", path.stat().st_size / 2**20, "MiB"))
+        figures.append(Figure("drift.reference.file", path.stat().st_size / 2**20, "MiB"))
         rates = {}
         for part in (4, 2, 1):
             some = night.head(rows // part)
@@ -106,18 +106,25 @@ def speed(quick: bool) -> list[Figure]:
             drift.detect(some, reference)
             wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
             rates[part] = rows // part * len(FEATURES) / wall
-            figures.append(Figure(f"night of {rows // part:,} rows, processor", cpu, "s"))
+            figures.append(Figure(f"drift.night.rows_{rows // part}.processor", cpu, "s"))
             reach = 10.0 if part == 1 and not quick else None
-            figures.append(Figure(f"night of {rows // part:,} rows", wall, "s", reach=reach))
+            figures.append(Figure(f"drift.night.rows_{rows // part}", wall, "s", reach=reach))
         code = MEMORY.format(reference=str(path), night=str(Path(name, "night")))
         reach = None if quick else 1024.0
-        figures.append(Figure("memory above the idle process", peak_memory_above(code), "MiB", reach=reach))
+        figures.append(Figure("drift.memory", peak_memory_above(code), "MiB above the idle process", reach=reach))
         sample = night.head(50_000 if quick else 250_000).collect().to_pandas()
         begin = time.perf_counter()
         plain(sample, sample)
         rate = len(sample) * len(FEATURES) / (time.perf_counter() - begin)
         figures.append(
-            Figure("cells a second", rates[1], "1/s", rates[1] / rate, f"pandas ({rate:.3g} 1/s)", more=True)
+            Figure(
+                "drift.cells",
+                rates[1],
+                "rows x features a second",
+                rates[1] / rate,
+                f"pandas ({rate:.3g} 1/s)",
+                more=True,
+            )
         )
     return figures
 
@@ -177,11 +184,12 @@ def no_wolf(quick: bool) -> list[Figure]:
         watches += bool(found["status"].is_in(["watch", "alert"]).any())
         above = int((found["value"] > 0.1).sum())
         fixed, fixed_tests, tests = fixed + (above > 0), fixed_tests + above, tests + found.height
+    of = f"share of {nights} nights without drift"
     return [
-        Figure(f"nights with an alert of {nights} without drift", alerts / nights, "share", reach=0.066, aim=0.05),
-        Figure(f"nights with a watch or alert of {nights} without drift", watches / nights, "share"),
-        Figure("nights on which PSI > 0.1 fires", fixed / nights, "share"),
-        Figure("tests on which PSI > 0.1 fires", fixed_tests / tests, "share"),
+        Figure("drift.quiet.alert", alerts / nights, of, reach=0.066, aim=0.05),
+        Figure("drift.quiet.watch_or_alert", watches / nights, of),
+        Figure("drift.quiet.psi_above_0.1", fixed / nights, of),
+        Figure("drift.quiet.psi_above_0.1.tests", fixed_tests / tests, "share of tests on these nights"),
     ]
 
 
@@ -197,9 +205,12 @@ def tail(quick: bool) -> list[Figure]:
         [measures.monte_carlo_p(reference[i], current[i], most=400_000, rng=rng) for i in suspects.tolist()]
     )
     scaled = stats.chi2.sf(measures.psi(reference, current) / (1 / 100 + 1 / 5000), 9)
-    found = {"refined": refined, "chi-square of Pearson": p, "chi-square of PSI": scaled}
+    found = {"refined": refined, "chi_square_of_pearson": p, "chi_square_of_psi": scaled}
     counts = {name: int((values < 1e-5).sum()) for name, values in found.items()}
-    return [Figure(f"p < 1e-5, {n}", count, "tests", count / (1e-5 * trials), "nominal") for n, count in counts.items()]
+    return [
+        Figure(f"drift.tail.{name}", count, "tests with p < 1e-5", count / (1e-5 * trials), "nominal")
+        for name, count in counts.items()
+    ]
 
 
 def benchmark(quick: bool) -> list[Figure]:

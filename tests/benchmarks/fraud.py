@@ -10,9 +10,6 @@ new one aside.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -32,10 +29,10 @@ from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.risks.fraud import SPEC
 from metarisk.tasks import LABEL
 from metarisk.warehouse import open_warehouse
+from tests.benchmarks import harness
+from tests.benchmarks.harness import ROOT, Figure, dotted
 
-ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("METARISK_TEST_DATA", ROOT.parent / "shared" / "data")) / "fraud_card_simulated"
-FILE = DATA / "transactions.parquet"
+TRANSACTIONS = "fraud_card_simulated/transactions.parquet"
 RELEASED = date(2018, 8, 1)
 TAUGHT = (date(2018, 6, 1), date(2018, 7, 22))
 CONFIRMED = (date(2018, 8, 1), date(2018, 8, 14))
@@ -175,40 +172,39 @@ def compare(rows: Rows, names: Sequence[str], ks: Sequence[int], draws: int, bud
     return pl.DataFrame(lines)
 
 
-def main() -> None:
-    """Print the table of means over draws, and write it as JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--every", type=int, default=5, help="Keep one card of so many.")
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--rows", type=Path, help="Parquet of the extract, written if it is not there.")
-    arguments = parser.parse_args()
-    if not FILE.exists():
-        print(f"no {FILE}: nothing to do")
-        return
-    if arguments.rows is None or not arguments.rows.exists():
-        frame = behaviour(FILE, NEW, JUDGED[1])
-        if arguments.rows is not None:
-            frame.write_parquet(arguments.rows)
+def benchmark(quick: bool, every: int = 5, draws: int = 3, rows: Path | None = None) -> Sequence[Figure]:
+    """Means over draws of what each way finds after k cases, beside what the pooled model finds without any."""
+    if rows is None or not rows.exists():
+        frame = behaviour(harness.data(TRANSACTIONS), NEW, JUDGED[1])
+        if rows is not None:
+            frame.write_parquet(rows)
     else:
-        frame = pl.read_parquet(arguments.rows)
-    rows = split(frame, 25 if arguments.quick else arguments.every)
-    print(
-        f"{rows.teach.height:,} rows teach, {rows.cases.height} cases, {rows.judged.height:,} rows judged", flush=True
-    )
-    ks, draws = ((5,), 1) if arguments.quick else ((1, 5, 20, 50), arguments.draws)
-    names = ("map_network",) if arguments.quick else KEEPERS
-    budget = max(2, round(100 / arguments.every))
-    found = compare(rows, names, ks, draws, budget, support=2_000)
-    table = (
-        found.group_by("way", "k").agg(pl.col("precision", "recall", "pr_auc", "old_recall").mean()).sort("k", "way")
-    )
-    with pl.Config(tbl_rows=-1, float_precision=4):
-        print(f"budget {budget} a day\n{table}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(found.to_dicts(), indent=1))
+        frame = pl.read_parquet(rows)
+    cut = split(frame, 25 if quick else every)
+    print(f"{cut.teach.height:,} rows teach, {cut.cases.height} cases, {cut.judged.height:,} rows judged", flush=True)
+    ks, draws = ((5,), 1) if quick else ((1, 5, 20, 50), draws)
+    budget = max(2, round(100 / every))
+    found = compare(cut, ("map_network",) if quick else KEEPERS, ks, draws, budget, support=2_000)
+    measures = {"precision": f"at {budget} a day", "recall": f"at {budget} a day", "pr_auc": "of the new pattern"}
+    measures |= {"old_recall": f"at {budget} a day"}
+    table = found.group_by("way", "k").agg(pl.col(*measures).mean()).sort("k", "way").to_dicts()
+    (pooled,) = (line for line in table if line["way"] == "pooled")
+    return [
+        Figure(
+            dotted("fraud", line["way"], f"cases_{line['k']}", measure),
+            line[measure],
+            unit,
+            line[measure] / pooled[measure] if pooled[measure] else None,
+            "pooled",
+        )
+        for line in table
+        for measure, unit in measures.items()
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    own = harness.options()
+    own.add_argument("--every", type=int, default=5, help="Keep one card of so many.")
+    own.add_argument("--draws", type=int, default=3)
+    own.add_argument("--rows", type=Path, help="Parquet of the extract, written if it is not there.")
+    harness.main(benchmark, own)

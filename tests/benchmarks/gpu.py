@@ -7,7 +7,7 @@ checks on the CPU, which tests the script and nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,17 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarisk.domain import Episodes, Packed
+from metarisk.domain import Array, Episodes, Learner, Packed
 from metarisk.learners.kernels import ActivationName
 from metarisk.learners.kernels_unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import Maml, MamlPlusPlus
+from metarisk.learners.maml import Anil, Maml, MamlPlusPlus
+from metarisk.learners.map_head import MapHead
 from metarisk.learners.packing import Block
+from metarisk.learners.prototypical import Prototypical
+from metarisk.learners.reptile import Reptile
 from metarisk.learners.unroll_plan import Plan
 from tests.benchmarks.harness import Figure, main
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+THERE = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if THERE else "cpu")
+SHORT = 30
+"""Steps of trainings that are compared with one another: rounding grows with the steps."""
 SUPPORT, QUERY, STEPS, RATE, WIDTHS = 16, 64, 5, 0.05, (64, 64, 64, 1)
 
 
@@ -120,7 +126,7 @@ def book(seed: int, rows: int = 120, tasks: int = 400) -> Packed:
     return Packed(tuple((str(i),) for i in range(tasks)), np.arange(0, tasks * rows + 1, rows), x, y, ones, 0 * ones)
 
 
-def trained(learner: Maml, seed: int) -> tuple[float, float]:
+def trained(learner: Learner, seed: int) -> tuple[float, float]:
     """Best validation loss, and steps a second between the second and the last evaluation."""
     stamps: list[tuple[int, float, str]] = []
     learner.train(
@@ -134,13 +140,16 @@ def trained(learner: Maml, seed: int) -> tuple[float, float]:
     return best, (stamps[-1][0] - stamps[0][0]) / (stamps[-1][1] - stamps[0][1])
 
 
-def benchmark(quick: bool) -> Sequence[Figure]:
-    """Correctness first, then speed, then whether reduced precision moves the validation loss."""
-    figures, cpu = [], torch.device("cpu")
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "no CUDA, the CPU"
-    print(f"device {name}, CUDA {torch.version.cuda}")
+def parameters(learner: Learner) -> Array:
+    """What training ends at, as one vector; nothing is judged, so no last digit of a loss chooses an evaluation."""
+    state = learner.train(Episodes(book(1), book(2)), None, "bernoulli", seed=0, progress=lambda *_: None)
+    return np.concatenate([state[name].astype(np.float64).ravel() for name in sorted(state)])
+
+
+def errors() -> Iterator[Figure]:
+    """Of one meta-gradient, in each precision."""
     for activation in ("relu", "tanh"):
-        exact = gradient(32, activation, cpu, torch.float64)()
+        exact = gradient(32, activation, torch.device("cpu"), torch.float64)()
         for precision, dtype, matmul, bound in (
             ("float64", torch.float64, "highest", 1e-10),
             ("float32", torch.float32, "highest", 1e-4),
@@ -150,23 +159,26 @@ def benchmark(quick: bool) -> Sequence[Figure]:
             found = gradient(32, activation, DEVICE, dtype)().double().cpu()
             torch.set_float32_matmul_precision("highest")
             error = float((found - exact).norm() / exact.norm())
-            figures.append(
-                Figure(f"gpu.error.{activation}.{precision}", error, "relative to CPU float64", None, "", bound, bound)
+            yield Figure(
+                f"gpu.error.{activation}.{precision}", error, "relative to CPU float64", None, "", bound, bound
             )
-    there = DEVICE.type == "cuda"
-    repeats = 3 if quick or not there else 10
-    for tasks in (32, 128) if there else (4,):
+
+
+def speeds(repeats: int) -> Iterator[Figure]:
+    """Of one meta-gradient, without a graph."""
+    for tasks in (32, 128) if THERE else (4,):
         theirs, ours = loop_over_tasks(tasks), gradient(tasks, "relu", DEVICE, torch.float32)
         error = float((ours() - theirs()).norm() / theirs().norm())
         slow, fast = rate_of(theirs, repeats), rate_of(ours, 20 * repeats)
-        figures += [
-            Figure(f"gpu.loop.{tasks}", slow, "steps/s of a loop over tasks"),
-            Figure(f"gpu.kernel.{tasks}", fast, "steps/s without a graph", fast / slow, "the loop"),
-            Figure(f"gpu.kernel.{tasks}.difference", error, "relative to the loop, float32", None, "", 1e-3, 1e-3),
-        ]
-    steps = (300 if quick else 3_000) if there else 30
-    base = Loop(steps=steps, meta_batch=32, evaluate_every=steps // 3, patience=99, device="auto")
-    learner = Maml(support_rows=SUPPORT, query_rows=QUERY, inner_rate=RATE, fusion="none", loop=base)
+        yield Figure(f"gpu.loop.{tasks}", slow, "steps/s of a loop over tasks")
+        yield Figure(f"gpu.kernel.{tasks}", fast, "steps/s without a graph", fast / slow, "the loop")
+        yield Figure(f"gpu.kernel.{tasks}.difference", error, "relative to the loop (float32)", None, "", 1e-3, 1e-3)
+
+
+def trainings(learner: Maml) -> Iterator[Figure]:
+    """Steps a second, and whether a graph or tf32 changes what is learned; the loss to beat is the base rate's."""
+    base, share = learner.loop, float(book(4, 60, 400).y.mean())
+    rate_loss = float(-share * np.log(share) - (1 - share) * np.log(1 - share))
     for label, each in (
         ("eager", replace(learner, loop=replace(base, graph=False))),
         ("graph", learner),
@@ -174,17 +186,63 @@ def benchmark(quick: bool) -> Sequence[Figure]:
         ("graph.maml_plus_plus", MamlPlusPlus(**{**vars(learner), "rates": "step_layer", "multi_step": 0.5})),
     ):
         best, speed = trained(each, 0)
-        figures.append(Figure(f"gpu.train.{label}", speed, "steps/s, draws and evaluation included"))
-        figures.append(Figure(f"gpu.train.{label}.validation", best, "log-loss"))
-    seeds = range(1, 3 if quick or not there else 5)
+        # thirty steps on a CPU learn next to nothing, and are not asked to
+        reach = 1.0 if THERE else None
+        yield Figure(f"gpu.train.{label}", speed, "steps/s (draws and evaluation included)")
+        yield Figure(f"gpu.train.{label}.validation", best, "log-loss", best / rate_loss, "the base rate", reach)
+    short = replace(base, steps=SHORT)
+    eager, graph = (parameters(replace(learner, loop=replace(short, graph=graph))) for graph in (False, True))
+    apart = float(np.linalg.norm(eager - graph) / np.linalg.norm(eager))
+    yield Figure(
+        "gpu.train.graph.difference", apart, f"of the parameters of eager after {SHORT} steps", None, "", 1e-3, 1e-3
+    )
+
+
+def families(loop: Loop) -> Iterator[Figure]:
+    """One learner of each other family, for a few steps: the validation loss there and on the CPU."""
+    shape = {"support_rows": SUPPORT, "query_rows": QUERY}
+    sgd = replace(loop, optimiser="sgd", momentum=0.0, rate=0.1)
+    for name, learner in (
+        ("anil", Anil(**shape, inner_rate=RATE, loop=loop)),
+        ("reptile", Reptile(**shape, inner_rate=RATE, loop=sgd)),
+        ("map_head", MapHead(**shape, hidden=(32,), loop=replace(loop, graph=False))),
+        ("prototypical", Prototypical(**shape, loop=loop)),
+    ):
+        there, _ = trained(learner, 0)
+        here, _ = trained(replace(learner, loop=replace(learner.loop, device="cpu")), 0)
+        apart = abs(there / here - 1)
+        yield Figure(f"gpu.{name}.validation", there, f"log-loss after {loop.steps} steps")
+        yield Figure(f"gpu.{name}.difference", apart, "of the loss of CPU float32", None, "", 1e-2, 1e-2)
+
+
+def reduced_precision(learner: Maml, seeds: Sequence[int]) -> Figure:
+    """How far tf32 moves the validation loss, in spreads of the seeds."""
     losses = {
-        precision: [trained(replace(learner, loop=replace(base, precision=precision)), seed)[0] for seed in seeds]
+        precision: [
+            trained(replace(learner, loop=replace(learner.loop, precision=precision)), seed)[0] for seed in seeds
+        ]
         for precision in ("float32", "mixed")
     }
     moved = float(np.mean(losses["mixed"]) - np.mean(losses["float32"]))
     noise = float(np.std(losses["float32"], ddof=1))
-    figures.append(Figure("gpu.mixed.moved", moved, "log-loss, mean over seeds", abs(moved) / noise, "spread of seeds"))
-    return figures
+    unit = f"log-loss (mean over {len(seeds)} seeds)"
+    return Figure("gpu.mixed.moved", moved, unit, abs(moved) / noise, "spread of seeds", 2.0, 1.0)
+
+
+def benchmark(quick: bool) -> Sequence[Figure]:
+    """Correctness first, then speed, then whether graphs, reduced precision and other learners learn the same."""
+    name = torch.cuda.get_device_name() if THERE else "no CUDA, the CPU"
+    print(f"device {name}, CUDA {torch.version.cuda}")
+    steps = (300 if quick else 3_000) if THERE else 30
+    base = Loop(steps=steps, meta_batch=32, evaluate_every=steps // 3, patience=99, device="auto")
+    learner = Maml(support_rows=SUPPORT, query_rows=QUERY, inner_rate=RATE, fusion="none", loop=base)
+    return [
+        *errors(),
+        *speeds(3 if quick or not THERE else 10),
+        *trainings(learner),
+        *families(replace(base, steps=SHORT, evaluate_every=SHORT // 3)),
+        reduced_precision(learner, range(1, 4 if quick or not THERE else 6)),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One way to measure and print: figures with ratios, interleaved timing in one process, and what machine it was.
 
 Times are processor seconds of this one-threaded process, so that neighbours on a shared machine count as little as
-they can; sizes and seeds stand in each benchmark.
+they can; sizes and seeds stand in each benchmark. What it prints beside figures is a table for people.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -21,10 +22,34 @@ from pathlib import Path
 import numpy as np
 import torch
 
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("METARISK_TEST_DATA", ROOT.parent / "shared" / "data"))
+"""Real data, which is no part of the project."""
+_NAME = re.compile(r"[\w.+-]+")
+
+
+class Skipped(Exception):
+    """What a benchmark needs is not here."""
+
+
+def data(name: str) -> Path:
+    """A file of real data. Raises Skipped where it is absent."""
+    path = DATA / name
+    if not path.exists():
+        raise Skipped(f"{path} is not there; METARISK_TEST_DATA names the folder that holds it")
+    return path
+
+
+def dotted(*parts: object) -> str:
+    """A figure's name from its parts, in which anything but letters, digits, `.`, `+`, `-` becomes `_`."""
+    return ".".join("_".join(_NAME.findall(str(part))) for part in parts)
+
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number; `ratio` compares it with `to`, and `reach` and `aim` bound the ratio (or value) from above
+    """One measured number, printed as `name value unit, ratio x to, verdict`; the name is one word.
+
+    `ratio` compares it with `to`, and `reach` and `aim` bound the ratio (or value) from above
     (from below where `more` is true)."""
 
     name: str
@@ -35,6 +60,10 @@ class Figure:
     reach: float | None = None
     aim: float | None = None
     more: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is no name of a figure: letters, digits, `.`, `_`, `+` and `-` are")
 
     @property
     def verdict(self) -> str:
@@ -54,8 +83,8 @@ class Figure:
         return ", ".join(parts)
 
 
-Benchmark = Callable[[bool], Sequence[Figure]]
-"""Takes `quick` and returns figures."""
+Benchmark = Callable[..., Sequence[Figure]]
+"""Takes `quick`, and options of its own by name, and returns figures."""
 
 
 def conditions() -> dict[str, str]:
@@ -132,18 +161,28 @@ def peak_memory_above(code: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def main(benchmark: Benchmark) -> None:
-    """Run one benchmark from the command line: `[--quick] [--json FILE]`."""
-    parser = argparse.ArgumentParser()
+def options() -> argparse.ArgumentParser:
+    """To add a benchmark's own options to, each with a default."""
+    return argparse.ArgumentParser(add_help=False)
+
+
+def main(benchmark: Benchmark, own: argparse.ArgumentParser | None = None) -> None:
+    """Run one benchmark from the command line: `[--quick] [--json FILE]`, and its own options."""
+    parser = argparse.ArgumentParser(parents=[own] if own else [])
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
+    given = vars(parser.parse_args())
+    file = given.pop("json")
     torch.set_num_threads(1)
     stated = conditions()
     print(", ".join(f"{name} {value}" for name, value in stated.items()))
-    figures = list(benchmark(arguments.quick))
+    try:
+        figures = list(benchmark(given.pop("quick"), **given))
+    except Skipped as reason:
+        print(f"skipped: {reason}")
+        stated["skipped"], figures = str(reason), []
     for figure in figures:
         print(figure)
-    if arguments.json is not None:
+    if file is not None:
         contents = {"conditions": stated, "figures": [asdict(figure) for figure in figures]}
-        arguments.json.write_text(json.dumps(contents, indent=1) + "\n")
+        file.write_text(json.dumps(contents, indent=1) + "\n")

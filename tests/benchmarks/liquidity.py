@@ -9,10 +9,7 @@ judged: choices were made there. Intervals are percentile bootstraps of whole da
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -26,9 +23,10 @@ from metarisk.bases import CrossFitted
 from metarisk.bases.crossfit import blend
 from metarisk.domain import Array
 from metarisk.portfolios import extract_sql, load_portfolio
+from tests.benchmarks import harness
+from tests.benchmarks.harness import ROOT, Figure, dotted
 
-ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("METARISK_TEST_DATA", ROOT.parent / "shared" / "data")) / "liquidity_us_stocks"
+PRICES = "liquidity_us_stocks/prices.parquet"
 PORTFOLIO = load_portfolio(ROOT, "liquidity_5d")
 LENGTHS = (10, 20, 60, 120)
 BASELINES = ("last_value", "ewma", "har", "har_lightgbm")
@@ -102,7 +100,7 @@ def split(found: pl.DataFrame, known: pl.DataFrame, validate: bool) -> tuple[pl.
     """Rows that teach and rows that are judged."""
     first, last = (date(2016, 3, 1), date(2016, 7, 1)) if validate else (date(2016, 7, 1), date(2017, 1, 1))
     joined = found.filter(fault="none").join(known, on=["asset", "day"], how="inner")
-    count = pl.read_parquet(DATA / "prices.parquet", columns=["symbol"]).group_by("symbol").len()
+    count = pl.read_parquet(harness.data(PRICES), columns=["symbol"]).group_by("symbol").len()
     full = count.filter(pl.col("len") >= DAYS)["symbol"].to_list()
     own = {name: held_out(name) for name in full}
     chosen = {name: held_out(name, "v") for name in full if not own[name]} if validate else own
@@ -155,44 +153,38 @@ def compare(judged: pl.DataFrame, score: Array, rival: Array, seed: int = 0) -> 
     return {"mse": mean, "gap": float(frame["gap"].mean()), "low": float(low), "high": float(high), "lose": lose}  # type: ignore[arg-type]
 
 
-def main() -> None:
-    """Print one line a length and recipe."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="one row in six teaches")
-    parser.add_argument("--validate", action="store_true")
-    parser.add_argument("--recipes", default="relative,episodic")
-    parser.add_argument("--folder", type=Path, default=Path("var"))
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    file = DATA / "prices.parquet"
-    if not file.exists():
-        print(f"no {file}: set METARISK_TEST_DATA")
-        return
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    teach, judged = split(rows(file, arguments.folder), labels(file), arguments.validate)
+def benchmark(
+    quick: bool, validate: bool = False, recipes: str = "relative,episodic", folder: Path = Path("var")
+) -> Sequence[Figure]:
+    """Losses of each recipe by days known, beside the best baseline of the same days; quick: one row in six teaches."""
+    file = harness.data(PRICES)
+    folder.mkdir(parents=True, exist_ok=True)
+    teach, judged = split(rows(file, folder), labels(file), validate)
     # Of every date some stocks: what all rows of a date share is learned from dates.
     place = pl.col("number") + pl.col("asset").rank("dense").cast(pl.Int64)
-    teach = teach.filter(place % (6 if arguments.quick else 2) == 0)
+    teach = teach.filter(place % (6 if quick else 2) == 0)
     print(
         f"{teach.height} rows of {teach['asset'].n_unique()} stocks teach, "
         f"{judged.height} of {judged['asset'].n_unique()} are judged"
     )
-    names = [*BASELINES, *arguments.recipes.split(",")]
-    out = {}
+    names = [*BASELINES, *recipes.split(",")]
+    figures, y = [], judged["label"].to_numpy()
     for length, scores in forecasts(teach, judged, names).items():
-        y = judged["label"].to_numpy()
-        best = min(BASELINES, key=lambda name: float(np.mean((scores[name] - y) ** 2)))
+        losses = {name: float(np.mean((scores[name] - y) ** 2)) for name in names}
+        best = min(BASELINES, key=losses.__getitem__)
         for name in names:
-            found = compare(judged, scores[name], scores[best])
-            out[f"{name}_{length}"] = found
-            print(
-                f"k {length:4d} {name:14s} MSE {found['mse']:.4f}  against {best}: {found['gap']:+.4f} "
-                f"[{found['low']:+.4f}, {found['high']:+.4f}]  loses {found['lose']:.0%}",
-                flush=True,
-            )
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(out, indent=1))
+            found, of = compare(judged, scores[name], scores[best]), dotted("liquidity", f"days_{length}", name)
+            figures += [
+                Figure(f"{of}.mse", found["mse"], "of log illiquidity", found["mse"] / losses[best], best),
+                Figure(f"{of}.gap", found["gap"], f"[{found['low']:+.4f} to {found['high']:+.4f}] against {best}"),
+                Figure(f"{of}.loses", found["lose"], f"share of stocks that lose to {best}"),
+            ]
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    own = harness.options()
+    own.add_argument("--validate", action="store_true")
+    own.add_argument("--recipes", default="relative,episodic")
+    own.add_argument("--folder", type=Path, default=Path("var"))
+    harness.main(benchmark, own)

@@ -13,9 +13,9 @@ from tests.benchmarks.harness import SGEMM_FLOPS, Figure, interleaved, main, pea
 from tests.benchmarks.segments import WIDTHS, book
 
 HEADS = {
-    "body of 64 and 16": MapHead(hidden=(64, 16)),
-    "64 inputs, no body": MapHead(),
-    "body of 64 and 64": MapHead(hidden=(64, 64)),
+    "body_64_16": MapHead(hidden=(64, 16)),
+    "inputs_64": MapHead(),
+    "body_64_64": MapHead(hidden=(64, 64)),
 }
 CODE = """
 import torch
@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 from tests.benchmarks.map_head import HEADS, state
 from tests.benchmarks.segments import book
 def prepare():
-    head, rows = HEADS["64 inputs, no body"], book({segments}, {rows})
+    head, rows = HEADS["inputs_64"], book({segments}, {rows})
     head.adapt(state(head), rows.select([0]), "bernoulli")
     return head, rows
 def work(given):
@@ -75,15 +75,15 @@ def benchmark(quick: bool) -> Sequence[Figure]:
         width = state(head)["mean"].size
         # two exact Hessians are the least: one to start from, one for the posterior
         floor = 2 * 2 * rows * width**2 / rate
-        figures.append(Figure(f"map_head, {name}", seconds[name], "s", None, "", *bounds))
+        figures.append(Figure(f"map_head.{name}", seconds[name], "s", None, "", *bounds))
         figures.append(
-            Figure(f"map_head, {name}, against its floor", seconds[name], "s", seconds[name] / floor, "2 Hessians")
+            Figure(f"map_head.{name}.against_floor", seconds[name], "s", seconds[name] / floor, "2 Hessians")
         )
     once, twice = (seconds[f"{count} cells"] for count in books)
-    figures.append(Figure(f"hierarchical, {cells} cells", once, "s", None, "", *bounds))
-    figures.append(Figure(f"hierarchical, {2 * cells} cells", twice, "s", twice / once, f"{cells} cells"))
+    figures.append(Figure(f"map_head.hierarchical.cells_{cells}", once, "s", None, "", *bounds))
+    figures.append(Figure(f"map_head.hierarchical.cells_{2 * cells}", twice, "s", twice / once, f"{cells} cells"))
     memory = peak_memory_above(CODE.format(segments=segments, rows=rows))
-    figures.append(Figure("map_head.memory, 64 inputs", memory, "MiB above the input", None, "", 300, 100))
+    figures.append(Figure("map_head.inputs_64.memory", memory, "MiB above the input", None, "", 300, 100))
     return figures
 
 

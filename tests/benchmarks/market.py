@@ -12,16 +12,14 @@ seen), `other` (taught on the S&P 500 alone, adapted to small stocks and not ret
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,10 +35,10 @@ from metarisk.tasks import LABEL
 from metarisk.volatility.comparing import diebold_mariano
 from metarisk.volatility.garch import Garch
 from metarisk.warehouse import open_warehouse
+from tests.benchmarks import harness
+from tests.benchmarks.harness import ROOT, Figure, dotted
 
-ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("METARISK_TEST_DATA", ROOT.parent / "shared" / "data"))
-STOCKS, SMALL = DATA / "market_sp500" / "prices.parquet", DATA / "liquidity_us_stocks" / "prices.parquet"
+STOCKS, SMALL = "market_sp500/prices.parquet", "liquidity_us_stocks/prices.parquet"
 RECIPES = ("ewma", "har", "har_own", "har_lightgbm", "episodic", "episodic_head")
 LENGTHS = (10, 20, 60, 120)
 SEASONED = 60
@@ -175,7 +173,7 @@ def garch(year: Year, rows: pl.DataFrame, judged: pl.DataFrame, horizon: int, *,
     return Forecast(score + level, medians(past, past["garch"].to_numpy() + level, judged))
 
 
-def lines(judged: pl.DataFrame, found: Mapping[str, Forecast], horizon: int, of: str) -> list[dict[str, object]]:
+def lines(judged: pl.DataFrame, found: Mapping[str, Forecast], horizon: int, of: str) -> list[dict[str, Any]]:
     """A line a forecast: losses, and the comparison with the baseline that has the lowest QLIKE."""
     y = judged[LABEL].to_numpy()
     frame = judged.select("asset", "day").with_columns(
@@ -210,10 +208,10 @@ def held_out(asset: str) -> bool:
     return int(hashlib.sha256(asset.encode()).hexdigest(), 16) % 5 == 0
 
 
-def study(settings: Sequence[str], horizon: int, year: int, every: int) -> list[dict[str, object]]:
+def study(settings: Sequence[str], horizon: int, year: int, every: int) -> list[dict[str, Any]]:
     """All lines of one horizon."""
     portfolio = load_portfolio(ROOT, {1: "market_vol", 5: "market_vol_5d"}[horizon])
-    bars = bars_of(STOCKS)
+    bars = bars_of(harness.data(STOCKS))
     counts = bars.group_by("asset").len().sort("asset")
     most = int(counts["len"].max())  # type: ignore[arg-type]
     rows = extract(bars, portfolio)
@@ -243,9 +241,9 @@ def study(settings: Sequence[str], horizon: int, year: int, every: int) -> list[
     return made
 
 
-def other(rows: pl.DataFrame, portfolio: Portfolio, horizon: int, every: int) -> list[dict[str, object]]:
+def other(rows: pl.DataFrame, portfolio: Portfolio, horizon: int, every: int) -> list[dict[str, Any]]:
     """Small stocks of 2016 by models of large ones (`from_sp500`), adapted alone, and by models of their own."""
-    bars = bars_of(SMALL).filter(~pl.col("asset").is_in(rows["asset"].unique().to_list()))
+    bars = bars_of(harness.data(SMALL)).filter(~pl.col("asset").is_in(rows["asset"].unique().to_list()))
     counts = bars.group_by("asset").len().filter(pl.col("len") >= 400).sort("asset")
     assets = counts["asset"].to_list()[:: 4 * every]
     there = extract(bars.filter(pl.col("asset").is_in(assets)), portfolio)
@@ -260,30 +258,36 @@ def other(rows: pl.DataFrame, portfolio: Portfolio, horizon: int, every: int) ->
     return lines(judged, found, horizon, "other")
 
 
-def main() -> None:
-    """Print a line a setting and forecast, and write them as JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="One asset in twelve, next day alone.")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--settings", default="full,new,other")
-    parser.add_argument("--horizons", default="1,5")
-    parser.add_argument("--year", type=int, default=2019)
-    parser.add_argument("--every", type=int, default=1, help="Teach by one asset of so many.")
-    arguments = parser.parse_args()
-    if not STOCKS.exists():
-        print(f"no {STOCKS}: nothing to do")
-        return
-    every = 12 if arguments.quick else arguments.every
-    horizons = (1,) if arguments.quick else [int(text) for text in arguments.horizons.split(",")]
-    made = []
-    for horizon in horizons:
+def benchmark(
+    quick: bool, settings: str = "full,new,other", horizons: str = "1,5", year: int = 2019, every: int = 1
+) -> Sequence[Figure]:
+    """Losses of each forecast, those of QLIKE beside the best baseline; quick: one asset in twelve, next day alone."""
+    figures = []
+    harness.data(STOCKS)
+    for horizon in (1,) if quick else [int(text) for text in horizons.split(",")]:
         print(f"horizon {horizon}: setting forecast rows QLIKE MSE loses DM p best", flush=True)
-        made += [
-            line | {"horizon": horizon} for line in study(arguments.settings.split(","), horizon, arguments.year, every)
-        ]
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(made, indent=1))
+        made = study(settings.split(","), horizon, year, 12 if quick else every)
+        losses = {(line["setting"], line["forecast"]): line["qlike"] for line in made}
+        for line in made:
+            of = dotted("market", f"{horizon}d", line["setting"], line["forecast"])
+            ratio = line["qlike"] / losses[line["setting"], line["best"]]
+            figures += [
+                Figure(f"{of}.qlike", line["qlike"], f"of {line['rows']} rows", ratio, line["best"]),
+                Figure(f"{of}.mse", line["mse"], "of log volatility"),
+            ]
+            if line["forecast"] == line["best"]:
+                continue
+            figures += [
+                Figure(f"{of}.loses", line["loses"], f"share of assets that lose to {line['best']}"),
+                Figure(f"{of}.diebold_mariano", line["dm"], f"against {line['best']} with p {line['p']:.4f}"),
+            ]
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    own = harness.options()
+    own.add_argument("--settings", default="full,new,other")
+    own.add_argument("--horizons", default="1,5")
+    own.add_argument("--year", type=int, default=2019)
+    own.add_argument("--every", type=int, default=1, help="Teach by one asset of so many.")
+    harness.main(benchmark, own)

@@ -7,11 +7,8 @@ cut. A portfolio is told twice: dealing at the close that the signal read, and a
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import tempfile
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -23,18 +20,31 @@ from metarisk.domain import Validation, WeekView
 from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.risks.quant import EQUAL, SPEC, trials
 from metarisk.warehouse import open_warehouse
+from tests.benchmarks import harness
+from tests.benchmarks.harness import ROOT, Figure, dotted
 
-ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("METARISK_TEST_DATA", ROOT.parent / "shared" / "data")) / "market_sp500"
+PRICES = "market_sp500/prices.parquet"
 SKIPPED = 3
 """Sessions left out at the start, so that rebalancing falls on the baselines' dates."""
 LAST, YEARS = date(2019, 12, 31), 3
 OPTIONS = dict(SPEC.options) | {"share": 0.1, "max_weight": 1.0, "turnover": 100.0}
 
+BOOK = {
+    "sharpe": "a year after costs",
+    "gross_year": "a year before costs",
+    "net_year": "a year after costs",
+    "turnover": "of the book a date",
+    "drawdown": "deepest loss",
+}
+UNITS = {"rank_ic": "mean over dates", "icir": "of a year"} | {
+    f"{book}_{name}": unit for book in ("long_short", "long_only") for name, unit in BOOK.items()
+}
+"""Of what is told of each recipe."""
+
 
 def rows() -> pl.DataFrame:
     """The portfolio's extract of these prices."""
-    prices = pl.read_parquet(DATA / "prices.parquet").rename({"ticker": "asset", "date": "day"})
+    prices = pl.read_parquet(harness.data(PRICES)).rename({"ticker": "asset", "date": "day"})
     first = prices["day"].unique().sort()[SKIPPED]
     prices = prices.filter(pl.col("day") >= first)
     portfolio = load_portfolio(ROOT, "signals_5d")
@@ -45,54 +55,38 @@ def rows() -> pl.DataFrame:
             warehouse.load(f"source.{name}", table.to_arrow(compat_level=pl.CompatLevel.oldest()).to_reader())
         with warehouse.stream(extract_sql(ROOT, portfolio), {"as_of": LAST}) as reader:
             found = pl.concat([pl.DataFrame(batch) for batch in reader])
-    at_close = pl.read_parquet(DATA / "prices.parquet").select(asset="ticker", day="date", price="adj_close")
+    at_close = pl.read_parquet(harness.data(PRICES)).select(asset="ticker", day="date", price="adj_close")
     at_close = at_close.sort("asset", "day").with_columns(
         at_close=pl.col("price").shift(-5).over("asset") / pl.col("price") - 1
     )
     return found.filter(pl.col("fault") == "none").join(at_close.drop("price"), on=["asset", "day"], how="left")
 
 
-def main() -> int:
-    """Run it and print one line a recipe and book."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="two refits in place of those of three years")
-    parser.add_argument("--months", type=int, default=6)
-    parser.add_argument("--recipes", default=",".join(SPEC.candidates))
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if not DATA.exists():
-        print(f"skipped: {DATA} is not there")
-        return 0
-    started, frame = time.perf_counter(), rows()
-    names = tuple(arguments.recipes.split(","))
-    folds = 2 if arguments.quick else YEARS * 12 // arguments.months
+def benchmark(quick: bool, months: int = 6, recipes: str = ",".join(SPEC.candidates)) -> Sequence[Figure]:
+    """Ranking and books of each recipe, dealt at the close and a session later."""
+    frame, names = rows(), tuple(recipes.split(","))
+    folds = 2 if quick else YEARS * 12 // months
     portfolio = load_portfolio(ROOT, "signals_5d")
-    portfolio = replace(portfolio, validation=Validation(folds=folds, fold_months=arguments.months))
+    portfolio = replace(portfolio, validation=Validation(folds=folds, fold_months=months))
     judged = judging.walk_forward(
         frame.lazy(), portfolio, SPEC, names, LAST, seed=0, progress=lambda *step: print(*step, flush=True)
     )
-    told: dict[str, object] = {}
+    print(f"{judged['day'].n_unique()} dates, {judged['asset'].n_unique()} assets")
+    figures = []
     for timing in ("at_close", "held_5d"):
         held = frame.select("asset", "day", held_5d=timing)
         view = WeekView(portfolio, OPTIONS, judged.join(held, on=["asset", "day"], how="left"), names)
-        found = trials(view).pivot("metric", index="recipe", values="value")
-        told[timing] = found.to_dicts()
-        print(f"\n{timing}, {judged['day'].n_unique()} dates, {judged['asset'].n_unique()} assets")
-        for row in found.to_dicts():
-            for book in ("long_short", "long_only"):
-                if row[f"{book}_sharpe"] is None:
-                    continue
-                ranking = "" if row["recipe"] == EQUAL else f"IC {row['rank_ic']:+.4f} ICIR {row['icir']:+.2f} "
-                print(
-                    f"{row['recipe']:18s} {book:10s} {ranking}gross {row[f'{book}_gross_year']:+.3f} "
-                    f"net {row[f'{book}_net_year']:+.3f} Sharpe {row[f'{book}_sharpe'] * 52**0.5:+.2f} "
-                    f"turnover {row[f'{book}_turnover']:.2f} drawdown {row[f'{book}_drawdown']:.2f}"
-                )
-    print(f"{time.perf_counter() - started:.0f} s")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(told, indent=1))
-    return 0
+        for row in trials(view).pivot("metric", index="recipe", values="value").to_dicts():
+            of = "equal" if row["recipe"] == EQUAL else row["recipe"]
+            for name, unit in UNITS.items():
+                if (value := row.get(name)) is not None:
+                    yearly = value * 52**0.5 if name.endswith("_sharpe") else value
+                    figures.append(Figure(dotted("quant", timing, of, name), yearly, unit))
+    return figures
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    own = harness.options()
+    own.add_argument("--months", type=int, default=6)
+    own.add_argument("--recipes", default=",".join(SPEC.candidates))
+    harness.main(benchmark, own)

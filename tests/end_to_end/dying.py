@@ -25,7 +25,7 @@ from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, Project
 
 Result = TypeVar("Result")
-When = Literal["before", "inside", "committed", "after"]
+When = Literal["before", "inside", "checkpointed", "committed", "after"]
 Seen = set[tuple[str, date | None, int, float]]
 """Where somebody looked, and what was there: night, scores, and their sum."""
 CURRENT = f"""
@@ -44,8 +44,8 @@ class Dying(Quiet):
 
     Inside a step it dies at the first sign of life that the step gives: progress is told while a Parquet file is being
     written, the clock is asked inside the publishing transaction when only the publication row is missing, and of the
-    adaptation's two files one stands when the other is opened. `committed` is the moment between a commit and the file
-    for BI that follows it.
+    adaptation's two files one stands when the other is opened. `checkpointed` is where training has a checkpoint and
+    writes the next one. `committed` is the moment between a commit and the file for BI that follows it.
     """
 
     def __init__(self, step: str, when: When) -> None:
@@ -77,6 +77,8 @@ class Dying(Quiet):
         path, _, flags = arguments
         if str(path).endswith("adaptation.safetensors") and isinstance(flags, int) and flags & os.O_WRONLY:
             self._reached("inside")
+        if (first := str(path).partition(".npz.")[0]) != str(path) and Path(f"{first}.npz").exists():
+            self._reached("checkpointed")
         if str(path).endswith("-bi.building.duckdb"):
             self._reached("committed")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -11,10 +12,10 @@ from pathlib import Path
 import pytest
 from duckdb import connect
 
-from metarisk import lake
+from metarisk import lake, pipeline
 from metarisk.domain import DataError
 from metarisk.lake.folders import MANIFEST
-from metarisk.pipeline import NightResult
+from metarisk.pipeline import NightResult, Quiet
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.dying import When
 from tests.end_to_end.tiny import CUT_OFF, FIRST, Project, differences
@@ -75,6 +76,39 @@ def test_a_week_killed_while_it_registers_its_model(
     assert [project.count(table) for table in ("model", "model_state", "evidence")] == [0, 0, 0]
     project.weekly()
     assert differences(project.contents(), trained_on_duckdb.contents()) == []
+
+
+def test_a_week_killed_while_it_trains_goes_on_from_its_checkpoint(tmp_path: Path, forked: ForkServerContext) -> None:
+    steps = "{ steps = 30, evaluate_every = 10 }"
+    pinned = f"candidates = ['reptile']\nlearner = {{ name = 'reptile', options = {{ loop = {steps} }} }}"
+    project = tiny.make(tmp_path / "killed", toml=re.sub("candidates = .*", pinned, tiny.TOML))
+    kill(forked, dying.week, project, CUT_OFF, "train", "checkpointed")
+    untouched = tiny.copy(project, tmp_path / "whole")
+    (checkpoint,) = checkpoints(untouched)
+    checkpoint.unlink()
+    again, whole = Trainings(), Trainings()
+    found = pipeline.weekly(project.context(CUT_OFF, reporter=again))
+    assert found.model_id == pipeline.weekly(untouched.context(CUT_OFF, reporter=whole)).model_id
+    assert (again.steps, whole.steps) == ([20, 30], [10, 20, 30])
+    assert differences(project.contents(), untouched.contents()) == []
+    assert [*checkpoints(project), *checkpoints(untouched)] == []
+
+
+class Trainings(Quiet):
+    """Remembers which steps a production training told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def progress(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Note a step of training."""
+        if name == "train":
+            self.steps.append(done)
+
+
+def checkpoints(project: Project) -> Iterator[Path]:
+    """Files of trainings that were not ended."""
+    return project.settings.data_dir.rglob("*.npz*")
 
 
 def kill(forked: ForkServerContext, target: Callable[..., None], *arguments: object) -> None:

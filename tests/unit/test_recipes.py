@@ -21,7 +21,7 @@ from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, silent
 def quick(name: str) -> FittedModel:
     """A recipe trained for a few steps."""
     recipe = RECIPES[name]
-    short = {"loop": dict(recipe.options["loop"]) | {"steps": 20}} if "loop" in recipe.options else {}
+    short = {"loop": {"steps": 20}} if "loop" in recipe.options else {}
     portfolio = replace(PORTFOLIO, learner=LearnerChoice(name, short))
     teach = training.teaching_rows(book().lazy(), portfolio, SPEC, AS_OF)
     bases = training.fit_bases([name], teach, portfolio, SPEC)

@@ -338,6 +338,22 @@ def test_names_on_the_map_do_not_cover_each_other():
     ]  # fmt: skip
 
 
+def test_the_week_lists_nearest_neighbours_of_the_segments_with_the_most_labels_first():
+    few, most = (
+        MapPoint("car|TX", 0.0, 1.0, 7, nearest=("medical|NJ",)),
+        MapPoint("car|CA", 1.0, 0.0, 12_345, nearest=("medical|NJ", "<b>|IL")),
+    )
+    page = render_week(examples.week(similarity=(few, most), curves=()))
+    table = re.findall(r"<table>.*?</table>", page.split("Nearest neighbours", 1)[1], re.S)[0]
+    rows = [re.sub(r"<[^>]*>", "|", row).strip("|") for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)]
+    assert [[cell for cell in row.split("|") if cell] for row in rows] == [
+        ["Segment", "Labels", "Most like it"],
+        ["car · CA", "12,345", "medical · NJ", ", ", "&lt;b&gt; · IL"],
+        ["car · TX", "7", "medical · NJ"],
+    ]
+    assert "the 2 with the most labels" in _words(page)
+
+
 def test_the_week_names_the_worst_and_the_best_segments_and_those_that_are_significantly_worse() -> None:
     page = render_week(examples.week())
     ordered = sorted(examples.SEGMENT_LOSSES, key=lambda line: -line.difference.mean)

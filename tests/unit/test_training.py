@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from metarisk import judging, training
-from metarisk.adapt import adapt
-from metarisk.domain import LearnerChoice, ModelError, Validation
+from metarisk.adapt import Adapted, SegmentAdaptation, adapt
+from metarisk.domain import Adaptation, LearnerChoice, ModelError, Validation
+from metarisk.learners.loop import Loop
 from metarisk.tasks import LABEL, MATURE, forward_folds, labelled, opened_within
 from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, fitted, model, silent, support, with_limits
 
@@ -34,6 +35,22 @@ def test_options_of_the_portfolio_reach_the_recipe_that_it_pins_and_no_other():
     pinned = replace(PORTFOLIO, learner=LearnerChoice("map_head", {"damping": 0.5}))
     assert training.recipe_of("map_head", pinned).make().damping == 0.5
     assert training.recipe_of("maml", pinned) == training.recipe_of("maml", PORTFOLIO)
+
+
+@pytest.mark.parametrize("name", ["map_network", "ridge_head", "reptile", "maml"])
+def test_settings_of_the_loop_that_a_portfolio_leaves_out_are_the_recipe_s(name):
+    pinned = replace(PORTFOLIO, learner=LearnerChoice(name, {"loop": {"steps": 7, "device": "cpu"}}))
+    own = training.recipe_of(name, PORTFOLIO).make()
+    assert training.recipe_of(name, pinned).make() == replace(own, loop=replace(own.loop, steps=7, device="cpu"))
+    # that this says something: none of them leaves the loop's defaults alone
+    assert own.loop.steps != 7
+    assert own.loop != replace(Loop(), steps=own.loop.steps)
+
+
+def test_a_loop_that_is_no_table_is_refused():
+    pinned = replace(PORTFOLIO, learner=LearnerChoice("maml", {"loop": 7}))
+    with pytest.raises(ModelError, match=r"learner maml refuses its options.*\[learner.options\]"):
+        training.recipe_of("maml", pinned).make()
 
 
 def test_teaching_rows_are_the_newest_labelled_ones_sorted_by_entity():
@@ -114,6 +131,40 @@ def test_a_history_too_short_to_judge_gives_no_rows_and_says_how_far_it_came():
     )
     assert rows.is_empty()
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_segments_are_like_those_whose_effects_are_near_in_units_of_their_spread():
+    effects = {"a": 0.0, "stranger": 1.5, "b": 1.0, "c": 3.0, "d": 7.0, "e": 15.0}
+    keys = tuple((name,) for name in effects)
+
+    def place(keys, arrays, statuses):
+        segments = {
+            key: SegmentAdaptation(key, status, "", 10 + number, 1, "", "")
+            for number, (key, status) in enumerate(zip(keys, statuses, strict=True))
+        }
+        return training.likeness(Adapted(model(), Adaptation(keys, arrays), segments))
+
+    statuses = ["fallback" if key == ("stranger",) else "adapted" for key in keys]
+    places = place(keys, {"effects": np.array([*effects.values()])[:, None]}, statuses)
+    assert {place.segment[0]: "".join(key[0] for key in place.nearest) for place in places} == {
+        "a": "bcd", "b": "acd", "c": "bad", "d": "cba", "e": "dcb",
+    }  # fmt: skip
+    assert [place.support_rows for place in places] == [10, 12, 13, 14, 15]
+    # mean 5.2 and spread 5.4553 of the five: on a line, they keep their order and distances
+    np.testing.assert_allclose([place.x for place in places], (np.array([0, 1, 3, 7, 15]) - 5.2) / 5.4553, rtol=1e-4)
+    np.testing.assert_allclose([place.y for place in places], 0, atol=1e-6)
+    assert place(keys[:3], {"effects": np.arange(3.0)[:, None]}, ["adapted", "fallback", "adapted"]) == []
+    assert place(keys, {}, ["adapted"] * 6) == []
+
+
+@pytest.mark.parametrize(("opened_from", "warned"), [(date(2020, 1, 1), 0), (date(2021, 11, 1), 1)])
+def test_training_without_validation_is_told(opened_from, warned):
+    portfolio = replace(PORTFOLIO, learner=LearnerChoice("reptile", {"loop": {"steps": 1}}))
+    teach = training.teaching_rows(FRAME.lazy(), portfolio, SPEC, AS_OF).filter(pl.col("opened") >= opened_from)
+    bases, told = training.fit_bases(["reptile"], teach, portfolio, SPEC), []
+    training.fit("reptile", teach, bases, portfolio, SPEC, seed=0, progress=silent, warn=told.append)
+    assert len(told) == warned
+    assert all("reptile is trained without validation" in message for message in told)
 
 
 @pytest.mark.parametrize("events", [0, 9])
