@@ -160,6 +160,8 @@ def verify(
         ]
         if found.unchained:
             lines.insert(1, f"{found.unchained} events are of before the log was chained: nothing proves them")
+        if found.unsealed:
+            lines.insert(1, f"{found.unsealed} events are of before publications, states and evidence were: not sealed")
         next_step = "restore the warehouse from its backup" if faults else "keep the head where nobody can change it"
         return asdict(found), "\n".join([*lines, f"Next: {next_step}"])
 

@@ -32,6 +32,8 @@ class Candidate:
     name: str
     baseline: bool
     metrics: Mapping[str, float]
+    loss: Interval
+    """The loss that decides, which is one of the metrics."""
     against_opponent: Interval
     """Loss minus that of the baseline that validation chose before the rows were judged; below zero is better."""
     against_oracle: Interval
@@ -98,6 +100,7 @@ def summarise(
             name,
             name in baselines,
             {judge.loss: means[name]} | judge.measured(judged[name].to_numpy(), y),
+            paired_bootstrap(losses[name], blocks, draws=500),
             paired_bootstrap(losses[name] - opposed, blocks),
             paired_bootstrap(losses[name] - losses[oracle], blocks),
             {
@@ -121,8 +124,9 @@ def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
     about = {"rows": evidence.rows, "events": evidence.events, "note": note}
     rows: list[dict[str, object]] = []
     for candidate in evidence.candidates:
-        numbers = [("all", metric, Interval(value, math.nan, math.nan)) for metric, value in candidate.metrics.items()]
-        numbers += [("all", "loss_minus_oracle", candidate.against_oracle)]
+        others = [(metric, value) for metric, value in candidate.metrics.items() if metric != evidence.loss]
+        numbers = [("all", metric, Interval(value, math.nan, math.nan)) for metric, value in others]
+        numbers += [("all", evidence.loss, candidate.loss), ("all", "loss_minus_oracle", candidate.against_oracle)]
         opposed = {"all": candidate.against_opponent} | dict(candidate.by_support)
         numbers += [(part, "loss_minus_opponent", interval) for part, interval in opposed.items()]
         for part, metric, interval in numbers:

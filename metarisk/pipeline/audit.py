@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import pairwise
@@ -24,29 +24,51 @@ _EVENTS = """
 SELECT portfolio, seq, happened_at, kind, actor, payload, prev_hash, hash
 FROM metarisk.event_log WHERE portfolio = $portfolio ORDER BY seq
 """
-_SCORES = """
+_SEALED: Mapping[str, tuple[str, ...]] = {
+    "risk_score": (
+        "entity", "target", "segment", "status", "adaptation_id", "score", "score_low", "score_high", "grade", "points",
+        "expected_loss", "reasons", "extrapolated",
+    ),
+    "adaptation": (
+        "adaptation_id", "model_id", "segment", "status", "support_rows", "support_events", "support_hash",
+        "parameters", "level_shift", "pooled_score", "score_quantile", "score_bound",
+    ),
+    "drift_metric": (
+        "segment", "level", "feature", "metric", "value", "effect", "threshold", "n_ref", "n_cur", "p", "q", "low",
+        "high", "min_detectable_ratio", "status",
+    ),
+    "quality_result": ("suite", "rule", "column_name", "severity", "success", "failing_rows", "total_rows"),
+    "score_move_part": (
+        "before_run_id", "before_as_of", "target", "segment", "measure", "rows_before", "rows_after", "rows_entered",
+        "rows_left", "value_before", "value_after", "from_leavers", "from_entrants", "from_data", "from_adaptation",
+        "from_model", "from_calibration",
+    ),
+    "measure": ("kind", "segment", "metric", "value", "low", "high"),
+    "evidence": ("protocol", "candidate", "slice", "metric", "value", "low", "high", "rows", "events"),
+}  # fmt: skip
+"""Columns by table. Free text, which an erasure may rewrite, and what belongs to an attempt are none of them."""
+_OF_RUN = ("adaptation", "drift_metric", "quality_result", "score_move_part", "measure")
+_BUCKETS = """
 SELECT bucket, md5(string_agg(line, '' ORDER BY line)) AS sum, count(*) AS rows FROM (
     SELECT line, left(line, 2) AS bucket FROM (
-        SELECT md5(concat_ws(
-            '|', entity, target, segment, status, coalesce(adaptation_id, ''), coalesce(CAST(score AS TEXT), ''),
-            coalesce(CAST(score_low AS TEXT), ''), coalesce(CAST(score_high AS TEXT), ''), coalesce(grade, ''),
-            coalesce(CAST(points AS TEXT), ''), coalesce(CAST(expected_loss AS TEXT), ''), coalesce(reasons, ''),
-            coalesce(CAST(extrapolated AS TEXT), '')
-        )) AS line
-        FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of
+        SELECT md5(concat_ws('|', {columns})) AS line FROM metarisk.{table} WHERE {where}
     ) AS hashed
 ) AS lines GROUP BY bucket ORDER BY bucket
 """
 """In buckets, so that no aggregate grows with the book."""
 _RUNS = "SELECT run_id, as_of, model_id, manifest FROM metarisk.run WHERE portfolio = $portfolio"
 _STATES = """
-SELECT model_id, state FROM (
-    SELECT model_id, state, row_number() OVER (PARTITION BY model_id ORDER BY seq DESC) AS place
-    FROM metarisk.model_state WHERE portfolio = $portfolio
-) AS newest WHERE place = 1
+SELECT model_id, seq, state, since, by_whom, reason FROM metarisk.model_state
+WHERE portfolio = $portfolio ORDER BY model_id, seq
 """
-
-
+_POINTED = """
+SELECT seq, published_at, reason FROM metarisk.publication
+WHERE run_id = $run_id AND as_of = $as_of ORDER BY seq DESC LIMIT 1
+"""
+_PUBLICATIONS = """
+SELECT as_of, seq, run_id, published_at, reason FROM metarisk.publication
+WHERE portfolio = $portfolio ORDER BY as_of, seq
+"""
 _OVERRIDES = "SELECT * FROM metarisk.score_override WHERE portfolio = $portfolio"
 
 
@@ -74,6 +96,8 @@ class Audit:
     events: int
     unchained: int
     """Events of before the log was chained: nothing proves them."""
+    unsealed: int
+    """Events of before publications, states, evidence and all tables of a run were sealed too."""
     runs: int
     nights: int
     """Nights whose score rows were read again."""
@@ -107,9 +131,21 @@ def chained(event: Mapping[str, Any]) -> str:
     return text_hash(json.dumps(told | {"happened_at": _instant(event["happened_at"])}, sort_keys=True))
 
 
-def seal(source: Rows, run_id: str, as_of: date) -> tuple[str, int]:
-    """SHA-256 over the score rows of a run whatever their order, and their number."""
-    buckets = source.rows(_SCORES, {"run_id": run_id, "as_of": as_of})
+def seal(source: Rows, run_id: str, as_of: date, table: str = "risk_score") -> tuple[str, int]:
+    """SHA-256 over the rows of a run in a table, scores or another, whatever their order, and their number."""
+    return _seal(source, table, "run_id = $run_id AND as_of = $as_of", {"run_id": run_id, "as_of": as_of})
+
+
+def seal_evidence(source: Rows, model_id: str) -> str:
+    """SHA-256 over what speaks for a model, whatever the order of its rows."""
+    return _seal(source, "evidence", "model_id = $model_id", {"model_id": model_id})[0]
+
+
+def _seal(source: Rows, table: str, where: str, about: Mapping[str, Scalar]) -> tuple[str, int]:
+    """Either warehouse gives the same sum: they write whole numbers as 1.0 and as 1 (scores are hardly ever whole)."""
+    text = "CAST({} AS TEXT)" if table == "risk_score" else r"regexp_replace(CAST({} AS TEXT), '\.0$', '')"
+    columns = ", ".join(f"coalesce({text.format(column)}, '')" for column in _SEALED[table])
+    buckets = source.rows(_BUCKETS.format(columns=columns, table=table, where=where), about)
     digest = hashlib.sha256("".join(f"{row['bucket']}{row['sum']}" for row in buckets).encode())
     return digest.hexdigest(), sum(row["rows"] for row in buckets)
 
@@ -117,9 +153,22 @@ def seal(source: Rows, run_id: str, as_of: date) -> tuple[str, int]:
 def publication_event(transaction: Transaction, run_id: str, as_of: date, mode: str) -> dict[str, Any]:
     """What the log keeps of a publication: enough to find one changed row of it."""
     manifest = transaction.rows("SELECT manifest FROM metarisk.run WHERE run_id = $run_id", {"run_id": run_id})
+    pointed = transaction.rows(_POINTED, {"run_id": run_id, "as_of": as_of})[0]
     scores, rows = seal(transaction, run_id, as_of)
     about = {"run_id": run_id, "as_of": as_of, "mode": mode, "rows": rows}
+    sums = {table: seal(transaction, run_id, as_of, table)[0] for table in _OF_RUN}
+    about |= {"publication": _told(pointed, "seq", "published_at", "reason"), "tables": sums}
     return about | {"scores": scores, "manifest": text_hash(manifest[0]["manifest"])}
+
+
+def state_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the log keeps of states of models; who it was is the event's actor."""
+    return [_told(row, "model_id", "seq", "state", "since") for row in rows]
+
+
+def _told(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Columns of a row as they stand in an event."""
+    return {name: _instant(row[name]) if isinstance(row[name], datetime) else row[name] for name in names}
 
 
 def override_sum(row: Mapping[str, Any]) -> str:
@@ -145,7 +194,10 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     published = {event["seq"]: json.loads(event["payload"]) for event in trusted if event["kind"] == "publication"}
     runs = {row["run_id"]: row for row in context.warehouse.rows(_RUNS, about)}
     faults += _runs_differ(published, runs)
+    whole = not faults and len(chain) == len(events)
+    faults += _publications_differ(published, context.warehouse.rows(_PUBLICATIONS, about), _rewritten(trusted), whole)
     faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
+    faults += _evidence_differs(context.warehouse, trusted)
     faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
     pruned = {json.loads(event["payload"])["run_id"] for event in trusted if event["kind"] == "pruned"}
     sealed = {run_id: told for run_id, told in sealed_scores(trusted).items() if run_id in set(runs) - pruned}
@@ -154,8 +206,13 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
         as_of = runs[run_id]["as_of"]
         if as_of in nights and seal(context.warehouse, run_id, as_of) != (told["scores"], told["rows"]):
             faults.append(Fault(f"score rows of run {run_id} are not those that were published", seq, as_of))
+    for seq, told in {told["run_id"]: (seq, told) for seq, told in published.items()}.values():
+        run = runs.get(told["run_id"])
+        if run is not None and (every_night or run["as_of"] in nights):
+            faults += _tables_differ(context.warehouse, run, seq, told.get("tables", {}))
+    unsealed = sum(_sums(event) is False for event in trusted)
     newest = chain[-1]["hash"] if chain else None
-    return Audit(len(events), len(events) - len(chain), len(runs), len(nights), newest, tuple(faults))
+    return Audit(len(events), len(events) - len(chain), unsealed, len(runs), len(nights), newest, tuple(faults))
 
 
 def sealed_scores(events: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, Mapping[str, Any]]]:
@@ -211,17 +268,84 @@ def _runs_differ(published: Mapping[int, Mapping[str, Any]], runs: Mapping[str, 
             yield Fault(f"the manifest of run {told['run_id']} is not the published one", seq, run["as_of"])
 
 
+def _publications_differ(
+    published: Mapping[int, Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    rewritten: set[str],
+    whole: bool,
+) -> Iterator[Fault]:
+    """Publications that are not as the log has them, and, where it is whole, those that it does not know."""
+    found = {(str(row["as_of"]), row["run_id"], row["seq"]): row for row in rows}
+    names = ("seq", "published_at") if "metarisk.publication" in rewritten else ("seq", "published_at", "reason")
+    known = {(told["as_of"], told["run_id"]) for told in published.values()}
+    for seq, told in published.items():
+        if "publication" not in told:
+            continue
+        row = found.pop((told["as_of"], told["run_id"], told["publication"]["seq"]), None)
+        if row is None or _told(row, *names) != {name: told["publication"][name] for name in names}:
+            yield Fault(f"the publication of run {told['run_id']} is not as it was logged", seq)
+            known |= {key[:2] for key in found if key[0] == told["as_of"]} if row is None else set()
+    for as_of, run_id, _ in sorted(found) if whole else ():
+        if (as_of, run_id) not in known:
+            yield Fault(f"the log knows no publication of run {run_id} for {as_of}")
+
+
+def _tables_differ(source: Rows, run: Mapping[str, Any], seq: int, sums: Mapping[str, str]) -> Iterator[Fault]:
+    for table, expected in sums.items():
+        if seal(source, run["run_id"], run["as_of"], table)[0] != expected:
+            yield Fault(f"rows of {table} of run {run['run_id']} are not those that were published", seq, run["as_of"])
+
+
+def _evidence_differs(source: Rows, events: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """Models for which other rows speak than when their last state was decided."""
+    told = {payload["model_id"]: (seq, payload) for seq, _, payload in _of_models(events) if "evidence" in payload}
+    for model, (seq, payload) in told.items():
+        if seal_evidence(source, model) != payload["evidence"]:
+            yield Fault(f"the evidence of model {model} is not that which the log sealed", seq)
+
+
 def _states_differ(events: Sequence[Mapping[str, Any]], states: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
-    """Models whose state is another than the log's last word on them."""
+    """States of models that are not as the log has them, and models whose newest is not its last word."""
     last: dict[str, tuple[int, str]] = {}
-    for event in events:
-        if event["kind"] == "model":
-            told = json.loads(event["payload"])
-            last |= {model: (event["seq"], state) for model, state in told["states"].items()}
-    for row in states:
-        seq, state = last.get(row["model_id"], (None, row["state"]))
-        if state != row["state"]:
-            yield Fault(f"model {row['model_id']} is {row['state']}, and the log says {state}", seq)
+    told: dict[tuple[str, int], tuple[int, dict[str, Any]]] = {}
+    reasons = () if "metarisk.model_state" in _rewritten(events) else ("reason",)
+    for number, actor, payload in _of_models(events):
+        last |= {model: (number, state) for model, state in payload["states"].items()}
+        for line in payload.get("rows", ()):
+            about = line | {"by_whom": actor, "reason": payload["reason"]}
+            told[line["model_id"], line["seq"]] = (number, about)
+    found = {(row["model_id"], row["seq"]): row for row in states}
+    newest = {row["model_id"]: row for row in states}
+    faulty: set[str] = set()
+    names = ("model_id", "seq", "state", "since", "by_whom", *reasons)
+    for key, (number, about) in told.items():
+        if key not in found or _told(found[key], *names) != {name: about[name] for name in names}:
+            faulty.add(key[0])
+            yield Fault(f"state {key[1]} of model {key[0]} is not what the log says: {about['state']}", number)
+    for model, row in newest.items():
+        seq, state = last.get(model, (None, row["state"]))
+        sealed = [key[1] for key in told if key[0] == model]
+        unknown = [key[1] for key in found if key[0] == model and sealed and key[1] > min(sealed) and key not in told]
+        if model not in faulty and (unknown or state != row["state"]):
+            yield Fault(f"model {model} is {row['state']}, and the log says {state}", seq)
+
+
+def _of_models(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, dict[str, Any]]]:
+    """Number, actor and contents of each event of a model."""
+    return [
+        (event["seq"], event["actor"], json.loads(event["payload"])) for event in events if event["kind"] == "model"
+    ]
+
+
+def _rewritten(events: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Tables of which an erasure renamed words in free text: that text is no longer the logged one."""
+    return {table for event in events if event["kind"] == ERASED for table in json.loads(event["payload"])["rows"]}
+
+
+def _sums(event: Mapping[str, Any]) -> bool | None:
+    """Whether an event of a publication or a model seals all that such events do now; None for others."""
+    sealing = {"publication": "tables", "model": "rows"}.get(event["kind"])
+    return None if sealing is None else sealing in json.loads(event["payload"])
 
 
 def _overrides_differ(events: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from metarisk import evidence as evidences
 from metarisk import registry, report
 from metarisk.domain import ConfigError
 from metarisk.features import Encoder
@@ -26,6 +27,9 @@ SELECT status, count(*) AS n, sum(rows) AS rows, sum(events) AS events, sum(rows
 FROM metarisk.grade_backtest WHERE model_id = $model_id GROUP BY status ORDER BY status
 """
 _SIGNS = {1: "never lowers the score", -1: "never raises the score", 0: "free"}
+_CALIBRATION = ("ece", "calibration_in_the_large", "log_level", "bias")
+SHOWN_SEGMENTS = 10
+"""Largest, and thinnest, segments on a card."""
 TAUGHT = "taught"
 """In the manifest of a model: what its training rows were."""
 
@@ -64,7 +68,8 @@ def write_card(context: Context, model_id: str) -> tuple[Path, Path]:
         _data(context, manifest["about"].get(TAUGHT, {}), model_id),
         _features(context, model_id, manifest["about"].get(TAUGHT, {}).get("ranges", {})),
         _evidence(evidence, row["recipe"]),
-        _calibration(context, model_id, evidence, backtests),
+        _segments(evidence),
+        _calibration(context, model_id, row["recipe"], evidence, backtests),
         _limits(context, model_id, evidence),
         report.Section("Hashes", rows=_hashes(row, manifest)),
     ]
@@ -148,14 +153,49 @@ def _evidence(evidence: Sequence[Mapping[str, Any]], recipe: str) -> report.Sect
     return report.Section("Evidence", sentences or ("Nothing could be judged walking forward.",), rows)
 
 
+def _segments(evidence: Sequence[Mapping[str, Any]]) -> report.Section:
+    """The largest and the thinnest segments among the rows that judged."""
+    found = sorted(
+        (row for row in evidence if row["protocol"] == "segments"), key=lambda row: (-row["rows"], row["slice"])
+    )
+    shown = found if len(found) <= 2 * SHOWN_SEGMENTS else [*found[:SHOWN_SEGMENTS], *found[-SHOWN_SEGMENTS:]]
+    sentences = (
+        [f"{len(found):,} segments judged it, from {found[0]['rows']:,} rows to {found[-1]['rows']:,}."]
+        if found
+        else []
+    )
+    if len(shown) < len(found):
+        sentences.append(f"Shown are the {SHOWN_SEGMENTS} largest and the {SHOWN_SEGMENTS} thinnest.")
+    rows = [
+        {
+            "segment": row["slice"],
+            "rows": f"{row['rows']:,}",
+            "events": f"{row['events']:,}",
+            "loss less the opponent's": _interval(row),
+        }
+        for row in shown
+    ]
+    return report.Section("Segments", sentences or ("No segment was judged against an opponent.",), rows)
+
+
 def _calibration(
-    context: Context, model_id: str, evidence: Sequence[Mapping[str, Any]], backtests: Sequence[Mapping[str, Any]]
+    context: Context,
+    model_id: str,
+    recipe: str,
+    evidence: Sequence[Mapping[str, Any]],
+    backtests: Sequence[Mapping[str, Any]],
 ) -> report.Section:
     rule = load_card(context, model_id).level
     sentences = [
         f"Nights follow the level of the latest {rule.months} known months."
         if rule.months
         else "The level is left as the model found it."
+    ]
+    sentences += [
+        f"{evidences.words_of(row['metric'])} on judged rows: {_interval(row)}."
+        for row in evidence
+        if (row["protocol"], row["candidate"], row["slice"]) == ("walk_forward", recipe, "all")
+        and row["metric"] in _CALIBRATION
     ]
     rows = [
         {

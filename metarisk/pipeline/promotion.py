@@ -8,7 +8,7 @@ from typing import Any
 
 from metarisk.domain import ConfigError, Scalar, Transaction
 from metarisk.pipeline.appending import append_rows, not_before
-from metarisk.pipeline.audit import Rows, append_event
+from metarisk.pipeline.audit import Rows, append_event, seal_evidence, state_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
 from metarisk.pipeline.storing import keep_model, store_of
@@ -100,13 +100,11 @@ def append_states(
     if "champion" in states:
         new += [(row["model_id"], row["seq"] + 1, "retired") for row in others if row["as_of"] <= as_of]
     common = {"portfolio": portfolio, "since": now, "by_whom": by, "reason": reason}
-    append_rows(
-        transaction,
-        "metarisk.model_state",
-        [common | {"model_id": model, "seq": seq, "state": state} for model, seq, state in new],
-    )
+    rows = [common | {"model_id": model, "seq": seq, "state": state} for model, seq, state in new]
+    append_rows(transaction, "metarisk.model_state", rows)
     last = {model: state for model, _, state in new}
-    told = {"model_id": model_id, "state": last[model_id], "states": last, "reason": reason}
+    told: dict[str, Any] = {"model_id": model_id, "state": last[model_id], "states": last, "reason": reason}
+    told |= {"rows": state_rows(rows), "evidence": seal_evidence(transaction, model_id)}
     append_event(context, transaction, "model", told, by)
 
 

@@ -264,7 +264,6 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             }
             append_rows(transaction, "metarisk.model", [model])
             states = ["candidate", "champion"] if promoted else ["candidate"]
-            append_states(context, transaction, trained.model_id, states, judged.decision.reason)
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
             found = evidences.evidence_rows(judged.evidence)
             found += evidences.decision_rows(judged.decision, judged.evidence)
@@ -283,6 +282,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 "metarisk.grade_backtest",
                 [keys | target | row for row in trained.backtests.iter_rows(named=True)],
             )
+            append_states(context, transaction, trained.model_id, states, judged.decision.reason)
     context.warehouse.snapshot()
     return {"model_id": trained.model_id, "promoted": promoted}
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -18,6 +19,8 @@ from metarisk.warehouse.statements import literal, quote_identifier
 
 NIGHTS = 35
 _LARGE = "risk_score"
+_COPIED = ("name TEXT", "rows BIGINT", "schema TEXT", "last TEXT")
+"""In the snapshot: of each small table, what it was when it was copied last."""
 _KEPT = f"""
     SELECT DISTINCT p.run_id, p.as_of
     FROM {CATALOG}.metarisk.publication AS p
@@ -34,8 +37,9 @@ _KEPT = f"""
 def build(file: DuckFile, limits: Limits, target: Path, *, anew: bool = False) -> None:
     """Build the snapshot beside `target` and swap it in; on duckdb.Error and OSError `target` stays as it was.
 
-    The scores in the snapshot before are taken over, so that a night's time depends on what is new; where that file
-    cannot be used (a migration came between, it is damaged), or with `anew`, all is copied.
+    What the snapshot before holds is taken over, so that a night's time depends on what is new and not on how many
+    nights there were; where that file cannot be used (a migration came between, it is damaged), or with `anew`, all is
+    copied.
     """
     for leftover in target.parent.glob(f"{target.stem}.building*"):
         leftover.unlink()
@@ -62,10 +66,12 @@ def _fill(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
         cursor.execute("BEGIN TRANSACTION")
         cursor.execute("CREATE SCHEMA IF NOT EXISTS metarisk")
         tables = _names(cursor, "SELECT table_name FROM duckdb_tables() WHERE database_name = $1 AND schema_name = $2")
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS main.copied ({', '.join(_COPIED)})")
+        held = {row[0]: row[1:] for row in cursor.execute("FROM main.copied").fetchall()}
+        cursor.execute("CREATE OR REPLACE TABLE main.copied AS FROM main.copied LIMIT 0")
         for table in tables:
             if table != _LARGE:
-                name = f"metarisk.{quote_identifier(table)}"
-                cursor.execute(f"CREATE OR REPLACE TABLE {name} AS FROM {CATALOG}.{name}")
+                _bring(cursor, table, held.get(table))
         _bring_scores(cursor)
         _replace_views(cursor)
         cursor.execute("COMMIT")
@@ -75,6 +81,35 @@ def _fill(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
             cursor.execute("ROLLBACK")
         cursor.execute(f"USE {CATALOG}")
         cursor.execute("DETACH bi")
+
+
+def _bring(cursor: duckdb.DuckDBPyConnection, table: str, held: tuple[int, str, str] | None) -> None:
+    """Copy the rows that were appended since; the whole table where it is not the one that was copied, and longer.
+
+    Rows of these tables are appended and never changed (an erasure builds anew), so a place keeps its row: the last
+    copied one still stands where it stood, unless the warehouse was restored or changed by hand.
+    """
+    name = f"metarisk.{quote_identifier(table)}"
+    source = f"{CATALOG}.{name}"
+    rows, ends = _one(cursor, f"SELECT count(*), coalesce(max(rowid) + 1, 0) FROM {source}")  # noqa: S608
+    version = _one(cursor, f"SELECT max(version) FROM {CATALOG}.metarisk.schema_migration")  # noqa: S608
+    schema = str((version, cursor.execute(f"DESCRIBE {source}").fetchall()))
+    if held and schema == held[1] and 0 < held[0] <= rows == ends and _at(cursor, source, held[0]) == held[2]:
+        cursor.execute(f"INSERT INTO {name} FROM {source} WHERE rowid >= $1", [held[0]])
+    else:
+        cursor.execute(f"CREATE OR REPLACE TABLE {name} AS FROM {source}")
+    cursor.execute("INSERT INTO main.copied VALUES ($1, $2, $3, $4)", [table, rows, schema, _at(cursor, source, rows)])
+
+
+def _at(cursor: duckdb.DuckDBPyConnection, source: str, rows: int) -> str:
+    """Hash of the last of the first `rows` rows of a table."""
+    found = cursor.execute(f"SELECT md5(CAST(t AS TEXT)) FROM {source} AS t WHERE rowid = $1", [rows - 1])  # noqa: S608
+    return "".join(str(row[0]) for row in found.fetchall())
+
+
+def _one(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    (row,) = cursor.execute(sql).fetchall()
+    return tuple(row)
 
 
 def _bring_scores(cursor: duckdb.DuckDBPyConnection) -> None:

@@ -84,7 +84,7 @@ def in_files(project: Project, name: str) -> Iterator[str]:
                 for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
                     rows = (
                         connection.execute(f"SELECT * FROM metarisk.{table}").pl()
-                        if table != "held"
+                        if table not in {"copied", "held"}
                         else pl.DataFrame()
                     )
                     if any(rows[column].str.contains(name, literal=True).any() for column in texts(rows)):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 import pytest
@@ -96,6 +97,43 @@ CHANGES = {
     "a manifest": ("UPDATE metarisk.run SET manifest = '{}'", "the manifest of run .* is not"),
     "a run gone": ("DELETE FROM metarisk.run", "was published and is gone"),
     "a model's state": ("UPDATE metarisk.model_state SET state = 'retired' WHERE state = 'champion'", "the log says"),
+    "a model's first state": (
+        "UPDATE metarisk.model_state SET state = 'approved' WHERE seq = 1",
+        "state 1 of model .* is not what the log says: candidate",
+    ),
+    "a state of nobody's": (
+        "INSERT INTO metarisk.model_state SELECT model_id, portfolio, 3, state, since, by_whom, reason "
+        "FROM metarisk.model_state WHERE seq = 2",
+        "the log says",
+    ),
+    "who promoted": ("UPDATE metarisk.model_state SET by_whom = 'nobody' WHERE seq = 2", "state 2 of model"),
+    "why": ("UPDATE metarisk.model_state SET reason = 'it was best' WHERE seq = 1", "state 1 of model"),
+    "evidence": (
+        "UPDATE metarisk.evidence SET high = high - 1e-9 WHERE metric = 'loss_minus_opponent' AND slice = 'all' "
+        "AND candidate = 'map_head'",
+        "the evidence of model .* is not that",
+    ),
+    "when it was published": (
+        "UPDATE metarisk.publication SET published_at = published_at - INTERVAL '1 second'",
+        "the publication of run .* is not as it was logged",
+    ),
+    "its place": ("UPDATE metarisk.publication SET seq = 2", "the publication of run .* is not as it was logged"),
+    "what is current": ("UPDATE metarisk.publication SET run_id = 'other'", "the publication of run .* is not"),
+    "a publication more": (
+        "INSERT INTO metarisk.publication "
+        "SELECT portfolio, as_of, 2, 'other', published_at + INTERVAL '1 second', reason FROM metarisk.publication",
+        "the log knows no publication of run other",
+    ),
+    "an adaptation": (
+        "UPDATE metarisk.adaptation SET support_events = support_events + 1 "
+        "WHERE segment = (SELECT min(segment) FROM metarisk.adaptation)",
+        "rows of adaptation of run",
+    ),
+    "a drift metric": (
+        "DELETE FROM metarisk.drift_metric WHERE metric = (SELECT min(metric) FROM metarisk.drift_metric)",
+        "rows of drift_metric of run",
+    ),
+    "a check": ("UPDATE metarisk.quality_result SET success = NOT success", "rows of quality_result of run"),
 }
 
 
@@ -104,8 +142,28 @@ def test_one_changed_row_is_found(change: str, published: Project) -> None:
     assert re.search(CHANGES[change][1], fault_after(change, published))
 
 
-def test_one_changed_score_is_found_on_either_warehouse(published_project: Project) -> None:
-    assert re.search(CHANGES["a score"][1], fault_after("a score", published_project))
+@pytest.mark.parametrize("change", ["a score", "an adaptation"])
+def test_one_changed_row_is_found_on_either_warehouse(change: str, published_project: Project) -> None:
+    assert re.search(CHANGES[change][1], fault_after(change, published_project))
+
+
+def test_events_that_seal_less_still_hold(published: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, whole = published.context(SECOND), audit.publication_event
+
+    def of_before(*inputs: Any) -> dict[str, Any]:
+        return {name: value for name, value in whole(*inputs).items() if name not in {"publication", "tables"}}
+
+    monkeypatch.setattr(importlib.import_module("metarisk.pipeline.publish"), "publication_event", of_before)
+    published.nightly(SECOND)
+    with published.warehouse.transaction() as transaction:
+        (model,) = states(published)
+        told = {"model_id": model, "state": "champion", "states": {model: "champion"}, "reason": ""}
+        audit.append_event(context, transaction, "model", told)
+    found = audit.verify(context)
+    assert (found.faults, found.unsealed) == ((), 2)
+    with published.warehouse.transaction() as transaction:
+        transaction.execute("UPDATE metarisk.adaptation SET status = 'carried' WHERE as_of = $as_of", {"as_of": SECOND})
+    assert audit.verify(context).faults == ()
 
 
 def fault_after(change: str, project: Project) -> str:
@@ -162,12 +220,12 @@ def test_a_chain_made_anew_does_not_hold_the_head_that_was_kept(published: Proje
     sql = "SELECT * FROM metarisk.event_log ORDER BY seq"
     hashed = None
     for event in published.warehouse.rows(sql):
-        forged = event | {"actor": "nobody", "prev_hash": hashed}
+        forged = event | {"happened_at": event["happened_at"] + timedelta(days=1), "prev_hash": hashed}
         hashed = audit.chained(forged)
         with published.warehouse.transaction() as transaction:
             transaction.execute(
-                "UPDATE metarisk.event_log SET actor = 'nobody', prev_hash = $before, hash = $hash WHERE seq = $seq",
-                {"before": forged["prev_hash"], "hash": hashed, "seq": event["seq"]},
+                "UPDATE metarisk.event_log SET happened_at = $at, prev_hash = $before, hash = $hash WHERE seq = $seq",
+                {"at": forged["happened_at"], "before": forged["prev_hash"], "hash": hashed, "seq": event["seq"]},
             )
     assert audit.verify(context).faults == ()
     (fault,) = audit.verify(context, head=head).faults

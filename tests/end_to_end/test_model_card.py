@@ -45,7 +45,7 @@ def test_a_card_tells_what_a_validator_asks(duckdb: Project, monkeypatch: pytest
             "Ann Validator",
         ):
             assert word in told
-    for title in ("Who approved it", "Data", "Features", "Evidence", "Calibration", "Limits", "Hashes"):
+    for title in ("Who approved it", "Data", "Features", "Evidence", "Segments", "Calibration", "Limits", "Hashes"):
         assert f"\n## {title}\n" in text
         assert f"<h2>{title}</h2>" in page
     amounts = tiny.book().filter(pl.col("amount") > 0)["amount"]
@@ -56,11 +56,18 @@ def test_a_card_tells_what_a_validator_asks(duckdb: Project, monkeypatch: pytest
     about = registry.manifest(duckdb.settings.data_dir / "registry", NAME, model_id)
     assert all(digest in text for digest in about["files"].values())
     log_loss = duckdb.warehouse.rows(
-        "SELECT e.value FROM metarisk.evidence e JOIN metarisk.model m ON m.model_id = e.model_id "
+        "SELECT e.value, e.low, e.high FROM metarisk.evidence e JOIN metarisk.model m ON m.model_id = e.model_id "
         "WHERE m.model_id = $id AND e.candidate = m.recipe AND e.slice = 'all' AND e.metric = 'log_loss'",
         {"id": model_id},
     )
-    assert all(f"{row['value']:.5g}" in text for row in log_loss)
+    (row,) = log_loss
+    assert row["low"] < row["value"] < row["high"]
+    plain = text.replace("\\", "")
+    assert f"| {row['value']:.5g} [{row['low']:.5g}, {row['high']:.5g}] |" in plain
+    judged = duckdb.warehouse.rows("SELECT slice, rows, events FROM metarisk.evidence WHERE protocol = 'segments'")
+    for row in judged:
+        assert f"| {row['slice']} | {row['rows']} | {row['events']} |" in plain
+    assert "ECE on judged rows: " in plain.split("## Calibration")[1].split("## Limits")[0]
     refused = CliRunner().invoke(app, [*card, "nobody"])
     assert "there is no model nobody" in json.loads(refused.output)["what"]
 

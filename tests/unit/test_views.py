@@ -252,6 +252,19 @@ def test_a_damaged_or_older_snapshot_is_built_anew(embedded: DuckDBWarehouse, tm
         assert not list(tmp_path.glob("*building*"))
 
 
+def test_a_snapshot_of_a_warehouse_that_was_restored_is_not_taken_over(embedded: DuckDBWarehouse) -> None:
+    fill(embedded)
+    path = embedded.snapshot()
+    with embedded.transaction() as transaction:  # as many rows as before, the last ones others
+        for name in ("run", "adaptation", "publication"):
+            transaction.execute(f"DELETE FROM metarisk.{name} WHERE run_id = 'again'")
+    publish_night(embedded, MONDAY, run_id="other", at=NOON + timedelta(days=1), reason="restored")
+    found = content(embedded.snapshot())
+    path.unlink()
+    assert found == content(embedded.snapshot())
+    assert "again" not in str(found["publication"])
+
+
 def alter(path: Path) -> None:
     """Make the snapshot look as one of an older schema."""
     with closing(duckdb.connect(str(path))) as snapshot:
