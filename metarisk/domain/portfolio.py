@@ -49,6 +49,8 @@ class Source:
     """Files in sql/extracts by name, each one SELECT with `$as_of` bound: small tables that the risk type reads."""
     min_rows_vs_median: float = 0.5
     """Fewest extract rows, as a share of the median of the last published nights."""
+    bitemporal: bool = False
+    """Whether the extract gives for a past `$as_of` what it gave then, so that nights made later prove as much."""
 
 
 @dataclass(frozen=True)

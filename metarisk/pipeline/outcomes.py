@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
+from typing import Any
 
 import polars as pl
 
@@ -13,25 +14,49 @@ from metarisk.tasks import LABEL, labelled
 FRESH_DAYS = 31
 """A score counts as made at the opening when its month end is at most this much later."""
 
-_MONTH_ENDS = """
-SELECT p.as_of, p.run_id, r.model_id
-FROM metarisk.publication_current AS p
+PUBLICATIONS = """
+SELECT
+    p.as_of, p.run_id, r.model_id, p.seq = max(p.seq) OVER (PARTITION BY p.as_of) AS newest,
+    p.seq = max(CASE WHEN r.mode = 'nightly' OR $bitemporal THEN p.seq END) OVER (PARTITION BY p.as_of) AS proves
+FROM metarisk.publication AS p
 JOIN metarisk.run AS r ON r.run_id = p.run_id
-JOIN (
-    SELECT max(as_of) AS as_of FROM metarisk.publication_current
-    WHERE portfolio = $portfolio AND as_of >= $first AND as_of <= $last
-    GROUP BY date_trunc('month', as_of)
-) AS e ON e.as_of = p.as_of
-WHERE p.portfolio = $portfolio
-ORDER BY p.as_of
+WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of <= $last
+AND ($known IS NULL OR p.published_at <= $known)
 """
+"""Of each night the newest publication, and the newest that may prove something: one that was made at its time.
+
+A backfill or a restatement reads what the source has become, unless the source is declared bitemporal.
+"""
+_MONTH_ENDS = f"""
+SELECT as_of, run_id, model_id FROM (
+    SELECT
+        as_of, run_id, model_id,
+        row_number() OVER (PARTITION BY date_trunc('month', as_of) ORDER BY as_of DESC) AS from_end
+    FROM ({PUBLICATIONS}) AS p WHERE proves
+) AS n WHERE from_end = 1
+ORDER BY as_of
+"""  # noqa: S608 - constants only
 _SCORES = """
 SELECT entity, score FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of AND target = $target
 """
 
 
+def window(context: Context, first: date, last: date, known: datetime | None = None) -> dict[str, Scalar]:
+    """Parameters of PUBLICATIONS: nights from `first` to `last`, as published by `known` where that is given."""
+    portfolio = context.portfolio
+    about: dict[str, Scalar] = {"portfolio": portfolio.name, "bitemporal": portfolio.source.bitemporal}
+    return about | {"first": first, "last": last, "known": known}
+
+
+def month_ends(context: Context, first: date, last: date) -> list[dict[str, Any]]:
+    """Night, run and model of what back-tests read: in each month the last night that may prove something."""
+    return context.warehouse.rows(_MONTH_ENDS, window(context, first, last))
+
+
 def first_scores(context: Context, opened: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
     """The first score of each entity that was published at a month end from `first` to `last`, soon after its opening.
+
+    Nights of a backfill or a restatement do not count, unless the source is bitemporal.
 
     Args:
         opened: `entity` and `opened` (date), one row an entity.
@@ -41,11 +66,10 @@ def first_scores(context: Context, opened: pl.DataFrame, first: date, last: date
         later ones are about survivors. The scores of a month end are streamed past the entities opened before it.
     """
     portfolio = context.portfolio
-    window: dict[str, Scalar] = {"portfolio": portfolio.name, "first": first, "last": last}
     found = [
         pl.DataFrame(schema={"entity": pl.String, "published": pl.Date, "score": pl.Float64, "model_id": pl.String})
     ]
-    for night in context.warehouse.rows(_MONTH_ENDS, window):
+    for night in month_ends(context, first, last):
         age = (pl.lit(night["as_of"]) - pl.col("opened")).dt.total_days()
         fresh = opened.filter(age.is_between(0, FRESH_DAYS)).select("entity")
         if fresh.is_empty():
