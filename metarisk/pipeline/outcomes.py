@@ -1,12 +1,15 @@
-"""Published scores joined with what became of them, for back-tests."""
+"""Published scores joined with what became of them, for back-tests, and what each night tells the table `outcome`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date, datetime
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
+from metarisk import lake
 from metarisk.domain import Scalar
 from metarisk.pipeline.context import Context
 from metarisk.tasks import LABEL, labelled
@@ -39,6 +42,14 @@ ORDER BY as_of
 _SCORES = """
 SELECT entity, score FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of AND target = $target
 """
+
+_TOLD = """
+SELECT entity, opened_on, event_date AS old_event, known_date AS old_known, value AS old_value, seq AS old_seq
+FROM metarisk.outcome_current
+WHERE portfolio = $portfolio AND target = $target
+"""
+_NEWER = "SELECT 1 AS found FROM metarisk.publication WHERE portfolio = $portfolio AND as_of > $as_of LIMIT 1"
+ROWS_A_PART = 1_000_000
 
 
 def window(context: Context, first: date, last: date, known: datetime | None = None) -> dict[str, Scalar]:
@@ -98,4 +109,78 @@ def published_outcomes(context: Context, frame: pl.LazyFrame) -> pl.DataFrame:
     scores = first_scores(context, judged, date.min, job.as_of)
     return scores.join(judged, on="entity", maintain_order="left").select(
         pl.col("opened").dt.year().cast(pl.String).alias("cohort"), "entity", "score", LABEL
+    )
+
+
+def to_tell(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """Rows for the table `outcome`: of a night's extract what is new, late or corrected since it was told last.
+
+    An event that the extract no longer has is told with value 0. Outcomes follow time: a night of the past tells
+    nothing, for it may not know what a newer one has told. A value has the opening date of its row for an event date;
+    values known before the `look_back` are not compared.
+
+    Args:
+        frame: the extract.
+        rows: how many it has: they are compared in parts, so that memory does not grow with them.
+    """
+    columns, job, spec = context.portfolio.columns, context.job, context.spec
+    about: dict[str, Scalar] = {"portfolio": job.portfolio, "as_of": job.as_of}
+    if columns.known_date is None or context.warehouse.rows(_NEWER, about):
+        return
+    first = None if columns.event_date is not None else job.as_of - spec.look_back
+    about["target"] = context.portfolio.target.name
+    with lake.scratch(context.folder.parent) as private:
+        told = private / "told.parquet"
+        with context.warehouse.stream(_TOLD, about) as reader, pq.ParquetWriter(told, reader.schema) as file:
+            for batch in reader:
+                file.write_batch(batch)
+        before, now = pl.scan_parquet(told), _known(context, frame, first)
+        parts = 1 + rows // ROWS_A_PART
+        for part in range(parts):
+            mine = pl.col("entity").hash() % parts == part
+            yield _differing(context, now.filter(mine), before.filter(mine))
+
+
+def _known(context: Context, frame: pl.LazyFrame, first: date | None) -> pl.LazyFrame:
+    """Of each row of an extract its outcome as known at as_of: value 0 and no dates where there is none yet."""
+    columns, as_of = context.portfolio.columns, pl.lit(context.job.as_of)
+    known = pl.col(str(columns.known_date)).cast(pl.Date)
+    told = columns.event_date or str(columns.value)
+    there = (known.is_not_null() & (known <= as_of) & pl.col(told).is_not_null()).fill_null(False)
+    event, value = pl.col(columns.event_date or columns.opened_on).cast(pl.Date), pl.lit(1.0)
+    if columns.event_date is None:
+        value = pl.col(told).cast(pl.Float64)
+        frame = frame.filter(there if first is None else there & (known > pl.lit(first)))
+    return frame.select(
+        pl.col(columns.entity).cast(pl.String).alias("entity"),
+        pl.col(columns.opened_on).cast(pl.Date).alias("opened_on"),
+        pl.when(there).then(event).alias("event_date"),
+        pl.when(there).then(known).alias("known_date"),
+        pl.when(there).then(value).otherwise(0.0).alias("value"),
+    )
+
+
+def _differing(context: Context, now: pl.LazyFrame, before: pl.LazyFrame) -> pl.DataFrame:
+    """Rows of `now` that are not as they were told, numbered after what was told; what never was is no news."""
+    keys, said = ["entity", "opened_on"], ["event_date", "known_date", "value"]
+    happened = pl.col("known_date").is_not_null()
+    joined = now.join(before, on=keys, how="left")
+    same = pl.col("value").eq_missing(pl.col("old_value"))
+    for name, old in (("event_date", "old_event"), ("known_date", "old_known")):
+        same &= ~happened | pl.col(name).eq_missing(pl.col(old))
+    news = joined.filter(~same & (happened | pl.col("old_seq").is_not_null())).collect(engine="streaming")
+    return (
+        news.sort(*keys, *said)
+        .unique(keys, keep="last", maintain_order=True)
+        .select(
+            pl.lit(context.job.portfolio).alias("portfolio"),
+            "entity",
+            pl.lit(context.portfolio.target.name).alias("target"),
+            "opened_on",
+            "event_date",
+            pl.col("known_date").fill_null(pl.lit(context.job.as_of)),
+            "value",
+            pl.lit(context.job.as_of).alias("as_of"),
+            (1 + pl.col("old_seq").fill_null(0)).cast(pl.Int32).alias("seq"),
+        )
     )
