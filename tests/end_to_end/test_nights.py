@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from multiprocessing import Pipe
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 
 from metarisk import pipeline
 from metarisk.domain import DataError, LockedError, ModelError
-from metarisk.pipeline import Context, Quiet
+from metarisk.pipeline import Context, Quiet, outcomes
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project, differences
 
@@ -87,24 +87,74 @@ def test_a_done_night_is_left_alone(published_project: Project, undisturbed: dic
     assert differences(project.contents(), undisturbed) == []
 
 
-def test_restated_after_a_correction(published_project: Project) -> None:
-    project = published_project
-    before = project.scores()
-    corrected = tiny.book().with_columns(amount=pl.col("amount").abs())
+def as_known(project: Project, moment: datetime) -> pl.DataFrame:
+    """Every column of every score that was current at a moment, but for when it ceased to be."""
+    rows = project.warehouse.rows(
+        "SELECT * FROM metarisk.score_as_known WHERE known_from <= $at AND (known_to IS NULL OR known_to > $at) "
+        "ORDER BY as_of, entity, target",
+        {"at": moment},
+    )
+    return pl.DataFrame(rows, infer_schema_length=None).drop("known_to")
+
+
+def events(frame: pl.DataFrame, as_of: date) -> set[tuple[object, ...]]:
+    """Entity, opening, event and known date of all that happened in a book, by hand; wrong rows are quarantined."""
+    known = frame.filter((pl.col("known_date") <= as_of) & (pl.col("amount") >= 0) & (pl.col("opened_on") <= as_of))
+    return set(known.select("loan_id", "opened_on", "event_date", "known_date").iter_rows())
+
+
+CURRENT = "SELECT entity, opened_on, event_date, known_date FROM metarisk.outcome_current WHERE value = 1"
+TELLINGS = "SELECT * FROM metarisk.outcome WHERE as_of <= $as_of AND seq = 1 ORDER BY entity"
+
+
+def test_restated_after_a_correction(published_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amounts, and labels: one comes late, with a date on which others were known already, one moves, one is gone."""
+    monkeypatch.setattr(outcomes, "ROWS_A_PART", 100)
+    project, book = published_project, tiny.book()
+    before, tellings = project.scores(), project.warehouse.rows(TELLINGS, {"as_of": FIRST})
+    assert {tuple(row.values()) for row in project.warehouse.rows(CURRENT)} == events(book, FIRST)
+    (moment,) = (row["published_at"] for row in project.warehouse.rows("SELECT published_at FROM metarisk.publication"))
+    then = as_known(project, moment)
+    assert then.height == before.height
+    moved, gone = book.filter((pl.col("known_date") < FIRST - timedelta(days=60)) & (pl.col("amount") > 0))["loan_id"][
+        :2
+    ]
+    old = (pl.col("opened_on") < FIRST - timedelta(days=100)) & (pl.col("amount") > 0)
+    late = book.filter(old & pl.col("event_date").is_null() & pl.col("exit_date").is_null())["loan_id"][0]
+    now, day = pl.col("loan_id"), pl.col("event_date")
+    corrected = book.with_columns(
+        amount=pl.col("amount").abs(),
+        event_date=pl.when(now == late).then(pl.lit(FIRST - timedelta(days=50)))
+        .when(now == moved).then(day - pl.duration(days=3)).when(now != gone).then(day),
+        known_date=pl.when(now == late).then(pl.lit(FIRST - timedelta(days=40)))
+        .when(now != gone).then(pl.col("known_date")),
+    )  # fmt: skip
     project.load(corrected)
     result = project.nightly(FIRST, "restatement", "wrong signs")
     assert result.outcome == "published"
     assert nights(project) == [(FIRST, "nightly", 1), (FIRST, "restatement", 2)]
     assert project.scores().height == result.rows_scored > before.height
     assert project.count("score_current") == result.rows_scored
+    assert not project.scores().equals(before)
+    assert as_known(project, moment).equals(then)
     known = project.warehouse.rows(
-        "SELECT run_id, seq, publication_reason, known_from, known_to, count(*) AS n FROM metarisk.score_as_known "
-        "GROUP BY run_id, seq, publication_reason, known_from, known_to ORDER BY seq"
+        "SELECT seq, publication_reason, known_from, known_to, count(*) AS n FROM metarisk.score_as_known "
+        "GROUP BY seq, publication_reason, known_from, known_to ORDER BY seq"
     )
     assert [row["n"] for row in known] == [before.height, result.rows_scored]
     assert [row["publication_reason"] for row in known] == [None, "wrong signs"]
     assert known[0]["known_from"] < known[0]["known_to"] == known[1]["known_from"]
     assert known[1]["known_to"] is None
+
+    assert {tuple(row.values()) for row in project.warehouse.rows(CURRENT)} == events(corrected, FIRST)
+    assert [row for row in project.warehouse.rows(TELLINGS, {"as_of": FIRST}) if row in tellings] == tellings
+    again = project.warehouse.rows("SELECT entity, value, known_date FROM metarisk.outcome WHERE seq = 2")
+    assert {row["entity"]: row["value"] for row in again} == {moved: 1, gone: 0}
+    count = project.count("outcome")
+    project.nightly(SECOND)
+    assert {tuple(row.values()) for row in project.warehouse.rows(CURRENT)} == events(corrected, SECOND)
+    assert project.count("outcome") == count + len(events(corrected, SECOND) - events(corrected, FIRST))
+    assert list(outcomes.to_tell(project.context(FIRST), pl.LazyFrame(), 0)) == []
 
 
 def test_restated_from_the_same_inputs_is_the_same_run(published: Project) -> None:
