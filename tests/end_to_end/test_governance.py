@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from metarisk import pipeline
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError
-from metarisk.pipeline import Context, audit, overriding, promotion, reproducing
+from metarisk.pipeline import Context, audit, forgetting, overriding, promotion, reproducing
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
 
 Result = TypeVar("Result")
@@ -75,6 +75,21 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
         transaction.execute("DELETE FROM metarisk.evidence WHERE model_id = $model", {"model": old})
     with pytest.raises(ConfigError, match="has no evidence"):
         pipeline.promote(context, old, "A. Validator", "from memory")
+
+
+@pytest.mark.parametrize(("by", "reason", "said"), [(" ", "why not", "who decides"), ("Ann", "", "why")])
+def test_a_decision_has_a_name_and_a_reason(by: str, reason: str, said: str, trained_on_duckdb: Project) -> None:
+    context = trained_on_duckdb.context(FIRST)
+    for decide in (
+        lambda: pipeline.approve(context, "any", by, reason),
+        lambda: pipeline.promote(context, "any", by, reason),
+        lambda: pipeline.roll_back(context, by, reason),
+        lambda: overriding.override(context, "any", 0.1, by, reason),
+        lambda: overriding.lift(context, "any", by, reason),
+        lambda: forgetting.forget(context, "any", by, reason),
+    ):
+        with pytest.raises(ConfigError, match=f"nothing says {said}"):
+            decide()
 
 
 CHANGES = {
