@@ -35,8 +35,20 @@ def used(project: Project, reason: str = "") -> str:
     return str(project.warehouse.rows(sql, {"as_of": NIGHT})[0]["model_id"])
 
 
-def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Project) -> None:
+def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = project.context(NIGHT)
+    monkeypatch.setenv("METARISK_PROJECT", str(project.settings.project))
+    monkeypatch.setenv("METARISK_WAREHOUSE", project.settings.warehouse.get_secret_value())
+
+    def call(command: str, by: str, reason: str, *words: str) -> dict[str, str]:
+        told = ["models", command, "-p", NAME, "--by", by, "--reason", reason, *words, "--json"]
+        result = CliRunner().invoke(app, told)
+        assert result.exit_code == 0, result.output
+        found: dict[str, str] = json.loads(result.stdout)
+        return found
+
     (old,) = states(project)
     with pytest.raises(ConfigError, match="no champion before this one"):
         pipeline.roll_back(context, "A. Validator", "too early")
@@ -54,7 +66,8 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
     assert project.warehouse.rows("SELECT model_id FROM metarisk.night") == [{"model_id": old}]
     assert used(project, "promoted meanwhile") == new
 
-    assert pipeline.roll_back(context, "A. Validator", "its grades drift") == (new, old)
+    gone = call("rollback", "A. Validator", "its grades drift")
+    assert gone == {"withdrawn": new, "champion": old, "by": "A. Validator"}
     assert states(project) == {old: "champion", new: "withdrawn"}
     standing = "SELECT status FROM metarisk.night ORDER BY seq"
     assert [row["status"] for row in project.warehouse.rows(standing)] == ["green", "red"]
@@ -62,7 +75,8 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
     assert [row["status"] for row in project.warehouse.rows(standing)] == ["green"] * 3
     with pytest.raises(ConfigError, match="is champion already"):
         pipeline.promote(context, old, "A. Validator", "again")
-    assert pipeline.promote(context, new, "B. Owner", "it was the source") == "hazard_head"
+    back = call("promote", "B. Owner", "it was the source", "--model", new)
+    assert back == {"model_id": new, "recipe": "hazard_head", "by": "B. Owner"}
     assert states(project) == {old: "retired", new: "champion"}
     assert used(project, "brought back") == new
     told = promotion.describe(context, new)
