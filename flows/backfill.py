@@ -1,4 +1,4 @@
-"""The backfill flow: past nights of one portfolio, marked as a backfill, oldest first."""
+"""The backfill flow: missing weeks and past nights of one portfolio, marked as a backfill, oldest first."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from metarisk.domain import MetariskError
 
 
 @flow(name="backfill", flow_run_name="{portfolio} {start} to {end}")
-def backfill(portfolio: str, start: date, end: date) -> State[Any]:
-    """Publish the nights of one portfolio that are due from `start` to `end` and not published yet.
+def backfill(portfolio: str, start: date, end: date, train: bool = True) -> State[Any]:
+    """Train the weeks that are missing, then publish the nights that are due from `start` to `end` and not published.
 
     Args:
         portfolio: the portfolio's name.
         start: first night.
         end: last night.
+        train: whether missing weeks are trained.
     """
     try:
         context = open_context(portfolio, end, "backfill")
-        results = when_free(context, lambda: pipeline.backfill(context, start, as_task))
+        found = when_free(context, lambda: pipeline.backfill(context, start, as_task, train=train))
     except MetariskError as error:
         return conclude("backfill", [failure(portfolio, None, error)])
-    lines = [
-        Line(portfolio, result.as_of, result.outcome.replace("_", " "), f"{result.rows_scored:,} rows", result.page)
-        for result in results
+    lines = [Line(portfolio, week.as_of, "trained", week.reason, week.page) for week in found.weeks]
+    lines += [
+        Line(portfolio, night.as_of, night.outcome.replace("_", " "), f"{night.rows_scored:,} rows", night.page)
+        for night in found.nights
     ]
     return conclude("backfill", lines)

@@ -136,20 +136,23 @@ def backfill(
     portfolio: Name,
     start: Annotated[str, typer.Option("--from", help="First night: YYYY-MM-DD.")],
     end: Annotated[str, typer.Option("--to", help="Last night: YYYY-MM-DD.")],
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Train the weeks that are missing first.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Run past nights of the calendar, oldest first; done nights are skipped."""
+    """Train the weeks that are missing, then run past nights of the calendar, oldest first; what is done is skipped."""
     from metarisk import pipeline
 
     first = date_of(start, as_json)
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        results = pipeline.backfill(context, first)
-        done = [result for result in results if result.outcome == "published"]
-        text = "\n".join(_night_text(result) for result in results)
+        found = pipeline.backfill(context, first, train=train)
+        done = [night for night in found.nights if night.outcome == "published"]
+        weeks = [f"{week.as_of}: {week.recipe} trained as model {week.model_id}" for week in found.weeks]
+        text = "\n".join([*weeks, *map(_night_text, found.nights)])
         return (
-            {"nights": [plain(result) for result in results]},
-            f"{text}\n{len(done)} of {len(results)} nights published now\nNext: metarisk runs --portfolio {portfolio}",
+            {"weeks": [plain(week) for week in found.weeks], "nights": [plain(night) for night in found.nights]},
+            f"{text}\n{len(done)} of {len(found.nights)} nights published now\n"
+            f"Next: metarisk runs --portfolio {portfolio}",
         )
 
     run(Job(portfolio, date_of(end, as_json), "backfill"), work, as_json)

@@ -51,6 +51,8 @@ class Source:
     """Fewest extract rows, as a share of the median of the last published nights."""
     partitions: int = 1
     """Ranges of the entity's key that are read at once, where the warehouse is a server."""
+    bitemporal: bool = False
+    """Whether the extract gives for a past `$as_of` what it gave then, so that nights made later prove as much."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from metarisk.domain import ConfigError, MetariskError
+from metarisk.domain import ConfigError, LockedError, MetariskError, WarehouseError
 from metarisk.pipeline import night, pages, refusals, watching, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
 from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, utc_now
 from metarisk.pipeline.deriving import derive
+from metarisk.pipeline.models import champion_for, missing_weeks
 from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish
 from metarisk.pipeline.sharding import score
@@ -28,6 +29,7 @@ from metarisk.risks import RISKS
 from metarisk.settings import Settings
 
 __all__ = [
+    "Backfilled",
     "Caller",
     "Context",
     "NightResult",
@@ -76,6 +78,14 @@ class WeekResult:
     reason: str
     page: Path | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backfilled:
+    """What a backfill did: the weeks that it trained, and every night, also those that were published already."""
+
+    weeks: tuple[WeekResult, ...]
+    nights: tuple[NightResult, ...]
 
 
 def nightly(context: Context, call: Caller = direct) -> NightResult:
@@ -183,10 +193,21 @@ def _owed(context: Context) -> list[date]:
     return [day for day in owed if day not in published]
 
 
-def backfill(context: Context, start: date, call: Caller = direct) -> list[NightResult]:
-    """Run every night of the calendar from `start` to the job's as_of, oldest first; done nights are skipped.
+def backfill(context: Context, start: date, call: Caller = direct, *, train: bool = True) -> Backfilled:
+    """Train the weeks that are missing, then run every night of the calendar from `start` to the job's as_of.
 
-    Each run carries mode `backfill` and is published with the time at which it was really known.
+    Both go oldest first; what is done is skipped, so that a killed backfill is run again. Each night takes the newest
+    champion whose label cut-off is on or before it, carries mode `backfill`, and is published with the time at which it
+    was really known. A week that cannot be trained is told, and its nights take the champion of before.
+
+    Args:
+        start: first night.
+        call: how steps are run.
+        train: whether missing weeks are trained.
+
+    Raises:
+        ConfigError: `start` is after the job's as_of.
+        MetariskError: what stopped a night, or a week without which a night has no champion.
     """
     job = context.job
     if start > job.as_of:
@@ -196,13 +217,36 @@ def backfill(context: Context, start: date, call: Caller = direct) -> list[Night
             on=job.as_of,
             remedy="swap the dates",
         )
-    days = calendar_dates(context.portfolio, start, job.as_of, _calendar_table(context))
-    results = []
+    with explained(context, Steps(call, context), refusals.night):
+        migrate(context)
+        days = calendar_dates(context.portfolio, start, job.as_of, _calendar_table(context))
+        missing = missing_weeks(context, [day for day in days if not _published(context, day)]) if train else []
+    past = replace(job, mode="backfill", reason=job.reason or "backfill")
+    weeks = []
+    for number, day in enumerate(missing):
+        context.reporter.progress("backfill: weeks", number, len(missing), str(day))
+        week_of = replace(context, job=replace(past, as_of=day))
+        try:
+            weeks.append(weekly(week_of, call))
+        except (LockedError, WarehouseError):
+            raise
+        except MetariskError as error:
+            if champion_for(week_of) is None:
+                raise
+            context.reporter.warn(f"the week of {day} was not trained, its nights take the champion before: {error}")
+            continue
+        if not weeks[-1].promoted:
+            waits = f"model {weeks[-1].model_id} of {day} is no champion, its nights take the one before"
+            context.reporter.warn(f"{job.portfolio}: {waits}: {weeks[-1].reason}")
+    nights = []
     for number, day in enumerate(days):
         context.reporter.progress("backfill", number, len(days), str(day))
-        one = replace(job, as_of=day, mode="backfill", reason=job.reason or "backfill")
-        results.append(nightly(replace(context, job=one), call))
-    return results
+        nights.append(nightly(replace(context, job=replace(past, as_of=day)), call))
+    return Backfilled(tuple(weeks), tuple(nights))
+
+
+def _published(context: Context, as_of: date) -> bool:
+    return current_publication(replace(context, job=replace(context.job, as_of=as_of))) is not None
 
 
 def portfolio_names(settings: Settings) -> list[str]:

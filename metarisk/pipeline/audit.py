@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from itertools import pairwise
 from typing import Any, Protocol
 
-from metarisk.domain import Scalar, Transaction
+from metarisk.domain import ConfigError, Scalar, Transaction
 from metarisk.pipeline.appending import append_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import text_hash
@@ -123,6 +123,15 @@ def append_event(
     }
     row["hash"] = chained(row)
     append_rows(transaction, "metarisk.event_log", [row])
+
+
+def require_person(context: Context, by: str, reason: str) -> None:
+    """Raise ConfigError where a decision names nobody, or gives no reason: the log keeps both for ever."""
+    for what, said in (("who decides", by), ("why", reason)):
+        if not said.strip():
+            raise ConfigError(
+                f"nothing says {what}", portfolio=context.job.portfolio, remedy="give a name by --by and a --reason"
+            )
 
 
 def chained(event: Mapping[str, Any]) -> str:

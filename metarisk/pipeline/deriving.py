@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
 from metarisk import lake, scoring
 from metarisk.adapt import Adapted, shifts
-from metarisk.domain import Array, DataError, Derived, NightView, Scalar
+from metarisk.domain import Array, DataError, Derived, NightView
 from metarisk.pipeline.chunks import population_batches
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, finished, load_adapted, load_level, scan, score_files
+from metarisk.pipeline.outcomes import PUBLICATIONS, window
 from metarisk.pipeline.riskoptions import options
 from metarisk.pipeline.sides import side_tables
 from metarisk.pipeline.trials import known_trials
@@ -31,15 +32,12 @@ MEASURE: Mapping[str, type[pl.DataType]] = {
     "high": pl.Float64,
     "note": pl.String,
 }
-_PUBLISHED = """
+_PUBLISHED = f"""
 SELECT s.as_of, s.entity, s.target, s.score
 FROM metarisk.risk_score AS s
-JOIN (
-    SELECT p.run_id, p.as_of, row_number() OVER (PARTITION BY p.as_of ORDER BY p.seq DESC) AS place
-    FROM metarisk.publication AS p
-    WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of < $as_of AND p.published_at <= $known
-) AS n ON n.run_id = s.run_id AND n.as_of = s.as_of AND n.place = 1
-"""
+JOIN ({PUBLICATIONS}) AS n ON n.run_id = s.run_id AND n.as_of = s.as_of
+WHERE CASE WHEN s.target = $target THEN n.proves ELSE n.newest END
+"""  # noqa: S608 - constants only
 
 
 _LAST = "SELECT max(published_at) AS last FROM metarisk.publication WHERE portfolio = $portfolio"
@@ -101,11 +99,15 @@ def _utc(time: datetime) -> datetime:
 
 
 def published_scores(context: Context, known: datetime) -> pl.DataFrame:
-    """Scores of earlier nights as they were known then, as far back as the risk type looks."""
+    """Scores of earlier nights as they were known then, as far back as the risk type looks.
+
+    Scores of the model's own target are judged, so that those of a backfill or a restatement count only where the
+    source is bitemporal; what was derived, such as a weight that was held, is that of the newest publication.
+    """
     portfolio, as_of = context.portfolio, context.job.as_of
     first = as_of - portfolio.target.matures_in - context.spec.look_back
-    parameters: dict[str, Scalar] = {"portfolio": portfolio.name, "as_of": as_of, "first": first}
-    with context.warehouse.stream(_PUBLISHED, parameters | {"known": known}) as reader:
+    parameters = window(context, first, as_of - timedelta(days=1), known) | {"target": portfolio.target.name}
+    with context.warehouse.stream(_PUBLISHED, parameters) as reader:
         parts = [pl.DataFrame(batch) for batch in reader]
     empty = pl.DataFrame(schema={"as_of": pl.Date, "entity": pl.String, "target": pl.String, "score": pl.Float64})
     return pl.concat([empty, *parts]).sort("as_of", "entity", "target")

@@ -64,11 +64,12 @@ def forget(context: Context, entity: str, by: str, reason: str) -> Forgotten:
     Killed anywhere and run again, it goes on under the same pseudonym.
 
     Raises:
-        ConfigError: author or reason name the entity, or the erasure of another one was not ended.
+        ConfigError: nobody is named, author or reason name the entity, or the erasure of another one was not ended.
         DataError: nothing here holds the entity, or score rows are not as the log sealed them.
         LockedError: a night or a week of the portfolio goes on.
         WarehouseError: the user of the warehouse may only append.
     """
+    audit.require_person(context, by, reason)
     portfolio = context.job.portfolio
     with context.warehouse.lock(portfolio), context.warehouse.lock(f"{portfolio}.weekly"):
         for root in _roots(context).values():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from metarisk.calibration import LevelRule
 from metarisk.domain import Model, ModelError
 from metarisk.features import KnownRange
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.storing import from_registry, registry_root
+from metarisk.pipeline.storing import from_registry, kept_folders, registry_root
 
 _CHAMPIONS = """
 SELECT m.model_id, m.as_of, m.recipe
@@ -43,6 +45,29 @@ def champion_for(context: Context) -> Model | None:
     row = rows[0]
     path = registry_root(context) / job.portfolio / row["model_id"]
     return Model(row["model_id"], job.portfolio, row["as_of"], row["recipe"], "champion", path)
+
+
+SATURDAY = 5
+"""Weekday (Monday is 0) of the label cut-off of a week: prefect.yaml starts it on Sunday, for the day before."""
+_CUT_OFFS = "SELECT model_id, as_of FROM metarisk.model WHERE portfolio = $portfolio AND as_of <= $last"
+
+
+def missing_weeks(context: Context, nights: Sequence[date]) -> list[date]:
+    """Label cut-offs of the weeks that the schedule would have trained for these nights and that have no model.
+
+    A night lacks its week where no model, whatever its state, has a label cut-off in the seven days up to it; the week
+    is then that of the last Saturday up to the night. A model whose files were pruned counts as none.
+    """
+    if not nights:
+        return []
+    kept = {path.name for path in kept_folders(context, "registry")}
+    rows = context.warehouse.rows(_CUT_OFFS, {"portfolio": context.job.portfolio, "last": max(nights)})
+    known = {row["as_of"] for row in rows if row["model_id"] in kept}
+    missing: set[date] = set()
+    for night in sorted(nights):
+        if not any(night - timedelta(days=age) in known | missing for age in range(7)):
+            missing.add(night - timedelta(days=(night.weekday() - SATURDAY) % 7))
+    return sorted(missing)
 
 
 CARD = "scorecard.json"

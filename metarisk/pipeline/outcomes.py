@@ -1,11 +1,15 @@
-"""Published scores joined with what became of them, for back-tests."""
+"""Published scores joined with what became of them, for back-tests, and what each night tells the table `outcome`."""
 
 from __future__ import annotations
 
-from datetime import date
+from collections.abc import Iterator
+from datetime import date, datetime
+from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
+from metarisk import lake
 from metarisk.domain import Scalar
 from metarisk.pipeline.context import Context
 from metarisk.tasks import LABEL, labelled
@@ -13,25 +17,57 @@ from metarisk.tasks import LABEL, labelled
 FRESH_DAYS = 31
 """A score counts as made at the opening when its month end is at most this much later."""
 
-_MONTH_ENDS = """
-SELECT p.as_of, p.run_id, r.model_id
-FROM metarisk.publication_current AS p
+PUBLICATIONS = """
+SELECT
+    p.as_of, p.run_id, r.model_id, p.seq = max(p.seq) OVER (PARTITION BY p.as_of) AS newest,
+    p.seq = max(CASE WHEN r.mode = 'nightly' OR $bitemporal THEN p.seq END) OVER (PARTITION BY p.as_of) AS proves
+FROM metarisk.publication AS p
 JOIN metarisk.run AS r ON r.run_id = p.run_id
-JOIN (
-    SELECT max(as_of) AS as_of FROM metarisk.publication_current
-    WHERE portfolio = $portfolio AND as_of >= $first AND as_of <= $last
-    GROUP BY date_trunc('month', as_of)
-) AS e ON e.as_of = p.as_of
-WHERE p.portfolio = $portfolio
-ORDER BY p.as_of
+WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of <= $last
+AND ($known IS NULL OR p.published_at <= $known)
 """
+"""Of each night the newest publication, and the newest that may prove something: one that was made at its time.
+
+A backfill or a restatement reads what the source has become, unless the source is declared bitemporal.
+"""
+_MONTH_ENDS = f"""
+SELECT as_of, run_id, model_id FROM (
+    SELECT
+        as_of, run_id, model_id,
+        row_number() OVER (PARTITION BY date_trunc('month', as_of) ORDER BY as_of DESC) AS from_end
+    FROM ({PUBLICATIONS}) AS p WHERE proves
+) AS n WHERE from_end = 1
+ORDER BY as_of
+"""  # noqa: S608 - constants only
 _SCORES = """
 SELECT entity, score FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of AND target = $target
 """
 
+_TOLD = """
+SELECT entity, opened_on, event_date AS old_event, known_date AS old_known, value AS old_value, seq AS old_seq
+FROM metarisk.outcome_current
+WHERE portfolio = $portfolio AND target = $target
+"""
+_NEWER = "SELECT 1 AS found FROM metarisk.publication WHERE portfolio = $portfolio AND as_of > $as_of LIMIT 1"
+ROWS_A_PART = 1_000_000
+
+
+def window(context: Context, first: date, last: date, known: datetime | None = None) -> dict[str, Scalar]:
+    """Parameters of PUBLICATIONS: nights from `first` to `last`, as published by `known` where that is given."""
+    portfolio = context.portfolio
+    about: dict[str, Scalar] = {"portfolio": portfolio.name, "bitemporal": portfolio.source.bitemporal}
+    return about | {"first": first, "last": last, "known": known}
+
+
+def month_ends(context: Context, first: date, last: date) -> list[dict[str, Any]]:
+    """Night, run and model of what back-tests read: in each month the last night that may prove something."""
+    return context.warehouse.rows(_MONTH_ENDS, window(context, first, last))
+
 
 def first_scores(context: Context, opened: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
     """The first score of each entity that was published at a month end from `first` to `last`, soon after its opening.
+
+    Nights of a backfill or a restatement do not count, unless the source is bitemporal.
 
     Args:
         opened: `entity` and `opened` (date), one row an entity.
@@ -41,11 +77,10 @@ def first_scores(context: Context, opened: pl.DataFrame, first: date, last: date
         later ones are about survivors. The scores of a month end are streamed past the entities opened before it.
     """
     portfolio = context.portfolio
-    window: dict[str, Scalar] = {"portfolio": portfolio.name, "first": first, "last": last}
     found = [
         pl.DataFrame(schema={"entity": pl.String, "published": pl.Date, "score": pl.Float64, "model_id": pl.String})
     ]
-    for night in context.warehouse.rows(_MONTH_ENDS, window):
+    for night in month_ends(context, first, last):
         age = (pl.lit(night["as_of"]) - pl.col("opened")).dt.total_days()
         fresh = opened.filter(age.is_between(0, FRESH_DAYS)).select("entity")
         if fresh.is_empty():
@@ -74,4 +109,78 @@ def published_outcomes(context: Context, frame: pl.LazyFrame) -> pl.DataFrame:
     scores = first_scores(context, judged, date.min, job.as_of)
     return scores.join(judged, on="entity", maintain_order="left").select(
         pl.col("opened").dt.year().cast(pl.String).alias("cohort"), "entity", "score", LABEL
+    )
+
+
+def to_tell(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """Rows for the table `outcome`: of a night's extract what is new, late or corrected since it was told last.
+
+    An event that the extract no longer has is told with value 0. Outcomes follow time: a night of the past tells
+    nothing, for it may not know what a newer one has told. A value has the opening date of its row for an event date;
+    values known before the `look_back` are not compared.
+
+    Args:
+        frame: the extract.
+        rows: how many it has: they are compared in parts, so that memory does not grow with them.
+    """
+    columns, job, spec = context.portfolio.columns, context.job, context.spec
+    about: dict[str, Scalar] = {"portfolio": job.portfolio, "as_of": job.as_of}
+    if columns.known_date is None or context.warehouse.rows(_NEWER, about):
+        return
+    first = None if columns.event_date is not None else job.as_of - spec.look_back
+    about["target"] = context.portfolio.target.name
+    with lake.scratch(context.folder.parent) as private:
+        told = private / "told.parquet"
+        with context.warehouse.stream(_TOLD, about) as reader, pq.ParquetWriter(told, reader.schema) as file:
+            for batch in reader:
+                file.write_batch(batch)
+        before, now = pl.scan_parquet(told), _known(context, frame, first)
+        parts = 1 + rows // ROWS_A_PART
+        for part in range(parts):
+            mine = pl.col("entity").hash() % parts == part
+            yield _differing(context, now.filter(mine), before.filter(mine))
+
+
+def _known(context: Context, frame: pl.LazyFrame, first: date | None) -> pl.LazyFrame:
+    """Of each row of an extract its outcome as known at as_of: value 0 and no dates where there is none yet."""
+    columns, as_of = context.portfolio.columns, pl.lit(context.job.as_of)
+    known = pl.col(str(columns.known_date)).cast(pl.Date)
+    told = columns.event_date or str(columns.value)
+    there = (known.is_not_null() & (known <= as_of) & pl.col(told).is_not_null()).fill_null(False)
+    event, value = pl.col(columns.event_date or columns.opened_on).cast(pl.Date), pl.lit(1.0)
+    if columns.event_date is None:
+        value = pl.col(told).cast(pl.Float64)
+        frame = frame.filter(there if first is None else there & (known > pl.lit(first)))
+    return frame.select(
+        pl.col(columns.entity).cast(pl.String).alias("entity"),
+        pl.col(columns.opened_on).cast(pl.Date).alias("opened_on"),
+        pl.when(there).then(event).alias("event_date"),
+        pl.when(there).then(known).alias("known_date"),
+        pl.when(there).then(value).otherwise(0.0).alias("value"),
+    )
+
+
+def _differing(context: Context, now: pl.LazyFrame, before: pl.LazyFrame) -> pl.DataFrame:
+    """Rows of `now` that are not as they were told, numbered after what was told; what never was is no news."""
+    keys, said = ["entity", "opened_on"], ["event_date", "known_date", "value"]
+    happened = pl.col("known_date").is_not_null()
+    joined = now.join(before, on=keys, how="left")
+    same = pl.col("value").eq_missing(pl.col("old_value"))
+    for name, old in (("event_date", "old_event"), ("known_date", "old_known")):
+        same &= ~happened | pl.col(name).eq_missing(pl.col(old))
+    news = joined.filter(~same & (happened | pl.col("old_seq").is_not_null())).collect(engine="streaming")
+    return (
+        news.sort(*keys, *said)
+        .unique(keys, keep="last", maintain_order=True)
+        .select(
+            pl.lit(context.job.portfolio).alias("portfolio"),
+            "entity",
+            pl.lit(context.portfolio.target.name).alias("target"),
+            "opened_on",
+            "event_date",
+            pl.col("known_date").fill_null(pl.lit(context.job.as_of)),
+            "value",
+            pl.lit(context.job.as_of).alias("as_of"),
+            (1 + pl.col("old_seq").fill_null(0)).cast(pl.Int32).alias("seq"),
+        )
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from metarisk.domain import ConfigError, DataError, Scalar, Transaction
 from metarisk.pipeline.appending import append_rows, not_before
-from metarisk.pipeline.audit import append_event, override_sum
+from metarisk.pipeline.audit import append_event, override_sum, require_person
 from metarisk.pipeline.context import Context
 from metarisk.quality import score_parameters
 
@@ -27,9 +27,10 @@ def override(
         The line of the view `score_override_current`.
 
     Raises:
-        ConfigError: a score that the target cannot have, or a last night of the past.
+        ConfigError: nobody is named, a score that the target cannot have, or a last night of the past.
         DataError: the latest night has no score of the entity.
     """
+    require_person(context, by, reason)
     bounds = score_parameters(context.spec.likelihood, 0)
     if not bounds["score_min"] <= score <= bounds["score_max"]:  # type: ignore[operator]
         raise ConfigError(
@@ -52,6 +53,7 @@ def override(
 
 def lift(context: Context, entity: str, by: str, reason: str) -> None:
     """Let the model's score stand again. Raises DataError where nobody has overridden it."""
+    require_person(context, by, reason)
     if entity not in {row["entity"] for row in current(context)}:
         raise DataError(
             f"no score of {entity!r} is overridden",

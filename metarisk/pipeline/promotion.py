@@ -8,7 +8,7 @@ from typing import Any
 
 from metarisk.domain import ConfigError, Scalar, Transaction
 from metarisk.pipeline.appending import append_rows, not_before
-from metarisk.pipeline.audit import Rows, append_event, seal_evidence, state_rows
+from metarisk.pipeline.audit import Rows, append_event, require_person, seal_evidence, state_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
 from metarisk.pipeline.storing import keep_model, store_of
@@ -111,9 +111,10 @@ def append_states(
 def approve(context: Context, model_id: str, by: str, reason: str) -> str:
     """Make a waiting candidate champion on a person's word; the recipe of the model.
 
-    Raises ConfigError where the portfolio has no such model, or where it does not wait; ModelError where its files are
-    gone or damaged.
+    Raises ConfigError where nobody is named, where the portfolio has no such model, or where it does not wait;
+    ModelError where its files are gone or damaged.
     """
+    require_person(context, by, reason)
     with context.warehouse.transaction() as transaction:
         found = _found(context, transaction, model_id)
         if found["state"] != "candidate":
@@ -134,6 +135,7 @@ def promote(context: Context, model_id: str, by: str, reason: str) -> str:
     Raises ConfigError where the portfolio has no such model, where it is champion, or where nothing speaks for it;
     ModelError where its files are gone or damaged.
     """
+    require_person(context, by, reason)
     with context.warehouse.transaction() as transaction:
         found = _found(context, transaction, model_id)
         if found["state"] == "champion":
@@ -160,6 +162,7 @@ def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
 
     Raises ConfigError where there is no champion, or none before it; ModelError where the files of that are not whole.
     """
+    require_person(context, by, reason)
     served = [row for row in models(context) if row["champion_since"] and row["state"] != "withdrawn"]
     if len(served) < 2:
         raise ConfigError(

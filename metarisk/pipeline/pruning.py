@@ -14,6 +14,7 @@ from metarisk import lake
 from metarisk.domain import ConfigError, Scalar
 from metarisk.pipeline.audit import append_event
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.outcomes import month_ends
 from metarisk.pipeline.promotion import models
 from metarisk.pipeline.storing import kept_folders, store_of
 
@@ -76,7 +77,8 @@ def prune(context: Context, keep_days: int, *, dry_run: bool = False) -> Pruned:
             return Pruned(portfolio, None)
         cut = newest - timedelta(days=keep_days)
         about: dict[str, Scalar] = {"portfolio": portfolio, "cut": cut}
-        old = context.warehouse.rows(_OLD, about)
+        proofs = {row["run_id"] for row in month_ends(context, date.min, newest)}
+        old = [row for row in context.warehouse.rows(_OLD, about) if row["run_id"] not in proofs]
         nights = _nights(context, cut)
         unused = _unused(context, cut, {row["model_id"] for row in context.warehouse.rows(_USED, about)})
         folders = [*nights.values(), *unused.values()]

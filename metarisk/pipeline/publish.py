@@ -21,7 +21,7 @@ from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
-from metarisk.pipeline import alerting
+from metarisk.pipeline import alerting, outcomes
 from metarisk.pipeline.appending import append_frame, append_rows, not_before
 from metarisk.pipeline.audit import append_event, publication_event
 from metarisk.pipeline.chunks import BATCH_ROWS, population_batches
@@ -88,13 +88,14 @@ def publish(
             alerts = alerting.of_run(context, transaction, run.run_id, drift_folder)
             append_frame(transaction, "metarisk.drift_alert", alerts)
             append_frame(transaction, "metarisk.score_move_part", _of_run(context, run, moves_folder / "moves.parquet"))
-            append_frame(transaction, "metarisk.outcome", _outcomes(context, run, transaction))
             results = [*run.checked.quality.rows(), *guarded.rows()]
             _append_quality(context, transaction, attempt, run.run_id, results)
+        for told in outcomes.to_tell(context, scan(context, run.checked), run.extract.rows):
+            append_frame(transaction, "metarisk.outcome", told)
         published_at = _point(context, transaction, run, 1 + (current["seq"] if current else 0))
         _append_attempt(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
-        told = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
-        append_event(context, transaction, "publication", told)
+        event = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
+        append_event(context, transaction, "publication", event)
     context.warehouse.snapshot()
     return {"run_id": run.run_id, "published_at": published_at, **summary}
 
@@ -270,41 +271,6 @@ def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
         pl.lit(run.run_id).alias("run_id"),
         pl.lit(context.job.portfolio).alias("portfolio"),
         pl.lit(context.job.as_of).alias("as_of"),
-    )
-
-
-def _outcomes(context: Context, run: Run, transaction: Transaction) -> pl.DataFrame:
-    """Outcomes that became known since the last publication, for BI and for performance monitoring.
-
-    A value has the opening date of its row for an event date; the first night tells those of its `look_back`.
-    """
-    columns, job = context.portfolio.columns, context.job
-    event = columns.event_date or columns.opened_on
-    told = columns.event_date or columns.value
-    if told is None or columns.known_date is None:
-        return pl.DataFrame()
-    last = transaction.rows(
-        "SELECT max(known_date) AS last FROM metarisk.outcome WHERE portfolio = $portfolio",
-        {"portfolio": job.portfolio},
-    )[0]["last"]
-    known = pl.col(columns.known_date)
-    new = known.is_not_null() & (known <= pl.lit(job.as_of))
-    if last is None and columns.event_date is None:
-        last = job.as_of - context.spec.look_back
-    if last is not None:
-        new &= known > pl.lit(last)
-    return (
-        scan(context, run.checked)
-        .filter(new & pl.col(told).is_not_null())
-        .select(
-            pl.lit(job.portfolio).alias("portfolio"),
-            pl.col(columns.entity).alias("entity"),
-            pl.lit(context.portfolio.target.name).alias("target"),
-            pl.col(event).alias("event_date"),
-            known.alias("known_date"),
-            (pl.lit(1.0) if columns.event_date is not None else pl.col(told).cast(pl.Float64)).alias("value"),
-        )
-        .collect()
     )
 
 

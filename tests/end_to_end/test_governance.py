@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from metarisk import pipeline
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError
-from metarisk.pipeline import Context, audit, overriding, promotion, reproducing
+from metarisk.pipeline import Context, audit, forgetting, overriding, promotion, reproducing
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
 
 Result = TypeVar("Result")
@@ -36,8 +36,20 @@ def used(project: Project, reason: str = "") -> str:
     return str(project.warehouse.rows(sql, {"as_of": NIGHT})[0]["model_id"])
 
 
-def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Project) -> None:
+def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = project.context(NIGHT)
+    monkeypatch.setenv("METARISK_PROJECT", str(project.settings.project))
+    monkeypatch.setenv("METARISK_WAREHOUSE", project.settings.warehouse.get_secret_value())
+
+    def call(command: str, by: str, reason: str, *words: str) -> dict[str, str]:
+        told = ["models", command, "-p", NAME, "--by", by, "--reason", reason, *words, "--json"]
+        result = CliRunner().invoke(app, told)
+        assert result.exit_code == 0, result.output
+        found: dict[str, str] = json.loads(result.stdout)
+        return found
+
     (old,) = states(project)
     with pytest.raises(ConfigError, match="no champion before this one"):
         pipeline.roll_back(context, "A. Validator", "too early")
@@ -55,7 +67,8 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
     assert project.warehouse.rows("SELECT model_id FROM metarisk.night") == [{"model_id": old}]
     assert used(project, "promoted meanwhile") == new
 
-    assert pipeline.roll_back(context, "A. Validator", "its grades drift") == (new, old)
+    gone = call("rollback", "A. Validator", "its grades drift")
+    assert gone == {"withdrawn": new, "champion": old, "by": "A. Validator"}
     assert states(project) == {old: "champion", new: "withdrawn"}
     standing = "SELECT status FROM metarisk.night ORDER BY seq"
     assert [row["status"] for row in project.warehouse.rows(standing)] == ["green", "red"]
@@ -63,7 +76,8 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
     assert [row["status"] for row in project.warehouse.rows(standing)] == ["green"] * 3
     with pytest.raises(ConfigError, match="is champion already"):
         pipeline.promote(context, old, "A. Validator", "again")
-    assert pipeline.promote(context, new, "B. Owner", "it was the source") == "hazard_head"
+    back = call("promote", "B. Owner", "it was the source", "--model", new)
+    assert back == {"model_id": new, "recipe": "hazard_head", "by": "B. Owner"}
     assert states(project) == {old: "retired", new: "champion"}
     assert used(project, "brought back") == new
     told = promotion.describe(context, new)
@@ -76,6 +90,21 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(project: Pro
         transaction.execute("DELETE FROM metarisk.evidence WHERE model_id = $model", {"model": old})
     with pytest.raises(ConfigError, match="has no evidence"):
         pipeline.promote(context, old, "A. Validator", "from memory")
+
+
+@pytest.mark.parametrize(("by", "reason", "said"), [(" ", "why not", "who decides"), ("Ann", "", "why")])
+def test_a_decision_has_a_name_and_a_reason(by: str, reason: str, said: str, trained_on_duckdb: Project) -> None:
+    context = trained_on_duckdb.context(FIRST)
+    for decide in (
+        lambda: pipeline.approve(context, "any", by, reason),
+        lambda: pipeline.promote(context, "any", by, reason),
+        lambda: pipeline.roll_back(context, by, reason),
+        lambda: overriding.override(context, "any", 0.1, by, reason),
+        lambda: overriding.lift(context, "any", by, reason),
+        lambda: forgetting.forget(context, "any", by, reason),
+    ):
+        with pytest.raises(ConfigError, match=f"nothing says {said}"):
+            decide()
 
 
 CHANGES = {

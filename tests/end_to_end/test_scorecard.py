@@ -7,16 +7,17 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from metarisk import pipeline
 from metarisk.adapt import LEVEL_RULES
 from metarisk.cli import app
 from metarisk.domain import DataError, Target, Warehouse
-from metarisk.pipeline import explaining
+from metarisk.pipeline import deriving, explaining, outcomes
 from metarisk.registry import load
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, Project
@@ -218,6 +219,31 @@ def test_outcomes_of_published_scores_and_protected_groups_are_reported(make: Ca
     assert sum(row["mean_score"] * row["rows"] for row in rows) == pytest.approx(sum(s for s, _ in seen.values()))
     assert {row["cohort"] for row in rows} <= {"2024", "2025"}
     assert {row["model_id"] for row in rows} == {week.model_id}
+
+    # restated, nothing changes: what was published then counts. Backfilled, March has no proof; bitemporal, both count.
+    context = project.context(CUT_OFF)
+    opened = tiny.book().select(entity="loan_id", opened="opened_on")
+
+    def proofs() -> dict[date, float]:
+        found = outcomes.first_scores(project.context(CUT_OFF), opened, date(2025, 1, 1), CUT_OFF)
+        return dict(found.group_by("published").agg(pl.col("score").sum()).iter_rows())
+
+    before = proofs()
+    assert set(before) == set(nights[1:])
+    project.load(tiny.book().with_columns(pl.col("amount") * 1.2))
+    project.nightly(nights[1], "restatement", "wrong unit")
+    march = date(2025, 3, 31)
+    pipeline.backfill(project.context(march), march, train=False)
+    assert proofs() == pytest.approx(before, rel=1e-12)
+    published = deriving.published_scores(context, datetime(2030, 1, 1, tzinfo=UTC))
+    assert set(published["as_of"]) == {*nights}
+    project.edit("portfolios/tiny.toml", 'extract = "tiny.sql"', 'extract = "tiny.sql"\nbitemporal = true')
+    after = proofs()
+    assert set(after) == {*nights[1:], march}
+    assert after[nights[1]] != pytest.approx(before[nights[1]], rel=1e-6)
+    assert after[nights[2]] == pytest.approx(before[nights[2]], rel=1e-12)
+    published = deriving.published_scores(project.context(CUT_OFF), datetime(2030, 1, 1, tzinfo=UTC))
+    assert set(published["as_of"]) == {*nights, march}
 
     fairness = project.warehouse.rows(
         "SELECT * FROM metarisk.evidence WHERE protocol = 'fairness' AND model_id = $id", {"id": week.model_id}

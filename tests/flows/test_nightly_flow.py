@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlo
 from prefect.client.schemas.objects import State
 
 from flows import running
+from flows.backfill import backfill
 from flows.nightly import nightly
 from flows.weekly import weekly
 from metarisk import pipeline
@@ -100,6 +101,26 @@ def test_a_done_night_ends_at_once(chosen: Settings, client: SyncPrefectClient) 
     assert again.message == "tiny 2026-06-30: already published"
     assert sub_flows(client, again) == []
     assert published(chosen, "tiny").count(SECOND) == 1
+
+
+def test_a_backfill_trains_its_week_and_says_that_it_is_one(chosen: Settings, client: SyncPrefectClient) -> None:
+    day = date(2026, 6, 28)
+    state = backfill("tiny", day, day, return_state=True)
+    assert state.is_completed(), state.message
+    assert re.match(r"tiny 2026-06-27: trained, .*; tiny 2026-06-28: published, [\d,]+ rows", str(state.message))
+    assert "trained" in artifacts(client)["backfill-summary"]
+    warehouse = open_warehouse(chosen.warehouse.get_secret_value(), chosen.data_dir, threads=1, memory_mb=256)
+    (run,) = warehouse.rows(
+        "SELECT DISTINCT r.mode, m.as_of, k.known_from, k.known_to FROM metarisk.score_as_known AS k "
+        "JOIN metarisk.run AS r ON r.run_id = k.run_id JOIN metarisk.model AS m ON m.model_id = r.model_id "
+        "WHERE r.as_of = $day",
+        {"day": day},
+    )
+    assert (run["mode"], run["as_of"], run["known_to"]) == ("backfill", date(2026, 6, 27), None)
+    assert run["known_from"].date() > day
+    swapped = backfill("tiny", day, day - timedelta(days=1), return_state=True)
+    assert swapped.is_failed()
+    assert "swap the dates" in str(swapped.message)
 
 
 def test_an_unknown_portfolio_fails_with_a_remedy(chosen: Settings) -> None:

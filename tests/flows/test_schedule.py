@@ -11,6 +11,7 @@ import yaml
 from prefect.server.schemas.schedules import CronSchedule
 
 from metarisk.pipeline import as_of_from_schedule
+from metarisk.pipeline.models import SATURDAY
 from tests.flows.tiny import REPOSITORY
 
 DEPLOYMENTS = {
@@ -50,6 +51,7 @@ def test_a_night_starts_at_a_quarter_past_four_for_the_day_before(first: date) -
 def test_weeks_end_on_saturdays_over_both_clock_changes_and_a_year() -> None:
     weeks = [as_of_from_schedule(start, "Europe/Berlin") for start in scheduled("weekly", date(2026, 1, 1), 60)]
     assert weeks == [date(2026, 1, 3) + timedelta(weeks=i) for i in range(60)]
+    assert {week.weekday() for week in weeks} == {SATURDAY}  # where a backfill trains the weeks that are missing
 
 
 def test_last_night_of_a_year_belongs_to_the_old_year() -> None:

@@ -109,6 +109,7 @@ def test_backfill(job: Job) -> None:
     assert "1 of 2 nights published now\nNext: metarisk runs --portfolio tiny" in text["backfill"]
     nights = [(night["as_of"], night["outcome"]) for night in data["backfill"]["nights"]]
     assert nights == [(str(FIRST), "already_published"), (str(SECOND), "already_published")]
+    assert data["backfill"]["weeks"] == []
 
 
 def test_runs(job: Job) -> None:
