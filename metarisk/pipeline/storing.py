@@ -11,6 +11,7 @@ from metarisk.domain import DataError, ModelError
 from metarisk.pipeline.context import Context
 
 Result = TypeVar("Result")
+_CUT_OFF = "SELECT as_of FROM metarisk.model WHERE model_id = $model_id"
 
 
 def store_of(context: Context) -> lake.Store | None:
@@ -63,7 +64,8 @@ def from_registry(context: Context, model_id: str, read: Callable[[Path, str, st
     """What a reader of the registry, such as `registry.load`, gives of a model of the job's portfolio.
 
     Raises:
-        ModelError: neither the registry nor its copy has it whole.
+        ModelError: neither the registry nor its copy has it whole; where it is gone, as after `metarisk prune`, with
+            the week that makes it again.
     """
     root, portfolio = registry_root(context), context.job.portfolio
     try:
@@ -73,4 +75,14 @@ def from_registry(context: Context, model_id: str, read: Callable[[Path, str, st
             f"model {model_id} is not whole in the registry, nor in its copy: {error.what}",
             portfolio=portfolio,
             remedy=error.remedy,
+        ) from error
+    except ModelError as error:
+        rows = context.warehouse.rows(_CUT_OFF, {"model_id": model_id})
+        if not rows or (root / portfolio / model_id).exists():
+            raise
+        week = f"metarisk weekly --portfolio {portfolio} --as-of {rows[0]['as_of']}"
+        raise ModelError(
+            f"the files of model {model_id} are gone from the registry: pruned, or lost",
+            portfolio=portfolio,
+            remedy=f"run `{week}`, which makes it again from the same data, or restore them from a backup",
         ) from error

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from metarisk.domain import ConfigError, WarehouseError
-from metarisk.pipeline import audit, pruning
+from metarisk.domain import ConfigError, ModelError, WarehouseError
+from metarisk.pipeline import audit, pruning, reproducing
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project
 
 THIRD = date(2026, 7, 1)
@@ -42,6 +42,9 @@ def test_old_nights_go_to_the_archive_and_month_ends_stay(nights: Project) -> No
     stored = pl.read_parquet(pruning.archive(context, run, FIRST) / pruning.ARCHIVED).sort("entity")
     assert stored.select(first.columns).equals(first)
     assert audit.verify(context, every_night=True).faults == ()
+    (last,) = nights.warehouse.rows("SELECT run_id FROM metarisk.night WHERE as_of = $as_of", {"as_of": THIRD})
+    replayed = reproducing.reproduce(context, last["run_id"])
+    assert (replayed.identical, replayed.differences) == (True, ())
     again = pruning.prune(context, 1)
     assert (again.runs, again.nights, again.freed) == ((), (), 0)
     assert nights.nightly(THIRD).outcome == "already_published"
@@ -80,6 +83,9 @@ def test_models_that_nobody_needs_go_here_and_in_the_copy(published: Project, tm
     assert len(left) == 2
     assert {folder.name for folder in copy.iterdir()} == left
     assert published.nightly(last + timedelta(days=1)).outcome == "published"
+    # a night of then can be published again as soon as its week has made the model again
+    with pytest.raises(ModelError, match=rf"pruned, or lost.*metarisk weekly --portfolio tiny --as-of {CUT_OFF}"):
+        published.nightly(FIRST, "restatement", "late file")
 
 
 def test_nothing_is_kept_of_no_days(published: Project) -> None:
