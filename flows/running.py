@@ -23,6 +23,7 @@ from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import transaction
 
+from flows import configuration
 from flows.reporter import PrefectReporter, report_address
 from flows.spreading import spread_of
 from metarisk.domain import Job, LockedError, MetariskError, Mode, QualityError, SourceLate, WarehouseError
@@ -124,7 +125,7 @@ def open_context(
 
     The scheduled start stays the same however late a run starts and however often it is tried.
     """
-    settings = Settings()
+    settings = configuration.settings()
     scheduled = scheduled or runtime.flow_run.scheduled_start_time
     reporter = PrefectReporter(portfolio, settings.data_dir)
     job = Job(portfolio, as_of or scheduled.date(), mode)

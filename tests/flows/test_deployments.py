@@ -23,6 +23,7 @@ from tests.flows.tiny import make_project
 
 pytestmark = pytest.mark.xdist_group("prefect")
 NIGHTS = 3
+SECRET = "planted-in-a-worker"
 
 
 def crons(client: SyncPrefectClient, deployment: str) -> list[FlowRun]:
@@ -82,7 +83,8 @@ def three_nights(
             after = [client.read_flow_run(run.id) for run in before]
             return after if all(run.state is not None and run.state.is_final() for run in after) else []
 
-        with server.worker("default", prefect.of(settings)):
+        planted = {"METARISK_NOTIFY": f"json://ops:{SECRET}@127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": SECRET}
+        with server.worker("default", prefect.of(settings) | planted):
             after = until(ended, "the end of three runs")
     yield settings, before, after
 
@@ -112,6 +114,15 @@ def test_a_late_run_is_for_the_night_it_was_scheduled_for(
     for run in after:
         assert run.state is not None
         assert f"tiny {local_day_before(run)}: published" in str(run.state.message)
+
+
+def test_a_secret_of_a_worker_is_written_nowhere(
+    three_nights: tuple[Settings, list[FlowRun], list[FlowRun]], prefect: Prefect
+) -> None:
+    settings, _, _ = three_nights
+    assert "tiny" in (prefect.home / "worker-default.log").read_text()
+    for place in (prefect.home, settings.data_dir):
+        assert SECRET.encode() not in b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
 
 
 def test_trying_again_keeps_the_scheduled_start(client: SyncPrefectClient) -> None:

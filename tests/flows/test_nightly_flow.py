@@ -6,22 +6,26 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from prefect import flow
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import TaskRunSort
+from typer.testing import CliRunner
 
 from flows import running
 from flows.nightly import nightly
 from flows.weekly import weekly
 from metarisk import pipeline
+from metarisk.cli import app
 from metarisk.domain import DataError, Job, MetariskError, WarehouseError
 from metarisk.pipeline import Context, Quiet
 from metarisk.settings import Settings
@@ -275,25 +279,60 @@ def test_a_night_that_failed_goes_on_after_its_last_finished_step(
     assert day in published(chosen, "tiny")
 
 
+SECRETS = ("correct-horse-battery-staple", "key-of-the-bucket", "word-of-the-mailbox")
+
+
+@pytest.fixture
+def block(in_process: None) -> Iterator[Callable[[str], object]]:
+    """Keeps a warehouse's URL as a block of the server, while the test runs."""
+    yield lambda url: Secret(value=url).save("metarisk-warehouse")
+    Secret.delete("metarisk-warehouse")
+
+
+def defect(context: Context, *_inputs: object) -> None:
+    """A step with a mistake in it, which shows all that it has."""
+    context.warehouse.rows("SELECT 1")
+    raise RuntimeError(f"a defect, of {context!r} {vars(context)!r} {context.warehouse!r}")
+
+
 def test_a_password_reaches_nothing_that_prefect_keeps(
-    prefect: Prefect, in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prefect: Prefect,
+    block: Callable[[str], object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    secret = "correct-horse-battery-staple"
+    secret, key, word = SECRETS
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key)
+    monkeypatch.setenv("METARISK_NOTIFY", f"mailtos://ops:{word}@mail.example")
     with warehouses.server() as postgresql:
         url = postgresql.url(postgresql.create_database(), password=secret)
         settings = make_project(tmp_path / "project", SECOND, ("hushed",), ("broken",), warehouse=url)
         choose(settings, monkeypatch)
         assert weekly("hushed", CUT_OFF, return_state=True).is_completed()
+        # The night has it from a block: the environment names no warehouse any more.
+        monkeypatch.delenv("METARISK_WAREHOUSE")
+        block(url)
         assert nightly(as_of=FIRST, return_state=True).is_failed()
         assert published(settings, "hushed") == [FIRST]
+        with monkeypatch.context() as wrong:
+            wrong.setattr(pipeline.night, "guard", defect)
+            state = nightly("hushed", SECOND, return_state=True)
+            assert "RuntimeError: a defect, of Context(" in str(state.message)
+            monkeypatch.setenv("METARISK_WAREHOUSE", url)
+            told = CliRunner().invoke(app, ["nightly", "--portfolio", "hushed", "--as-of", str(SECOND)])
+        said = "".join(traceback.format_exception(told.exception)) + told.output + str(state.message)
+        assert said.count("a defect, of Context(") >= 2
         tables = Project(settings).contents()
         assert repr(FIRST) in str(tables["run"])
-        assert secret not in str(tables)
+        said += str(tables)
     monkeypatch.setattr(running, "FIRST_RETRY_SECONDS", 0.0)
     assert nightly("hushed", SECOND, return_state=True).is_failed()
     # Prefect's database and logs; lake, registry, reports of every kind, those of failures too, and their manifests.
     for place in (prefect.home, settings.data_dir):
         kept = b"".join(path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file())
         assert b"hushed" in kept
-        assert secret.encode() not in kept
+        said += kept.decode("utf-8", "replace")
+    said += "".join(capfd.readouterr())
+    assert [one for one in SECRETS if one in said] == []
     assert {path.name.split("-")[0] for path in settings.data_dir.rglob("*.*ml")} >= {"2026", "drift", "model", "week"}
