@@ -19,14 +19,15 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import TaskRunSort
+from prefect.variables import Variable
 from typer.testing import CliRunner
 
-from flows import running
+from flows import configuration, running
 from flows.nightly import nightly
 from flows.weekly import weekly
 from metarisk import pipeline
 from metarisk.cli import app
-from metarisk.domain import DataError, Job, MetariskError, WarehouseError
+from metarisk.domain import ConfigError, DataError, Job, MetariskError, WarehouseError
 from metarisk.pipeline import Context, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
@@ -336,3 +337,21 @@ def test_a_password_reaches_nothing_that_prefect_keeps(
     said += "".join(capfd.readouterr())
     assert [one for one in SECRETS if one in said] == []
     assert {path.name.split("-")[0] for path in settings.data_dir.rglob("*.*ml")} >= {"2026", "drift", "model", "week"}
+
+
+def test_the_server_keeps_settings_that_the_environment_does_not_name(
+    in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METARISK_THREADS", "3")
+    monkeypatch.delenv("METARISK_MEMORY_MB", raising=False)
+    try:
+        for name, value in (("metarisk_threads", 5), ("metarisk_memory_mb", 512)):
+            Variable.set(name, value)
+        found = configuration.settings()
+        assert (found.threads, found.memory_mb) == (3, 512)
+        Variable.set("metarisk_memory_mb", "much", overwrite=True)
+        with pytest.raises(ConfigError, match=r"variable metarisk_memory_mb of the Prefect server is wrong.*Remedy"):
+            configuration.settings()
+    finally:
+        for name in ("metarisk_threads", "metarisk_memory_mb"):
+            Variable.unset(name)
