@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
@@ -139,6 +141,33 @@ def test_trying_again_keeps_the_scheduled_start(client: SyncPrefectClient) -> No
     again = client.read_flow_run(run.id)
     assert again.expected_start_time == run.expected_start_time
     client.set_flow_run_state(run.id, Failed(), force=True)
+
+
+def test_the_doctor_has_a_remedy_for_all_that_is_wrong(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = client.read_deployment_by_name("weekly/weekly")
+    due = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=2))
+    late, waiting = (client.create_flow_run_from_deployment(deployment.id, state=due, name=n) for n in ("old", "held"))
+    client.set_flow_run_state(waiting.id, Pending(), force=True)
+    monkeypatch.setattr(upkeep, "stuck", partial(upkeep.stuck, older_than=timedelta(0)))
+    client.create_work_pool(WorkPoolCreate(name="idle", type="process"))
+    try:
+        found = upkeep.findings(client, ("idle", "nowhere"), ("nightly", "never"))
+    finally:
+        client.delete_work_pool("idle")
+        client.delete_flow_run(late.id)
+        client.delete_flow_run(waiting.id)
+    told = {finding.subject: finding for finding in found}
+    for subject, what, remedy in (
+        ("pool idle", "0 of 0 workers online", "prefect worker start --pool idle"),
+        ("pool nowhere", "does not exist", "metarisk up"),
+        ("deployment never", "no run is scheduled", "prefect deploy --all"),
+        ("run old", "is late since", "start a worker of its pool"),
+        ("run held", "is stuck in Pending", "metarisk unstick"),
+    ):
+        assert what in told[subject].what
+        assert remedy in told[subject].remedy
 
 
 @pytest.mark.parametrize(("stuck", "freed"), [(Pending, StateType.SCHEDULED), (Running, StateType.CRASHED)])
