@@ -87,10 +87,11 @@ def unstick(
 @app.command()
 def automate() -> None:
     """Create or update the automations: notices to METARISK_NOTIFY, and weeklies that no gpu worker starts."""
-    for line in server.automate(_api(), Settings()):
+    done = server.automate(_api(), Settings())
+    for line in done:
         typer.echo(line)
-    if notices.NOTIFY not in os.environ:
-        typer.echo(f"no notices: {notices.NOTIFY} is not set")
+    if notices.NOTICES[0].name not in done:
+        typer.echo(f"no notices: neither {notices.NOTIFY} nor the block metarisk-notify is set")
 
 
 @app.command()

@@ -19,8 +19,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
+from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import Task, exponential_backoff
+from prefect.transactions import transaction
 
+from flows import configuration
 from flows.reporter import PrefectReporter, report_address
 from flows.spreading import spread_of
 from metarisk.domain import Job, LockedError, MetariskError, Mode, QualityError, SourceLate, WarehouseError
@@ -36,6 +39,8 @@ FIRST_RETRY_SECONDS = 10.0
 """Then twice as long each time, with jitter: about 10, 20 and 40 s."""
 TIMEOUT_SECONDS = 6 * 3600
 """A step that runs longer is stuck, and the night fails while there is still a morning to act in."""
+COMMITS: Mapping[str, str] = {"publish": "published", "register": "registered"}
+"""Steps that commit to the warehouse, and the event that tells others so, once they have."""
 
 STATES: Mapping[type[MetariskError], str] = {SourceLate: "SourceLate", QualityError: "QualityFailed"}
 """Names of failed states that people tell apart; `flows.notices` has a notice for each."""
@@ -55,7 +60,8 @@ def transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 def as_task(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
     """Run `step(context, *inputs)` as a task run named `<step> <portfolio> <as_of>`.
 
-    The task takes no parameters: Prefect would walk through them, and they are none of the server's business.
+    The task takes no parameters: Prefect would walk through them, and they are none of the server's business. Raises
+    MetariskError for a step that took longer than TIMEOUT_SECONDS.
     """
     name, job = step.__name__, context.job
 
@@ -75,7 +81,35 @@ def as_task(step: Callable[..., Result], context: Context, *inputs: object) -> R
         with context.reporter.step(job, name):
             return step(context, *inputs)
 
-    return run()
+    try:
+        return _committed(context, name, run) if name in COMMITS else run()
+    except TaskRunTimeoutError:
+        raise MetariskError(
+            f"the step {name} did not end within {TIMEOUT_SECONDS:,} s",
+            portfolio=job.portfolio,
+            on=job.as_of,
+            remedy="look what it waits for (warehouse, disk, memory), then run it again: finished steps are kept",
+        ) from None
+
+
+def _committed(context: Context, name: str, run: Callable[[], Result]) -> Result:
+    """A step that commits to the warehouse, inside a transaction of Prefect: its event is emitted on commit alone.
+
+    What is undone on failure is the warehouse's own transaction, which a killed process cannot leave half done.
+    """
+    job = context.job
+
+    def tell(_held: object) -> None:
+        context.reporter.event(COMMITS[name], {"portfolio": job.portfolio, "as_of": str(job.as_of), "mode": job.mode})
+
+    def warn(_held: object) -> None:
+        context.reporter.warn(
+            f"{job.portfolio} {job.as_of}: {name} did not end; the warehouse has all of it or nothing"
+        )
+
+    with transaction() as held:
+        held.stage(None, on_rollback_hooks=[warn], on_commit_hooks=[tell])
+        return run()
 
 
 def day_before_start() -> date:
@@ -91,7 +125,7 @@ def open_context(
 
     The scheduled start stays the same however late a run starts and however often it is tried.
     """
-    settings = Settings()
+    settings = configuration.settings()
     scheduled = scheduled or runtime.flow_run.scheduled_start_time
     reporter = PrefectReporter(portfolio, settings.data_dir)
     job = Job(portfolio, as_of or scheduled.date(), mode)

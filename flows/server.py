@@ -34,7 +34,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 from prefect.workers.process import ProcessWorker
 
-from flows import notices, standby, upkeep
+from flows import configuration, notices, standby, upkeep
 from flows.reporter import REPORT_URL
 from metarisk.domain import LockedError, MetariskError
 from metarisk.settings import Settings
@@ -252,7 +252,7 @@ def automate(api: str, settings: Settings) -> list[str]:
     """Create or update the automations on a server that has the deployments; what they are."""
     with reporting_to(api, prefect_home(settings)):
         done = [standby.set_up(settings.gpu_wait_hours)]
-        if addresses := os.environ.get(notices.NOTIFY):
+        if addresses := os.environ.get(notices.NOTIFY) or configuration.kept("notify"):
             done += notices.set_up(addresses)
     return done
 

@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from metarisk import registry
-from metarisk.domain import Finding, Job, MetariskError, ModelError
+from metarisk import lake, registry
+from metarisk.domain import DataError, Finding, Job, MetariskError, ModelError
 from metarisk.lake import Store
 from metarisk.pipeline.context import Context, Quiet
 from metarisk.pipeline.models import champion_for
+from metarisk.pipeline.night import run_folder
 from metarisk.pipeline.storing import from_registry, registry_root
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
 from metarisk.risks import RISKS
@@ -34,7 +35,7 @@ BROKEN: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
 
 
 def examine(settings: Settings, today: date) -> list[Finding]:
-    """Warehouse, migrations, data folder, its disk, copy of the lake, portfolios with champions, and versions."""
+    """Warehouse, migrations, data folder, its disk, copy of the lake, versions; portfolios, champions, last nights."""
     found = [_data_folder(settings), _room(settings), *_copy(settings), *_versions()]
     warehouse = _warehouse(settings)
     found.append(warehouse)
@@ -42,6 +43,7 @@ def examine(settings: Settings, today: date) -> list[Finding]:
         found.append(_files(settings, name))
         if warehouse.fine and found[-1].fine:
             found += _champion(settings, name, today)
+            found += _newest_night(settings, name, today)
     return found
 
 
@@ -163,3 +165,30 @@ def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
     said = f"{champion.model_id} ({champion.recipe}) is whole, {old}"
     remedy = f"run `metarisk weekly --portfolio {name} --as-of {newest}`; look why the weekly did not" * (age > limit)
     yield Finding(subject, said, remedy)
+
+
+def _newest_night(settings: Settings, name: str, today: date) -> Iterator[Finding]:
+    """Whether the files of the portfolio's newest published night are whole in the lake of this machine."""
+    context = Context(Job(name, today), settings, Quiet())
+    rows = context.warehouse.rows(
+        "SELECT r.run_id, r.as_of, r.extract_hash FROM metarisk.publication_current p "
+        "JOIN metarisk.run r ON r.run_id = p.run_id WHERE p.portfolio = $portfolio ORDER BY p.as_of DESC LIMIT 1",
+        {"portfolio": name},
+    )
+    if not rows:
+        return
+    context = replace(context, job=Job(name, rows[0]["as_of"]))
+    run = run_folder(context, rows[0]["run_id"])
+    folders = [context.folder / rows[0]["extract_hash"] / "extract", run / "adapt", run / "score"]
+    subject = f"newest night of {name}"
+    try:
+        for folder in folders:
+            lake.verify(folder)
+    except DataError as error:
+        again = f"`metarisk nightly --portfolio {name} --as-of {context.job.as_of} --restate WHY`"
+        from_copy = "`metarisk replay` brings it from the copy of METARISK_LAKE, or " if settings.lake else ""
+        yield Finding(
+            subject, error.what, f"check the disk; {from_copy}restore {context.folder}, or publish it by {again}"
+        )
+        return
+    yield Finding(subject, f"{context.job.as_of}: extract, adaptations and scores are whole in the lake")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
@@ -23,6 +25,7 @@ from tests.flows.tiny import make_project
 
 pytestmark = pytest.mark.xdist_group("prefect")
 NIGHTS = 3
+SECRET = "planted-in-a-worker"
 
 
 def crons(client: SyncPrefectClient, deployment: str) -> list[FlowRun]:
@@ -82,7 +85,8 @@ def three_nights(
             after = [client.read_flow_run(run.id) for run in before]
             return after if all(run.state is not None and run.state.is_final() for run in after) else []
 
-        with server.worker("default", prefect.of(settings)):
+        planted = {"METARISK_NOTIFY": f"json://ops:{SECRET}@127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": SECRET}
+        with server.worker("default", prefect.of(settings) | planted):
             after = until(ended, "the end of three runs")
     yield settings, before, after
 
@@ -114,6 +118,15 @@ def test_a_late_run_is_for_the_night_it_was_scheduled_for(
         assert f"tiny {local_day_before(run)}: published" in str(run.state.message)
 
 
+def test_a_secret_of_a_worker_is_written_nowhere(
+    three_nights: tuple[Settings, list[FlowRun], list[FlowRun]], prefect: Prefect
+) -> None:
+    settings, _, _ = three_nights
+    assert "tiny" in (prefect.home / "worker-default.log").read_text()
+    for place in (prefect.home, settings.data_dir):
+        assert SECRET.encode() not in b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
+
+
 def test_trying_again_keeps_the_scheduled_start(client: SyncPrefectClient) -> None:
     run = soonest(client, "weekly", 2)[1]
     for state in (
@@ -128,6 +141,33 @@ def test_trying_again_keeps_the_scheduled_start(client: SyncPrefectClient) -> No
     again = client.read_flow_run(run.id)
     assert again.expected_start_time == run.expected_start_time
     client.set_flow_run_state(run.id, Failed(), force=True)
+
+
+def test_the_doctor_has_a_remedy_for_all_that_is_wrong(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = client.read_deployment_by_name("weekly/weekly")
+    due = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=2))
+    late, waiting = (client.create_flow_run_from_deployment(deployment.id, state=due, name=n) for n in ("old", "held"))
+    client.set_flow_run_state(waiting.id, Pending(), force=True)
+    monkeypatch.setattr(upkeep, "stuck", partial(upkeep.stuck, older_than=timedelta(0)))
+    client.create_work_pool(WorkPoolCreate(name="idle", type="process"))
+    try:
+        found = upkeep.findings(client, ("idle", "nowhere"), ("nightly", "never"))
+    finally:
+        client.delete_work_pool("idle")
+        client.delete_flow_run(late.id)
+        client.delete_flow_run(waiting.id)
+    told = {finding.subject: finding for finding in found}
+    for subject, what, remedy in (
+        ("pool idle", "0 of 0 workers online", "prefect worker start --pool idle"),
+        ("pool nowhere", "does not exist", "metarisk up"),
+        ("deployment never", "no run is scheduled", "prefect deploy --all"),
+        ("run old", "is late since", "start a worker of its pool"),
+        ("run held", "is stuck in Pending", "metarisk unstick"),
+    ):
+        assert what in told[subject].what
+        assert remedy in told[subject].remedy
 
 
 @pytest.mark.parametrize(("stuck", "freed"), [(Pending, StateType.SCHEDULED), (Running, StateType.CRASHED)])

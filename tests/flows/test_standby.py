@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Scheduled
 
 from flows import server, standby
-from flows.weekly import weekly
-from metarisk.pipeline import Context
-from metarisk.portfolios import load_portfolio
-from metarisk.risks import RISKS
-from tests.flows.conftest import until
+from metarisk.settings import Settings
+from tests.flows.conftest import Prefect, until
+from tests.flows.tiny import make_project
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
@@ -30,36 +30,38 @@ def quick(in_process: None, client: SyncPrefectClient) -> Iterator[str]:
         client.delete_automation(automation.id)
 
 
-def test_a_weekly_that_no_gpu_worker_starts_runs_on_the_other_pool(
-    quick: str, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+def test_a_weekly_waits_for_six_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METARISK_GPU_WAIT_HOURS", raising=False)
+    assert Settings().gpu_wait_hours == 6
+
+
+def test_a_weekly_whose_gpu_worker_has_stopped_is_trained_on_the_other_pool(
+    prefect: Prefect, quick: str, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
+    zone, due = ZoneInfo("America/New_York"), datetime.now(UTC) - timedelta(days=3)
+    as_of = due.astimezone(zone).date() - timedelta(days=1)
+    settings = make_project(tmp_path / "project", as_of, timezone=zone.key)
+    with server.worker("gpu", prefect.of(settings)) as worker:
+        worker.until(partial(server.online, prefect.api, "gpu"), "heartbeat of the gpu worker")
+
     deployment = client.read_deployment_by_name("weekly/weekly")
-    due = datetime.now(UTC) - timedelta(days=3)
     waiting = client.create_flow_run_from_deployment(
         deployment.id, parameters={"portfolio": "tiny"}, state=Scheduled(scheduled_time=due)
     )
 
     def instead() -> list[FlowRun]:
-        return client.read_flow_runs(
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[standby.DEPLOYMENT]))
-        )
+        named = DeploymentFilter(name=DeploymentFilterName(any_=[standby.DEPLOYMENT]))
+        return [run for run in client.read_flow_runs(deployment_filter=named) if run.parameters["portfolio"] == "tiny"]
 
     (run,) = until(instead, "a run of the other deployment")
-    assert run.work_pool_name == "default"
-    assert (run.parameters["portfolio"], run.parameters["as_of"]) == ("tiny", None)
+    assert (run.work_pool_name, run.parameters["as_of"]) == ("default", None)
     until(lambda: client.read_flow_run(waiting.id).state_name == "Cancelled", "the end of the run that waited")
-    client.delete_flow_run(run.id)
 
-    # It is for the date of the run that waited, whatever its own start.
-    asked: list[date] = []
+    def ended() -> State | None:
+        state = client.read_flow_run(run.id).state
+        return state if state is not None and state.is_final() else None
 
-    def listening(context: Context, _call: object) -> None:
-        asked.append(context.job.as_of)
-        raise RuntimeError("enough")
-
-    monkeypatch.setattr("flows.weekly.pipeline.weekly", listening)
-    monkeypatch.setenv("METARISK_PROJECT", str(server.HOME))
-    parameters = run.parameters | {"portfolio": "consumer_loans"}
-    weekly(**{**parameters, "instead_of": datetime.fromisoformat(parameters["instead_of"])}, return_state=True)
-    zone = load_portfolio(server.HOME, "consumer_loans", risks=RISKS).timezone
-    assert asked == [due.astimezone(ZoneInfo(zone)).date() - timedelta(days=1)]
+    with server.worker("default", prefect.of(settings)):
+        state = until(ended, "the end of the run of the other deployment")
+    # It is for the date of the run that waited, where the portfolio lives, whatever its own start.
+    assert (state.name, f"tiny {as_of}: trained" in str(state.message)) == ("Completed", True), state.message

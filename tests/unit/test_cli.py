@@ -17,8 +17,12 @@ from typer.testing import CliRunner
 from metarisk import __version__
 from metarisk.cli import app
 from metarisk.demo import DEMO_AS_OF
+from metarisk.pipeline import health
+from metarisk.settings import Settings
+from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project
+from tests.warehouses import MIGRATIONS
 
 WEEKLY = ["weekly", "--portfolio", "tiny", "--as-of", str(CUT_OFF)]
 NIGHTLY = ["nightly", "--portfolio", "tiny", "--as-of", str(FIRST)]
@@ -292,6 +296,7 @@ def test_doctor(job: Job, tmp_path: Path) -> None:
     assert "is whole" in found["champion of tiny"]["what"]
     assert "will be applied" not in found["warehouse duckdb"]["what"]
     assert "no server is known" in found["Prefect"]["what"]
+    assert "are whole in the lake" in found["newest night of tiny"]["what"]
     assert "ok  disk: " in call("doctor").stdout
 
     sick = Caller(tiny.copy(call.project, tmp_path / "sick"))
@@ -303,11 +308,63 @@ def test_doctor(job: Job, tmp_path: Path) -> None:
     (model / "encoder.json").write_text("{}")
     assert "encoder.json changed" in _bad(sick, "champion of tiny")
     shutil.copy(call.project.settings.data_dir / model.relative_to(data) / "encoder.json", model)
+    (scores,) = data.glob(f"lake/tiny/{SECOND}/runs/*/score/*.parquet")
+    content = scores.read_bytes()
+    scores.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert f"{scores} is damaged" in _bad(sick, "newest night of tiny")
+    scores.write_bytes(content)
     sick.project.edit("portfolios/tiny.toml", "[validation]", "[thresholds]\nmax_model_age_days = 1\n\n[validation]")
     assert "2 days old at the newest night, max_model_age_days is 1" in _bad(sick, "champion of tiny")
     (data / "warehouse.duckdb").write_bytes(b"not a database, and long enough to be looked at " * 100)
     assert _bad(sick, "warehouse duckdb")
     assert "BAD warehouse duckdb" in sick("doctor", ends=1).stdout
+
+
+SICK = {
+    "disk": ("disk", "GiB free", "metarisk prune"),
+    "newer schema": ("warehouse duckdb", "has migration 999, the code ", "run the version that made it"),
+    "no file": ("warehouse duckdb", "does not exist yet", "load or seed"),
+    "sqlalchemy 2.1.3": ("sqlalchemy 2.1.3", "no cron run is ever scheduled", "a version before 2.1"),
+    "fastapi 0.151.0": ("fastapi 0.151.0", "the Prefect server does not start", "a version before 0.151"),
+}
+
+
+@pytest.mark.parametrize("sickness", SICK)
+def test_the_doctor_has_a_remedy(
+    sickness: str, embedded: DuckDBWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(project=tmp_path, data=tmp_path, memory_mb=128)
+    shutil.copytree(MIGRATIONS, tmp_path / "sql" / "migrations")
+    (tmp_path / "portfolios").mkdir()
+    assert all(finding.fine for finding in health.examine(settings, FIRST))
+    package, _, installed = sickness.partition(" ")
+    real = health.version
+    monkeypatch.setattr(health, "version", lambda name: installed if name == package else real(name))
+    if sickness == "disk":
+        monkeypatch.setattr(health.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40, 2**20))
+    if sickness == "newer schema":
+        with embedded.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO metarisk.schema_migration SELECT * REPLACE (999 AS version) "
+                "FROM metarisk.schema_migration LIMIT 1"
+            )
+    if sickness == "no file":
+        embedded.path.unlink()
+    subject, what, remedy = SICK[sickness]
+    (bad,) = [finding for finding in health.examine(settings, FIRST) if not finding.fine]
+    assert bad.subject == subject
+    assert what in bad.what
+    assert remedy in bad.remedy
+
+
+def test_the_doctor_counts_migrations_to_come(embedded: DuckDBWarehouse, tmp_path: Path) -> None:
+    settings = Settings(project=tmp_path, data=tmp_path, memory_mb=128)
+    shutil.copytree(MIGRATIONS, tmp_path / "sql" / "migrations")
+    (tmp_path / "portfolios").mkdir()
+    (tmp_path / "sql" / "migrations" / "998_next.sql").touch()
+    (found,) = [one for one in health.examine(settings, FIRST) if one.subject == "warehouse duckdb"]
+    assert "of 998, " in found.what
+    assert found.fine
 
 
 def _bad(call: Caller, subject: str) -> str:
