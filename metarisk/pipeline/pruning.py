@@ -47,7 +47,8 @@ class Pruned:
     cut: date | None
     """None where there is no night yet."""
     runs: tuple[str, ...] = ()
-    """Their score rows are Parquet in the archive now; month ends stay, for back-tests need them."""
+    """Their score rows are Parquet in the archive now. Month ends stay, for back-tests need them, and so does what a
+    risk type derives of the scores of earlier nights."""
     rows: int = 0
     nights: tuple[date, ...] = ()
     """Whose extracts, run files and quarantine left the lake: they cannot be replayed any more."""
@@ -78,7 +79,8 @@ def prune(context: Context, keep_days: int, *, dry_run: bool = False) -> Pruned:
         cut = newest - timedelta(days=keep_days)
         about: dict[str, Scalar] = {"portfolio": portfolio, "cut": cut}
         proofs = {row["run_id"] for row in month_ends(context, date.min, newest)}
-        old = [row for row in context.warehouse.rows(_OLD, about) if row["run_id"] not in proofs]
+        scored = context.warehouse.rows(_OLD, about | {"cut": cut - _read_back(context)})
+        old = [row for row in scored if row["run_id"] not in proofs]
         nights = _nights(context, cut)
         unused = _unused(context, cut, {row["model_id"] for row in context.warehouse.rows(_USED, about)})
         folders = [*nights.values(), *unused.values()]
@@ -102,6 +104,13 @@ def prune(context: Context, keep_days: int, *, dry_run: bool = False) -> Pruned:
         _remove([folder for folder in folders if folder.exists()])
     context.warehouse.snapshot()
     return found
+
+
+def _read_back(context: Context) -> timedelta:
+    """How long before a kept night the scores lie that its derived targets are made from, now and in a replay."""
+    if context.spec.derive is None:
+        return timedelta(0)
+    return context.portfolio.target.matures_in + context.spec.look_back
 
 
 def archive(context: Context, run: str, as_of: date) -> Path:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from metarisk.domain import ConfigError, ModelError, WarehouseError
+from metarisk.domain import ConfigError, Derived, ModelError, WarehouseError
 from metarisk.pipeline import audit, pruning, reproducing
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project
 
@@ -49,6 +49,18 @@ def test_old_nights_go_to_the_archive_and_month_ends_stay(nights: Project) -> No
     assert (again.runs, again.nights, again.freed) == ((), (), 0)
     assert nights.nightly(THIRD).outcome == "already_published"
     assert nights.nightly(THIRD + timedelta(days=1)).outcome == "published"
+
+
+def test_scores_stay_that_a_kept_night_derives_from(nights: Project) -> None:
+    context = nights.context(THIRD)
+    assert pruning.prune(context, 1, dry_run=True).rows
+    horizon, spec = context.portfolio.target.matures_in, context.spec
+    for days, kept in ((1, False), (2, True)):
+        looking = nights.context(THIRD)
+        back = timedelta(days=days) - horizon
+        looking.__dict__["spec"] = replace(spec, derive=lambda _view: Derived(), look_back=back)
+        assert (pruning.prune(looking, 1, dry_run=True).rows == 0) == kept
+        assert pruning.prune(looking, 1, dry_run=True).nights == (CUT_OFF, FIRST, SECOND)
 
 
 def test_a_kill_between_archive_and_deletion_loses_nothing(nights: Project, monkeypatch: pytest.MonkeyPatch) -> None:
