@@ -6,6 +6,7 @@ Secrets are `Secret` blocks, what is none is a variable; a value of the environm
 from __future__ import annotations
 
 import os
+from typing import Any, cast
 
 from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
@@ -23,7 +24,7 @@ VARIABLES = ("runner", "threads", "memory_mb")
 
 def settings() -> Settings:
     """The settings of a flow run. Raises ConfigError, which never shows a value, for what is wrong on the server."""
-    found = {name: value for name in (*SECRETS, *VARIABLES) if (value := kept(name)) is not None}
+    found: dict[str, Any] = {name: value for name in (*SECRETS, *VARIABLES) if (value := kept(name)) is not None}
     try:
         return Settings(**found)
     except ValidationError as error:
@@ -41,7 +42,7 @@ def kept(name: str) -> str | None:
         return None if value is None else str(value)
     block = f"metarisk-{name}"
     try:
-        found = Secret.load(block)  # type: ignore[var-annotated]
+        found = cast(Secret[Any], Secret.load(block))  # no coroutine outside of async code
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None
