@@ -42,7 +42,7 @@ def kept(name: str) -> str | None:
         return None if value is None else str(value)
     block = f"metarisk-{name}"
     try:
-        found = cast(Secret[Any], Secret.load(block))  # no coroutine outside of async code
+        found = cast("Secret[Any]", Secret.load(block))  # no coroutine outside of async code
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None
