@@ -2,8 +2,8 @@
 
 The book is the demo's, its regions split until there are about so many segments; the champion learned from a book of
 36,000 loans, and tells reasons for the riskiest rows. Each night has a process of its own. Seconds are of the wall on
-all cores; peaks are resident memory, without PostgreSQL's own. Ray scores one night again, with a worker a core, and has
-to give the same bytes.
+all cores; peaks are resident memory, without PostgreSQL's own. Ray scores one night again, with a worker a core, and
+has to give the same bytes.
 """
 
 from __future__ import annotations
