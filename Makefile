@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 2
+JOBS ?= 3
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
@@ -14,6 +14,8 @@ demo: $(VENV)/ready
 demo-all: $(VENV)/ready
 	$(BIN)/metarisk demo --all
 
+# One thread a process: several that wait for each other on busy cores take many times as long.
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 

@@ -13,7 +13,7 @@ def table() -> dict[str, tuple[float, float]]:
     return compare((1, 4, 7), steps=120, count=500)
 
 
-FLOORS = {"Siamese": 0.78, "matching": 0.80, "prototypical": 0.80, "MAML": 0.86, "MAP head": 0.82}
+FLOORS = {"siamese": 0.78, "matching": 0.80, "prototypical": 0.80, "maml": 0.86, "map_head": 0.82}
 """Accuracy where guessing has .5 and the full benchmark some .05 to .1 more."""
 
 
