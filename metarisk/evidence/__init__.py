@@ -5,6 +5,7 @@ from metarisk.evidence.held_out import held_out_rows, held_out_table
 from metarisk.evidence.leaks import feature_rows, leak_warnings, leaks, single_feature_auc
 from metarisk.evidence.level import LevelChoice, choose_level, level_rows
 from metarisk.evidence.segments import by_segment
+from metarisk.evidence.spread import intervals
 from metarisk.evidence.table import Candidate, Evidence, evidence_rows, summarise, table, words_of
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "feature_rows",
     "held_out_rows",
     "held_out_table",
+    "intervals",
     "leak_warnings",
     "leaks",
     "level_rows",

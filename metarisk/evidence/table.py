@@ -117,15 +117,21 @@ def summarise(
     return Evidence(protocol, judge.loss, judge.ranking, len(y), told, folds, opponents, oracle, tuple(candidates))
 
 
-def evidence_rows(evidence: Evidence) -> list[dict[str, object]]:
-    """Rows for the warehouse's `evidence` table, less the keys of the model."""
+def evidence_rows(
+    evidence: Evidence, spread: Mapping[str, Mapping[str, Interval]] | None = None
+) -> list[dict[str, object]]:
+    """Rows for the warehouse's `evidence` table, less the keys of the model.
+
+    `spread` has intervals of measures, by candidate and name, where they were found.
+    """
     chosen = ", ".join(f"{name} from {fold}" for fold, name in evidence.opponents.items())
     note = f"opponent: {chosen}; oracle: {evidence.oracle}"
     about = {"rows": evidence.rows, "events": evidence.events, "note": note}
     rows: list[dict[str, object]] = []
     for candidate in evidence.candidates:
         others = [(metric, value) for metric, value in candidate.metrics.items() if metric != evidence.loss]
-        numbers = [("all", metric, Interval(value, math.nan, math.nan)) for metric, value in others]
+        known = (spread or {}).get(candidate.name, {})
+        numbers = [("all", metric, known.get(metric, Interval(value, math.nan, math.nan))) for metric, value in others]
         numbers += [("all", evidence.loss, candidate.loss), ("all", "loss_minus_oracle", candidate.against_oracle)]
         opposed = {"all": candidate.against_opponent} | dict(candidate.by_support)
         numbers += [(part, "loss_minus_opponent", interval) for part, interval in opposed.items()]

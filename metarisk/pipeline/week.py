@@ -241,12 +241,10 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
     """Write model, state and evidence to the warehouse in one transaction; registering it again changes nothing."""
     job, judged = context.job, trained.judged
     promoted = judged.decision.promote
-    by_segment = evidences.by_segment(
-        pl.read_parquet(judged.folder / "judged" / "judged.parquet"),
-        judged.decision.recipe,
-        context.portfolio,
-        context.spec,
-    )
+    recipe = judged.decision.recipe
+    forward = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
+    by_segment = evidences.by_segment(forward, recipe, context.portfolio, context.spec)
+    spread = {recipe: evidences.intervals(forward, recipe, context.portfolio, context.spec)}
     with context.warehouse.transaction() as transaction:
         known = transaction.rows("SELECT 1 AS found FROM metarisk.model WHERE model_id = $id", {"id": trained.model_id})
         if not known:
@@ -255,7 +253,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 "model_id": trained.model_id,
                 "portfolio": job.portfolio,
                 "as_of": job.as_of,
-                "recipe": judged.decision.recipe,
+                "recipe": recipe,
                 "created_at": now,
                 "path": f"registry/{job.portfolio}/{trained.model_id}",
                 "metrics": json.dumps(_headline(judged), sort_keys=True),
@@ -265,7 +263,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
             append_rows(transaction, "metarisk.model", [model])
             states = ["candidate", "champion"] if promoted else ["candidate"]
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
-            found = evidences.evidence_rows(judged.evidence)
+            found = evidences.evidence_rows(judged.evidence, spread)
             found += evidences.decision_rows(judged.decision, judged.evidence)
             found += evidences.level_rows(judged.level, judged.evidence, judged.decision.recipe)
             found += [*by_segment, *judged.held_out, *judged.features]
@@ -273,7 +271,6 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 found += trained.comparison.evidence_rows(judged.decision.recipe)
             found += trained.fairness
             append_rows(transaction, "metarisk.evidence", [keys | row for row in found])
-            forward = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
             names = [line.name for line in judged.evidence.candidates]
             keep_trials(context, transaction, forward, names, judged.checked, trained.model_id, now)
             target = {"target": context.portfolio.target.name}

@@ -55,15 +55,17 @@ def test_a_card_tells_what_a_validator_asks(duckdb: Project, monkeypatch: pytest
     assert amounts.min() <= low * 1.000001 and high <= amounts.max() * 1.000001 and low < high
     about = registry.manifest(duckdb.settings.data_dir / "registry", NAME, model_id)
     assert all(digest in text for digest in about["files"].values())
-    log_loss = duckdb.warehouse.rows(
+    measured = duckdb.warehouse.rows(
         "SELECT e.value, e.low, e.high FROM metarisk.evidence e JOIN metarisk.model m ON m.model_id = e.model_id "
-        "WHERE m.model_id = $id AND e.candidate = m.recipe AND e.slice = 'all' AND e.metric = 'log_loss'",
+        "WHERE m.model_id = $id AND e.candidate = m.recipe AND e.slice = 'all' "
+        "AND e.metric IN ('log_loss', 'auc', 'brier', 'ece')",
         {"id": model_id},
     )
-    (row,) = log_loss
-    assert row["low"] < row["value"] < row["high"]
     plain = text.replace("\\", "")
-    assert f"| {row['value']:.5g} [{row['low']:.5g}, {row['high']:.5g}] |" in plain
+    assert len(measured) == 4
+    for row in measured:
+        assert row["low"] < row["value"] < row["high"]
+        assert f"{row['value']:.5g} [{row['low']:.5g}, {row['high']:.5g}]" in plain
     judged = duckdb.warehouse.rows("SELECT slice, rows, events FROM metarisk.evidence WHERE protocol = 'segments'")
     for row in judged:
         assert f"| {row['slice']} | {row['rows']} | {row['events']} |" in plain

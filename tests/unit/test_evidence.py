@@ -8,11 +8,23 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
-from scipy import special
+from scipy import special, stats
 from sklearn import metrics as sk
 
 from metarisk.domain import LearnerChoice, Portfolio, Promotion
-from metarisk.evidence import Decision, against, by_segment, decide, decision_rows, evidence_rows, summarise, table
+from metarisk.evidence import (
+    Decision,
+    against,
+    by_segment,
+    decide,
+    decision_rows,
+    evidence_rows,
+    intervals,
+    summarise,
+    table,
+)
+from metarisk.evidence.spread import GROUPS, jackknife
+from metarisk.metrics import judge_of
 from metarisk.tasks import LABEL, OPPONENT
 from tests.unit import loan_examples
 from tests.unit.loan_examples import PORTFOLIO, days
@@ -292,3 +304,40 @@ def test_the_estimate_of_a_segment_lies_between_what_was_seen_and_the_mean_of_al
     assert (np.sign(seen - shrunk.mean()) * (seen - shrunk) >= -1e-5).all()
     assert by_segment(segment_losses({}), "segments", PORTFOLIO, SPEC) == []
     assert by_segment(pl.DataFrame(), "plain", PORTFOLIO, SPEC) == []
+
+
+def test_a_jackknife_of_a_mean_is_its_own_error():
+    """Over groups of one row each, left out in turn, it is the textbook's standard error of a mean."""
+    r = np.random.default_rng(3)
+    y = (r.random(GROUPS) < 0.5).astype(float)
+    score = r.normal(size=GROUPS)
+    found = jackknife(judge_of("bernoulli"), score, y, np.arange(GROUPS))["brier"]
+    each = (special.expit(score) - y) ** 2
+    width = stats.t.ppf(0.975, GROUPS - 1) * stats.sem(each)
+    assert (found.mean, found.low, found.high) == pytest.approx((each.mean(), each.mean() - width, each.mean() + width))
+
+
+def test_intervals_of_measures_hold_the_truth_as_often_as_they_say():
+    """Binormal scores, whose AUC is known, in blocks of rows that share a shift of both scores and odds."""
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    held = []
+    for seed in range(60):
+        r = np.random.default_rng(seed)
+        y = (r.random(400) < np.repeat(r.uniform(0.1, 0.5, 40), 10)).astype(float)
+        found = jackknife(judge_of("bernoulli"), y + r.normal(size=400), y, np.repeat(np.arange(40), 10))["auc"]
+        held.append(found.low <= truth <= found.high)
+    assert 52 <= sum(held) <= 60  # of 60 at 95 %, fewer than 52 in one of two hundred
+
+
+def test_measures_without_spread_have_no_interval():
+    y = np.zeros(50)
+    y[3] = 1.0
+    alone = jackknife(judge_of("bernoulli"), np.linspace(-2, 2, 50), y, np.zeros(50))
+    assert all(np.isinf([found.low, found.high]).all() for found in alone.values())
+    once = jackknife(judge_of("bernoulli"), np.linspace(-2, 2, 50), y, np.arange(50))
+    assert np.isinf(once["auc"].high) and np.isfinite(once["brier"].high)
+    assert intervals(JUDGED.clear(), "map_head", PORTFOLIO, SPEC) == {}
+    spread = intervals(JUDGED, "map_head", PORTFOLIO, SPEC)
+    by_name = {(row["candidate"], row["metric"]): row for row in evidence_rows(EVIDENCE, {"map_head": spread})}
+    assert by_name["map_head", "auc"]["low"] < by_name["map_head", "auc"]["value"] < by_name["map_head", "auc"]["high"]
+    assert by_name["plain", "auc"]["low"] is None
