@@ -107,6 +107,8 @@ def _committed(context: Context, name: str, run: Callable[[], Result]) -> Result
             f"{job.portfolio} {job.as_of}: {name} did not end; the warehouse has all of it or nothing"
         )
 
+    # Prefect logs the names of hooks.
+    tell.__name__, warn.__name__ = f"event metarisk.{COMMITS[name]}", f"warning about {name}"
     with transaction() as held:
         held.stage(None, on_rollback_hooks=[warn], on_commit_hooks=[tell])
         return run()
