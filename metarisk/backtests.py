@@ -5,7 +5,7 @@ Pure: frames in, frames out. Which outcomes are known is `tasks`; which scores w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ SCHEMA = {
 }
 
 
-def grade_backtests(judged: pl.DataFrame, card: Scorecard) -> pl.DataFrame:
+def grade_backtests(judged: Iterable[pl.DataFrame], card: Scorecard) -> pl.DataFrame:
     """Back-tests of every grade in every cohort: was its probability too low?
 
     Each grade is tested twice: with independent defaults (Jeffreys), and with one common factor of the card's asset
@@ -51,7 +51,7 @@ def grade_backtests(judged: pl.DataFrame, card: Scorecard) -> pl.DataFrame:
     cohorts (Benjamini and Hochberg 1995). Cohorts must not share an entity.
 
     Args:
-        judged: `cohort` (text), `score` (probability) and LABEL (0 or 1), one row an entity.
+        judged: parts of one frame: `cohort` (text), `score` (probability) and LABEL (0 or 1), one row an entity.
         card: master scale and asset correlation.
 
     Returns:
@@ -60,15 +60,11 @@ def grade_backtests(judged: pl.DataFrame, card: Scorecard) -> pl.DataFrame:
         `ok`.
     """
     names = [grade.name for grade in card.grades]
-    place = pl.Series("place", grade_numbers(judged["score"].to_numpy(), card.grades) + 1, dtype=pl.Int32)
-    lines = (
-        judged.with_columns(place)
-        .group_by("cohort", "place")
-        .agg(rows=pl.len(), events=pl.col(LABEL).sum(), mean_score=pl.col("score").sort().mean())
-        .sort("cohort", "place")
-    )
-    if lines.is_empty():
+    counted = [_by_grade(part, card) for part in judged]
+    if not sum(part.height for part in counted):
         return pl.DataFrame(schema=SCHEMA)
+    lines = pl.concat(counted).group_by("cohort", "place").agg(pl.col("rows", "events", "score").sort().sum())
+    lines = lines.with_columns(mean_score=pl.col("score") / pl.col("rows")).sort("cohort", "place")
     p, d, n = (lines[name].to_numpy().astype(float) for name in ("mean_score", "events", "rows"))
     independent, common = jeffreys_p(p, d, n), vasicek_p(p, d, n, card.asset_correlation)
     q, common_q = benjamini_hochberg(independent), benjamini_hochberg(common)
@@ -88,6 +84,13 @@ def grade_backtests(judged: pl.DataFrame, card: Scorecard) -> pl.DataFrame:
         asset_correlation=pl.lit(card.asset_correlation),
         status=pl.Series(status.tolist()),
     ).select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+
+
+def _by_grade(judged: pl.DataFrame, card: Scorecard) -> pl.DataFrame:
+    """Rows, events and sum of scores of every cohort and grade; `place` is the grade's number from 1."""
+    place = pl.Series("place", grade_numbers(judged["score"].to_numpy(), card.grades) + 1, dtype=pl.Int32)
+    sums = pl.len().alias("rows"), pl.col(LABEL).sum().alias("events"), pl.col("score").sort().sum()
+    return judged.with_columns(place).group_by("cohort", "place").agg(*sums)
 
 
 def adverse_impact(groups: Sequence[str | None], declined: Array) -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ scores were published and what is known of them, the caller says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -34,26 +34,77 @@ FEWEST_MATURED = 10
 SUSPECTED = "concept drift suspected"
 
 
+_SUMS = ("rows", "expected", "squares", "event", "mature", "score", "score_squares", "mature_event", "logit")
+"""What is summed in a cell: of all rows, of their expected events and squares of these, of events; of mature rows, of
+their scores, squares, events and log-odds."""
+_ALL, _MATURE = slice(0, 4), slice(4, 8)
+
+
 @dataclass(frozen=True)
 class Known:
-    """Entities whose score was published at their opening, with what is known of them by now; arrays (N,).
+    """What is known by now of entities whose score was published at their opening, added up; parts can be joined.
 
     Attributes:
-        keys, codes: segment keys, and the number of each row's key.
-        score: published probability of the event over the whole horizon.
-        expected: probability of the event within the periods that are known by now.
-        event: whether it fell into them.
-        periods: number of known periods.
-        matured: whether the whole horizon is known.
+        keys: segment keys.
+        cells: number of a key times BINS plus the bin of a score, int64 (C,), in order.
+        sums: of the rows of each cell, (C, 9) in the order of _SUMS.
+        months: rows, expected events and events (P, 3) by number of known periods.
     """
 
-    keys: tuple[SegmentKey, ...]
-    codes: Array
-    score: Array
-    expected: Array
-    event: Array
-    periods: Array
-    matured: Array
+    keys: tuple[SegmentKey, ...] = ()
+    cells: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    sums: Array = field(default_factory=lambda: np.zeros((0, len(_SUMS))))
+    months: Array = field(default_factory=lambda: np.zeros((0, 3)))
+
+    @classmethod
+    def of(
+        cls,
+        keys: tuple[SegmentKey, ...],
+        codes: Array,
+        score: Array,
+        expected: Array,
+        event: Array,
+        periods: Array,
+        matured: Array,
+    ) -> Known:
+        """Add up entities; arrays (N,).
+
+        Args:
+            keys, codes: segment keys, and the number of each row's key.
+            score: published probability of the event over the whole horizon.
+            expected: probability of the event within the periods that are known by now.
+            event: whether it fell into them.
+            periods: number of known periods.
+            matured: whether the whole horizon is known.
+        """
+        ones, mature = np.ones(len(score)), np.asarray(matured, dtype=float)
+        logit = special.logit(np.clip(score, 1e-9, 1.0 - 1e-9))
+        bins = pl.DataFrame({"score": score}).select(bin_of(pl.col("score")))["score"].to_numpy()
+        of_mature = (mature * value for value in (ones, score, score**2, event, logit))
+        values = np.stack([ones, expected, expected**2, event, *of_mature], axis=1)
+        months = _added(np.asarray(periods, dtype=np.int64), np.stack([ones, expected, event], axis=1), dense=True)[1]
+        return cls(keys, *_added(codes * BINS + bins, values), months)
+
+    def plus(self, other: Known) -> Known:
+        """Both together."""
+        keys = tuple(sorted({*self.keys, *other.keys}))
+        place = {key: number for number, key in enumerate(keys)}
+        cells = [
+            np.array([place[key] for key in part.keys], dtype=np.int64)[part.cells // BINS] * BINS + part.cells % BINS
+            for part in (self, other)
+        ]
+        months = np.zeros((max(len(self.months), len(other.months)), 3))
+        for part in (self, other):
+            months[: len(part.months)] += part.months
+        return Known(keys, *_added(np.concatenate(cells), np.concatenate([self.sums, other.sums])), months)
+
+
+def _added(place: Array, values: Array, *, dense: bool = False) -> tuple[Array, Array]:
+    """Sums (C, V) of values (N, V) by place (N,), and the places (C,); `dense`: of all places up to the last."""
+    cells, numbers = (None, place) if dense else np.unique(place, return_inverse=True)
+    size = (int(place.max()) + 1 if len(place) else 0) if cells is None else len(cells)
+    sums = [np.bincount(numbers, column, minlength=size) for column in values.T]
+    return np.arange(size) if cells is None else cells, np.stack(sums, axis=1)
 
 
 def expected_events(score: Array, share_from: Array, share_to: Array) -> Array:
@@ -92,24 +143,20 @@ def judge(segments: Sequence[str], known: Known) -> pl.DataFrame:
     whole portfolio; `feature` is the month), `matured_auc` and `calibration_in_the_large` (the shift of the log-odds
     that matured rows ask for). Empty where nothing is known.
     """
-    if not len(known.event):
+    if not len(known.cells):
         return pl.DataFrame(schema=SCHEMA)
     of = nodes(known.keys, segments)
     level = _events(of, known)
-    ranked = _ranking(of, known, np.ones(len(known.event), dtype=bool), "early_auc")
-    mature = known.matured.astype(bool)
-    parts = [level, ranked, _by_month(known, level["status"][0])]
-    if mature.any():
-        parts += [_ranking(of, known, mature, "matured_auc"), _in_the_large(of, known, mature)]
+    parts = [level, _ranking(of, known, _ALL, "early_auc"), _by_month(known, level["status"][0])]
+    if known.sums[:, _SUMS.index("mature")].any():
+        parts += [_ranking(of, known, _MATURE, "matured_auc"), _in_the_large(of, known)]
     return pl.concat(parts)
 
 
-def _sums(of: Sequence[Node], known: Known, values: Array) -> Array:
-    return totals(of, np.bincount(known.codes, values, minlength=len(known.keys)))
-
-
 def _events(of: Sequence[Node], known: Known) -> pl.DataFrame:
-    n, e, o = (_sums(of, known, v) for v in (np.ones(len(known.event)), known.expected, known.event))
+    codes = known.cells // BINS
+    sums = (np.bincount(codes, known.sums[:, _SUMS.index(name)]) for name in ("rows", "expected", "event"))
+    n, e, o = (totals(of, value) for value in sums)
     rate = e / np.maximum(n, 1)
     more, fewer = binomial_p(rate, o, n), stats.binom.cdf(o, n, rate)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -148,17 +195,15 @@ def _judged_at(of: Sequence[Node], status: Array, n: Array, e: Array, o: Array) 
     return levels, details
 
 
-def _ranking(of: Sequence[Node], known: Known, which: Array, metric: str) -> pl.DataFrame:
-    """The AUC that known events show, against the one that their own probabilities expect."""
-    bins = pl.DataFrame({"score": known.score[which]}).select(bin_of(pl.col("score")))["score"].to_numpy()
-    expected = known.score[which] if metric == "matured_auc" else known.expected[which]
-    place = known.codes[which] * BINS + bins
+def _ranking(of: Sequence[Node], known: Known, which: slice, metric: str) -> pl.DataFrame:
+    """The AUC that known events show, against the one that their own probabilities expect, of all or of mature rows."""
 
     def by_bin(values: Array) -> Array:
-        return totals(of, np.bincount(place, values, minlength=len(known.keys) * BINS).reshape(-1, BINS))
+        every = np.zeros(len(known.keys) * BINS)
+        every[known.cells] = values
+        return totals(of, every.reshape(-1, BINS))
 
-    event = known.event[which].astype(float)
-    rows, p, squares, seen = (by_bin(v) for v in (np.ones(len(event)), expected, expected**2, event))
+    rows, p, squares, seen = map(by_bin, known.sums[:, which].T)
     due, found = ranking(rows, p, squares), ranking(rows, seen, seen)
     n, o = rows.sum(axis=1), seen.sum(axis=1)
     enough = np.minimum(o, n - o) >= LEAST_EVENTS
@@ -180,8 +225,7 @@ def _ranking(of: Sequence[Node], known: Known, which: Array, metric: str) -> pl.
 
 def _by_month(known: Known, status: str) -> pl.DataFrame:
     """Observed over expected events of the whole portfolio by months on book known; no tests of their own."""
-    months = known.periods.astype(np.int64)
-    n, e, o = (np.bincount(months, v) for v in (np.ones(len(months)), known.expected, known.event))
+    n, e, o = known.months.T
     held = np.flatnonzero(e > 0)
     n, e, o = n[held], e[held], o[held]
     rate = e / n
@@ -203,21 +247,24 @@ def _whole(values: Array) -> Array:
     return np.asarray(np.rint(values).astype(np.int64))
 
 
-def _in_the_large(of: Sequence[Node], known: Known, which: Array) -> pl.DataFrame:
-    """Calibration in the large of matured rows, of every node with ten events or more; described, not tested."""
-    logit = special.logit(np.clip(known.score[which], 1e-9, 1.0 - 1e-9))
-    event, codes = known.event[which].astype(float), known.codes[which]
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(len(known.keys) + 1))
+def _in_the_large(of: Sequence[Node], known: Known) -> pl.DataFrame:
+    """Calibration in the large of mature rows, of every node with ten events or more; described, not tested.
+
+    The rows of a cell stand at their mean log-odds, which moves the shift by some 1e-5.
+    """
+    mature = known.sums[:, _SUMS.index("mature")] > 0
+    starts = np.searchsorted(known.cells[mature], BINS * np.arange(len(known.keys) + 1))
+    n, score, _, event, logit = known.sums[mature, 4:].T
     frames = []
     for node in of:
-        rows = np.concatenate([order[starts[m] : starts[m + 1]] for m in node.members])
-        events = event[rows].sum()
-        if min(events, len(rows) - events) < FEWEST_MATURED:
+        cells = np.concatenate([np.arange(starts[m], starts[m + 1]) for m in node.members])
+        rows, events = n[cells].sum(), event[cells].sum()
+        if min(events, rows - events) < FEWEST_MATURED:
             continue
-        shift = calibration_in_the_large(logit[rows], event[rows])
-        about = {"level": [node.level], "segment": [node.segment], "status": "ok", "n_cur": [len(rows)]}
-        words = [f"{events:,.0f} events, {known.score[which][rows].sum():,.1f} expected of {len(rows):,} matured rows"]
+        weight = n[cells]
+        shift = calibration_in_the_large(logit[cells] / weight, event[cells] / weight, weight)
+        about = {"level": [node.level], "segment": [node.segment], "status": "ok", "n_cur": [int(rows)]}
+        words = [f"{events:,.0f} events, {score[cells].sum():,.1f} expected of {rows:,.0f} matured rows"]
         frames.append(rows_of(about, None, "calibration_in_the_large", value=np.array([shift]), detail=words))
     return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
 

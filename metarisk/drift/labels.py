@@ -20,11 +20,11 @@ WATCH, ALERT = math.log(1.25), math.log(1.5)
 """Least changes of the event rate, either way, on the log scale."""
 
 
-def count(labelled: pl.DataFrame, segments: Sequence[str]) -> pl.DataFrame:
+def count(labelled: pl.DataFrame | pl.LazyFrame, segments: Sequence[str]) -> pl.DataFrame:
     """Mature rows and their events by segment: the segment columns, `rows`, `events`."""
-    keyed = labelled.select(*(segment_column(name).alias(name) for name in segments), LABEL)
+    keyed = labelled.lazy().select(*(segment_column(name).alias(name) for name in segments), LABEL)
     counted = keyed.group_by(*segments).agg(rows=pl.len(), events=pl.col(LABEL).sum())
-    return counted.with_columns(pl.col("rows", "events").cast(pl.Int64)).sort(*segments)
+    return counted.with_columns(pl.col("rows", "events").cast(pl.Int64)).sort(*segments).collect(engine="streaming")
 
 
 def compare(segments: Sequence[str], reference: pl.DataFrame | None, current: pl.DataFrame) -> pl.DataFrame:

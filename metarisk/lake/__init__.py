@@ -16,6 +16,7 @@ from metarisk.lake.folders import (
     verify,
     write_manifest,
 )
+from metarisk.lake.parts import parted, parts_for
 from metarisk.lake.sampling import key_ranges
 from metarisk.lake.store import Store
 
@@ -35,6 +36,8 @@ __all__ = [
     "key_columns",
     "key_ranges",
     "left",
+    "parted",
+    "parts_for",
     "read_extract",
     "read_manifest",
     "scratch",

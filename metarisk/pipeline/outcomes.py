@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
@@ -49,7 +50,8 @@ FROM metarisk.outcome_current
 WHERE portfolio = $portfolio AND target = $target
 """
 _NEWER = "SELECT 1 AS found FROM metarisk.publication WHERE portfolio = $portfolio AND as_of > $as_of LIMIT 1"
-ROWS_A_PART = 1_000_000
+_FRESH = {"entity": pl.String, "published": pl.Date, "score": pl.Float64, "model_id": pl.String}
+_HASH = pl.col("entity").hash()
 
 
 def window(context: Context, first: date, last: date, known: datetime | None = None) -> dict[str, Scalar]:
@@ -64,52 +66,70 @@ def month_ends(context: Context, first: date, last: date) -> list[dict[str, Any]
     return context.warehouse.rows(_MONTH_ENDS, window(context, first, last))
 
 
-def first_scores(context: Context, opened: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
-    """The first score of each entity that was published at a month end from `first` to `last`, soon after its opening.
+def first_scores(context: Context, opened: pl.LazyFrame, first: date, last: date) -> Iterator[pl.DataFrame]:
+    """Entities with the first score that was published at a month end from `first` to `last`, soon after their opening.
 
-    Nights of a backfill or a restatement do not count, unless the source is bitemporal.
+    Nights of a backfill or a restatement do not count, unless the source is bitemporal. Only scores at most FRESH_DAYS
+    old at their month end are taken, for later ones are about survivors.
 
     Args:
-        opened: `entity` and `opened` (date), one row an entity.
+        opened: `entity`, `opened` (date), and what else is wanted of them, one row an entity.
 
-    Returns:
-        `entity`, `published` (date), `score` and `model_id`; only scores at most FRESH_DAYS old at their month end, for
-        later ones are about survivors. The scores of a month end are streamed past the entities opened before it.
+    Yields:
+        Its columns, `published` (date), `score` and `model_id` of parts of the entities, each in order: what is held
+        does not grow with them but for eight bytes of those that opened within a month.
     """
-    portfolio = context.portfolio
-    found = [
-        pl.DataFrame(schema={"entity": pl.String, "published": pl.Date, "score": pl.Float64, "model_id": pl.String})
-    ]
-    for night in month_ends(context, first, last):
-        age = (pl.lit(night["as_of"]) - pl.col("opened")).dt.total_days()
-        fresh = opened.filter(age.is_between(0, FRESH_DAYS)).select("entity")
-        if fresh.is_empty():
-            continue
-        parameters = {"run_id": night["run_id"], "as_of": night["as_of"], "target": portfolio.target.name}
-        about = pl.lit(night["as_of"]).alias("published"), pl.lit(night["model_id"], pl.String).alias("model_id")
-        with context.warehouse.stream(_SCORES, parameters) as reader:
-            parts = [pl.DataFrame(batch).join(fresh, on="entity") for batch in reader]
-        found += [part.with_columns(*about).select(found[0].columns) for part in parts]
-    return pl.concat(found).sort("entity", "published").unique("entity", keep="first", maintain_order=True)
+    nights = month_ends(context, first, last)
+    if not nights:
+        return
+    rows = int(opened.select(pl.len()).collect(engine="streaming").item())
+    with lake.scratch(context.folder.parent) as private:
+        entities = lake.parted(opened, "entity", lake.parts_for(rows), private / "opened")
+        spool = private / "scores.parquet"
+        with pq.ParquetWriter(spool, pl.DataFrame(schema=_FRESH).to_arrow().schema) as file:
+            for night in nights:
+                for frame in _fresh_scores(context, pl.concat(entities), night):
+                    file.write_table(frame.to_arrow())
+        scores = lake.parted(pl.scan_parquet(spool), "entity", len(entities), private / "scores")
+        age = (pl.col("published") - pl.col("opened")).dt.total_days()
+        for published, of in zip(scores, entities, strict=True):
+            fresh = published.join(of, on="entity").filter(age.is_between(0, FRESH_DAYS))
+            found = fresh.collect(engine="streaming").sort("entity", "published", "opened")
+            yield found.unique("entity", keep="first", maintain_order=True)
 
 
-def published_outcomes(context: Context, frame: pl.LazyFrame) -> pl.DataFrame:
-    """One row an entity whose outcome is known: `cohort`, `entity`, `score`, LABEL.
+def _fresh_scores(context: Context, opened: pl.LazyFrame, night: dict[str, Any]) -> Iterator[pl.DataFrame]:
+    """Scores of a night whose entity opened within FRESH_DAYS before it, and of a few others of the same hash."""
+    as_of: date = night["as_of"]
+    soon = pl.col("opened").is_between(as_of - timedelta(days=FRESH_DAYS), as_of)
+    hashes = opened.filter(soon).select(_HASH).collect(engine="streaming").to_series().sort().to_numpy()
+    if not len(hashes):
+        return
+    parameters = {"run_id": night["run_id"], "as_of": as_of, "target": context.portfolio.target.name}
+    about = {"published": pl.lit(as_of), "model_id": pl.lit(night["model_id"], pl.String)}
+    with context.warehouse.stream(_SCORES, parameters) as reader:
+        for batch in reader:
+            frame = pl.DataFrame(batch)
+            mine = frame.select(_HASH).to_series().to_numpy()
+            nearest = hashes[np.minimum(np.searchsorted(hashes, mine), len(hashes) - 1)]
+            yield frame.filter(pl.Series(nearest == mine)).with_columns(**about).select(*_FRESH)
 
-    Its score is that of `first_scores`. Cohorts are years of opening, so no entity is in two. Empty where the target is
-    no event.
+
+def published_outcomes(context: Context, frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """One row an entity whose outcome is known, in parts: `cohort`, `score`, LABEL.
+
+    Its score is that of `first_scores`. Cohorts are years of opening, so no entity is in two. Nothing where the target
+    is no event.
     """
     portfolio, job, columns = context.portfolio, context.job, context.portfolio.columns
     if context.spec.label != "event":
-        return pl.DataFrame(schema={"cohort": pl.String, "entity": pl.String, "score": pl.Float64, LABEL: pl.Float64})
+        return
     known = labelled(frame, portfolio, context.spec, job.as_of).select(
         pl.col(columns.entity).alias("entity"), pl.col(columns.opened_on).cast(pl.Date).alias("opened"), LABEL
     )
-    judged = known.collect(engine="streaming")
-    scores = first_scores(context, judged, date.min, job.as_of)
-    return scores.join(judged, on="entity", maintain_order="left").select(
-        pl.col("opened").dt.year().cast(pl.String).alias("cohort"), "entity", "score", LABEL
-    )
+    cohort = pl.col("opened").dt.year().cast(pl.String).alias("cohort")
+    for part in first_scores(context, known, date.min, job.as_of):
+        yield part.select(cohort, "score", LABEL)
 
 
 def to_tell(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
@@ -134,11 +154,11 @@ def to_tell(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.Dat
         with context.warehouse.stream(_TOLD, about) as reader, pq.ParquetWriter(told, reader.schema) as file:
             for batch in reader:
                 file.write_batch(batch)
-        before, now = pl.scan_parquet(told), _known(context, frame, first)
-        parts = 1 + rows // ROWS_A_PART
-        for part in range(parts):
-            mine = pl.col("entity").hash() % parts == part
-            yield _differing(context, now.filter(mine), before.filter(mine))
+        parts = lake.parts_for(rows)
+        now = lake.parted(_known(context, frame, first), "entity", parts, private / "now")
+        before = lake.parted(pl.scan_parquet(told), "entity", parts, private / "before")
+        for pair in zip(now, before, strict=True):
+            yield _differing(context, *pair)
 
 
 def _known(context: Context, frame: pl.LazyFrame, first: date | None) -> pl.LazyFrame:

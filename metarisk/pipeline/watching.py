@@ -10,10 +10,12 @@ import io
 import json
 from collections.abc import Mapping
 from datetime import date, timedelta
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import torch
 
 from metarisk import drift as drifts
@@ -23,12 +25,14 @@ from metarisk.domain import Array, Feature, ModelError, Portfolio
 from metarisk.drift import direct, early, labels, multivariate, performance
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.pipeline import remedying
+from metarisk.pipeline.chunks import BATCH_ROWS
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.night import Run, finished, scan, score_files
+from metarisk.pipeline.night import Run, finished, scan
 from metarisk.pipeline.outcomes import first_scores
 from metarisk.pipeline.remedying import RECENCY
+from metarisk.pipeline.replaying import BASE_SCORE, SCORE, SEGMENT, Night, scored_rows
 from metarisk.pipeline.storing import from_registry
-from metarisk.tasks import LABEL, MATURE, labelled, matured, observed, periods_known, population, teaching
+from metarisk.tasks import LABEL, MATURE, labelled, matured, observed, periods_known, teaching
 
 HISTOGRAMS, SCORES, LABELS, SAMPLE, CURVE = (
     "reference.parquet", "reference.scores.parquet", "reference.labels.parquet", "reference.sample.parquet",
@@ -99,34 +103,42 @@ def watch(context: Context, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Every row of `drift_metric` of a run, and its histograms."""
     portfolio, columns, target = context.portfolio, context.portfolio.columns, context.portfolio.target.name
     beside = kept(context, run.model_id)
-    night = scored_population(context, run)
     known = beside.get(HISTOGRAMS)
     features = [*_watched(portfolio), target]
-    found, counted = drifts.watch(night, known, features=features)
-    parts = [found, _together(night, known, beside.get(SAMPLE))]
-    if context.spec.label == "event":
-        estimated = performance.compare(
-            columns.segments, beside.get(SCORES), performance.count(night, columns.segments, target)
-        )
-        first = _earliest(context, run)
-        parts += [
-            labels.compare(columns.segments, beside.get(LABELS), _matured_since(context, run)),
-            estimated, first, early.concept(estimated, first),
-        ]  # fmt: skip
-    else:
-        parts.append(_direct(context, run, night, beside))
+    with lake.scratch(run.folder) as private:
+        night = scored_population(context, run, private / "population.parquet")
+        found, counted = drifts.watch(night, known, features=features)
+        parts = [found, _together(night, known, beside.get(SAMPLE))]
+        if context.spec.label == "event":
+            now = performance.count(night, columns.segments, target)
+            estimated, first = performance.compare(columns.segments, beside.get(SCORES), now), _earliest(context, run)
+            parts += [
+                labels.compare(columns.segments, beside.get(LABELS), _matured_since(context, run)),
+                estimated, first, early.concept(estimated, first),
+            ]  # fmt: skip
+        else:
+            parts.append(_direct(context, run, night, beside))
     decided = run.folder / "adapt" / RECENCY
     if decided.exists():
         parts.append(remedying.rows(Recency.from_bytes(decided.read_bytes())))
     return pl.concat(parts), counted
 
 
-def scored_population(context: Context, run: Run) -> pl.LazyFrame:
-    """The population with its score in a column named by the target, which may be the name of its outcome as well."""
-    target, entity = context.portfolio.target.name, context.portfolio.columns.entity
-    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
-    scores = pl.scan_parquet(score_files(run)).select(pl.col("entity").alias(entity), pl.col("score").alias(target))
-    return rows.drop(target, strict=False).join(scores, on=entity, how="left")
+def scored_population(context: Context, run: Run, file: Path) -> pl.LazyFrame:
+    """The population with its score in a column named by the target, which may be the name of its outcome as well.
+
+    It is written to a file, a batch at a time: a join would hold the scores.
+    """
+    target = context.portfolio.target.name
+    tables = (
+        rows.drop(target, strict=False).rename({SCORE: target}).drop(SEGMENT, BASE_SCORE).to_arrow()
+        for rows in scored_rows(Night(context, run))
+    )
+    first = next(tables)
+    with pq.ParquetWriter(file, first.schema, compression="lz4") as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
+    return pl.scan_parquet(file)
 
 
 def worst(found: pl.DataFrame, most: int = WORST) -> list[dict[str, object]]:
@@ -172,20 +184,19 @@ def _matured_since(context: Context, run: Run) -> pl.DataFrame:
     """Labels of rows that matured after the model's label cut-off, counted by segment."""
     portfolio = context.portfolio
     new = scan(context, run.checked).filter(~matured(portfolio, portfolio.target, run.cut_off))
-    rows = labelled(new, portfolio, context.spec, context.job.as_of).select(*portfolio.columns.segments, LABEL)
-    return labels.count(rows.collect(engine="streaming"), portfolio.columns.segments)
+    return labels.count(labelled(new, portfolio, context.spec, context.job.as_of), portfolio.columns.segments)
 
 
 def _earliest(context: Context, run: Run) -> pl.DataFrame:
     """What became by now of the scores published in the last horizon, or one row that says why nothing can be told."""
     known = _known(context, run)
-    if known is None or not len(known.event):
+    if not len(known.cells):
         reason = "no published score has known months on book yet: the first are judged a month and the lag after it"
         return drifts.blind(reason, metric="early_events")
     return early.judge(context.portfolio.columns.segments, known)
 
 
-def _known(context: Context, run: Run) -> early.Known | None:
+def _known(context: Context, run: Run) -> early.Known:
     """Entities scored soon after their opening in the last horizon, with what is known of them at as_of."""
     portfolio, job, target, columns = (
         context.portfolio,
@@ -193,8 +204,9 @@ def _known(context: Context, run: Run) -> early.Known | None:
         context.portfolio.target,
         context.portfolio.columns,
     )
+    found = early.Known()
     if not target.periods:
-        return None
+        return found
     months, days = target.horizon_months + target.reporting_lag_months, target.horizon_days + target.reporting_lag_days
     first: date = pl.select(pl.lit(job.as_of - timedelta(days=days)).dt.offset_by(f"-{months + 1}mo")).item()
     frame = scan(context, run.checked).filter(pl.col(columns.opened_on) > pl.lit(first))
@@ -202,18 +214,20 @@ def _known(context: Context, run: Run) -> early.Known | None:
     at_risk = rows.select(
         pl.col(columns.entity).alias("entity"), pl.col(columns.opened_on).cast(pl.Date).alias("opened"),
         *(drifts.segment_column(name).alias(f"__{name}") for name in columns.segments), LABEL, MATURE, "__seen",
-        __from=pl.col(columns.opened_on),
-    ).collect(engine="streaming")  # fmt: skip
-    scores = first_scores(context, at_risk.select("entity", "opened"), first, job.as_of - timedelta(days=1))
-    joined = scores.join(at_risk, on="entity", maintain_order="left")
-    begun = periods_known(portfolio, pl.col("published"))
-    joined = joined.rename({"opened": columns.opened_on}).with_columns(begun.clip(lower_bound=0).alias("__from"))
-    curves = {name: _curve(context, name) for name in joined["model_id"].unique().drop_nulls().to_list()}
-    return _as_known(joined, curves, [f"__{name}" for name in columns.segments], target.periods)
+    )  # fmt: skip
+    curves: dict[str, Array] = {}
+    for joined in first_scores(context, at_risk, first, job.as_of - timedelta(days=1)):
+        for name in joined["model_id"].unique(maintain_order=True).drop_nulls():
+            if name not in curves:
+                curves[name] = _curve(context, name)
+        begun = periods_known(portfolio, pl.col("published"))
+        part = joined.rename({"opened": columns.opened_on}).with_columns(begun.clip(lower_bound=0).alias("__from"))
+        found = found.plus(_as_known(part, curves, [f"__{name}" for name in columns.segments], target.periods))
+    return found
 
 
 def _as_known(joined: pl.DataFrame, curves: Mapping[str, Array], segments: list[str], periods: int) -> early.Known:
-    """Arrays of rows whose expectation is known: by the curve of the model that scored, or of the whole horizon."""
+    """Sums of rows whose expectation is known: by the curve of the model that scored, or of the whole horizon."""
     seen, begun = joined["__seen"].to_numpy(), joined["__from"].to_numpy()
     share = np.full((joined.height, 2), np.nan)
     models = joined["model_id"].fill_null("").to_numpy()
@@ -228,7 +242,7 @@ def _as_known(joined: pl.DataFrame, curves: Mapping[str, Array], segments: list[
     keys = keyed.unique().sort(segments)
     codes = keyed.join(keys.with_row_index("__code"), on=segments, how="left", maintain_order="left")["__code"]
     score = rows["score"].to_numpy()
-    return early.Known(
+    return early.Known.of(
         tuple(keys.iter_rows()), codes.to_numpy().astype(np.int64), score,
         early.expected_events(score, share[:, 0], share[:, 1]), rows[LABEL].to_numpy(), rows["__seen"].to_numpy(),
         rows[MATURE].to_numpy(),
@@ -252,8 +266,11 @@ def _direct(context: Context, run: Run, night: pl.LazyFrame, beside: Mapping[str
     if LOSS_MODEL not in files or LOSSES not in beside:
         return direct.compare(columns.segments, None, pl.DataFrame(), 0.0)
     model = direct.LossModel.from_bytes(files[LOSS_MODEL])
-    rows = night.collect(engine="streaming")
-    sums = direct.summed(rows, model.predict(rows, rows[target].to_numpy()), columns.segments)
+    parts = [
+        direct.summed(rows, model.predict(rows, rows[target].to_numpy()), columns.segments)
+        for rows in night.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming")
+    ]
+    sums = pl.concat(parts).group_by(*columns.segments, maintain_order=True).sum().sort(*columns.segments)
     return direct.compare(columns.segments, beside[LOSSES], sums, model.noise)
 
 

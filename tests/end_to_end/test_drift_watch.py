@@ -189,8 +189,9 @@ def test_a_reference_that_cannot_be_used_is_blind_and_the_night_is_published(
     assert said in " ".join(heard.warnings)
 
 
-def test_early_events_are_those_of_scores_published_then(tmp_path: Path) -> None:
-    """A twin by hand: month ends, first scores, curve and known events, read one loan at a time."""
+def test_early_events_are_those_of_scores_published_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twin by hand: month ends, first scores, curve and known events, one loan at a time; the job reads parts."""
+    monkeypatch.setattr("metarisk.lake.parts.ROWS_A_PART", 97)
     book = tiny.book(2_000)
     project = tiny.make(tmp_path / "early", frame=book)
     trained = project.weekly(date(2026, 1, 28))

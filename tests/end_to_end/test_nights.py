@@ -109,7 +109,7 @@ TELLINGS = "SELECT * FROM metarisk.outcome WHERE as_of <= $as_of AND seq = 1 ORD
 
 def test_restated_after_a_correction(published_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Amounts, and labels: one comes late, with a date on which others were known already, one moves, one is gone."""
-    monkeypatch.setattr(outcomes, "ROWS_A_PART", 100)
+    monkeypatch.setattr("metarisk.lake.parts.ROWS_A_PART", 100)
     project, book = published_project, tiny.book()
     before, tellings = project.scores(), project.warehouse.rows(TELLINGS, {"as_of": FIRST})
     assert {tuple(row.values()) for row in project.warehouse.rows(CURRENT)} == events(book, FIRST)

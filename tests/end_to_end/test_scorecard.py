@@ -222,10 +222,10 @@ def test_outcomes_of_published_scores_and_protected_groups_are_reported(make: Ca
 
     # restated, nothing changes: what was published then counts. Backfilled, March has no proof; bitemporal, both count.
     context = project.context(CUT_OFF)
-    opened = tiny.book().select(entity="loan_id", opened="opened_on")
+    opened = tiny.book().lazy().select(entity="loan_id", opened="opened_on")
 
     def proofs() -> dict[date, float]:
-        found = outcomes.first_scores(project.context(CUT_OFF), opened, date(2025, 1, 1), CUT_OFF)
+        found = pl.concat(outcomes.first_scores(project.context(CUT_OFF), opened, date(2025, 1, 1), CUT_OFF))
         return dict(found.group_by("published").agg(pl.col("score").sum()).iter_rows())
 
     before = proofs()

@@ -32,7 +32,7 @@ def outcomes(events: dict[tuple[str, float], tuple[int, int]]) -> pl.DataFrame:
 
 
 def test_a_line_holds_the_published_numbers():
-    found = grade_backtests(outcomes({("2024", 0.01): (1000, 15)}), CARD)
+    found = grade_backtests([outcomes({("2024", 0.01): (1000, 15)})], CARD)
     assert dict(found.schema) == SCHEMA
     (line,) = found.to_dicts()
     assert (line["grade"], line["place"], line["rows"], line["events"]) == ("good", 1, 1000, 15)
@@ -53,7 +53,7 @@ def test_grades_are_those_of_the_scale_and_tests_are_adjusted_over_all_of_them()
             ("2024", 0.05): (300, 90),
         }
     )
-    found = grade_backtests(judged.sample(fraction=1, shuffle=True, seed=1), CARD)
+    found = grade_backtests([judged.sample(fraction=1, shuffle=True, seed=1)], CARD)
     places = [("2023", "good"), ("2023", "fair"), ("2023", "bad"), ("2024", "good"), ("2024", "fair")]
     assert found.select("cohort", "grade").rows() == places
     for name in ("jeffreys", "vasicek"):
@@ -71,7 +71,7 @@ def test_correct_probabilities_are_rejected_no_oftener_than_the_rate_says():
         z = r.standard_normal()
         given = special.ndtr((special.ndtri(0.02) + np.sqrt(0.04) * z) / np.sqrt(0.96))
         events = int(r.binomial(2000, given))
-        line = grade_backtests(outcomes({("2024", 0.02): (2000, events)}), CARD)
+        line = grade_backtests([outcomes({("2024", 0.02): (2000, events)})], CARD)
         for name in rejected:
             rejected[name] += line[name][0] < 0.05
     assert rejected["vasicek_p"] / 400 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
@@ -79,7 +79,7 @@ def test_correct_probabilities_are_rejected_no_oftener_than_the_rate_says():
 
 
 def test_nothing_known_gives_no_line():
-    assert grade_backtests(outcomes({("2024", 0.01): (0, 0)}), CARD).equals(pl.DataFrame(schema=SCHEMA))
+    assert grade_backtests([outcomes({("2024", 0.01): (0, 0)})], CARD).equals(pl.DataFrame(schema=SCHEMA))
 
 
 def test_adverse_impact_is_the_ratio_of_acceptance_rates():

@@ -1,10 +1,14 @@
 """Early labels: what theory says can be seen is seen, what cannot is called blind, and calm scores are left alone."""
 
+from typing import NamedTuple
+
 import numpy as np
 import polars as pl
 import pytest
-from scipy import stats
+from polars.testing import assert_frame_equal
+from scipy import special, stats
 
+from metarisk import metrics
 from metarisk.domain import Feature
 from metarisk.drift import early, labels, multivariate, performance
 from metarisk.drift.early import SUSPECTED, Known
@@ -15,7 +19,26 @@ from metarisk.tasks import LABEL
 SEGMENTS = ("region", "product")
 
 
-def book(rng, rows, segments=10, truth=lambda expected, codes, logit: expected):
+class Rows(NamedTuple):
+    """Rows of a book, as `Known.of` takes them."""
+
+    keys: tuple
+    codes: np.ndarray
+    score: np.ndarray
+    expected: np.ndarray
+    event: np.ndarray
+    periods: np.ndarray
+    matured: np.ndarray
+
+    def take(self, chosen):
+        return Rows(self.keys, *(column[chosen] for column in self[1:]))
+
+
+def book(*args, **options):
+    return Known.of(*rows_of_book(*args, **options))
+
+
+def rows_of_book(rng, rows, segments=10, truth=lambda expected, codes, logit: expected):
     """A book scored at its opening, one to twelve months known, equal hazards a month; `truth` is what really holds."""
     logit = rng.normal(-3.2, 1.0, rows)
     score, months = 1 / (1 + np.exp(-logit)), rng.integers(1, 13, rows)
@@ -23,7 +46,7 @@ def book(rng, rows, segments=10, truth=lambda expected, codes, logit: expected):
     codes = np.arange(rows) % segments
     event = rng.random(rows) < truth(expected, codes, logit)
     keys = tuple((f"r{i % 2}", f"p{i}") for i in range(segments))
-    return Known(keys, codes, score, expected, event.astype(float), months, months == 12)
+    return Rows(keys, codes, score, expected, event.astype(float), months, months == 12)
 
 
 def of(found, metric, segment=None):
@@ -112,8 +135,8 @@ def test_concept_drift_is_suspected_where_scores_look_as_good_as_ever():
         return np.where(codes == 0, np.minimum(2 * expected, 1), expected)
 
     rng = np.random.default_rng(7)
-    known = book(rng, 40_000, truth=doubled)
-    first = early.judge(SEGMENTS, known)
+    known = rows_of_book(rng, 40_000, truth=doubled)
+    first = early.judge(SEGMENTS, Known.of(*known))
     frame = pl.DataFrame({"p": known.score, "region": "r0", "product": [f"p{c}" for c in known.codes]}).lazy()
     frame = frame.with_columns(region=pl.Series([f"r{c % 2}" for c in known.codes]))
     scores = performance.count(frame, SEGMENTS, "p")
@@ -129,8 +152,8 @@ def test_concept_drift_is_suspected_where_scores_look_as_good_as_ever():
 
 
 def test_months_on_book_add_up_and_matured_rows_ask_for_no_shift():
-    known = book(np.random.default_rng(8), 30_000)
-    found = early.judge(SEGMENTS, known)
+    known = rows_of_book(np.random.default_rng(8), 30_000)
+    found = early.judge(SEGMENTS, Known.of(*known))
     months = found.filter(metric="month_on_book")
     assert months["feature"].to_list() == [str(m) for m in range(1, 13)]
     expected = months["detail"].str.extract(r"events, ([\d.,]+) expected").str.replace(",", "").cast(pl.Float64)
@@ -142,7 +165,39 @@ def test_months_on_book_add_up_and_matured_rows_ask_for_no_shift():
 
 def test_nothing_known_is_no_row():
     empty = np.zeros(0)
-    assert early.judge(SEGMENTS, Known((), empty.astype(int), empty, empty, empty, empty, empty)).is_empty()
+    nothing = Known.of((), empty.astype(int), empty, empty, empty, empty, empty)
+    assert early.judge(SEGMENTS, nothing).is_empty()
+    assert early.judge(SEGMENTS, Known().plus(nothing)).is_empty()
+
+
+def test_parts_of_a_book_that_know_other_segments_add_up_to_the_whole():
+    rng = np.random.default_rng(3)
+    rows = rows_of_book(rng, 20_000, truth=lambda e, codes, logit: np.where(codes == 4, np.minimum(3 * e, 1), e))
+    whole = early.judge(SEGMENTS, Known.of(*rows))
+    part = np.where(rows.codes < 3, 0, rng.integers(0, 3, 20_000))
+    joined = Known()
+    for number in (2, 0, 1):
+        some = rows.take(part == number)
+        present, codes = np.unique(some.codes, return_inverse=True)
+        keys = [rows.keys[code] for code in present]
+        joined = joined.plus(Known.of(*some._replace(keys=tuple(keys), codes=codes)))
+    order = ["metric", "level", "segment", "feature"]
+    assert_frame_equal(early.judge(SEGMENTS, joined).sort(order), whole.sort(order), rel_tol=1e-9)
+    assert "alert" in whole["status"]
+
+
+def test_sums_by_bins_of_the_score_tell_what_the_rows_tell():
+    rows = rows_of_book(np.random.default_rng(9), 30_000)
+    found = early.judge(SEGMENTS, Known.of(*rows))
+    mature = rows.take(rows.matured)
+    assert of(found, "matured_auc")["value"] == pytest.approx(metrics.auc(mature.score, mature.event), abs=2e-4)
+    assert of(found, "early_auc")["value"] == pytest.approx(metrics.auc(rows.score, rows.event), abs=2e-4)
+    logit = special.logit(mature.score)
+    for code in (None, 0, 7):
+        name = None if code is None else "|".join(rows.keys[code])
+        mine = slice(None) if code is None else mature.codes == code
+        shift = metrics.calibration_in_the_large(logit[mine], mature.event[mine])
+        assert of(found, "calibration_in_the_large", name)["value"] == pytest.approx(shift, abs=1e-4)
 
 
 def test_the_hierarchy_names_every_level_and_what_stands_above():
