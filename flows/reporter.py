@@ -52,8 +52,14 @@ class PrefectReporter:
 
     @contextmanager
     def step(self, job: Job, name: str) -> Iterator[None]:
-        """Nothing to add: the step is a task run, which has its name, its time and its state."""
+        """Nothing to add to the task run, but that what it showed half done is done once it has ended well."""
+        before = set(self._progress)
         yield
+        for shown in self._progress.keys() - before:
+            artifact, _ = self._progress.pop(shown)
+            if artifact is not None:
+                with self._kept_going(f"progress of {shown}"):
+                    update_progress_artifact(artifact, 100.0, description=f"**{shown}**: done")
 
     def progress(self, name: str, done: int, total: int, note: str = "") -> None:
         """Show `done` of `total`, at most every PROGRESS_SECONDS and at the end."""

@@ -206,7 +206,7 @@ def conclude(title: str, lines: Sequence[Line]) -> State[Any]:
     for line in lines:
         get_run_logger().log(logging.ERROR if line.failed else logging.INFO, "%s", line.text)
     failed = [line for line in lines if line.failed]
-    counted = f"{len(failed)} of {len(lines)} failed" if failed else f"all {len(lines)} done"
+    counted = f"{len(failed)} of {len(lines)} failed" if failed else f"{len(lines)} done, none failed"
     create_markdown_artifact(summary(lines), key=f"{title}-summary", description=f"What became of {title}: {counted}")
     if failed:
         message = f"{counted}. " + "; ".join(line.text for line in failed)

@@ -14,7 +14,7 @@ from metarisk import pipeline
 from metarisk.settings import Settings
 
 
-@flow(name="week", flow_run_name="{portfolio} {as_of}")
+@flow(name="week", flow_run_name="{portfolio}, week to {as_of}")
 def week(portfolio: str, as_of: date) -> State[Any]:
     """One portfolio's week: extract history, check, tasks, meta-train, evidence, register."""
 

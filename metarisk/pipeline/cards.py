@@ -153,7 +153,7 @@ def level(judged: Judged) -> str:
     if not choice.tried:
         return ""
     rule, gain = min(choice.tried, key=lambda one: one[1].mean)
-    span = f"{1e4 * gain.mean:+.1f} [{1e4 * gain.low:+.1f}, {1e4 * gain.high:+.1f}] x 1e-4 of loss"
+    span = f"{1e4 * gain.mean:+z.1f} [{1e4 * gain.low:+z.1f}, {1e4 * gain.high:+z.1f}] x 1e-4 of loss"
     if choice.rule.months:
         return f"Nights follow the level of the latest {rule.months} known months: on validation rows that gave {span}."
     return f"The level is left alone: following the latest {rule.months} known months gave {span}, no certain gain."

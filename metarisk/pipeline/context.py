@@ -50,10 +50,15 @@ def utc_now() -> datetime:
 
 
 class Spread(Protocol):
-    """How parts of a step are done by several workers."""
+    """How named parts of a step are done, each as a piece of work that people see."""
 
-    def __call__(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterable[Result]:
-        """`work(part)` of every part, in their order; parts and results can be pickled."""
+    @property
+    def here(self) -> bool:
+        """Whether they are done in this process, one after another; elsewhere parts and results are pickled."""
+        ...
+
+    def __call__(self, work: Callable[[Part], Result], parts: Mapping[str, Part]) -> Iterable[Result]:
+        """`work(part)` of every part, in their order."""
         ...
 
 
@@ -66,7 +71,7 @@ class Context:
     reporter: Reporter
     clock: Callable[[], datetime] = utc_now
     spread: Spread | None = None
-    """Workers for what is worth it; None: all is done in this process."""
+    """How parts of a step that are worth it are done; None: the step is one piece."""
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def _evidence(evidence: Sequence[Mapping[str, Any]], recipe: str) -> report.Sect
             f"On {own[0]['rows']:,} rows with {own[0]['events']:,} events that opened after the labels that taught; "
             f"{own[0]['note']}."
         )
-    rows = [{"metric": row["metric"].replace("_", " "), "value": _interval(row)} for row in own]
+    rows = [{"metric": evidences.words_of(row["metric"]), "value": _interval(row)} for row in own]
     rows += [
         {"metric": f"loss of {row['candidate']} less the opponent's", "value": _interval(row)}
         for row in forward
@@ -220,12 +221,14 @@ def _calibration(
 def _limits(context: Context, model_id: str, evidence: Sequence[Mapping[str, Any]]) -> report.Section:
     limits, model = context.portfolio.thresholds, load_model(context, model_id)
     sentences = [
-        f"A segment with fewer than {limits.min_support_rows} rows or {limits.min_support_events} events leans on its "
-        "parents and the pool; one that nobody has seen is scored by them alone.",
+        f"A segment with fewer than {limits.min_support_rows} rows or {limits.min_support_events} "
+        f"{'event' if limits.min_support_events == 1 else 'events'} leans on its parents and the pool; "
+        "one that nobody has seen is scored by them alone.",
         f"Older than {limits.max_model_age_days} days it is too old, and nights say so.",
     ]
     if model.recipe.hazard:
-        sentences.append(f"It tells nothing beyond the horizon of {context.portfolio.target.periods} periods.")
+        periods, unit = context.portfolio.target.periods, "month" if context.portfolio.target.horizon_months else "day"
+        sentences.append(f"It tells nothing beyond the horizon of {periods} {unit}{'s' if periods > 1 else ''}.")
     sentences += [
         f"{row['value']:.1%} of the {row['rows']:,} riskiest rows have another first reason than before."
         for row in evidence
@@ -249,12 +252,20 @@ def _interval(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return "-"
     if row["low"] is None or row["high"] is None:
-        return f"{row['value']:.5g}"
-    return f"{row['value']:.5g} [{row['low']:.5g}, {row['high']:.5g}]"
+        return _number(row["value"])
+    return f"{_number(row['value'])} [{_number(row['low'])}, {_number(row['high'])}]"
 
 
 def _short(value: str) -> str:
     try:
-        return f"{float(value):.6g}"
+        return _number(float(value))
     except ValueError:
         return value
+
+
+def _number(value: float) -> str:
+    """Four significant digits, in no power of ten where it can be read without."""
+    if not 1e-6 <= abs(value) < 1e15:
+        return f"{value:.4g}"
+    text = f"{value:,.{max(3 - math.floor(math.log10(abs(value))), 0)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -90,7 +90,7 @@ def report_night(
     )
     write(path, report.render_night(page))
     context.reporter.link(f"report-{context.job.portfolio}", f"Report of {context.job.as_of}", path)
-    context.reporter.link(f"drift-{context.job.portfolio}", f"Drift of {context.job.as_of}", drifted)
+    context.reporter.link(f"drift-page-{context.job.portfolio}", f"Drift of {context.job.as_of}", drifted)
     alerting.tell(context, run.run_id, drifted)
     return path
 

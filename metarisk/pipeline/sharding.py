@@ -1,15 +1,19 @@
 """The score step: an extract is cut into chunks, each with a file of scores of its own, and shards are lists of chunks.
 
-Chunks follow from the extract alone, so who scores them, where and how many at a time changes no bit.
+Chunks follow from the extract alone, so who scores them, where, how many at a time and in how many attempts changes no
+bit.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -20,6 +24,7 @@ from metarisk.bases import tree_threads
 from metarisk.domain import DataError, Job
 from metarisk.pipeline.chunks import Chunk, chunks_of, population_chunks
 from metarisk.pipeline.context import Context, Quiet
+from metarisk.pipeline.identity import text_hash, versions
 from metarisk.pipeline.models import load_card
 from metarisk.pipeline.night import Run, finished, load_adapted, load_level
 from metarisk.settings import Settings
@@ -28,6 +33,8 @@ WORTH_SECONDS = 3.0
 """Least work of a shard: handing one over costs about 0.15 s on Ray, of which this is twenty times as much."""
 MOST_SHARDS = 64
 """More cost the task runner's server more than a longer tail would cost the night."""
+FINISHED = "chunks"
+"""Folder of a run's finished chunks, each a whole folder or none, until `score/` has them all."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +45,29 @@ class Shard:
     settings: Settings
     run: Run
     chunks: tuple[Chunk, ...]
-    into: Path
-    """Folder of the score files, which every worker has to see."""
+
+    def __str__(self) -> str:
+        """Where its rows are in the extract, for people."""
+        first, last = self.chunks[0], self.chunks[-1]
+        rows = f"rows {first.before + 1:,} to {last.before + last.rows:,}"
+        return f"{self.job.portfolio} {self.job.as_of}, {rows}"
 
 
 def score(context: Context, run: Run) -> Run:
-    """Score the population into `score/`, one file a chunk of the extract, in its order and in flat memory."""
-    if finished(run.folder / "score"):
-        return run
-    lake.verify(run.extract.directory)
-    chunks = chunks_of(run.extract)
-    with lake.staged(run.folder / "score") as into:
-        counts = []
-        for chunk, scored in zip(chunks, _counts(context, run, chunks, into), strict=True):
-            counts.append(scored)
-            note = f"{sum(counts):,} rows scored"
-            context.reporter.progress("score", chunk.before + chunk.rows, run.extract.rows, note)
-        if not any(counts):
+    """Score the population into `score/`, one file a chunk of the extract, in its order and in flat memory.
+
+    Chunks that an attempt finished before it died are not scored again.
+    """
+    if not finished(run.folder / "score"):
+        lake.verify(run.extract.directory)
+        chunks = chunks_of(run.extract)
+        counts = {chunk: count for chunk in chunks if (count := _count_of_before(run, chunk)) is not None}
+        left = [chunk for chunk in chunks if chunk not in counts]
+        _tell(context, run, counts)
+        for chunk, count in zip(left, _counts(context, run, left), strict=True):
+            counts[chunk] = count
+            _tell(context, run, counts)
+        if not any(counts.values()):
             raise DataError(
                 f"none of {run.extract.rows:,} extracted rows is in the population to be scored",
                 portfolio=context.job.portfolio,
@@ -62,16 +75,20 @@ def score(context: Context, run: Run) -> Run:
                 on=context.job.as_of,
                 remedy="check as_of, the horizon, and the date columns of the extract",
             )
-        listed = [asdict(chunk) | {"scored": scored} for chunk, scored in zip(chunks, counts, strict=True)]
-        lake.write_manifest(into, {"run_id": run.run_id, "rows": sum(counts), "chunks": listed})
+        with lake.staged(run.folder / "score") as into:
+            for chunk in chunks:
+                _take(_folder(run, chunk) / _name(chunk), into / _name(chunk))
+            listed = [asdict(chunk) | {"scored": counts[chunk]} for chunk in chunks]
+            lake.write_manifest(into, {"run_id": run.run_id, "rows": sum(counts.values()), "chunks": listed})
+    shutil.rmtree(run.folder / FINISHED, ignore_errors=True)
     return run
 
 
 def score_shard(shard: Shard) -> list[int]:
-    """Score a shard on one thread, as a worker does; the rows scored of each chunk."""
+    """Score a shard on one thread, as a worker elsewhere does; the rows scored of each chunk."""
     context = Context(shard.job, shard.settings, Quiet())
     with tree_threads(1):
-        return list(_score_chunks(context, shard.run, shard.chunks, shard.into))
+        return list(_score_chunks(context, shard.run, shard.chunks))
 
 
 def cut(chunks: Sequence[Chunk], seconds_a_row: float) -> list[tuple[Chunk, ...]]:
@@ -87,9 +104,11 @@ def cut(chunks: Sequence[Chunk], seconds_a_row: float) -> list[tuple[Chunk, ...]
     return [tuple(shard) for shard in shards if shard]
 
 
-def _counts(context: Context, run: Run, chunks: Sequence[Chunk], into: Path) -> Iterator[int]:
+def _counts(context: Context, run: Run, chunks: Sequence[Chunk]) -> Iterator[int]:
     """Rows scored of each chunk as they come; the first is scored here and tells what the others will cost."""
-    here = _score_chunks(context, run, chunks, into)
+    if not chunks:
+        return
+    here = _score_chunks(context, run, chunks)
     begun = time.perf_counter()
     yield next(here)
     shards = cut(chunks[1:], (time.perf_counter() - begun) / chunks[0].rows)
@@ -97,13 +116,19 @@ def _counts(context: Context, run: Run, chunks: Sequence[Chunk], into: Path) -> 
         yield from here
         return
     settings = context.settings.model_copy(update={"warehouse": SecretStr(""), "lake": None})
-    work = [Shard(context.job, settings, run, shard, into) for shard in shards]
-    for counts in context.spread(score_shard, work):
+    work = [Shard(context.job, settings, run, shard) for shard in shards]
+    named = {f"shard {number} of {len(work)} {shard}": shard for number, shard in enumerate(work, 1)}
+
+    def go_on(shard: Shard) -> list[int]:
+        return list(islice(here, len(shard.chunks)))
+
+    do: Callable[[Shard], list[int]] = go_on if context.spread.here else score_shard
+    for counts in context.spread(do, named):
         yield from counts
 
 
-def _score_chunks(context: Context, run: Run, chunks: Iterable[Chunk], into: Path) -> Iterator[int]:
-    """Write the scores of each chunk to `part-<number>.parquet`; rows scored, a chunk at a time."""
+def _score_chunks(context: Context, run: Run, chunks: Iterable[Chunk]) -> Iterator[int]:
+    """Write the scores of each chunk to a folder of its own; rows scored, a chunk at a time."""
     adapted, card, level = load_adapted(context, run), load_card(context, run.model_id), load_level(run)
     schema = pl.DataFrame(schema=scoring.KEPT).to_arrow().schema
     for chunk, frames in population_chunks(context, run, chunks):
@@ -118,8 +143,51 @@ def _score_chunks(context: Context, run: Run, chunks: Iterable[Chunk], into: Pat
             known_range=card.known_range,
         )
         rows = 0
-        with pq.ParquetWriter(into / f"part-{chunk.number:05}.parquet", schema) as file:
-            for frame in scored:
-                file.write_table(frame.to_arrow())
-                rows += frame.height
+        with lake.staged(_folder(run, chunk)) as into:
+            with pq.ParquetWriter(into / _name(chunk), schema) as file:
+                for frame in scored:
+                    file.write_table(frame.to_arrow())
+                    rows += frame.height
+            lake.write_manifest(into, _origin(run, chunk) | {"scored": rows})
         yield rows
+
+
+def _count_of_before(run: Run, chunk: Chunk) -> int | None:
+    """Rows that an earlier attempt scored of a chunk; None where its file is not whole or not of this very run."""
+    folder = _folder(run, chunk)
+    if finished(folder):
+        made = lake.read_manifest(folder)
+        count: int = made.pop("scored")
+        if {name: value for name, value in made.items() if name != "files"} == _origin(run, chunk):
+            return count
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _origin(run: Run, chunk: Chunk) -> dict[str, Any]:
+    """What the bits of a chunk's scores follow from: the adaptation, whose manifest names extract, model and code."""
+    adaptation = text_hash((run.folder / "adapt" / lake.MANIFEST).read_text(encoding="utf-8"))
+    return {"run_id": run.run_id, "chunk": asdict(chunk), "adaptation": adaptation, "versions": versions()}
+
+
+def _folder(run: Run, chunk: Chunk) -> Path:
+    # Below a folder of its own: who makes a folder clears what the dead have left beside it.
+    return run.folder / FINISHED / f"{chunk.number:05}" / "score"
+
+
+def _name(chunk: Chunk) -> str:
+    return f"part-{chunk.number:05}.parquet"
+
+
+def _take(source: Path, target: Path) -> None:
+    """A file in a second place, without a copy where the file system has hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _tell(context: Context, run: Run, counts: Mapping[Chunk, int]) -> None:
+    if counts:
+        done = sum(chunk.rows for chunk in counts)
+        context.reporter.progress("score", done, run.extract.rows, f"{sum(counts.values()):,} rows scored")

@@ -35,8 +35,10 @@ class Rule:
         """The description, or the expectation in words with its arguments."""
         if self.description:
             return self.description
-        words = self.type.removeprefix("expect_").replace("_", " ")
-        arguments = [f"{key} {value}" for key, value in self.kwargs.items() if key != "column" and not self.personal]
+        words, told = self.type.removeprefix("expect_").replace("_", " "), dict(self.kwargs)
+        if words.endswith(" between") and not self.personal:
+            words = f"{words.removesuffix('between')}{_span(told.pop('min_value', None), told.pop('max_value', None))}"
+        arguments = [f"{key} {value}" for key, value in told.items() if key != "column" and not self.personal]
         return f"{words} ({', '.join(arguments)})" if arguments else words
 
     @property
@@ -54,6 +56,12 @@ class Rule:
     def excludes(self) -> bool:
         """Whether rows that break the rule are set aside instead of scored."""
         return bool(self.meta.get("quarantine", False))
+
+
+def _span(least: object, most: object) -> str:
+    if least is None or most is None:
+        return f"at most {most}" if least is None else f"at least {least}"
+    return f"between {least} and {most}"
 
 
 def score_parameters(likelihood: LikelihoodName, population: int) -> dict[str, Parameter]:

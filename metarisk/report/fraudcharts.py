@@ -41,7 +41,7 @@ def _line(case: str, found: dict[str, MeasureRow]) -> Markup:
         why = "drawn at random"
     cells = (
         Markup("<bdi>{}</bdi>").format(escape(printable(case))),
-        escape(printable(found["score"].segment or "")),
+        escape(printable((found["score"].segment or "").replace("|", " · "))),
         f"{_value(found, 'score'):.3f}",
         f"{_value(found, 'rows'):.0f}",
         f"{_value(found, 'at_risk'):,.0f}",

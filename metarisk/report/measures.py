@@ -25,7 +25,7 @@ class Kind:
         title, text: heading, and a sentence under it.
         pictures: functions of the rows of the kind, each giving a chart.
         table: whether the rows are shown as a table, one line an item.
-        formats: by metric, a format of Python for its numbers; others have four digits.
+        formats: by metric, a format of Python for its numbers, or MILLIONS; others have four digits.
     """
 
     title: str
@@ -35,7 +35,8 @@ class Kind:
     formats: Mapping[str, str] = field(default_factory=dict)
 
 
-_AMOUNTS = dict.fromkeys(("expected_loss", "year_999", "economic_capital", "simulated_year_999", "losses"), ",.0f")
+MILLIONS = "millions"
+_AMOUNTS = dict.fromkeys(("expected_loss", "year_999", "economic_capital", "simulated_year_999"), MILLIONS)
 _SHARES = dict.fromkeys(("precision", "recall", "value_recall", "never_caught"), ".1%")
 _COSTS = dict.fromkeys(("gross", "held", "var_99_1d", "exit_cost_99", "lvar_99_1d", "lvar_99_exit"), ",.0f")
 _IC = {"rank_ic": "+.4f", "icir": "+.2f"}
@@ -45,6 +46,15 @@ _NET = (
 )
 _EARNED = dict.fromkeys(("net_year", "gross_year", "drawdown"), ".1%") | {"trials": ".0f", "deflated_sharpe": ".3f"}
 _EARNED |= {"sharpe_year": "+.2f", "turnover": ".2f"}
+_WORDS = {
+    "var_95_1d": "VaR 95, 1 day", "var_99_1d": "VaR 99, 1 day", "es_975_1d": "ES 97.5, 1 day", "es_ratio": "ES ratio",
+    "lvar_99_1d": "VaR 99 with spread, 1 day", "lvar_99_exit": "VaR 99 with spread, to the exit",
+    "exit_cost_99": "cost of a bad exit", "year_999": "year in a thousand",
+    "simulated_year_999": "year in a thousand, simulated", "events_year": "events a year", "bound_year": "bound a year",
+    "kupiec_p": "Kupiec p", "christoffersen_p": "Christoffersen p", "acerbi_szekely": "Acerbi-Szekely",
+    "fissler_ziegel": "Fissler-Ziegel", "tick_loss_bp": "tick loss, bp", "diebold_mariano_p": "Diebold-Mariano p",
+    "qlike": "QLIKE", "rank_ic": "rank-IC", "icir": "ICIR",
+}  # fmt: skip
 SECTIONS: Mapping[str, Kind] = {
     "capital": Kind(
         "Economic capital",
@@ -174,7 +184,7 @@ def _shown(name: str, rows: Sequence[MeasureRow]) -> Shown:
     for (item, segment), found in list(items.items())[:MOST_ITEMS]:
         numbers = [_number(found.get(metric), kind.formats.get(metric, ".4g")) for metric in metrics]
         lines.append((item, *((segment,) if with_segment else ()), *numbers))
-    head = ("", *(("segment",) if with_segment else ()), *(metric.replace("_", " ") for metric in metrics))
+    head = ("", *(("segment",) if with_segment else ()), *map(_words, metrics))
     notes = tuple(dict.fromkeys(row.note for row in rows if row.note and not row.note.startswith(("{", "["))))
     return Shown(
         kind.title,
@@ -192,5 +202,17 @@ def _number(row: MeasureRow | None, form: str) -> str:
     if row is None or row.value is None:
         return "–"
     if row.low is None or row.high is None:
-        return format(row.value, form)
-    return f"{row.value:{form}} [{row.low:{form}}, {row.high:{form}}]"
+        return _formatted(row.value, form)
+    value, low, high = (_formatted(number, form) for number in (row.value, row.low, row.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _formatted(value: float, form: str) -> str:
+    if form != MILLIONS:
+        return format(value, form)
+    return f"{value / 1e6:,.2f} M" if abs(value) >= 1e6 else f"{value:,.0f}"
+
+
+def _words(metric: str) -> str:
+    """A metric as people read it."""
+    return _WORDS.get(metric, metric.replace("_", " "))

@@ -281,7 +281,11 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def _score(value: float | None) -> str:
     """Three significant digits: a PD of 0.0213 and a VaR of 3.41 read alike."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+    if value is None or not math.isfinite(value):
+        return "–"
+    if not 1e-6 <= abs(value) < 1e15:
+        return f"{value:.3g}"
+    return f"{value:,.{max(2 - math.floor(math.log10(abs(value))), 0)}f}"
 
 
 def _signed(value: float | None, digits: int = 1) -> str:

@@ -181,17 +181,19 @@ def _on_ray(settings: Settings, run: Any) -> dict[str, float]:
     done = run.folder / "score"
     before = done.rename(done.with_name("local"))
     spread_out = spread_of(settings.model_copy(update={"runner": "ray"}))
-    assert spread_out is not None
     counted: list[int] = []
 
-    def spread(work: Callable[[Any], Result], parts: Sequence[Any]) -> Any:
-        counted.append(len(parts))
-        return spread_out(work, parts)
+    class Counted:
+        here = spread_out.here
+
+        def __call__(self, work: Callable[[Any], Result], parts: Mapping[str, Any]) -> Any:
+            counted.append(len(parts))
+            return spread_out(work, parts)
 
     @flow(name="night")
     def flow_of_a_night() -> float:
         begun = time.perf_counter()
-        sharding.score(Context(Job(NAME, DEMO_AS_OF), settings, Quiet(), spread=spread), run)
+        sharding.score(Context(Job(NAME, DEMO_AS_OF), settings, Quiet(), spread=Counted()), run)
         return time.perf_counter() - begun
 
     home = prefect_server.prefect_home(settings)

@@ -84,7 +84,7 @@ REFUSED = {
         some(3, opened_on=None), QualityError, "critical rule of tiny failed: column values to not be null", "opened_on"
     ),
     "label in the future": Case(
-        lambda frame: frame, QualityError, "values to be between .max_value", "known_date", rules=(KNOWN_BY_AS_OF,)
+        lambda frame: frame, QualityError, "values to be at most", "known_date", rules=(KNOWN_BY_AS_OF,)
     ),
     "event before opening": Case(
         lambda frame: frame.with_columns(

@@ -83,7 +83,7 @@ def test_a_quality_failure(project: Project) -> None:
     assert "Column opened_on: critical rule of tiny failed" in text
     assert "extracted 700 rows, none of them published" in text
     assert "checks failed 2 of 5" in text
-    assert text.index("critical") < text.index("Check failed: amount: column values to be between")
+    assert text.index("critical") < text.index("Check failed: amount: column values to be at least 0")
     assert f"Then run metarisk nightly --portfolio tiny --as-of {FIRST} ." in text
 
 

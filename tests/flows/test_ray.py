@@ -49,7 +49,8 @@ def test_a_night_on_ray_has_the_bits_of_one_in_process(
     monkeypatch.setenv("METARISK_RUNNER", "ray")
     state = night(NAME, FIRST, return_state=True)
     assert state.is_completed(), state.message
-    assert shards(client, state) == [f"shard {number} of 4" for number in (1, 2, 3, 4)]
+    names = shards(client, state)
+    assert [name.partition(", rows ")[0] for name in names] == [f"shard {n} of 4 {NAME} {FIRST}" for n in (1, 2, 3, 4)]
     found, expected = (published_night(one.context(FIRST), FIRST).run for one in (project, twin))
     assert found.run_id == expected.run_id == alone.run_id
     assert lake.verify(found.folder / "score") == lake.verify(expected.folder / "score")
@@ -62,7 +63,7 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"METARISK_RUNNER is ray, .* Remedy: pip install 'metarisk\[ray\]'"):
         spread_of(Settings(runner="ray"))
-    assert spread_of(Settings(runner="local")) is None
+    assert spread_of(Settings(runner="local")).here
 
 
 def shards(client: SyncPrefectClient, state: State) -> list[str]:

@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.reporter import MAX_ROWS, PROGRESS_SECONDS, REPORT_URL, PrefectReporter, report_address
 from flows.running import Line, summary
+from metarisk.domain import DataError, Job
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
@@ -74,6 +75,26 @@ def test_progress_moves_at_most_every_few_seconds_and_always_ends_at_the_end(
     artifact = kept(client, "slow-book-score")
     assert artifact.data == 100
     assert artifact.description == "**score**: 100 of 100 (all rows)"
+
+
+def test_what_a_step_left_half_shown_is_done_when_it_is(
+    in_process: None, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    @flow
+    def works() -> None:
+        reporter, job = PrefectReporter("stopping_book", tmp_path), Job("stopping_book", date(2026, 1, 2))
+        reporter.progress("backfill", 1, 10)
+        with reporter.step(job, "train"):
+            reporter.progress("train", 20, 500, "it changes little")
+        with pytest.raises(DataError), reporter.step(job, "score"):
+            reporter.progress("score", 1, 4)
+            raise DataError("no", remedy="none")
+
+    works()
+    train = kept(client, "stopping-book-train")
+    assert (train.data, train.description) == (100, "**train**: done")
+    # What goes on around the step, and what failed, are where they were.
+    assert (kept(client, "stopping-book-backfill").data, kept(client, "stopping-book-score").data) == (10, 25)
 
 
 def test_a_link_leads_to_where_reports_are_served(

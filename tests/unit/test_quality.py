@@ -124,7 +124,7 @@ def test_a_label_in_the_future_stops_the_run(tmp_path: Path) -> None:
         found.require()
     text = str(caught.value)
     assert text.startswith("portfolio book, column known, as of 2025-06-30: critical rule of suite failed")
-    assert "max_value 2025-06-30" in text
+    assert "at most 2025-06-30" in text
     assert "failing.parquet" in text
     assert found.failing is not None
     assert pl.read_parquet(found.failing)["id"].to_list() == ["L0000000"]

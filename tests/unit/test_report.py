@@ -202,7 +202,7 @@ def test_swaps_and_migration_stand_before_a_promotion(week_page):
 
     swaps = cells("Who would be decided otherwise")
     assert swaps[0] == ["whole portfolio", "newly declined", "212", "0.118"]
-    assert swaps[2] == ["credit_card · CA", "newly accepted", "41", "0.058"]
+    assert swaps[2] == ["credit_card · CA", "newly accepted", "41", "0.0580"]
     assert cells("Grades before and after")[0] == ["A", "4,000", "3,100", "2,200", *"·······"]
 
 
