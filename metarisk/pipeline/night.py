@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -106,8 +107,10 @@ def extract(context: Context) -> lake.Extract:
     except (ConfigError, DataError) as error:
         if error.portfolio is not None:
             raise
-        # Of the warehouse, which does not know whose SQL it ran.
-        what = f"{context.portfolio.source.extract}: {error.what}"
+        # Of the warehouse, which does not know whose SQL it ran, and quotes the value that it refuses.
+        hidden = isinstance(error, DataError) and context.portfolio.columns.personal
+        said = re.sub("['\"].*['\"]", "'***'", error.what) if hidden else error.what
+        what = f"{context.portfolio.source.extract}: {said}"
         raise type(error)(what, remedy=error.remedy, portfolio=context.job.portfolio, on=context.job.as_of) from None
 
 
