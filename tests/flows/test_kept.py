@@ -102,5 +102,4 @@ def test_the_block_for_notices_is_made_of_what_the_server_keeps(
     finally:
         for automation in client.read_automations():
             if automation.id not in before:
-                client.delete_automation(automation.id)
-        Addresses.delete(notices.BLOCK)
+                client.delete_automation(automation.id)  # and with it the block
