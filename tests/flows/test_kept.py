@@ -83,6 +83,8 @@ def test_blocks_of_the_server_are_settings_and_the_environment_wins(
     assert "planted-in-a-block" not in kept(prefect)
 
 
+# Apprise loads all of its services, one of which imports a module that Python will drop.
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
 def test_the_block_for_notices_is_made_of_what_the_server_keeps(
     prefect: Prefect, client: SyncPrefectClient, blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
