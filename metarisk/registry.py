@@ -34,11 +34,15 @@ def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[
     staging = final.with_name(f".{model_id}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    for name, content in {**files, MANIFEST: text}.items():
-        with (staging / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        for name, content in {**files, MANIFEST: text}.items():
+            with (staging / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError:  # a full disk
+        shutil.rmtree(staging)
+        raise
     try:
         staging.rename(final)
     except OSError:

@@ -56,11 +56,33 @@ class Server:
         """Cut every connection to a database."""
         self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
 
-    def create_database(self, template: str | None = None) -> str:
+    def create_database(self, template: str | None = None, tablespace: str = "pg_default") -> str:
         """A new database; its name."""
         name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        self.execute(f"CREATE DATABASE {name} TABLESPACE {tablespace}" + (f" TEMPLATE {template}" if template else ""))
         return name
+
+    @contextmanager
+    def small_disk(self) -> Iterator[tuple[str, Path | None]]:
+        """A tablespace on a disk of 64 MB and that disk's folder, which is None where nobody may mount one.
+
+        Databases in it have to be dropped before it goes.
+        """
+        name, owner = f"small_{next(self._numbers)}", psutil.Process(self.instance.get_pid()).uids().real
+        disk = Path(tempfile.mkdtemp(prefix="metarisk-disk-"))
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=64m,uid={owner},mode=755", "none", disk])
+        if mounted.returncode:
+            yield name, None
+            return
+        try:
+            (disk / "data").mkdir()
+            os.chown(disk / "data", owner, -1)
+            self.execute(f"CREATE TABLESPACE {name} LOCATION '{disk / 'data'}'")
+            yield name, disk
+            self.execute(f"DROP TABLESPACE {name}")
+        finally:
+            subprocess.run(["umount", "--lazy", disk], check=True)
+            disk.rmdir()
 
 
 def _in_memory() -> str | None:

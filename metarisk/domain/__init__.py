@@ -23,6 +23,7 @@ from metarisk.domain.errors import (
     MetariskError,
     ModelError,
     QualityError,
+    SnapshotError,
     SourceLate,
     WarehouseError,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "Scorecard",
     "SegmentKey",
     "SegmentStatus",
+    "SnapshotError",
     "Source",
     "SourceLate",
     "Target",

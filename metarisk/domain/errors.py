@@ -82,5 +82,9 @@ class WarehouseError(MetariskError):
     """The warehouse is down, read-only, full or refuses."""
 
 
+class SnapshotError(WarehouseError):
+    """What was to be written is committed, but the file that BI reads is still the one of before."""
+
+
 class LockedError(MetariskError):
     """Another run of the same portfolio holds the lock."""

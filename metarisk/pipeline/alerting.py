@@ -12,6 +12,7 @@ import polars as pl
 from metarisk.domain import DataError, Scalar, Transaction
 from metarisk.drift.alerts import OPENING, Key, Open, follow
 from metarisk.pipeline.appending import append_frame
+from metarisk.pipeline.audit import require_person
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import identity
 
@@ -128,17 +129,24 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 
 def acknowledge(context: Context, alert_id: str, by: str, reason: str) -> str:
-    """Record that somebody has seen an open alert; the sentence of the alert."""
+    """Record that somebody has seen an open alert; the sentence of the alert.
+
+    Raises ConfigError where nobody is named or no reason is given, DataError where no such alert is open.
+    """
     return _by_person(context, alert_id, "acknowledged", by, reason, None)
 
 
 def mute(context: Context, alert_id: str, until: date, by: str, reason: str) -> str:
-    """Let an open alert, and others of its segment, feature and measure, be told to nobody until a date."""
+    """Let an open alert, and others of its segment, feature and measure, be told to nobody until a date.
+
+    Raises what `acknowledge` does.
+    """
     return _by_person(context, alert_id, "muted", by, reason, until)
 
 
 def _by_person(context: Context, alert_id: str, event: str, by: str, reason: str, until: date | None) -> str:
     portfolio = context.job.portfolio
+    require_person(context, by, reason)
     with context.warehouse.transaction() as transaction:
         found = transaction.rows(
             "SELECT alert_id, segment, feature, metric, status, detail FROM metarisk.drift_alert_open "

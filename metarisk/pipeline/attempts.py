@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import errno
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from metarisk.bases import tree_threads
-from metarisk.domain import DataError, LockedError, MetariskError, QualityError
+from metarisk.domain import DataError, LockedError, MetariskError, QualityError, SnapshotError
 from metarisk.pipeline import refusals
 from metarisk.pipeline.context import Caller, Context
 from metarisk.pipeline.publish import Attempt, record_failure
 
 Result = TypeVar("Result")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = re.compile("No space left on device|Disk quota exceeded|File too large|max_temp_directory_size")
+"""In what the system, Polars and DuckDB say of a full disk."""
 
 
 class Steps:
@@ -35,12 +37,12 @@ class Steps:
         try:
             with tree_threads(self._context.settings.threads):
                 result = self._call(step, self._context, *inputs)
-        except OSError as error:
-            if error.errno not in _FULL:
+        except Exception as error:
+            if isinstance(error, MetariskError) or not _FULL.search(str(error)):
                 raise
-            raise DataError(
-                f"the disk of {self._context.settings.data_dir} is full", remedy="free space there, then run again"
-            ) from error
+            full = re.search(r"['\"](/[^'\"]+)['\"]", str(error))
+            place = Path(full[1]).parent if full else self._context.settings.data_dir
+            raise DataError(f"the disk of {place} is full", remedy="free space there, then run again") from error
         finally:
             self.seconds[self.step] = time.perf_counter() - begun
         self.results[self.step] = result
@@ -51,14 +53,14 @@ class Steps:
 def explained(context: Context, run: Steps, page: refusals.Page) -> Iterator[None]:
     """An error that gets out names portfolio and date, and has left a page.
 
-    It leaves none where another run goes on, or where readers have the result already.
+    It leaves none where another run goes on, or where the warehouse has the result already.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, MetariskError):
             error.place(context.job.portfolio, context.job.as_of)
-        if not isinstance(error, LockedError) and not {"publish", "register"} & run.results.keys():
+        if not isinstance(error, LockedError | SnapshotError) and not {"publish", "register"} & run.results.keys():
             refusals.explain(context, page, refusals.Stop(error, run.step, run.seconds, run.results))
         raise
 

@@ -125,13 +125,14 @@ def append_event(
     append_rows(transaction, "metarisk.event_log", [row])
 
 
-def require_person(context: Context, by: str, reason: str) -> None:
-    """Raise ConfigError where a decision names nobody, or gives no reason: the log keeps both for ever."""
-    for what, said in (("who decides", by), ("why", reason)):
-        if not said.strip():
-            raise ConfigError(
-                f"nothing says {what}", portfolio=context.job.portfolio, remedy="give a name by --by and a --reason"
-            )
+def require_person(context: Context, by: str, reason: str | None = None) -> None:
+    """Raise ConfigError where a decision names nobody, or gives a blank reason: the warehouse keeps both for ever.
+
+    `reason` is None where the decision itself says why, as a reviewer's verdict does.
+    """
+    for what, said, remedy in (("who decides", by, "a name by --by"), ("why", reason, "a --reason")):
+        if said is not None and not said.strip():
+            raise ConfigError(f"nothing says {what}", portfolio=context.job.portfolio, remedy=f"give {remedy}")
 
 
 def chained(event: Mapping[str, Any]) -> str:

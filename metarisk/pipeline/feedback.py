@@ -11,6 +11,7 @@ import pyarrow as pa
 from metarisk.domain import DataError
 from metarisk.pipeline.answering import read
 from metarisk.pipeline.appending import append_frame
+from metarisk.pipeline.audit import require_person
 from metarisk.pipeline.context import Context
 
 VERDICTS = ("confirmed", "cleared")
@@ -38,9 +39,11 @@ def give_feedback(context: Context, file: Path, author: str) -> Taken:
     A line that was recorded before changes nothing. Either all lines are taken or none.
 
     Raises:
+        ConfigError: nobody is named as the author.
         DataError: a column is missing, a verdict is another word, a date is missing, lies after the job's as_of or
             before the row was scored, one entity comes twice, or it was never scored.
     """
+    require_person(context, author)
     portfolio, as_of = context.job.portfolio, context.job.as_of
     lines = _read(context, file)
     with context.warehouse.stream(_SCORED, {"portfolio": portfolio}) as reader:

@@ -15,8 +15,10 @@ from metarisk import lake, registry
 from metarisk.domain import DataError, Finding, Job, MetariskError, ModelError
 from metarisk.lake import Store
 from metarisk.pipeline.context import Context, Quiet
+from metarisk.pipeline.deriving import DERIVED
 from metarisk.pipeline.models import champion_for
 from metarisk.pipeline.night import run_folder
+from metarisk.pipeline.sides import side_tables
 from metarisk.pipeline.storing import from_registry, registry_root
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
 from metarisk.risks import RISKS
@@ -179,11 +181,14 @@ def _newest_night(settings: Settings, name: str, today: date) -> Iterator[Findin
         return
     context = replace(context, job=Job(name, rows[0]["as_of"]))
     run = run_folder(context, rows[0]["run_id"])
-    folders = [context.folder / rows[0]["extract_hash"] / "extract", run / "adapt", run / "score"]
+    extract = context.folder / rows[0]["extract_hash"] / "extract"
+    steps = {"adapt", "score", "drift"} | ({DERIVED} if context.spec.derive else set())
+    steps |= {folder.parent.name for folder in run.glob(f"*/{lake.MANIFEST}")}
     subject = f"newest night of {name}"
     try:
-        for folder in folders:
+        for folder in (extract, *(run / step for step in sorted(steps))):
             lake.verify(folder)
+        side_tables(context, run)
     except DataError as error:
         again = f"`metarisk nightly --portfolio {name} --as-of {context.job.as_of} --restate WHY`"
         from_copy = "`metarisk replay` brings it from the copy of METARISK_LAKE, or " if settings.lake else ""
@@ -191,4 +196,4 @@ def _newest_night(settings: Settings, name: str, today: date) -> Iterator[Findin
             subject, error.what, f"check the disk; {from_copy}restore {context.folder}, or publish it by {again}"
         )
         return
-    yield Finding(subject, f"{context.job.as_of}: extract, adaptations and scores are whole in the lake")
+    yield Finding(subject, f"{context.job.as_of}: extract, {', '.join(sorted(steps))} are whole in the lake")

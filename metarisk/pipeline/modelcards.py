@@ -15,6 +15,7 @@ from metarisk.domain import ConfigError
 from metarisk.features import Encoder
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_card, load_model
+from metarisk.pipeline.promotion import BACKFILL, WEEKLY
 from metarisk.pipeline.storing import from_registry
 
 _MODEL = "SELECT * FROM metarisk.model WHERE model_id = $model_id AND portfolio = $portfolio"
@@ -28,6 +29,10 @@ SELECT status, count(*) AS n, sum(rows) AS rows, sum(events) AS events, sum(rows
 FROM metarisk.grade_backtest WHERE model_id = $model_id GROUP BY status ORDER BY status
 """
 _SIGNS = {1: "never lowers the score", -1: "never raises the score", 0: "free"}
+_MODES = {
+    WEEKLY: WEEKLY,
+    BACKFILL: "backfill: trained after its time; proves nothing to later weeks unless the source is bitemporal",
+}
 _CALIBRATION = ("ece", "calibration_in_the_large", "log_level", "bias")
 SHOWN_SEGMENTS = 10
 """Largest, and thinnest, segments on a card."""
@@ -62,6 +67,7 @@ def write_card(context: Context, model_id: str) -> tuple[Path, Path]:
         "recipe": row["recipe"],
         "labels until": str(row["as_of"]),
         "trained": f"{row['created_at']:%Y-%m-%d %H:%M %Z}".strip(),
+        "mode": _MODES[row["mode"] or WEEKLY],
         "state": f"{states[-1]['state']}, by {states[-1]['by_whom']}" if states else "unknown",
     }
     sections = [

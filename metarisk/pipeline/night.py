@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from metarisk.adapt import Adapted, Recency, learn_recency
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.adapt import level as adapted_level
 from metarisk.calibration import Calibration
-from metarisk.domain import DataError, ModelError, QualityError, SegmentKey, SourceLate
+from metarisk.domain import ConfigError, DataError, ModelError, QualityError, SegmentKey, SourceLate
 from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
@@ -91,17 +92,26 @@ def extract(context: Context) -> lake.Extract:
     """Stream the portfolio's SELECT into the lake."""
     sql, root = extract_sql(context.settings.project, context.portfolio), context.settings.data_dir / "lake"
     ranges = lake.key_ranges(context.portfolio, root)
-    with context.warehouse.streams(sql, {"as_of": context.job.as_of}, ranges) as readers:
-        return lake.extract(
-            readers,
-            context.portfolio,
-            context.job.as_of,
-            root,
-            text_hash(sql),
-            memory_mb=context.settings.memory_mb,
-            threads=context.settings.threads,
-            progress=lambda done, total, note: context.reporter.progress("extract", done, total, note),
-        )
+    try:
+        with context.warehouse.streams(sql, {"as_of": context.job.as_of}, ranges) as readers:
+            return lake.extract(
+                readers,
+                context.portfolio,
+                context.job.as_of,
+                root,
+                text_hash(sql),
+                memory_mb=context.settings.memory_mb,
+                threads=context.settings.threads,
+                progress=lambda done, total, note: context.reporter.progress("extract", done, total, note),
+            )
+    except (ConfigError, DataError) as error:
+        if error.portfolio is not None:
+            raise
+        # Of the warehouse, which does not know whose SQL it ran, and quotes the value that it refuses.
+        hidden = isinstance(error, DataError) and context.portfolio.columns.personal
+        said = re.sub("['\"].*['\"]", "'***'", error.what) if hidden else error.what
+        what = f"{context.portfolio.source.extract}: {said}"
+        raise type(error)(what, remedy=error.remedy, portfolio=context.job.portfolio, on=context.job.as_of) from None
 
 
 def check(context: Context, extracted: lake.Extract) -> Checked:

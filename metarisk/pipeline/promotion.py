@@ -15,14 +15,16 @@ from metarisk.pipeline.storing import keep_model, store_of
 
 JOB = "metarisk"
 """Who decides where no person does."""
-_WEEKS = """
-SELECT DISTINCT as_of FROM metarisk.evidence
-WHERE portfolio = $portfolio AND protocol = 'walk_forward' AND as_of < $as_of
-ORDER BY as_of DESC
+WEEKLY, BACKFILL = "weekly", "backfill"
+"""Modes of a model: the week of its time made it, or a backfill."""
+_OF_WEEKS = f"""
+FROM metarisk.evidence AS e JOIN metarisk.model AS m ON m.model_id = e.model_id
+WHERE e.portfolio = $portfolio AND e.as_of < $as_of AND ($bitemporal OR coalesce(m.mode, '') <> '{BACKFILL}')
 """
-_PROOFS = """
-SELECT DISTINCT as_of, candidate FROM metarisk.evidence
-WHERE portfolio = $portfolio AND metric = 'loss_minus_incumbent' AND slice = $incumbent AND high < 0 AND as_of < $as_of
+_WEEKS = f"SELECT DISTINCT e.as_of {_OF_WEEKS} AND e.protocol = 'walk_forward' ORDER BY e.as_of DESC"
+_PROOFS = f"""
+SELECT DISTINCT e.as_of, e.candidate {_OF_WEEKS}
+AND e.metric = 'loss_minus_incumbent' AND e.slice = $incumbent AND e.high < 0
 """
 _MODELS = """
 SELECT m.model_id, m.as_of, m.recipe, s.seq, s.state, s.since, s.by_whom, s.reason, c.champion_since
@@ -46,8 +48,12 @@ ORDER BY metric, value
 
 
 def earlier_proofs(context: Context, incumbent: str) -> list[str]:
-    """Of the weeks before this one, newest first: the challenger that beat the incumbent for certain, or nothing."""
+    """Of the weeks before this one, newest first: the challenger that beat the incumbent for certain, or nothing.
+
+    Weeks that a backfill trained are left out, unless the source is bitemporal: they read what it has become since.
+    """
     about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of}
+    about["bitemporal"] = context.portfolio.source.bitemporal
     proofs = {
         row["as_of"]: row["candidate"] for row in context.warehouse.rows(_PROOFS, about | {"incumbent": incumbent})
     }
@@ -65,7 +71,7 @@ def describe(context: Context, model_id: str) -> dict[str, Any]:
     about: dict[str, Scalar] = {"model_id": model_id}
     (model,) = context.warehouse.rows("SELECT * FROM metarisk.model WHERE model_id = $model_id", about)
     return {
-        "model": model | {"state": found["state"]},
+        "model": model | {"mode": model["mode"] or WEEKLY, "state": found["state"]},
         "evidence": context.warehouse.rows(_EVIDENCE, about),
         "states": context.warehouse.rows(_HISTORY, about),
     }

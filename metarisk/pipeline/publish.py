@@ -71,6 +71,7 @@ def publish(
     """
     current = current_publication(context)
     if current is not None and current["run_id"] == run.run_id:
+        context.warehouse.snapshot()  # the try before may have died, or met a full disk, after its commit
         return current
     derived = [run.folder / DERIVED] if context.spec.derive is not None else []
     for folder in (run.extract.directory, run.folder / "score", drift_folder, moves_folder, *derived):

@@ -30,7 +30,7 @@ from metarisk.pipeline.modelcards import TAUGHT, taught
 from metarisk.pipeline.models import CARD, Card, champion_for
 from metarisk.pipeline.night import Checked, scan
 from metarisk.pipeline.outcomes import published_outcomes
-from metarisk.pipeline.promotion import append_states, earlier_proofs
+from metarisk.pipeline.promotion import BACKFILL, WEEKLY, append_states, earlier_proofs
 from metarisk.pipeline.storing import registry_root
 from metarisk.pipeline.trials import keep_trials
 from metarisk.tasks import LABEL, population, tells
@@ -259,6 +259,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 "metrics": json.dumps(_headline(judged), sort_keys=True),
                 "config_hash": configuration(context),
                 "code_version": code_version(),
+                "mode": BACKFILL if job.mode == "backfill" else WEEKLY,
             }
             append_rows(transaction, "metarisk.model", [model])
             states = ["candidate", "champion"] if promoted else ["candidate"]

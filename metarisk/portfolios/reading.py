@@ -93,9 +93,12 @@ def scores_suite_path(project: Path, portfolio: Portfolio) -> Path:
 def config_hash(portfolio: Portfolio, *texts: str) -> str:
     """SHA-256 of a portfolio and of the texts it points to (SQL, suites): what makes it another configuration.
 
-    The order of features counts, since it is the order of a model's inputs; line endings do not.
+    The order of features counts, since it is the order of a model's inputs; line endings do not, nor does over how many
+    connections an extract comes.
     """
-    parts = [json.dumps(asdict(portfolio), ensure_ascii=False), *("\n".join(text.splitlines()) for text in texts)]
+    told = asdict(portfolio)
+    del told["source"]["partitions"]
+    parts = [json.dumps(told, ensure_ascii=False), *("\n".join(text.splitlines()) for text in texts)]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 import duckdb
 import pyarrow as pa
 
-from metarisk.domain import ConfigError, KeyRanges, Scalar
+from metarisk.domain import ConfigError, KeyRanges, Scalar, SnapshotError, WarehouseError
 from metarisk.warehouse import arrow, snapshot, statements
 from metarisk.warehouse.duckfile import Limits, duck_file, explained
 from metarisk.warehouse.locks import file_lock
@@ -162,7 +162,13 @@ class DuckDBWarehouse:
 
     def snapshot(self) -> Path:
         """Swap in `<warehouse>-bi.duckdb`; see `snapshot.build`."""
-        return self._build(anew=False)
+        try:
+            return self._build(anew=False)
+        except WarehouseError as error:
+            raise SnapshotError(
+                f"all is committed, but the file for BI stays as it was until the next run: {error.what}",
+                remedy=error.remedy,
+            ) from error
 
     def purge(self, tables: Sequence[str]) -> None:
         """Write the whole file anew, for it keeps bytes of before in blocks, and build the file for BI from nothing."""

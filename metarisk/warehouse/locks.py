@@ -14,7 +14,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -68,8 +68,9 @@ def _try(file: IO[str]) -> bool:
 def _sign(file: IO[str]) -> None:
     file.truncate(0)
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
-    file.flush()
+    holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    with suppress(OSError):  # a full disk: the lock holds without a name too
+        os.write(file.fileno(), holder.encode())
 
 
 def _holder(file: IO[str]) -> str:

@@ -27,7 +27,8 @@ _DEFAULTS = {
     "keepalives_interval": "10",
     "keepalives_count": "3",
 }
-_SESSION = ("SET TimeZone = 'UTC'", "SET standard_conforming_strings = on")
+_SESSION = ("SET TimeZone = 'UTC'", "SET standard_conforming_strings = on", "SET client_encoding = 'UTF8'")
+"""Whatever role and database prefer: Arrow's texts are UTF-8."""
 
 
 class Connector:

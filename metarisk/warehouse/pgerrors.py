@@ -33,6 +33,7 @@ _STATES: Sequence[tuple[str, type[MetariskError], str, str]] = (
     ("3D", WarehouseError, "has no such database", "create it, or correct METARISK_WAREHOUSE"),
     ("0A", ConfigError, "refuses the SQL", "correct the statement"),
     ("42", ConfigError, "refuses the SQL", "correct the statement, or create what it names"),
+    ("21", DataError, "refuses the data", "correct the rows at their source, or the SQL that takes one of several"),
     ("22", DataError, "refuses the data", "correct the values at their source"),
     ("23", DataError, "refuses the data", "correct the values at their source"),
 )
@@ -91,7 +92,7 @@ def _sqlstate(error: Exception) -> str:
     found = re.search(r"SQLSTATE: ([0-9A-Z]{5})", text)
     if found:
         return found[1]
-    # While a result is streamed, the driver hands on the server's words as an Arrow error without SQLSTATE.
+    # What Arrow itself finds wrong with a batch has no SQLSTATE.
     default = "22000" if isinstance(error, pa.ArrowException) else ""
     return next((code for pattern, code in _SAYINGS if re.search(pattern, text)), default)
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 from adbc_driver_manager import dbapi
+from adbc_driver_manager._reader import AdbcRecordBatchReader
 
 from metarisk.domain import KeyRanges, LockedError, Scalar
 from metarisk.warehouse import arrow, statements
@@ -161,7 +162,9 @@ class PostgreSQLWarehouse:
                 # What is streamed is read whole. A planner that takes a CTE for one row joins it by nested loops, which
                 # turns seconds into hours.
                 execute(connection, "SET LOCAL enable_nestloop = off")
-                result = cursor.execute(statement).fetch_record_batch()
+                # This reader's errors have the SQLSTATE, which those of the one that the cursor would give have lost.
+                stream = cursor.execute(statement).fetch_arrow()
+                result = AdbcRecordBatchReader._import_from_c(stream.address)
             schema = arrow.plain_schema(result.schema)
             batches = arrow.plain_batches(self._explained(result), schema, batch_rows)
             with pa.RecordBatchReader.from_batches(schema, batches) as reader:

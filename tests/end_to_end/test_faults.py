@@ -13,17 +13,28 @@ from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from shutil import rmtree
 from typing import TypeVar
 
 import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from metarisk import pipeline
-from metarisk.domain import ConfigError, DataError, Job, MetariskError, SourceLate, WarehouseError
+from metarisk import pipeline, registry
+from metarisk.domain import (
+    ConfigError,
+    DataError,
+    Job,
+    MetariskError,
+    ModelError,
+    SnapshotError,
+    SourceLate,
+    WarehouseError,
+)
 from metarisk.pipeline import Context, audit, promotion
 from metarisk.pipeline.models import champion_for
-from tests.end_to_end import dying, tiny
+from tests.conftest import POSTGRESQL
+from tests.end_to_end import disks, dying, tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project, differences
 from tests.warehouses import Server
 
@@ -106,6 +117,30 @@ def test_a_server_that_refuses_to_write(
 
 
 @pytest.mark.xdist_group("postgresql")
+def test_a_server_whose_disk_is_full(
+    trained_on_postgresql: tuple[Project, str], postgresql: Server, tmp_path: Path, undisturbed: dict[str, list[str]]
+) -> None:
+    with postgresql.small_disk() as (tablespace, disk):
+        if disk is None:
+            pytest.skip("nobody but root may mount a disk for a server")
+        name = postgresql.create_database(trained_on_postgresql[1], tablespace)
+        project = tiny.copy(trained_on_postgresql[0], tmp_path / "project", postgresql.url(name))
+
+        def filling(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+            if step.__name__ == "publish":
+                disks.fill(disk, 8 << 10)
+            return pipeline.direct(step, context, *inputs)
+
+        with refused(project, WarehouseError, "is full .*No space left on device"):
+            pipeline.nightly(project.context(FIRST), filling)
+        assert (project.count("publication"), project.count("risk_score")) == (0, 0)
+        disks.empty(disk)
+        project.nightly()
+        assert differences(project.contents(), undisturbed) == []
+        postgresql.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.xdist_group("postgresql")
 @pytest.mark.parametrize("fault", ["restarted", "cut"])
 def test_a_server_that_goes_away_while_it_publishes(
     fault: str,
@@ -139,7 +174,8 @@ def test_a_server_that_goes_away_while_it_publishes(
     assert differences(project.contents(), undisturbed) == []
 
 
-def test_a_clock_that_goes_back(published: Project) -> None:
+def test_a_clock_that_goes_back(published_project: Project) -> None:
+    published = published_project
     back = replace(published.context(SECOND), clock=lambda: tiny.noon() - timedelta(days=400))
     again = Job(NAME, FIRST, "restatement", "wrong signs")
     published.load(tiny.book().with_columns(pl.col("amount").abs()))
@@ -154,7 +190,10 @@ def test_a_clock_that_goes_back(published: Project) -> None:
     (old,) = promotion.models(back)
     with published.warehouse.transaction() as transaction:
         transaction.execute(
-            "INSERT INTO metarisk.model BY NAME SELECT * REPLACE ('newer' AS model_id) FROM metarisk.model"
+            "INSERT INTO metarisk.model "
+            "(model_id, portfolio, as_of, recipe, created_at, path, metrics, config_hash, code_version) "
+            "SELECT 'newer', portfolio, as_of, recipe, created_at, path, metrics, config_hash, code_version "
+            "FROM metarisk.model"
         )
         promotion.append_states(replace(back, job=Job(NAME, old["as_of"])), transaction, "newer", ["champion"], "test")
     champion = champion_for(back)
@@ -164,10 +203,57 @@ def test_a_clock_that_goes_back(published: Project) -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "step", "room", "kind", "words"),
+    [
+        ("lake", "extract", 4 << 10, DataError, "the disk of .*/var/lake is full"),
+        ("lake", "score", 0, DataError, "the disk of .*/var is full"),
+        ("lake", "drift", 0, DataError, "the disk of .*/var is full"),
+        ("own", "publish", 0, WarehouseError, r"the warehouse .*/own/warehouse\.duckdb is full"),
+        ("own", "publish", 800 << 10, SnapshotError, r"all is committed, but the file for BI .* is full"),
+    ],
+)
+def test_a_full_disk(
+    folder: str,
+    step: str,
+    room: int,
+    kind: type[MetariskError],
+    words: str,
+    duckdb: Project,
+    forked: ForkServerContext,
+    undisturbed: dict[str, list[str]],
+) -> None:
+    data = duckdb.settings.data_dir
+    if folder == "own":  # a disk for the warehouse alone, so that what fails is no file of the lake
+        (data / folder).mkdir()
+        for name in ("warehouse.duckdb", "warehouse-bi.duckdb"):
+            (data / name).rename(data / folder / name)
+        url = SecretStr("duckdb:///own/warehouse.duckdb")
+        duckdb = Project(duckdb.settings.model_copy(update={"warehouse": url}))
+    here, there = Pipe()
+    process = forked.Process(target=disks.night, args=(duckdb, data / folder, step, room, there))
+    process.start()
+    there.close()
+    error = here.recv()
+    if isinstance(error, OSError):
+        pytest.skip(f"no process may mount a disk of its own here: {error}")
+    left, publications, pages = here.recv()
+    contents, current = here.recv()
+    process.join()
+    with refused(duckdb, kind, words):
+        raise error
+    committed = kind is SnapshotError
+    assert (left, publications, pages) == ([], int(committed), [] if committed else [f"{FIRST}-not-published.html"])
+    assert differences(contents, undisturbed) == []
+    assert {seen[0]: seen[2] for seen in current} == dict.fromkeys(
+        ("warehouse", "snapshot"), len(undisturbed["risk_score"])
+    )
+
+
+@pytest.mark.parametrize(
     ("step", "limit", "words"),
     [("extract", 8 << 10, "the disk of .* is full"), ("publish", 32 << 10, "the warehouse .* is full")],
 )
-def test_a_full_disk(
+def test_a_file_that_may_not_grow(
     step: str,
     limit: int,
     words: str,
@@ -197,32 +283,41 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
+DAMAGE: tuple[tuple[str, str, Damage], ...] = (
+    ("check", "extract/part-*.parquet", truncated),
+    ("score", "adapt/adaptation.safetensors", truncated),
+    ("publish", "score/part-*.parquet", flipped),
+)
+FURTHER_DAMAGE: tuple[tuple[str, str, Damage], ...] = (
+    ("adapt", "extract/part-*.parquet", flipped),
+    ("score", "extract/part-*.parquet", flipped),
+    ("guard", "score/part-*.parquet", truncated),
+    ("publish", "drift/drift.parquet", truncated),
+)
+
+
 @pytest.mark.parametrize(
-    ("before", "pattern", "damage"),
+    ("kind", "before", "pattern", "damage"),
     [
-        ("check", "extract/part-*.parquet", truncated),
-        ("adapt", "extract/part-*.parquet", flipped),
-        ("score", "extract/part-*.parquet", flipped),
-        ("score", "adapt/adaptation.safetensors", truncated),
-        ("guard", "score/part-*.parquet", truncated),
-        ("publish", "score/part-*.parquet", flipped),
-        ("publish", "drift/drift.parquet", truncated),
+        *(("duckdb", *case) for case in (*DAMAGE, *FURTHER_DAMAGE)),
+        *(pytest.param("postgresql", *case, marks=POSTGRESQL) for case in DAMAGE),
     ],
+    indirect=["kind"],
 )
 def test_files_damaged_between_steps(
-    before: str, pattern: str, damage: Damage, duckdb: Project, undisturbed: dict[str, list[str]]
+    before: str, pattern: str, damage: Damage, project: Project, undisturbed: dict[str, list[str]]
 ) -> None:
     def damaging(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if step.__name__ == before:
-            for path in duckdb.settings.data_dir.rglob(f"{FIRST}/**/{pattern}"):
+            for path in project.settings.data_dir.rglob(f"{FIRST}/**/{pattern}"):
                 damage(path)
         return pipeline.direct(step, context, *inputs)
 
-    with refused(duckdb, DataError, "is damaged: SHA-256"):
-        pipeline.nightly(duckdb.context(FIRST), damaging)
-    assert duckdb.count("publication") == 0
-    duckdb.nightly()
-    assert differences(without_quality(duckdb.contents()), without_quality(undisturbed)) == []
+    with refused(project, DataError, "is damaged: SHA-256"):
+        pipeline.nightly(project.context(FIRST), damaging)
+    assert project.count("publication") == 0
+    project.nightly()
+    assert differences(without_quality(project.contents()), without_quality(undisturbed)) == []
 
 
 def without_quality(contents: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -237,9 +332,19 @@ def test_a_migration_that_was_edited(project: Project) -> None:
     assert project.count("publication") == 0
 
 
-def test_a_model_that_was_edited(duckdb: Project) -> None:
-    (path,) = duckdb.settings.data_dir.glob(f"registry/{NAME}/*/model.json")
-    flipped(path)
-    with refused(duckdb, MetariskError, "is not as it was registered: model.json changed"):
-        duckdb.nightly()
-    assert duckdb.count("publication") == 0
+def swapped(path: Path) -> None:
+    """Put another model in the place of one: whole, and not the one that the warehouse names."""
+    name = path.parent.name
+    files = registry.load(path.parents[2], NAME, name) | {"likeness.json": b"[]"}
+    _, other = registry.save(path.parents[2], NAME, files, {})
+    rmtree(path.parent)
+    other.rename(path.parent)
+
+
+@pytest.mark.parametrize(("damage", "changed"), [(flipped, "model.json"), (truncated, "model.json"), (swapped, "mani")])
+def test_a_model_that_is_not_the_registered_one(damage: Damage, changed: str, project: Project) -> None:
+    (path,) = project.settings.data_dir.glob(f"registry/{NAME}/*/model.json")
+    damage(path)
+    with refused(project, ModelError, f"is not as it was registered: {changed}.* changed"):
+        project.nightly()
+    assert project.count("publication") == 0

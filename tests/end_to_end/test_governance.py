@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from metarisk import pipeline
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError
-from metarisk.pipeline import Context, audit, forgetting, overriding, promotion, reproducing
+from metarisk.pipeline import Context, alerting, audit, forgetting, overriding, promotion, reproducing
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
 
 Result = TypeVar("Result")
@@ -102,9 +103,48 @@ def test_a_decision_has_a_name_and_a_reason(by: str, reason: str, said: str, tra
         lambda: overriding.override(context, "any", 0.1, by, reason),
         lambda: overriding.lift(context, "any", by, reason),
         lambda: forgetting.forget(context, "any", by, reason),
+        lambda: alerting.acknowledge(context, "any", by, reason),
+        lambda: alerting.mute(context, "any", SECOND, by, reason),
     ):
         with pytest.raises(ConfigError, match=f"nothing says {said}"):
             decide()
+
+
+COMMANDS = {
+    "models approve": ("--model", "any"),
+    "models promote": ("--model", "any"),
+    "models rollback": (),
+    "drift ack": ("--alert", "any"),
+    "drift mute": ("--alert", "any", "--until", str(SECOND)),
+    "override set": ("--entity", "any", "--score", "0.1"),
+    "override lift": ("--entity", "any"),
+    "feedback": ("--as-of", str(FIRST)),
+}
+BLANK = {"--by": ("\t", "who decides", "give a name by --by"), "--reason": (" ", "why", "give a --reason")}
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    # A verdict is its own reason.
+    [(command, part) for command in COMMANDS for part in BLANK if (command, part) != ("feedback", "--reason")],
+)
+def test_no_command_takes_a_decision_of_nobody_or_without_a_reason(
+    command: str, missing: str, trained_on_duckdb: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METARISK_PROJECT", str(trained_on_duckdb.settings.project))
+    words = [*command.split(), "-p", NAME, *COMMANDS[command]]
+    given = {"--by": "A. Validator", "--reason": "back-test read"}
+    if command == "feedback":
+        file = tmp_path / "verdicts.csv"
+        file.write_text("entity,verdict,decided_on\n")
+        words.append(str(file))
+        del given["--reason"]
+    blank, said, remedy = BLANK[missing]
+    before = trained_on_duckdb.contents()
+    told = CliRunner().invoke(app, [*words, *(part for pair in (given | {missing: blank}).items() for part in pair)])
+    assert told.exit_code == 1
+    assert f"nothing says {said}. Remedy: {remedy}." in told.stderr
+    assert trained_on_duckdb.contents() == before
 
 
 CHANGES = {

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from metarisk import pipeline
-from metarisk.domain import QualityError
+from metarisk.domain import DataError, QualityError
 from metarisk.pipeline import Quiet
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, SECOND, Project
@@ -83,3 +83,17 @@ def test_personal_columns_reach_the_lake_and_nothing_else(duckdb: Project) -> No
     references = [f"registry/tiny/{week.model_id}/reference{part}.parquet" for part in ("", ".labels", ".sample")]
     assert {*cards, *references} <= texts.keys()
     assert any(path.startswith(f"reports/tiny/week-{FIRST}-") for path in texts)
+
+
+def test_a_personal_value_that_the_warehouse_quotes_is_struck_out(project: Project) -> None:
+    project.load(tiny.book().with_columns(email=pl.lit("o'neil") + pl.col("loan_id") + DOMAIN))
+    project.edit("portfolios/tiny.toml", "[[targets]]", 'personal = ["email"]\n\n[[targets]]')
+    wrong = tiny.CAREFUL.replace("SELECT loan_id,", "SELECT loan_id, CAST(email AS INTEGER) AS email,")
+    tiny.write_rules(project.settings.project, wrong)
+    told = Told()
+    with pytest.raises(
+        DataError, match=r"tiny, as of .*: tiny\.sql: .* refuses the data .*\*\*\*.* Remedy: "
+    ) as caught:
+        pipeline.nightly(project.context(FIRST, reporter=told))
+    assert DOMAIN not in "\n".join([str(caught.value), *told.said])
+    assert [name for name, text in written(project) if DOMAIN in text] == []

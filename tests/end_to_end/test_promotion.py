@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,9 @@ from metarisk import pipeline
 from metarisk.domain import ConfigError
 from metarisk.evidence import decision
 from metarisk.metrics import Interval
-from tests.end_to_end.tiny import CUT_OFF, Project
+from metarisk.pipeline import promotion
+from tests.end_to_end import tiny
+from tests.end_to_end.tiny import CUT_OFF, NAME, Project
 
 STATES = "SELECT state FROM metarisk.model_state WHERE model_id = $model_id ORDER BY seq"
 
@@ -62,3 +65,23 @@ def test_a_challenger_waits_for_its_second_week_and_then_for_a_person(project: P
     for model, said in ((waiting.model_id, "champion and does not wait"), ("nobody", "there is no model nobody")):
         with pytest.raises(ConfigError, match=said):
             pipeline.approve(context, model, "A. Validator", "again")
+
+
+def test_a_week_that_a_backfill_trained_proves_nothing_later_unless_the_source_is_bitemporal(
+    project: Project, trained_on_duckdb: Project, tmp_path: Path, ahead: None
+) -> None:
+    saturday, night, later = (CUT_OFF + timedelta(days=days) for days in (6, 8, 14))
+    (trained,) = pipeline.backfill(project.context(night), night).weeks
+    assert trained.as_of == saturday
+    # What a model is does not depend on who asked for it.
+    twin = tiny.copy(trained_on_duckdb, tmp_path / "twin")
+    assert twin.weekly(saturday).model_id == trained.model_id
+    for place, mode in ((twin, "weekly"), (project, "backfill")):
+        assert promotion.describe(place.context(later), trained.model_id)["model"]["mode"] == mode
+    cards = project.settings.data_dir / "reports" / NAME
+    assert "backfill: trained after its time" in (cards / f"model-{trained.model_id}.md").read_text()
+    week = project.weekly(later)
+    assert "in 1 of the 2 weeks" in week.reason
+    assert "| mode | weekly |" in (cards / f"model-{week.model_id}.md").read_text()
+    project.edit("portfolios/tiny.toml", 'extract = "tiny.sql"', 'extract = "tiny.sql"\nbitemporal = true')
+    assert "a person must approve" in project.weekly(later).reason

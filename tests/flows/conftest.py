@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 
 from flows import server
 from metarisk.settings import Settings
@@ -50,6 +57,31 @@ def until(look: Callable[[], Value], what: str) -> Value:
             raise AssertionError(f"waited {PATIENCE_SECONDS:.0f} s in vain: {what}")
         time.sleep(0.05)
     return value
+
+
+def kept(prefect: Prefect) -> str:
+    """All that Prefect keeps in its folder: files as they are, results unpacked, the database also row by row.
+
+    What flows of this process had to say has arrived: an event that comes after all of it is waited for.
+    """
+    APILogWorker.drain_all(timeout=PATIENCE_SECONDS)
+    last = uuid4().hex
+    emit_event("metarisk.searched", {"prefect.resource.id": "metarisk.search"}, payload={"last": last})
+    EventsWorker.drain_all(timeout=PATIENCE_SECONDS)
+    until(lambda: last in _rows(prefect.home / "prefect.db"), "the last event")
+    texts = [_rows(prefect.home / "prefect.db")]
+    for path in (path for path in prefect.home.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        texts.append(content.decode("utf-8", "replace"))
+        with suppress(ValueError, KeyError, TypeError):  # no result
+            texts.append(b64decode(json.loads(content)["result"]).decode("utf-8", "replace"))
+    return "\n".join(texts)
+
+
+def _rows(database: Path) -> str:
+    """Every row of a database, for a long text lies in pieces in its file."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return "\n".join(connection.iterdump())
 
 
 @pytest.fixture(scope="session")

@@ -308,11 +308,14 @@ def test_doctor(job: Job, tmp_path: Path) -> None:
     (model / "encoder.json").write_text("{}")
     assert "encoder.json changed" in _bad(sick, "champion of tiny")
     shutil.copy(call.project.settings.data_dir / model.relative_to(data) / "encoder.json", model)
-    (scores,) = data.glob(f"lake/tiny/{SECOND}/runs/*/score/*.parquet")
-    content = scores.read_bytes()
-    scores.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert f"{scores} is damaged" in _bad(sick, "newest night of tiny")
-    scores.write_bytes(content)
+    night = data / "lake" / "tiny" / str(SECOND)
+    kept = [file for file in [*night.glob("*/extract/*"), *night.glob("runs/*/*/*")] if file.name != "manifest.json"]
+    assert {file.parent.name.split("-")[0] for file in kept} == {"extract", "adapt", "score", "drift", "moves"}
+    for file in kept:
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert f"{file} is damaged" in _bad(sick, "newest night of tiny")
+        file.write_bytes(content)
     sick.project.edit("portfolios/tiny.toml", "[validation]", "[thresholds]\nmax_model_age_days = 1\n\n[validation]")
     assert "2 days old at the newest night, max_model_age_days is 1" in _bad(sick, "champion of tiny")
     (data / "warehouse.duckdb").write_bytes(b"not a database, and long enough to be looked at " * 100)

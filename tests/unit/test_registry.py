@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -119,6 +120,16 @@ def test_a_save_that_died_leaves_nothing_that_looks_whole_and_the_next_one_repai
     assert all(path.name.startswith(".") for path in (tmp_path / "loans").iterdir())
     model_id, _ = registry.save(tmp_path, "loans", FILES, ABOUT)
     assert registry.load(tmp_path, "loans", model_id) == FILES
+
+
+def test_a_save_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(registry.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        registry.save(tmp_path, "loans", FILES, ABOUT)
+    assert list((tmp_path / "loans").iterdir()) == []
 
 
 @pytest.mark.parametrize("damaged", ["manifest.json", "model.json"])
