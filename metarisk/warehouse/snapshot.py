@@ -20,8 +20,10 @@ from metarisk.warehouse.statements import literal, quote_identifier
 NIGHTS = 35
 _LARGE = "risk_score"
 _COPIED = ("name TEXT", "rows BIGINT", "ends BIGINT", "schema TEXT", "last TEXT")
-"""In the snapshot: of each small table, what it was when it was copied last; a place after its last row, for deleted rows
-may leave gaps."""
+"""In the snapshot: of each small table, what it was when it was copied last.
+
+`ends` is the place after its last row: where rows were deleted there are gaps.
+"""
 _KEPT = f"""
     SELECT DISTINCT p.run_id, p.as_of
     FROM {CATALOG}.metarisk.publication AS p
