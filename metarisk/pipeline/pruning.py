@@ -57,6 +57,13 @@ _LEAVE = """
 SELECT t.run_id, count(*) AS rows FROM metarisk.{table} AS t
 WHERE t.portfolio = $portfolio AND t.as_of <= $until AND t.run_id IS NOT NULL AND ({leaving}) GROUP BY t.run_id
 """
+_SCORED = f"""
+SELECT r.run_id, (
+    SELECT count(*) FROM metarisk.risk_score AS t WHERE t.run_id = r.run_id AND t.as_of = r.as_of
+) AS rows
+FROM ({_OLD}) AS r WHERE r.as_of <= $until
+"""  # noqa: S608 - constants only
+"""Of scores a run at a time, by its key: those of month ends are many."""
 _DELETE = "DELETE FROM metarisk.{table} AS t WHERE t.run_id = $run_id AND t.as_of = $as_of AND ({leaving})"
 _ROWS = "SELECT * FROM metarisk.{table} WHERE run_id = $run_id AND as_of = $as_of"
 _NIGHTS = """
@@ -144,8 +151,9 @@ def _leaving(context: Context, cut: date, newest: date) -> dict[tuple[str, date]
     found: dict[str, dict[str, int]] = {run: {} for run in old}
     for table, until in _until(context, cut).items():
         about["until"] = until
-        for row in context.warehouse.rows(_LEAVE.format(table=table, leaving=LEAVING[table]), about):
-            if row["run_id"] in found:
+        sql = _SCORED if table == SCORES else _LEAVE.format(table=table, leaving=LEAVING[table])
+        for row in context.warehouse.rows(sql, about):
+            if row["run_id"] in found and row["rows"]:
                 found[row["run_id"]][table] = row["rows"]
     return {(run, old[run]): rows for run, rows in found.items() if rows}
 
