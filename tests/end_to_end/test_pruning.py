@@ -16,10 +16,11 @@ from duckdb import connect
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from metarisk import lake
+from metarisk import lake, pipeline
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError, Derived, ModelError, Scalar
 from metarisk.pipeline import (
+    Context,
     archiving,
     attribution,
     audit,
@@ -336,6 +337,41 @@ def test_scores_stay_that_a_kept_night_derives_from(nights: Project) -> None:
         looking.__dict__["spec"] = replace(spec, derive=lambda _view: Derived(), look_back=back)
         assert ("risk_score" not in pruning.prune(looking, 1, dry_run=True).rows) == kept
         assert pruning.prune(looking, 1, dry_run=True).nights == (CUT_OFF, FIRST, SECOND)
+
+
+def test_measures_leave_before_the_scores_that_later_nights_derive_from(duckdb: Project) -> None:
+    lines = pl.DataFrame(
+        {
+            "kind": "k",
+            "item": ["all", "one", "two"],
+            "segment": [None, "north|auto", "east|auto"],
+            "metric": "m",
+            "value": 1.5,
+        }
+    )
+
+    def deriving(as_of: date) -> Context:
+        context = duckdb.context(as_of)
+        back = timedelta(days=5) - context.portfolio.target.matures_in
+        spec = replace(context.spec, derive=lambda _view: Derived(measures=lines), look_back=back)
+        context.__dict__["spec"] = spec
+        return context
+
+    for as_of in (FIRST, SECOND, THIRD):
+        pipeline.nightly(deriving(as_of))
+    scores, measures, seen = duckdb.scores(FIRST), rows(duckdb, "measure", FIRST), views(duckdb)["measure_history"]
+    assert (len(measures), len(seen)) == (3, 3)
+    done = pruning.prune(deriving(THIRD), 1)
+    assert (done.rows["measure"], "risk_score" in done.rows) == (2, False)
+    assert duckdb.scores(FIRST).equals(scores)
+    assert rows(duckdb, "measure", FIRST) == whole(measures)
+    assert views(duckdb)["measure_history"] == seen
+    assert audit.verify(duckdb.context(THIRD), every_night=True).faults == ()
+    assert len(archived(duckdb, "risk_score", FIRST)) == scores.height
+    later = pruning.prune(duckdb.context(THIRD), 1)
+    assert later.rows == {"risk_score": scores.height}
+    assert archived(duckdb, "measure", FIRST) == measures
+    assert audit.verify(duckdb.context(THIRD), every_night=True).faults == ()
 
 
 def test_models_that_nobody_needs_go_here_and_in_the_copy(published: Project, tmp_path: Path) -> None:
