@@ -25,13 +25,10 @@ from metarisk.pipeline.storing import kept_folders, store_of
 
 LEAVING: Mapping[str, str] = {
     SCORES: "TRUE",
-    # The view `segment_health` shows each segment at the last night that had it.
+    # The view shows each segment at the last night that had it.
     "adaptation": """
-        t.run_id NOT IN (SELECT c.run_id FROM metarisk.publication_current AS c)
-        OR t.as_of < (
-            SELECT max(l.as_of) FROM metarisk.adaptation AS l
-            WHERE l.portfolio = t.portfolio AND l.segment = t.segment
-            AND l.run_id IN (SELECT c.run_id FROM metarisk.publication_current AS c)
+        (t.run_id, t.segment) NOT IN (
+            SELECT h.run_id, h.segment FROM metarisk.segment_health AS h WHERE h.portfolio = $portfolio
         )
     """,
     "quality_result": "TRUE",
@@ -64,7 +61,10 @@ SELECT r.run_id, (
 FROM ({_OLD}) AS r WHERE r.as_of <= $until
 """  # noqa: S608 - constants only
 """Of scores a run at a time, by its key: those of month ends are many."""
-_DELETE = "DELETE FROM metarisk.{table} AS t WHERE t.run_id = $run_id AND t.as_of = $as_of AND ({leaving})"
+_DELETE = """
+DELETE FROM metarisk.{table} AS t
+WHERE t.portfolio = $portfolio AND t.run_id = $run_id AND t.as_of = $as_of AND ({leaving})
+"""
 _ROWS = "SELECT * FROM metarisk.{table} WHERE run_id = $run_id AND as_of = $as_of"
 _NIGHTS = """
 SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio AND as_of <= $cut ORDER BY as_of DESC
@@ -182,6 +182,7 @@ def _leave(
 ) -> None:
     """Let rows of one run leave the warehouse, once the archive has all rows of the run, and its copy the archive."""
     about: dict[str, Scalar] = {"run_id": run, "as_of": as_of}
+    whose: dict[str, Scalar] = {"portfolio": context.job.portfolio}
     files = _archive(context, run, as_of, known)
     with context.warehouse.transaction() as transaction:
         for table in (SCORES, *OF_RUN):
@@ -194,7 +195,7 @@ def _leave(
                     remedy="`metarisk audit verify --all` says what differs: restore the warehouse first",
                 )
         for table in leaving:
-            transaction.execute(_DELETE.format(table=table, leaving=LEAVING[table]), about)
+            transaction.execute(_DELETE.format(table=table, leaving=LEAVING[table]), about | whose)
         rest = {table: seal(transaction, run, as_of, table)[0] for table in (SCORES, *OF_RUN)}
         append_event(context, transaction, PRUNED, about | {"files": files, "rows": leaving, "rest": rest})
 
