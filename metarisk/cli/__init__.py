@@ -165,6 +165,9 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """Show the latest attempts, with how they ended."""
+    from metarisk.pipeline.archiving import archives
+    from metarisk.pipeline.sealing import SCORES, trusted_events
+
     with errors(as_json):
         warehouse, settings = warehouse_of()
         migrate(warehouse, settings)
@@ -173,6 +176,11 @@ def runs(
             "WHERE $portfolio IS NULL OR portfolio = $portfolio ORDER BY started_at DESC",
             {"portfolio": portfolio},
         )[:last]
+        for name in {row["portfolio"] for row in rows}:
+            gone = archives(trusted_events(warehouse, name))
+            for row in rows:
+                if row["portfolio"] == name:
+                    row["pruned"] = row["run_id"] in gone and SCORES in gone[row["run_id"]].left
         if as_json:
             say({"attempts": rows}, "", True)
         elif rows:
@@ -181,6 +189,8 @@ def runs(
             for row in rows:
                 if row["error"]:
                     console.print(escape(f"{row['as_of']} {row['step']}: {row['error']}"), soft_wrap=True)
+            if any(row["pruned"] for row in rows):
+                console.print("pruned: the rows of such a run are in the archive, no longer in the warehouse")
             console.print(f"Next: metarisk report --portfolio {rows[0]['portfolio']} --as-of {rows[0]['as_of']}")
         else:
             Console().print("no attempt yet\nNext: metarisk weekly, then metarisk nightly")

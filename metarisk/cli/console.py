@@ -117,8 +117,9 @@ def plain(value: Any) -> dict[str, Any]:
 
 
 def readable(row: Mapping[str, Any]) -> dict[str, object]:
-    shown = {name: "" if value is None else value for name, value in row.items() if name != "error"}
-    return shown | {"started_at": str(row["started_at"])[:19]}
+    shown = {name: "" if value is None else value for name, value in row.items() if name not in {"error", "pruned"}}
+    outcome = f"{row['outcome']}, pruned" if row["pruned"] else row["outcome"]
+    return shown | {"started_at": str(row["started_at"])[:19], "outcome": outcome}
 
 
 def say(content: Mapping[str, Any], text: str, as_json: bool) -> None:

@@ -142,7 +142,7 @@ def rollback(portfolio: Name, by: By, reason: Why, as_json: Json = False) -> Non
 @audit_app.command()
 def verify(
     portfolio: Name,
-    every_night: Annotated[bool, typer.Option("--all", help="Read the scores of every night again.")] = False,
+    every_night: Annotated[bool, typer.Option("--all", help="Read every night again, and the archive.")] = False,
     head: Annotated[str | None, typer.Option(help="Hash that an earlier audit printed, kept elsewhere.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -58,7 +58,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Move old score rows to Parquet, and remove old files of lake and registry."""
+    """Move rows of old nights to Parquet, and remove old files of lake and registry."""
     from metarisk import pipeline
     from metarisk.pipeline import pruning
 
@@ -73,8 +73,9 @@ def prune(
             pipeline.migrate(context)
             found.append(pruning.prune(context, int(days[1]), dry_run=dry_run))
     lines = [
-        f"{one.portfolio}: {len(one.runs)} runs ({one.rows:,} score rows) to the archive, {len(one.nights)} nights and "
-        f"{len(one.models)} models of before {one.cut} removed, {one.freed / 2**20:,.0f} MiB"
+        f"{one.portfolio}: {len(one.runs)} runs ({sum(one.rows.values()):,} rows) to the archive, "
+        f"{len(one.nights)} nights and {len(one.models)} models of before {one.cut} removed, "
+        f"{one.freed / 2**20:,.0f} MiB"
         if one.cut
         else f"{one.portfolio}: no night yet"
         for one in found

@@ -20,7 +20,7 @@ from metarisk.lake.folders import MANIFEST, rewritten, verify, write_manifest
 
 ERASED = "erased"
 """In the manifest of a rewritten folder: one line an erasure, without the name."""
-_PROSE = ("item", "note", "detail")
+_PROSE = ("item", "note", "detail", "reason")
 """Columns of Parquet files in which a name stands among other words."""
 _SHORTEST = 4
 """Characters from which a name is looked for among other words."""

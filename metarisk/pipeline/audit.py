@@ -2,82 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from metarisk.domain import ConfigError, Scalar, Transaction
+from metarisk.pipeline import archiving
 from metarisk.pipeline.appending import append_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import text_hash
+from metarisk.pipeline.sealing import (
+    ERASED,
+    EVENTS,
+    NOTHING,
+    PRUNED,
+    SCORES,
+    Rows,
+    Seal,
+    as_told,
+    chained,
+    override_sum,
+    seal,
+    seal_evidence,
+    sealed_overrides,
+    sealed_rows,
+)
 
 RECENT_NIGHTS = 35
 """Nights whose score rows are read again by default: those that the snapshot for BI holds."""
-ERASED = "erased"
-"""Kind of the event of an erasure in the warehouse: its new seals stand in place of those of before."""
 _NEWEST = "SELECT seq, hash FROM metarisk.event_log WHERE portfolio = $portfolio ORDER BY seq DESC LIMIT 1"
-_EVENTS = """
-SELECT portfolio, seq, happened_at, kind, actor, payload, prev_hash, hash
-FROM metarisk.event_log WHERE portfolio = $portfolio ORDER BY seq
-"""
-_SEALED: Mapping[str, tuple[str, ...]] = {
-    "risk_score": (
-        "entity", "target", "segment", "status", "adaptation_id", "score", "score_low", "score_high", "grade", "points",
-        "expected_loss", "reasons", "extrapolated",
-    ),
-    "adaptation": (
-        "adaptation_id", "model_id", "segment", "status", "support_rows", "support_events", "support_hash",
-        "parameters", "level_shift", "pooled_score", "score_quantile", "score_bound",
-    ),
-    "drift_metric": (
-        "segment", "level", "feature", "metric", "value", "effect", "threshold", "n_ref", "n_cur", "p", "q", "low",
-        "high", "min_detectable_ratio", "status",
-    ),
-    "quality_result": ("suite", "rule", "column_name", "severity", "success", "failing_rows", "total_rows"),
-    "score_move_part": (
-        "before_run_id", "before_as_of", "target", "segment", "measure", "rows_before", "rows_after", "rows_entered",
-        "rows_left", "value_before", "value_after", "from_leavers", "from_entrants", "from_data", "from_adaptation",
-        "from_model", "from_calibration",
-    ),
-    "measure": ("kind", "segment", "metric", "value", "low", "high"),
-    "evidence": ("protocol", "candidate", "slice", "metric", "value", "low", "high", "rows", "events"),
-}  # fmt: skip
-"""Columns by table. Free text, which an erasure may rewrite, and what belongs to an attempt are none of them."""
-_OF_RUN = ("adaptation", "drift_metric", "quality_result", "score_move_part", "measure")
-_BUCKETS = """
-SELECT bucket, md5(string_agg(line, '' ORDER BY line)) AS sum, count(*) AS rows FROM (
-    SELECT line, left(line, 2) AS bucket FROM (
-        SELECT md5(concat_ws('|', {columns})) AS line FROM metarisk.{table} WHERE {where}
-    ) AS hashed
-) AS lines GROUP BY bucket ORDER BY bucket
-"""
-"""In buckets, so that no aggregate grows with the book."""
 _RUNS = "SELECT run_id, as_of, model_id, manifest FROM metarisk.run WHERE portfolio = $portfolio"
 _STATES = """
 SELECT model_id, seq, state, since, by_whom, reason FROM metarisk.model_state
 WHERE portfolio = $portfolio ORDER BY model_id, seq
-"""
-_POINTED = """
-SELECT seq, published_at, reason FROM metarisk.publication
-WHERE run_id = $run_id AND as_of = $as_of ORDER BY seq DESC LIMIT 1
 """
 _PUBLICATIONS = """
 SELECT as_of, seq, run_id, published_at, reason FROM metarisk.publication
 WHERE portfolio = $portfolio ORDER BY as_of, seq
 """
 _OVERRIDES = "SELECT * FROM metarisk.score_override WHERE portfolio = $portfolio"
-
-
-class Rows(Protocol):
-    """A warehouse or a transaction on it."""
-
-    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
-        """A small result."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -135,67 +101,16 @@ def require_person(context: Context, by: str, reason: str | None = None) -> None
             raise ConfigError(f"nothing says {what}", portfolio=context.job.portfolio, remedy=f"give {remedy}")
 
 
-def chained(event: Mapping[str, Any]) -> str:
-    """SHA-256 of an event with the hash of the one before it; hexadecimal."""
-    told = {name: event[name] for name in ("portfolio", "seq", "kind", "actor", "payload", "prev_hash")}
-    return text_hash(json.dumps(told | {"happened_at": _instant(event["happened_at"])}, sort_keys=True))
-
-
-def seal(source: Rows, run_id: str, as_of: date, table: str = "risk_score") -> tuple[str, int]:
-    """SHA-256 over the rows of a run in a table, scores or another, whatever their order, and their number."""
-    return _seal(source, table, "run_id = $run_id AND as_of = $as_of", {"run_id": run_id, "as_of": as_of})
-
-
-def seal_evidence(source: Rows, model_id: str) -> str:
-    """SHA-256 over what speaks for a model, whatever the order of its rows."""
-    return _seal(source, "evidence", "model_id = $model_id", {"model_id": model_id})[0]
-
-
-def _seal(source: Rows, table: str, where: str, about: Mapping[str, Scalar]) -> tuple[str, int]:
-    """Either warehouse gives the same sum: they write whole numbers as 1.0 and as 1 (scores are hardly ever whole)."""
-    text = "CAST({} AS TEXT)" if table == "risk_score" else r"regexp_replace(CAST({} AS TEXT), '\.0$', '')"
-    columns = ", ".join(f"coalesce({text.format(column)}, '')" for column in _SEALED[table])
-    buckets = source.rows(_BUCKETS.format(columns=columns, table=table, where=where), about)
-    digest = hashlib.sha256("".join(f"{row['bucket']}{row['sum']}" for row in buckets).encode())
-    return digest.hexdigest(), sum(row["rows"] for row in buckets)
-
-
-def publication_event(transaction: Transaction, run_id: str, as_of: date, mode: str) -> dict[str, Any]:
-    """What the log keeps of a publication: enough to find one changed row of it."""
-    manifest = transaction.rows("SELECT manifest FROM metarisk.run WHERE run_id = $run_id", {"run_id": run_id})
-    pointed = transaction.rows(_POINTED, {"run_id": run_id, "as_of": as_of})[0]
-    scores, rows = seal(transaction, run_id, as_of)
-    about = {"run_id": run_id, "as_of": as_of, "mode": mode, "rows": rows}
-    sums = {table: seal(transaction, run_id, as_of, table)[0] for table in _OF_RUN}
-    about |= {"publication": _told(pointed, "seq", "published_at", "reason"), "tables": sums}
-    return about | {"scores": scores, "manifest": text_hash(manifest[0]["manifest"])}
-
-
-def state_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the log keeps of states of models; who it was is the event's actor."""
-    return [_told(row, "model_id", "seq", "state", "since") for row in rows]
-
-
-def _told(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Columns of a row as they stand in an event."""
-    return {name: _instant(row[name]) if isinstance(row[name], datetime) else row[name] for name in names}
-
-
-def override_sum(row: Mapping[str, Any]) -> str:
-    """SHA-256 of an override: its event holds no more, for the log is never rewritten and names no entity."""
-    told = {name: value for name, value in row.items() if name != "happened_at"}
-    return text_hash(json.dumps(told | {"happened_at": _instant(row["happened_at"])}, sort_keys=True, default=str))
-
-
 def verify(context: Context, *, every_night: bool = False, head: str | None = None) -> Audit:
     """Read the log of the job's portfolio again, and the rows that it tells of.
 
     Args:
-        every_night: read the score rows of all nights again, not of the newest RECENT_NIGHTS alone.
+        every_night: read the rows of all nights again, not of the newest RECENT_NIGHTS alone, and the archive of those
+            that were pruned.
         head: hash of an event that was kept elsewhere; it must still be in the chain.
     """
     about: dict[str, Scalar] = {"portfolio": context.job.portfolio}
-    events = context.warehouse.rows(_EVENTS, about)
+    events = context.warehouse.rows(EVENTS, about)
     chain = [event for event in events if event["hash"] is not None]
     faults = list(_broken(events))
     if head is not None and head not in {event["hash"] for event in chain}:
@@ -209,50 +124,19 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
     faults += _evidence_differs(context.warehouse, trusted)
     faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
-    pruned = {json.loads(event["payload"])["run_id"] for event in trusted if event["kind"] == "pruned"}
-    sealed = {run_id: told for run_id, told in sealed_scores(trusted).items() if run_id in set(runs) - pruned}
-    nights = sorted({runs[run_id]["as_of"] for run_id in sealed})[slice(0 if every_night else -RECENT_NIGHTS, None)]
-    for run_id, (seq, told) in sealed.items():
-        as_of = runs[run_id]["as_of"]
-        if as_of in nights and seal(context.warehouse, run_id, as_of) != (told["scores"], told["rows"]):
-            faults.append(Fault(f"score rows of run {run_id} are not those that were published", seq, as_of))
-    for seq, told in {told["run_id"]: (seq, told) for seq, told in published.items()}.values():
-        run = runs.get(told["run_id"])
-        if run is not None and (every_night or run["as_of"] in nights):
-            faults += _tables_differ(context.warehouse, run, seq, told.get("tables", {}))
+    sealed = {key: found for key, found in sealed_rows(trusted).items() if key[0] in runs}
+    scored = [run for (run, table), found in sealed.items() if table == SCORES and found.digest != NOTHING]
+    nights = sorted({runs[run]["as_of"] for run in scored})[slice(0 if every_night else -RECENT_NIGHTS, None)]
+    for (run, table), found in sealed.items():
+        as_of = runs[run]["as_of"]
+        if (every_night or as_of in nights) and seal(context.warehouse, run, as_of, table)[0] != found.digest:
+            faults.append(_other_rows(run, table, found, as_of))
+    for run, archive in archiving.archives(trusted).items() if every_night else ():
+        if (what := archiving.fault(context, run, archive)) is not None:
+            faults.append(Fault(what, archive.seq, archive.as_of))
     unsealed = sum(_sums(event) is False for event in trusted)
     newest = chain[-1]["hash"] if chain else None
     return Audit(len(events), len(events) - len(chain), unsealed, len(runs), len(nights), newest, tuple(faults))
-
-
-def sealed_scores(events: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, Mapping[str, Any]]]:
-    """By run, the last event that sealed its score rows, and the seal: an erasure seals anew what it has renamed."""
-    found: dict[str, tuple[int, Mapping[str, Any]]] = {}
-    for event in events:
-        told = json.loads(event["payload"])
-        if event["kind"] == "publication":
-            found[told["run_id"]] = (event["seq"], told)
-        elif event["kind"] == ERASED:
-            found |= {run_id: (event["seq"], anew) for run_id, anew in told["scores"].items()}
-    return found
-
-
-def sealed_overrides(events: Sequence[Mapping[str, Any]]) -> dict[int, tuple[int, str]]:
-    """By number of an override, the last event that sealed its row, and the seal."""
-    found: dict[int, tuple[int, str]] = {}
-    for event in events:
-        told = json.loads(event["payload"])
-        if event["kind"] == "override":
-            found[told["seq"]] = (event["seq"], told["row"])
-        elif event["kind"] == ERASED:
-            found |= {int(number): (event["seq"], row) for number, row in told["overrides"].items()}
-    return found
-
-
-def trusted_events(source: Rows, portfolio: str) -> list[dict[str, Any]]:
-    """Events of a portfolio that are as they were hashed, in their order."""
-    events = source.rows(_EVENTS, {"portfolio": portfolio})
-    return [event for event in events if event["hash"] is not None and chained(event) == event["hash"]]
 
 
 def _broken(events: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
@@ -292,7 +176,7 @@ def _publications_differ(
         if "publication" not in told:
             continue
         row = found.pop((told["as_of"], told["run_id"], told["publication"]["seq"]), None)
-        if row is None or _told(row, *names) != {name: told["publication"][name] for name in names}:
+        if row is None or as_told(row, *names) != {name: told["publication"][name] for name in names}:
             yield Fault(f"the publication of run {told['run_id']} is not as it was logged", seq)
             known |= {key[:2] for key in found if key[0] == told["as_of"]} if row is None else set()
     for as_of, run_id, _ in sorted(found) if whole else ():
@@ -300,10 +184,10 @@ def _publications_differ(
             yield Fault(f"the log knows no publication of run {run_id} for {as_of}")
 
 
-def _tables_differ(source: Rows, run: Mapping[str, Any], seq: int, sums: Mapping[str, str]) -> Iterator[Fault]:
-    for table, expected in sums.items():
-        if seal(source, run["run_id"], run["as_of"], table)[0] != expected:
-            yield Fault(f"rows of {table} of run {run['run_id']} are not those that were published", seq, run["as_of"])
+def _other_rows(run_id: str, table: str, sealed: Seal, as_of: date) -> Fault:
+    whose = "score rows" if table == SCORES else f"rows of {table}"
+    were = "that were left when it was pruned" if sealed.kind == PRUNED else "that were published"
+    return Fault(f"{whose} of run {run_id} are not those {were}", sealed.seq, as_of)
 
 
 def _evidence_differs(source: Rows, events: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
@@ -329,7 +213,7 @@ def _states_differ(events: Sequence[Mapping[str, Any]], states: Sequence[Mapping
     faulty: set[str] = set()
     names = ("model_id", "seq", "state", "since", "by_whom", *reasons)
     for key, (number, about) in told.items():
-        if key not in found or _told(found[key], *names) != {name: about[name] for name in names}:
+        if key not in found or as_told(found[key], *names) != {name: about[name] for name in names}:
             faulty.add(key[0])
             yield Fault(f"state {key[1]} of model {key[0]} is not what the log says: {about['state']}", number)
     for model, row in newest.items():
@@ -366,8 +250,3 @@ def _overrides_differ(events: Sequence[Mapping[str, Any]], rows: Sequence[Mappin
         seq, expected = told.get(number, (None, None))
         if found.get(number) != expected:
             yield Fault(f"override {number} is not as it was logged", seq)
-
-
-def _instant(moment: datetime) -> str:
-    """A time as text, the same from either warehouse."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()

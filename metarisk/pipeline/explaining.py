@@ -13,8 +13,10 @@ from metarisk import reasons as why
 from metarisk.adapt import Adapted
 from metarisk.calibration import GRADED
 from metarisk.domain import DataError, Target
+from metarisk.pipeline.archiving import require_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import load_adapted, load_level, support
+from metarisk.pipeline.publish import current_publication
 from metarisk.pipeline.replaying import Night, entity_row, published
 from metarisk.scoring import mean_score
 from metarisk.tasks import teaching
@@ -66,7 +68,7 @@ def explain(context: Context, entity: str) -> EntityExplained:
     """Explain one entity's score in the published night of the job's as_of.
 
     Raises:
-        DataError: the night or the entity is not published, or the files of its run are no longer in the lake.
+        DataError: the night or the entity is not published, was pruned, or has lost the files of its run.
     """
     portfolio, job = context.portfolio, context.job
     target = portfolio.target.name
@@ -74,6 +76,8 @@ def explain(context: Context, entity: str) -> EntityExplained:
         _SCORE, {"portfolio": job.portfolio, "as_of": job.as_of, "entity": entity, "target": target}
     )
     if not found:
+        if (publication := current_publication(context)) is not None:
+            require_rows(context, publication["run_id"], job.as_of, "risk_score")
         raise DataError(
             f"no published score of {entity!r} for target {target}",
             portfolio=job.portfolio,

@@ -17,12 +17,10 @@ from typing import Any
 
 from metarisk import lake, report
 from metarisk.domain import ConfigError, DataError, Scalar, Transaction
-from metarisk.pipeline import audit
+from metarisk.pipeline import audit, sealing
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.storing import kept_folders, store_of
 
-FILES = "erased_files"
-"""Kind of the event that ends an erasure: SHA-256 of the manifest of each rewritten folder."""
 _TEXTS = """
 SELECT c.table_name AS name, c.column_name AS text FROM information_schema.columns AS c
 JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name = c.table_name
@@ -139,26 +137,27 @@ def _in_warehouse(context: Context, erasure: lake.Erasure) -> list[Change]:
     about, changed, portfolio = _about(context, erasure), [], context.job.portfolio
     texts = _tables(context)
     with context.warehouse.transaction() as transaction:
-        events = audit.trusted_events(transaction, portfolio)
+        events = sealing.trusted_events(transaction, portfolio)
         if any(json.loads(event["payload"])["pseudonym"] == erasure.pseudonym for event in _erased(events)):
             return []
         runs = {row["run_id"]: row["as_of"] for row in transaction.rows(_RUNS, about)}
-        sealed = {run: told for run, (_, told) in audit.sealed_scores(events).items() if run in runs}
-        for run, told in sealed.items():
-            if audit.seal(transaction, run, runs[run]) != (told["scores"], told["rows"]):
+        held = sealing.sealed_rows(events)
+        sealed = {run: held[run, sealing.SCORES].digest for run in runs if (run, sealing.SCORES) in held}
+        for run, expected in sealed.items():
+            if sealing.seal(transaction, run, runs[run])[0] != expected:
                 raise DataError(
                     f"score rows of run {run} are not those that were published: an erasure would hide it",
                     portfolio=portfolio,
                     on=runs[run],
                     remedy="`metarisk audit verify --all` says what differs: restore the warehouse first",
                 )
-        numbers = {row["seq"] for row in transaction.rows(_OVERRIDES, about)} & {*audit.sealed_overrides(events)}
+        numbers = {row["seq"] for row in transaction.rows(_OVERRIDES, about)} & {*sealing.sealed_overrides(events)}
         for name, columns in texts.items():
             rows = _rename(transaction, name, columns, erasure, about)
             changed += [Change(f"metarisk.{name}", "under the pseudonym", rows)] if rows else []
         scores = {}
         for run in sealed:
-            digest, rows = audit.seal(transaction, run, runs[run])
+            digest, rows = sealing.seal(transaction, run, runs[run])
             scores[run] = {"scores": digest, "rows": rows}
         renamed = transaction.rows(_OVERRIDES, about | {"entity": erasure.pseudonym})
         told = {
@@ -166,9 +165,9 @@ def _in_warehouse(context: Context, erasure: lake.Erasure) -> list[Change]:
             "reason": erasure.reason,
             "rows": {change.where: change.rows for change in changed},
             "scores": scores,
-            "overrides": {row["seq"]: audit.override_sum(row) for row in renamed if row["seq"] in numbers},
+            "overrides": {row["seq"]: sealing.override_sum(row) for row in renamed if row["seq"] in numbers},
         }
-        audit.append_event(context, transaction, audit.ERASED, told, erasure.by)
+        audit.append_event(context, transaction, sealing.ERASED, told, erasure.by)
     return changed
 
 
@@ -193,7 +192,7 @@ def _rename(
     return rows
 
 
-def _said(source: audit.Rows, table: str, column: str, about: Mapping[str, Scalar]) -> list[str]:
+def _said(source: sealing.Rows, table: str, column: str, about: Mapping[str, Scalar]) -> list[str]:
     """Texts of a column that hold the letters of the name."""
     where = f"WHERE portfolio = $portfolio AND strpos({column}, $entity) > 0"
     rows = source.rows(f"SELECT DISTINCT {column} AS said FROM metarisk.{table} {where}", about)  # noqa: S608
@@ -253,9 +252,10 @@ def _close(context: Context, erasure: lake.Erasure) -> None:
                 folders[_place(context, folder)] = _sum(folder)
     with context.warehouse.transaction() as transaction:
         told = {"pseudonym": erasure.pseudonym, "folders": folders}
-        ends = [event["payload"] for event in audit.trusted_events(transaction, portfolio) if event["kind"] == FILES]
+        known = sealing.trusted_events(transaction, portfolio)
+        ends = [event["payload"] for event in known if event["kind"] == sealing.ERASED_FILES]
         if told not in map(json.loads, ends):
-            audit.append_event(context, transaction, FILES, told, erasure.by)
+            audit.append_event(context, transaction, sealing.ERASED_FILES, told, erasure.by)
     context.warehouse.snapshot()
     _journal(context).unlink()
 
@@ -263,8 +263,8 @@ def _close(context: Context, erasure: lake.Erasure) -> None:
 def folders_differ(context: Context, *folders: Path) -> Iterator[str]:
     """Rewritten folders that are not those which their erasure left."""
     logged: dict[str, str] = {}
-    for event in audit.trusted_events(context.warehouse, context.job.portfolio):
-        logged |= json.loads(event["payload"])["folders"] if event["kind"] == FILES else {}
+    for event in sealing.trusted_events(context.warehouse, context.job.portfolio):
+        logged |= json.loads(event["payload"])["folders"] if event["kind"] == sealing.ERASED_FILES else {}
     for folder in folders:
         if lake.read_manifest(folder).get(lake.ERASED) and logged.get(_place(context, folder)) != _sum(folder):
             yield f"{_place(context, folder)} is not what its erasure left"
@@ -275,7 +275,7 @@ def _sum(folder: Path) -> str:
 
 
 def _erased(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (event for event in events if event["kind"] == audit.ERASED)
+    return (event for event in events if event["kind"] == sealing.ERASED)
 
 
 def _tables(context: Context) -> dict[str, list[str]]:

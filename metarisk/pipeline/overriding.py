@@ -8,8 +8,9 @@ from typing import Any
 
 from metarisk.domain import ConfigError, DataError, Scalar, Transaction
 from metarisk.pipeline.appending import append_rows, not_before
-from metarisk.pipeline.audit import append_event, override_sum, require_person
+from metarisk.pipeline.audit import append_event, require_person
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.sealing import override_sum
 from metarisk.quality import score_parameters
 
 _CURRENT = "SELECT * FROM metarisk.score_override_current WHERE portfolio = $portfolio ORDER BY entity"

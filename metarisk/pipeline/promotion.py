@@ -8,9 +8,10 @@ from typing import Any
 
 from metarisk.domain import ConfigError, Scalar, Transaction
 from metarisk.pipeline.appending import append_rows, not_before
-from metarisk.pipeline.audit import Rows, append_event, require_person, seal_evidence, state_rows
+from metarisk.pipeline.audit import append_event, require_person
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
+from metarisk.pipeline.sealing import Rows, seal_evidence, state_rows
 from metarisk.pipeline.storing import keep_model, store_of
 
 JOB = "metarisk"

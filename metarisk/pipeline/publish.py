@@ -23,12 +23,13 @@ from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
 from metarisk.pipeline import alerting, outcomes
 from metarisk.pipeline.appending import append_frame, append_rows, not_before
-from metarisk.pipeline.audit import append_event, publication_event
+from metarisk.pipeline.audit import append_event
 from metarisk.pipeline.chunks import BATCH_ROWS, population_batches
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.deriving import DERIVED, MEASURES, SCORES
 from metarisk.pipeline.identity import identity, versions
 from metarisk.pipeline.night import Run, load_adapted, load_level, scan, score_files
+from metarisk.pipeline.sealing import publication_event
 from metarisk.tasks import LABEL, MISSING_SEGMENT, labelled, segment_keys
 
 Outcome = Literal["published", "already_published", "failed", "source_late", "locked"]

@@ -17,6 +17,7 @@ from metarisk.adapt import Adapted, FittedModel
 from metarisk.calibration import Calibration
 from metarisk.domain import Array, ConfigError, DataError, Portfolio
 from metarisk.moves import FACTORS
+from metarisk.pipeline.archiving import require_files
 from metarisk.pipeline.chunks import BATCH_ROWS, population_batches
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
@@ -88,7 +89,7 @@ def night_of(context: Context, run_id: str) -> Night:
 
     Raises:
         ConfigError: there is no such run.
-        DataError: its files are no longer whole in the lake.
+        DataError: its files are no longer whole in the lake: pruned, damaged or lost.
     """
     found = context.warehouse.rows(_RUN, {"run_id": run_id})
     if not found:
@@ -105,6 +106,7 @@ def night_of(context: Context, run_id: str) -> Night:
     try:
         extract, about = reopened(context, context.folder, whole)
     except DataError as error:
+        require_files(context)
         raise DataError(
             f"the files of run {row['run_id']} are no longer whole in the lake: {error.what}",
             portfolio=job.portfolio,

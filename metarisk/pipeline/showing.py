@@ -9,6 +9,7 @@ from typing import Any
 from metarisk.domain import DataError, did_you_mean
 from metarisk.drift import TESTS
 from metarisk.pipeline.alerting import what
+from metarisk.pipeline.archiving import require_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.driftpages import sides
 from metarisk.pipeline.night import run_folder
@@ -52,7 +53,7 @@ def feature(context: Context, name: str, segment: str | None) -> dict[str, Any]:
     """A feature before and now, and what the night found of it, in a segment or in the whole portfolio.
 
     Raises:
-        DataError: the night is not published, or did not judge that feature there.
+        DataError: the night is not published, was pruned, or did not judge that feature there.
     """
     publication = _published(context)
     known = context.warehouse.rows(_FOUND, {"run_id": publication["run_id"]})
@@ -100,4 +101,5 @@ def _published(context: Context) -> Mapping[str, Any]:
             "no night is published for that date", portfolio=context.job.portfolio, on=context.job.as_of,
             remedy="leave --as-of out for the newest; `metarisk runs` shows what ran",
         )  # fmt: skip
+    require_rows(context, found["run_id"], context.job.as_of, "drift_metric")
     return found

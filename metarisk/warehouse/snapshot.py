@@ -19,8 +19,11 @@ from metarisk.warehouse.statements import literal, quote_identifier
 
 NIGHTS = 35
 _LARGE = "risk_score"
-_COPIED = ("name TEXT", "rows BIGINT", "schema TEXT", "last TEXT")
-"""In the snapshot: of each small table, what it was when it was copied last."""
+_COPIED = ("name TEXT", "rows BIGINT", "ends BIGINT", "schema TEXT", "last TEXT")
+"""In the snapshot: of each small table, what it was when it was copied last.
+
+`ends` is the place after its last row: where rows were deleted there are gaps.
+"""
 _KEPT = f"""
     SELECT DISTINCT p.run_id, p.as_of
     FROM {CATALOG}.metarisk.publication AS p
@@ -83,32 +86,41 @@ def _fill(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
         cursor.execute("DETACH bi")
 
 
-def _bring(cursor: duckdb.DuckDBPyConnection, table: str, held: tuple[int, str, str] | None) -> None:
+def _bring(cursor: duckdb.DuckDBPyConnection, table: str, held: tuple[int, int, str, str] | None) -> None:
     """Copy the rows that were appended since; the whole table where it is not the one that was copied, and longer.
 
     Rows of these tables are appended and never changed (an erasure builds anew), so a place keeps its row: the last
-    copied one still stands where it stood, unless the warehouse was restored or changed by hand.
+    copied one still stands where it stood, unless the warehouse was restored or changed by hand, or old rows were
+    pruned: then fewer stand before it.
     """
     name = f"metarisk.{quote_identifier(table)}"
     source = f"{CATALOG}.{name}"
     rows, ends = _one(cursor, f"SELECT count(*), coalesce(max(rowid) + 1, 0) FROM {source}")  # noqa: S608
     version = _one(cursor, f"SELECT max(version) FROM {CATALOG}.metarisk.schema_migration")  # noqa: S608
     schema = str((version, cursor.execute(f"DESCRIBE {source}").fetchall()))
-    if held and schema == held[1] and 0 < held[0] <= rows == ends and _at(cursor, source, held[0]) == held[2]:
-        cursor.execute(f"INSERT INTO {name} FROM {source} WHERE rowid >= $1", [held[0]])
+    before = f"SELECT count(*) FROM {source} WHERE rowid < $1"  # noqa: S608
+    if (
+        held
+        and held[0]
+        and schema == held[2]
+        and _at(cursor, source, held[1]) == held[3]
+        and _one(cursor, before, held[1]) == (held[0],)
+    ):
+        cursor.execute(f"INSERT INTO {name} FROM {source} WHERE rowid >= $1", [held[1]])
     else:
         cursor.execute(f"CREATE OR REPLACE TABLE {name} AS FROM {source}")
-    cursor.execute("INSERT INTO main.copied VALUES ($1, $2, $3, $4)", [table, rows, schema, _at(cursor, source, rows)])
+    last = _at(cursor, source, ends)
+    cursor.execute("INSERT INTO main.copied VALUES ($1, $2, $3, $4, $5)", [table, rows, ends, schema, last])
 
 
-def _at(cursor: duckdb.DuckDBPyConnection, source: str, rows: int) -> str:
-    """Hash of the last of the first `rows` rows of a table."""
-    found = cursor.execute(f"SELECT md5(CAST(t AS TEXT)) FROM {source} AS t WHERE rowid = $1", [rows - 1])  # noqa: S608
+def _at(cursor: duckdb.DuckDBPyConnection, source: str, ends: int) -> str:
+    """Hash of the row of a table before the place `ends`."""
+    found = cursor.execute(f"SELECT md5(CAST(t AS TEXT)) FROM {source} AS t WHERE rowid = $1", [ends - 1])  # noqa: S608
     return "".join(str(row[0]) for row in found.fetchall())
 
 
-def _one(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    (row,) = cursor.execute(sql).fetchall()
+def _one(cursor: duckdb.DuckDBPyConnection, sql: str, *parameters: int) -> tuple[Any, ...]:
+    (row,) = cursor.execute(sql, parameters).fetchall()
     return tuple(row)
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from metarisk import pipeline
 from metarisk.domain import MetariskError, Mode
-from metarisk.pipeline import Context, Quiet, forgetting
+from metarisk.pipeline import Context, Quiet, forgetting, pruning
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, Project
 
@@ -140,6 +140,32 @@ def erase(project: Project, entity: str, clock: Callable[[], datetime] = tiny.no
         patch.setattr(secrets, "token_hex", lambda size: "0f" * size)
         context = replace(project.context(FIRST), clock=clock)
         return forgetting.forget(context, entity, "D. Officer", "request 4711")
+
+
+PRUNE_DEATHS: Mapping[str, Callable[[str, list[Path]], bool]] = {
+    "tables are written": lambda event, paths: event == "os.rename" and paths[1].name.endswith(".rewritten"),
+    "the archive is beside its place": lambda event, paths: event == "os.rename" and paths[0].suffix == ".rewritten",
+    "rows are deleted": lambda event, _: event == "clock",
+    "folders leave the lake": lambda event, paths: event == "os.rename" and paths[0].name == str(FIRST),
+}
+"""Until where a `prune` gets, as for an erasure."""
+
+
+def pruned(project: Project, as_of: date, death: str) -> None:
+    """Prune all but the newest night, and never end."""
+
+    def heard(event: str, arguments: tuple[object, ...]) -> None:
+        paths = [Path(one) for one in arguments if isinstance(one, str | Path)]
+        if event == "os.rename" and PRUNE_DEATHS[death](event, paths):
+            die()
+
+    def clock() -> datetime:
+        if PRUNE_DEATHS[death]("clock", []):
+            die()
+        return tiny.noon()
+
+    sys.addaudithook(heard)
+    pruning.prune(replace(project.context(as_of), clock=clock), 1)
 
 
 def telling(project: Project, week: bool, as_of: date, mode: Mode, orders: Connection) -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from metarisk import pipeline
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError
-from metarisk.pipeline import Context, alerting, audit, forgetting, overriding, promotion, reproducing
+from metarisk.pipeline import Context, alerting, audit, forgetting, overriding, promotion, reproducing, sealing
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
 
 Result = TypeVar("Result")
@@ -217,7 +217,7 @@ def test_one_changed_row_is_found_on_either_warehouse(change: str, published_pro
 
 
 def test_events_that_seal_less_still_hold(published: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, whole = published.context(SECOND), audit.publication_event
+    context, whole = published.context(SECOND), sealing.publication_event
 
     def of_before(*inputs: Any) -> dict[str, Any]:
         return {name: value for name, value in whole(*inputs).items() if name not in {"publication", "tables"}}
@@ -290,7 +290,7 @@ def test_a_chain_made_anew_does_not_hold_the_head_that_was_kept(published: Proje
     hashed = None
     for event in published.warehouse.rows(sql):
         forged = event | {"happened_at": event["happened_at"] + timedelta(days=1), "prev_hash": hashed}
-        hashed = audit.chained(forged)
+        hashed = sealing.chained(forged)
         with published.warehouse.transaction() as transaction:
             transaction.execute(
                 "UPDATE metarisk.event_log SET happened_at = $at, prev_hash = $before, hash = $hash WHERE seq = $seq",

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from metarisk import lake, pipeline, registry
 from metarisk.domain import ConfigError, DataError, ModelError
-from metarisk.pipeline import models, pruning
+from metarisk.pipeline import archiving, audit, models, pruning
 from metarisk.pipeline.forgetting import forget
 from metarisk.pipeline.health import examine
 from metarisk.pipeline.models import load_model
@@ -292,11 +292,17 @@ def test_pruned_nights_leave_the_copy(project: Project) -> None:
     told = forget(project.context(FIRST), gone, "officer", "request 7")
     leave(project)
     (run,) = done.runs
-    archive = pruning.archive(project.context(FIRST), run, FIRST)
-    assert copy.bring(archive.parent) == 2
-    kept = pl.read_parquet(archive / pruning.ARCHIVED).sort("entity").select(archived.columns)
+    archive = archiving.folder_of(project.context(FIRST), run, FIRST)
+    assert copy.bring(archive.parent) == 1 + len(pruning.LEAVING)
+    kept = pl.read_parquet(archive / archiving.file_of("risk_score")).sort("entity").select(archived.columns)
     renamed = archived.with_columns(pl.col("entity").replace(gone, told.pseudonym)).sort("entity")
     assert kept.equals(renamed)
+    leave(project)
+    assert audit.verify(project.context(SECOND), every_night=True).faults == ()
+    copy.drop(archive.parent)
+    leave(project)
+    (fault,) = audit.verify(project.context(SECOND), every_night=True).faults
+    assert "is not whole" in fault.what
 
 
 def test_a_forgotten_entity_leaves_the_copy(project: Project) -> None:

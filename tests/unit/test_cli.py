@@ -380,7 +380,7 @@ def _bad(call: Caller, subject: str) -> str:
 def test_prune(job: Job) -> None:
     call = job[0]
     would = call("prune", "--keep", "90d", "--dry-run").stdout
-    assert "tiny: 0 runs (0 score rows) to the archive" in would
+    assert "tiny: 0 runs (0 rows) to the archive" in would
     assert "Nothing was changed" in would
     (pruned,) = call.json("prune", "--keep", "90d")["pruned"]
     assert (pruned["runs"], pruned["freed"]) == ([], 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
@@ -263,6 +264,27 @@ def test_a_snapshot_of_a_warehouse_that_was_restored_is_not_taken_over(embedded:
     path.unlink()
     assert found == content(embedded.snapshot())
     assert "again" not in str(found["publication"])
+
+
+def test_a_snapshot_is_taken_over_after_old_rows_were_deleted(embedded: DuckDBWarehouse) -> None:
+    """What stands in the file, and not in the warehouse, shows whether it was copied anew."""
+
+    def marked(mark: str) -> Path:
+        path = embedded.snapshot()
+        with closing(duckdb.connect(str(path))) as snapshot:
+            snapshot.execute("UPDATE metarisk.publication SET reason = $1", [mark])
+        return path
+
+    def marks(path: Path) -> dict[str, int]:
+        return dict(Counter(str(row[5]) for row in content(path)["publication"]))
+
+    publish_many(embedded, date(2026, 1, 1), 9)
+    marked("first")
+    with embedded.transaction() as transaction:
+        transaction.execute("DELETE FROM metarisk.publication WHERE as_of < $as_of", {"as_of": date(2026, 1, 4)})
+    assert marks(marked("second")) == {"second": 6}
+    publish_many(embedded, date(2026, 1, 10), 2)
+    assert marks(embedded.snapshot()) == {"second": 6, "None": 2}
 
 
 def alter(path: Path) -> None:
