@@ -27,6 +27,7 @@ from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, finished, scan, score_files
 from metarisk.pipeline.outcomes import first_scores
 from metarisk.pipeline.remedying import RECENCY
+from metarisk.pipeline.scored import SCORE, Spilled
 from metarisk.pipeline.storing import from_registry
 from metarisk.tasks import LABEL, MATURE, labelled, matured, observed, periods_known, population, teaching
 
@@ -41,18 +42,15 @@ WORST = 10
 _ORDER = {early.SUSPECTED: 0, "alert": 1, "watch": 2, "blind": 3, "ok": 4}
 
 
-def reference(
-    context: Context, adapted: Adapted, teach: pl.DataFrame, rows: pl.DataFrame, link: Array
-) -> dict[str, bytes]:
+def reference(context: Context, adapted: Adapted, teach: pl.DataFrame, rows: Spilled) -> dict[str, bytes]:
     """Files that stand beside a model: what later nights are compared with.
 
     Args:
         teach: the rows that taught (LABEL holds y).
-        rows: the population at the label cut-off, N rows.
-        link: its adapted scores on the link scale (N,).
+        rows: the population at the label cut-off with its scores.
     """
     portfolio, columns, target = context.portfolio, context.portfolio.columns, context.portfolio.target.name
-    scored = rows.with_columns(pl.Series(target, scoring.mean_score(adapted, link))).lazy()
+    scored = rows.frame.with_columns(pl.col(SCORE).alias(target))
     known = drifts.reference(scored, _watched(portfolio), columns.segments, opened_on=columns.opened_on, score=target)
     files = {
         HISTOGRAMS: known,
@@ -68,7 +66,8 @@ def reference(
         loss = likelihood.loss(torch.from_numpy(unseen), torch.from_numpy(teach[LABEL].to_numpy(writable=True))).numpy()
         said = scoring.mean_score(adapted, unseen)
         model = direct.LossModel.fit(teach, said, loss, portfolio.features, columns.opened_on)
-        files[LOSSES] = direct.summed(rows, model.predict(rows, scoring.mean_score(adapted, link)), columns.segments)
+        losses = ((part, model.predict(part, part[SCORE].to_numpy())) for part in rows.batches())
+        files[LOSSES] = direct.summed(losses, columns.segments)
         texts[LOSS_MODEL] = model.to_bytes()
     return texts | {name: _parquet(frame) for name, frame in files.items()}
 
@@ -253,7 +252,7 @@ def _direct(context: Context, run: Run, night: pl.LazyFrame, beside: Mapping[str
         return direct.compare(columns.segments, None, pl.DataFrame(), 0.0)
     model = direct.LossModel.from_bytes(files[LOSS_MODEL])
     rows = night.collect(engine="streaming")
-    sums = direct.summed(rows, model.predict(rows, rows[target].to_numpy()), columns.segments)
+    sums = direct.summed([(rows, model.predict(rows, rows[target].to_numpy()))], columns.segments)
     return direct.compare(columns.segments, beside[LOSSES], sums, model.noise)
 
 
