@@ -1,6 +1,6 @@
 """The population of a week with its scores, in a file: written a batch at a time and read as a stream.
 
-It is what a model is shown to be like beside its champion, its groups, and later nights.
+What later nights are compared with, what changes beside the champion and how groups fare are all read off that file.
 """
 
 from __future__ import annotations

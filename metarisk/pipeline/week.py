@@ -175,7 +175,8 @@ def _held_out(
 def train(context: Context, judged: Judged) -> Trained:
     """Train the chosen recipe on everything known by as_of and write it, with its drift reference, to the registry.
 
-    Killed while it trains, it goes on from its last checkpoint; these go once the registry has the model.
+    Killed while it trains, it goes on from its last checkpoint; these go once the registry has the model. The rows that
+    teach are held, those to be scored are not; a segment without labels borrows by as many of its rows as in a night.
     """
     portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
     lake.verify(judged.checked.extract.directory)
