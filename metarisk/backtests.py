@@ -93,13 +93,19 @@ def _by_grade(judged: pl.DataFrame, card: Scorecard) -> pl.DataFrame:
     return judged.with_columns(place).group_by("cohort", "place").agg(*sums)
 
 
-def adverse_impact(groups: Sequence[str | None], declined: Array) -> list[dict[str, object]]:
-    """Acceptance rate of each group over that of the group with the highest; rows (N,), `declined` a mask (N,).
+def adverse_impact(decided: pl.LazyFrame) -> list[dict[str, object]]:
+    """Acceptance rate of each group over that of the group with the highest, counted as a stream.
 
-    Rows for the warehouse's `evidence` table, less protocol, candidate and slice's column; missing is a group.
+    Args:
+        decided: `group` (text or null, which is a group of its own) and `declined` of each row.
+
+    Returns:
+        Rows for the warehouse's `evidence` table, less protocol, candidate and slice's column.
     """
-    rows = pl.DataFrame({"group": pl.Series(groups, dtype=pl.String).fill_null("(missing)"), "declined": declined})
-    rates = rows.group_by("group").agg(rows=pl.len(), accepted=1 - pl.col("declined").mean()).sort("group")
+    counts = decided.group_by(pl.col("group").fill_null("(missing)")).agg(
+        rows=pl.len(), accepted=1 - pl.col("declined").mean()
+    )
+    rates = counts.sort("group").collect(engine="streaming")
     best = max(rates["accepted"].to_list(), default=0.0)
     return [
         {
@@ -156,19 +162,26 @@ def swap_set(segments: pl.Series, before: Array, after: Array, score: Array) -> 
     return [*total.iter_rows(named=True), *parts.select(total.columns).iter_rows(named=True)]
 
 
-def grade_migration(before: Array, after: Array, card: Scorecard) -> list[dict[str, Any]]:
+def grade_migration(scores: Iterable[tuple[Array, Array]], card: Scorecard) -> list[dict[str, Any]]:
     """From which grade to which the rows move: one line a pair of grades that has rows, best first.
 
     Args:
-        before, after: probabilities (N,) by the old and the new model.
+        scores: probabilities (N,) by the old and by the new model, a batch at a time.
 
     Returns:
         Rows for the warehouse's `evidence` table, less protocol and candidate; `value` is the share of the old grade.
     """
     names = [grade.name for grade in card.grades]
-    pairs = pl.DataFrame({"old": grade_numbers(before, card.grades), "new": grade_numbers(after, card.grades)})
-    counts = pairs.group_by("old", "new").len("rows").with_columns(of=pl.col("rows").sum().over("old"))
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    for before, after in scores:
+        pairs = grade_numbers(before, card.grades) * len(names) + grade_numbers(after, card.grades)
+        counts += np.bincount(pairs, minlength=counts.size).reshape(counts.shape)
     return [
-        {"slice": f"{names[old]} to {names[new]}", "metric": "share_of_grade", "value": rows / of, "rows": rows}
-        for old, new, rows, of in counts.sort("old", "new").iter_rows()
+        {
+            "slice": f"{names[old]} to {names[new]}",
+            "metric": "share_of_grade",
+            "value": int(counts[old, new]) / int(counts[old].sum()),
+            "rows": int(counts[old, new]),
+        }
+        for old, new in np.argwhere(counts)
     ]

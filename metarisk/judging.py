@@ -20,6 +20,8 @@ HELD_OUT = {"event": (5, 10, 20, 50), "value": (10, 20, 60, 120)}
 """Events, or values, that a held-out segment may show."""
 GROUPS = 3
 """Parts that segments are held out in: a model is trained for each."""
+MOST_JUDGED = 1_000_000
+"""Rows that a fold is judged on at most: every k-th of more, so that what is held does not grow with the book."""
 
 
 def walk_forward(
@@ -43,7 +45,7 @@ def walk_forward(
     for number, fold in enumerate(folds):
         teach = teaching_rows(frame, portfolio, spec, fold.cut)
         judge = labelled(frame.filter(opened_within(portfolio, fold)), portfolio, spec, as_of)
-        rows = judge.sort(portfolio.columns.entity, portfolio.columns.opened_on).collect()
+        rows = _spread(judge).sort(portfolio.columns.entity, portfolio.columns.opened_on)
         if not can_teach(teach, spec) or not rows.height:
             continue
         step = partial(_step, progress, number * len(names), len(folds) * len(names), f"{fold.cut:%Y-%m}")
@@ -183,6 +185,12 @@ def judged_rows(
     kept = kept.join(support, on=segments, how="left", nulls_equal=True, maintain_order="left")
     kept = kept.with_columns(pl.col("support_rows", "support_events").fill_null(0))
     return kept.with_columns(pl.Series(name, np.asarray(score, dtype=float)) for name, score in scores.items())
+
+
+def _spread(rows: pl.LazyFrame) -> pl.DataFrame:
+    """All rows, or every k-th in their order so that there are at most MOST_JUDGED."""
+    count = int(rows.select(pl.len()).collect(engine="streaming").item())
+    return rows.gather_every(max(1, -(-count // MOST_JUDGED))).collect(engine="streaming")
 
 
 def _step(progress: Progress, before: int, total: int, fold: str, done: int, _: int, note: str) -> None:

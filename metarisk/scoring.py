@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 
 import numpy as np
@@ -43,6 +43,7 @@ SCHEMA = {
 BASE = "base"
 """Column beside SCHEMA, kept in the lake and not published: the base score, from which any adaptation scores a row."""
 KEPT = SCHEMA | {BASE: pl.Float64}
+_DIGITS, _SIGN = 1 << 16, np.uint64(1 << 63)
 
 
 def score(
@@ -117,11 +118,39 @@ def segments_of(frame: pl.DataFrame, portfolio: Portfolio) -> pl.Series:
     return pl.Series([segment_name(key) for key in keys], dtype=pl.String)[codes]
 
 
-def reasons_cut(link: Array, share: float) -> float:
-    """The link-scale score from which the riskiest share of these rows (N,) lies; infinite where none is to be told."""
-    if share <= 0 or not len(link):
+def reasons_cut(scores: Callable[[], Iterable[Array]], share: float) -> float:
+    """The score from which the riskiest share of rows lies; infinite where that is none of them.
+
+    Scores are selected by their bits, sixteen at a time from the highest: what is held are counts, however many rows.
+
+    Args:
+        scores: gives all scores in parts, the same at each of its five calls.
+    """
+    rows = sum(len(part) for part in scores())
+    if share <= 0 or not rows:
         return math.inf
-    return float(np.sort(link)[-math.ceil(share * len(link))]) if share < 1 else -math.inf
+    if share >= 1:
+        return -math.inf
+    place, found = math.ceil(share * rows), 0
+    for shift in (48, 32, 16, 0):
+        counts = np.zeros(_DIGITS, dtype=np.int64)
+        for part in scores():
+            bits = _rising_bits(part)
+            here = bits[(bits >> np.uint64(shift)) >> np.uint64(16) == found]
+            digits = (here >> np.uint64(shift)) & np.uint64(_DIGITS - 1)
+            counts += np.bincount(digits.astype(np.int64), minlength=_DIGITS)
+        above = np.cumsum(counts[::-1])
+        digit = int(np.searchsorted(above, place))
+        place -= int(above[digit - 1]) if digit else 0
+        found = found << 16 | (_DIGITS - 1 - digit)
+    chosen = np.array(found, dtype=np.uint64)
+    return float(np.where(chosen & _SIGN, chosen ^ _SIGN, ~chosen).view(np.float64))
+
+
+def _rising_bits(values: Array) -> Array:
+    """Bits of float64 (N,) as whole numbers, uint64 (N,), that rise as the floats do."""
+    bits = np.ascontiguousarray(values + 0.0, dtype=np.float64).view(np.uint64)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
 def _scorecard(

@@ -7,7 +7,7 @@ estimation). Like `performance` it sees a harder book and not a changed world.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,13 +79,18 @@ class LossModel:
         return cls(Encoder.from_json(parts["encoder"]), lightgbm.Booster(model_str=parts["booster"]), parts["noise"])
 
 
-def summed(frame: pl.DataFrame, loss: Array, segments: Sequence[str]) -> pl.DataFrame:
-    """Rows, sum and sum of squares of expected losses (N,) by segment, in the order of the rows."""
-    keyed = frame.select(segment_column(name).alias(name) for name in segments).with_columns(loss=pl.Series(loss))
+def summed(batches: Iterable[tuple[pl.DataFrame, Array]], segments: Sequence[str]) -> pl.DataFrame:
+    """Rows, sum and sum of squares of expected losses (N,) by segment, in the order of the rows.
+
+    Of each row its loss and the codes of its segment are held, so that a sum does not depend on the batches.
+    """
+    keys = [segment_column(name).cast(pl.Categorical).alias(name) for name in segments]
+    parts = [frame.select(keys).with_columns(loss=pl.Series(loss)) for frame, loss in batches]
+    keyed = pl.concat(parts, rechunk=True)
     sums = keyed.group_by(*segments, maintain_order=True).agg(
         rows=pl.len().cast(pl.Int64), sum=pl.col("loss").sum(), squares=(pl.col("loss") ** 2).sum()
     )
-    return sums.sort(*segments)
+    return sums.with_columns(pl.col(segments).cast(pl.String)).sort(*segments)
 
 
 def compare(

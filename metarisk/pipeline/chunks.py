@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from metarisk import lake
 from metarisk.pipeline.context import Context
-from metarisk.pipeline.night import Run, scan
+from metarisk.pipeline.night import Checked, scan
 from metarisk.tasks import latest_rows, population
 
 BATCH_ROWS = 131_072
@@ -45,26 +45,26 @@ def chunks_of(extract: lake.Extract) -> list[Chunk]:
     return chunks
 
 
-def population_batches(context: Context, run: Run) -> Iterator[pl.DataFrame]:
+def population_batches(context: Context, checked: Checked) -> Iterator[pl.DataFrame]:
     """Population rows in the extract's order, a batch at a time."""
-    for _, frames in population_chunks(context, run, chunks_of(run.extract)):
+    for _, frames in population_chunks(context, checked, chunks_of(checked.extract)):
         yield from frames
 
 
 def population_chunks(
-    context: Context, run: Run, chunks: Iterable[Chunk]
+    context: Context, checked: Checked, chunks: Iterable[Chunk]
 ) -> Iterator[tuple[Chunk, Iterator[pl.DataFrame]]]:
     """Each chunk with its population rows, a batch at a time."""
-    excluded = run.checked.quality.excluded
+    excluded = checked.quality.excluded
     keys = lake.key_columns(context.portfolio)
     unwanted = pl.read_parquet(excluded, columns=keys) if excluded is not None else None
     latest = None
     if context.portfolio.population == "latest":
-        found = latest_rows(scan(context, run.checked), context.portfolio, context.job.as_of)
+        found = latest_rows(scan(context, checked), context.portfolio, context.job.as_of)
         latest = found.collect(engine="streaming").lazy()
 
     def frames(chunk: Chunk) -> Iterator[pl.DataFrame]:
-        with pq.ParquetFile(run.extract.directory / chunk.file) as file:
+        with pq.ParquetFile(checked.extract.directory / chunk.file) as file:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=range(chunk.first, chunk.last)):
                 frame = pl.DataFrame(batch).lazy()
                 if unwanted is not None:

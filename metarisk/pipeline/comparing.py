@@ -8,12 +8,14 @@ from typing import Any
 import polars as pl
 
 from metarisk import backtests, reasons, scoring
-from metarisk.adapt import Adapted, adapt, shifts
+from metarisk.adapt import Adapted, adapt
 from metarisk.adapt import level as adapted_level
 from metarisk.calibration import GRADED
-from metarisk.domain import Array, ModelError
+from metarisk.domain import ModelError
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import champion_for, load_card, load_model
+from metarisk.pipeline.replaying import SCORE
+from metarisk.pipeline.scored import LINK, Spilled, linked
 
 STABILITY_SHARE = 0.01
 """Share of the riskiest rows whose reasons are compared where the portfolio asks for no reasons."""
@@ -45,15 +47,14 @@ class Comparison:
         return [about | row for row in rows]
 
 
-def compare(
-    context: Context, adapted: Adapted, teach: pl.DataFrame, rows: pl.DataFrame, link: Array
-) -> Comparison | None:
-    """Compare on the rows to be scored (N), `link` (N,) being the new model's scores; both adapted to `teach`.
+def compare(context: Context, adapted: Adapted, teach: pl.DataFrame, scored: Spilled) -> Comparison | None:
+    """Compare on the rows to be scored, with their scores by the new model; both adapted to `teach`.
 
-    None where there was no champion before, or none that this version reads.
+    None where there was no champion before, or none that this version reads. Of the rows that one of the two alone
+    declines, segment and score are held.
     """
     portfolio, champion = context.portfolio, champion_for(context)
-    if champion is None or rows.is_empty():
+    if champion is None:
         return None
     try:
         before = adapt(load_model(context, champion.model_id), "", teach, portfolio, context.spec)
@@ -62,19 +63,27 @@ def compare(
         context.reporter.warn(str(error))
         return None
     share = portfolio.reasons.share or STABILITY_SHARE
-    worst = rows.filter(pl.Series(link >= scoring.reasons_cut(link, share))).head(MOST_COMPARED)
+    riskiest = scored.frame.filter(pl.col(LINK) >= scored.cut(LINK, share))
+    worst = riskiest.head(MOST_COMPARED).collect(engine="streaming")
     changed = reasons.changed(*(reasons.reasons(worst, night, portfolio) for night in (before, adapted)))
     if {adapted.model.likelihood, before.model.likelihood} - GRADED:
         return Comparison(champion.model_id, worst.height, changed)
-    moved = shifts(rows, portfolio, adapted_level(before, teach, portfolio, rule))
-    old = scoring.mean_score(before, before.score(rows, portfolio)[0] + moved)
-    new = scoring.mean_score(adapted, link)
-    card, names = portfolio.scorecard, scoring.segments_of(rows, portfolio)
-    declined, declines = (score >= scoring.reasons_cut(score, card.cut) for score in (old, new))
+    card, level = portfolio.scorecard, adapted_level(before, teach, portfolio, rule)
+
+    def of_both(rows: pl.DataFrame) -> pl.DataFrame:
+        old = scoring.mean_score(before, linked(rows, before, portfolio, level))
+        return pl.DataFrame({"segment": scoring.segments_of(rows, portfolio), "old": old, "new": rows[SCORE]})
+
+    both = Spilled.write(map(of_both, scored.batches()), scored.file.with_name("both.parquet"))
+    declined, declines = (pl.col(name) >= both.cut(name, card.cut) for name in ("old", "new"))
+    swapped = both.frame.filter(declined != declines).with_columns(declined=declined, declines=declines)
+    found = swapped.collect(engine="streaming")
+    segments, by_old, by_new = found["segment"], found["declined"].to_numpy(), found["declines"].to_numpy()
+    grades = ((rows["old"].to_numpy(), rows["new"].to_numpy()) for rows in both.batches(["old", "new"]))
     return Comparison(
         champion.model_id,
         worst.height,
         changed,
-        tuple(backtests.swap_set(names, declined, declines, new)),
-        tuple(backtests.grade_migration(old, new, card)),
+        tuple(backtests.swap_set(segments, by_old, by_new, found["new"].to_numpy())),
+        tuple(backtests.grade_migration(grades, card)),
     )

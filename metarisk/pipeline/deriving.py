@@ -78,7 +78,7 @@ def view(context: Context, run: Run, known: datetime) -> NightView:
         portfolio,
         as_of,
         options(context),
-        pl.concat(population_batches(context, run)),
+        pl.concat(population_batches(context, run.checked)),
         pl.concat(pl.read_parquet(path) for path in score_files(run)),
         as_known(scan(context, run.checked), portfolio, as_of),
         side_tables(context, run.folder),

@@ -193,9 +193,9 @@ def write_adaptation(context: Context, run: Run, into: Path, drifting: Sequence[
 def adapted_to(context: Context, run: Run, model_id: str, known: pl.DataFrame, recency: Recency) -> Adapted:
     """A model adapted to the support of a night, `known`; where it borrows, also to segments without labels."""
     model = load_model(context, model_id)
-    strangers = _strangers(context, run, known) if model.borrows else None
+    unlabelled = strangers(context, run.checked, known) if model.borrows else None
     return adapt_segments(
-        model, model_id, known, context.portfolio, context.spec, population=strangers, recency=recency
+        model, model_id, known, context.portfolio, context.spec, population=unlabelled, recency=recency
     )
 
 
@@ -211,10 +211,10 @@ def support(context: Context, run: Run) -> pl.DataFrame:
     return newest(rows, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
 
 
-def _strangers(context: Context, run: Run, known: pl.DataFrame) -> pl.DataFrame:
-    """Rows to be scored of segments without any labelled row, the newest up to the portfolio's maximum."""
+def strangers(context: Context, checked: Checked, known: pl.DataFrame) -> pl.DataFrame:
+    """Rows to be scored of segments without any row in `known`, the newest up to the portfolio's maximum."""
     segments, limits = list(context.portfolio.columns.segments), context.portfolio.thresholds
-    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
+    rows = population(scan(context, checked), context.portfolio, context.job.as_of)
     alone = rows.join(known.lazy().select(segments).unique(), on=segments, how="anti", maintain_order="left")
     return newest(alone, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
 

@@ -233,7 +233,7 @@ def _abstained(context: Context, run: Run, adapted: Adapted, level: Calibration)
     keys = pl.LazyFrame([segment.key for segment in few.values()], schema=columns, orient="row")
     names = [pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in columns]
     pooled: dict[str, tuple[float, float]] = {}
-    for frame in population_batches(context, run):
+    for frame in population_batches(context, run.checked):
         rows = frame.lazy().join(keys, left_on=names, right_on=columns, how="semi").collect()
         if rows.is_empty():
             continue

@@ -141,7 +141,7 @@ def scored_rows(night: Night) -> Iterator[pl.DataFrame]:
                 frame = pl.DataFrame(batch)
                 yield frame.select(pl.col("entity").alias(key), *_renamed())
 
-    for rows, found in aligned(population_batches(night.context, night.run), scores(), key):
+    for rows, found in aligned(population_batches(night.context, night.run.checked), scores(), key):
         if not rows[key].equals(found[key]):
             raise DataError(
                 "the rows that were scored are not those of the extract",

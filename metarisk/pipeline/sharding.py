@@ -131,7 +131,7 @@ def _score_chunks(context: Context, run: Run, chunks: Iterable[Chunk]) -> Iterat
     """Write the scores of each chunk to a folder of its own; rows scored, a chunk at a time."""
     adapted, card, level = load_adapted(context, run), load_card(context, run.model_id), load_level(run)
     schema = pl.DataFrame(schema=scoring.KEPT).to_arrow().schema
-    for chunk, frames in population_chunks(context, run, chunks):
+    for chunk, frames in population_chunks(context, run.checked, chunks):
         scored = scoring.score(
             frames,
             adapted,

@@ -10,12 +10,10 @@ import io
 import json
 from collections.abc import Mapping
 from datetime import date, timedelta
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 import torch
 
 from metarisk import drift as drifts
@@ -25,12 +23,12 @@ from metarisk.domain import Array, Feature, ModelError, Portfolio
 from metarisk.drift import direct, early, labels, multivariate, performance
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.pipeline import remedying
-from metarisk.pipeline.chunks import BATCH_ROWS
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, finished, scan
 from metarisk.pipeline.outcomes import first_scores
 from metarisk.pipeline.remedying import RECENCY
 from metarisk.pipeline.replaying import BASE_SCORE, SCORE, SEGMENT, Night, scored_rows
+from metarisk.pipeline.scored import Spilled
 from metarisk.pipeline.storing import from_registry
 from metarisk.tasks import LABEL, MATURE, labelled, matured, observed, periods_known, teaching
 
@@ -45,18 +43,15 @@ WORST = 10
 _ORDER = {early.SUSPECTED: 0, "alert": 1, "watch": 2, "blind": 3, "ok": 4}
 
 
-def reference(
-    context: Context, adapted: Adapted, teach: pl.DataFrame, rows: pl.DataFrame, link: Array
-) -> dict[str, bytes]:
+def reference(context: Context, adapted: Adapted, teach: pl.DataFrame, rows: Spilled) -> dict[str, bytes]:
     """Files that stand beside a model: what later nights are compared with.
 
     Args:
         teach: the rows that taught (LABEL holds y).
-        rows: the population at the label cut-off, N rows.
-        link: its adapted scores on the link scale (N,).
+        rows: the population at the label cut-off with its scores.
     """
     portfolio, columns, target = context.portfolio, context.portfolio.columns, context.portfolio.target.name
-    scored = rows.with_columns(pl.Series(target, scoring.mean_score(adapted, link))).lazy()
+    scored = rows.frame.with_columns(pl.col(SCORE).alias(target))
     known = drifts.reference(scored, _watched(portfolio), columns.segments, opened_on=columns.opened_on, score=target)
     files = {
         HISTOGRAMS: known,
@@ -72,7 +67,8 @@ def reference(
         loss = likelihood.loss(torch.from_numpy(unseen), torch.from_numpy(teach[LABEL].to_numpy(writable=True))).numpy()
         said = scoring.mean_score(adapted, unseen)
         model = direct.LossModel.fit(teach, said, loss, portfolio.features, columns.opened_on)
-        files[LOSSES] = direct.summed(rows, model.predict(rows, scoring.mean_score(adapted, link)), columns.segments)
+        losses = ((part, model.predict(part, part[SCORE].to_numpy())) for part in rows.batches())
+        files[LOSSES] = direct.summed(losses, columns.segments)
         texts[LOSS_MODEL] = model.to_bytes()
     return texts | {name: _parquet(frame) for name, frame in files.items()}
 
@@ -106,7 +102,8 @@ def watch(context: Context, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     known = beside.get(HISTOGRAMS)
     features = [*_watched(portfolio), target]
     with lake.scratch(run.folder) as private:
-        night = scored_population(context, run, private / "population.parquet")
+        scored = scored_population(context, run, private / "population.parquet")
+        night = scored.frame
         found, counted = drifts.watch(night, known, features=features)
         parts = [found, _together(night, known, beside.get(SAMPLE))]
         if context.spec.label == "event":
@@ -117,28 +114,24 @@ def watch(context: Context, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
                 estimated, first, early.concept(estimated, first),
             ]  # fmt: skip
         else:
-            parts.append(_direct(context, run, night, beside))
+            parts.append(_direct(context, run, scored, beside))
     decided = run.folder / "adapt" / RECENCY
     if decided.exists():
         parts.append(remedying.rows(Recency.from_bytes(decided.read_bytes())))
     return pl.concat(parts), counted
 
 
-def scored_population(context: Context, run: Run, file: Path) -> pl.LazyFrame:
+def scored_population(context: Context, run: Run, file: Path) -> Spilled:
     """The population with its score in a column named by the target, which may be the name of its outcome as well.
 
     It is written to a file, a batch at a time: a join would hold the scores.
     """
     target = context.portfolio.target.name
-    tables = (
-        rows.drop(target, strict=False).rename({SCORE: target}).drop(SEGMENT, BASE_SCORE).to_arrow()
+    frames = (
+        rows.drop(target, strict=False).rename({SCORE: target}).drop(SEGMENT, BASE_SCORE)
         for rows in scored_rows(Night(context, run))
     )
-    first = next(tables)
-    with pq.ParquetWriter(file, first.schema, compression="lz4") as writer:
-        for table in chain([first], tables):
-            writer.write_table(table)
-    return pl.scan_parquet(file)
+    return Spilled.write(frames, file)
 
 
 def worst(found: pl.DataFrame, most: int = WORST) -> list[dict[str, object]]:
@@ -259,18 +252,15 @@ def _curve(context: Context, model_id: str) -> Array:
     return np.array(json.loads(files.get(CURVE, b"[]")), dtype=float)
 
 
-def _direct(context: Context, run: Run, night: pl.LazyFrame, beside: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _direct(context: Context, run: Run, night: Spilled, beside: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Expected loss of a target that is a value."""
     columns, target = context.portfolio.columns, context.portfolio.target.name
     files = from_registry(context, run.model_id, registry.load)
     if LOSS_MODEL not in files or LOSSES not in beside:
         return direct.compare(columns.segments, None, pl.DataFrame(), 0.0)
     model = direct.LossModel.from_bytes(files[LOSS_MODEL])
-    parts = [
-        direct.summed(rows, model.predict(rows, rows[target].to_numpy()), columns.segments)
-        for rows in night.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming")
-    ]
-    sums = pl.concat(parts).group_by(*columns.segments, maintain_order=True).sum().sort(*columns.segments)
+    losses = ((rows, model.predict(rows, rows[target].to_numpy())) for rows in night.batches())
+    sums = direct.summed(losses, columns.segments)
     return direct.compare(columns.segments, beside[LOSSES], sums, model.noise)
 
 

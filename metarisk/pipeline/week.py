@@ -15,25 +15,28 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk import backtests, judging, lake, registry, scoring, training
+from metarisk import backtests, judging, lake, registry, training
 from metarisk import evidence as evidences
-from metarisk.adapt import BASELINES, adapt, shifts
+from metarisk.adapt import BASELINES, Adapted, adapt
 from metarisk.adapt import level as adapted_level
-from metarisk.domain import Array, DataError, MetariskError
+from metarisk.domain import MetariskError
 from metarisk.features import KnownRange
 from metarisk.pipeline import watching
 from metarisk.pipeline.appending import append_rows
+from metarisk.pipeline.chunks import BATCH_ROWS
 from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
 from metarisk.pipeline.modelcards import TAUGHT, taught
 from metarisk.pipeline.models import CARD, Card, champion_for
-from metarisk.pipeline.night import Checked, scan
+from metarisk.pipeline.night import Checked, scan, strangers
 from metarisk.pipeline.outcomes import published_outcomes
 from metarisk.pipeline.promotion import BACKFILL, WEEKLY, append_states, earlier_proofs
+from metarisk.pipeline.replaying import SCORE
+from metarisk.pipeline.scored import LINK, Spilled, score_population
 from metarisk.pipeline.storing import registry_root
 from metarisk.pipeline.trials import keep_trials
-from metarisk.tasks import LABEL, population, tells
+from metarisk.tasks import LABEL, teaching, tells
 
 SEED = 0
 HELD_OUT_BASELINES = frozenset({"pooled_logistic", "segment_logistic", "pooled_lightgbm", "target_lightgbm"})
@@ -173,7 +176,8 @@ def _held_out(
 def train(context: Context, judged: Judged) -> Trained:
     """Train the chosen recipe on everything known by as_of and write it, with its drift reference, to the registry.
 
-    Killed while it trains, it goes on from its last checkpoint; these go once the registry has the model.
+    Killed while it trains, it goes on from its last checkpoint; these go once the registry has the model. The rows that
+    teach are held, those to be scored are not; a segment without labels borrows by as many of its rows as in a night.
     """
     portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
     lake.verify(judged.checked.extract.directory)
@@ -192,21 +196,33 @@ def train(context: Context, judged: Judged) -> Trained:
         work=work,
         warn=lambda message: context.reporter.warn(f"{portfolio.name} {as_of}: {message}"),
     )
-    rows = population(frame, portfolio, as_of).collect(engine="streaming")
-    if rows.is_empty():
-        raise DataError(
-            "no row is in the population to be scored, so nothing could be compared with later nights",
-            portfolio=portfolio.name,
-            column=portfolio.columns.opened_on,
-            on=as_of,
-            remedy="check as_of, the horizon, and the date columns of the extract",
+    known = teaching(teach, hazard=model.recipe.hazard)
+    unlabelled = strangers(context, judged.checked, known) if model.borrows else None
+    adapted = adapt(model, "", teach, portfolio, spec, population=unlabelled)
+    level = adapted_level(adapted, teach, portfolio, judged.level.rule)
+    with lake.scratch(judged.folder) as private:
+        scored = score_population(context, judged.checked, adapted, level, private / "population.parquet")
+        model_id, path = _save(context, judged, adapted, teach, scored)
+        shutil.rmtree(work, ignore_errors=True)
+        return Trained(
+            judged,
+            model_id,
+            path,
+            teach.height,
+            int(tells(teach[LABEL].to_numpy(), spec).sum()),
+            len(model.segments),
+            compare(context, adapted, teach, scored),
+            backtests.grade_backtests(published_outcomes(context, frame), portfolio.scorecard),
+            tuple(_fairness(context, judged, frame, scored)),
         )
-    adapted = adapt(model, "", teach, portfolio, spec, population=rows)
-    moved = shifts(rows, portfolio, adapted_level(adapted, teach, portfolio, judged.level.rule))
-    link = adapted.score(rows, portfolio)[0] + moved
+
+
+def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFrame, scored: Spilled) -> tuple[str, Path]:
+    """Write a model to the registry with what nights compare with and read off its scored population."""
+    portfolio = context.portfolio
     about = {
-        "as_of": str(as_of),
-        "recipe": recipe,
+        "as_of": str(context.job.as_of),
+        "recipe": judged.decision.recipe,
         "seed": SEED,
         "configuration": configuration(context),
         "code": code_version(),
@@ -217,24 +233,12 @@ def train(context: Context, judged: Judged) -> Trained:
     if portfolio.population == "application":
         known = KnownRange.fit(teach, portfolio.features, portfolio.columns.opened_on)
     likeness = [asdict(place) for place in training.likeness(adapted)]
-    files = model.to_files() | watching.reference(context, adapted, teach, rows, link)
+    files = adapted.model.to_files() | watching.reference(context, adapted, teach, scored)
     files |= {
         "likeness.json": json.dumps(likeness, indent=1).encode(),
-        CARD: Card(scoring.reasons_cut(link, portfolio.reasons.share), judged.level.rule, known).to_bytes(),
+        CARD: Card(scored.cut(LINK, portfolio.reasons.share), judged.level.rule, known).to_bytes(),
     }
-    model_id, path = registry.save(registry_root(context), portfolio.name, files, about)
-    shutil.rmtree(work, ignore_errors=True)
-    return Trained(
-        judged,
-        model_id,
-        path,
-        teach.height,
-        int(tells(teach[LABEL].to_numpy(), spec).sum()),
-        len(model.segments),
-        compare(context, adapted, teach, rows, link),
-        backtests.grade_backtests(published_outcomes(context, frame), portfolio.scorecard),
-        tuple(_fairness(context, judged, frame, rows, scoring.mean_score(adapted, link))),
-    )
+    return registry.save(registry_root(context), portfolio.name, files, about)
 
 
 def register(context: Context, trained: Trained) -> dict[str, Any]:
@@ -285,21 +289,20 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
     return {"model_id": trained.model_id, "promoted": promoted}
 
 
-def _fairness(
-    context: Context, judged: Judged, frame: pl.LazyFrame, rows: pl.DataFrame, score: Array
-) -> Iterator[dict[str, object]]:
+def _fairness(context: Context, judged: Judged, frame: pl.LazyFrame, scored: Spilled) -> Iterator[dict[str, object]]:
     """Of each group of the protected columns: adverse impact among rows to be scored, calibration on judged rows."""
     columns, recipe = context.portfolio.columns, judged.decision.recipe
     if not columns.protected or context.spec.label != "event":
         return
-    cut = scoring.reasons_cut(score, context.portfolio.scorecard.cut)
+    declined = pl.col(SCORE) >= scored.cut(SCORE, context.portfolio.scorecard.cut)
     forward = pl.read_parquet(judged.folder / "judged" / "judged.parquet")
     if not forward.is_empty():
         keys = [columns.entity, columns.opened_on]
-        groups = frame.select(*keys, *columns.protected).collect(engine="streaming")
+        told = frame.select(*keys, *columns.protected).collect_batches(chunk_size=BATCH_ROWS, engine="streaming")
+        groups = pl.concat(batch.join(forward, on=keys, how="semi") for batch in told)
         forward = forward.join(groups, on=keys, how="left", maintain_order="left")
     for column in columns.protected:
-        found = backtests.adverse_impact(rows[column].cast(pl.String).to_list(), score >= cut)
+        found = backtests.adverse_impact(scored.frame.select(group=pl.col(column).cast(pl.String), declined=declined))
         if recipe in forward.columns:
             probability = 1 / (1 + np.exp(-forward[recipe].to_numpy()))
             groups_of = forward[column].cast(pl.String).to_list()

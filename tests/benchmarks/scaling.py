@@ -1,9 +1,10 @@
-"""How a night grows: seconds and peak memory of each step by rows and by segments, on both warehouses, and on Ray.
+"""How a night and a week grow: seconds and peak memory of each step by rows and by segments, on both warehouses; Ray.
 
 The book is the demo's, its regions split until there are about so many segments; the champion learned from a book of
-36,000 loans, and tells reasons for the riskiest rows. Each night has a process of its own. Seconds are of the wall on
-all cores; peaks are resident memory, without PostgreSQL's own. Ray scores one night again, with a worker a core, and
-has to give the same bytes.
+36,000 loans, and tells reasons for the riskiest rows. Each night has a process of its own, in which a week then judges
+and trains on the same extract, learning from as many rows at most. Seconds are of the wall on all cores; peaks are
+resident memory, without PostgreSQL's own. Ray scores one night again, with a worker a core, and has to give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from flows.spreading import spread_of
 from metarisk import pipeline
 from metarisk.demo import DEMO_AS_OF, DEMO_LOANS, generate
 from metarisk.domain import Job
-from metarisk.pipeline import Context, Quiet, chunks, direct, sharding
+from metarisk.pipeline import Context, Quiet, chunks, direct, sharding, week
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks.harness import Figure, main
@@ -127,6 +128,7 @@ def night(case: Case, quick: bool) -> None:
         ray = _on_ray(settings, steps.run) if case.ray else {}
         lake = settings.data_dir / "lake" / NAME / str(DEMO_AS_OF)
         manifest = json.loads(next(lake.glob("*/extract/manifest.json")).read_text())
+        steps.found |= _week(settings, steps.run)
         print(json.dumps({"rows": manifest["rows"], "scored": result.rows_scored, "steps": steps.found, "ray": ray}))
 
 
@@ -144,6 +146,16 @@ def _teach(settings: Settings, rows: int) -> None:
     _load(settings, DEMO_LOANS)
     pipeline.weekly(Context(Job(NAME, DEMO_AS_OF - timedelta(1)), settings, Quiet()))
     _load(settings, rows)
+
+
+def _week(settings: Settings, run: Any) -> dict[str, dict[str, float]]:
+    """What judging and training took on the extract of a night, beside its champion."""
+    toml = settings.project / "portfolios" / f"{NAME}.toml"
+    limit = f"[thresholds]\nmax_training_rows = {DEMO_LOANS}\n\n[validation]"
+    toml.write_text(toml.read_text().replace("[validation]", limit))
+    context, steps = Context(Job(NAME, DEMO_AS_OF), settings, Quiet()), Measured()
+    steps(week.train, context, steps(week.judge, context, run.checked))
+    return steps.found
 
 
 class Measured:

@@ -41,7 +41,8 @@ def benchmark(quick: bool) -> Sequence[Figure]:
     )
     book = _wide(loans.book(50_000, seed=2))
     many = pl.concat([book] * (rows // book.height))
-    cut = reasons_cut(adapted.score(book, portfolio)[0], 0.01)
+    link = adapted.score(book, portfolio)[0]
+    cut = reasons_cut(lambda: [link], 0.01)
     (trees,) = (base.full.relative for base in adapted.model.bases if base.kind == "lightgbm_hazard")
     raw = trees.encoder.raw(many)
 

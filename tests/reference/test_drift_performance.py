@@ -73,7 +73,9 @@ def test_direct_loss_estimate_is_that_of_nannyml(name):
     loss = (lambda e: e**2) if name == "mse" else np.abs
     model = direct.LossModel.fit(known, score, loss(y - score), {"x": Feature("numeric")}, "opened")
     again = direct.LossModel.from_bytes(model.to_bytes())
-    sums = [direct.summed(f, m.predict(f, s), SEGMENTS) for f, s, m in ((known, score, model), (night, scored, again))]
+    sums = [
+        direct.summed([(f, m.predict(f, s))], SEGMENTS) for f, s, m in ((known, score, model), (night, scored, again))
+    ]
     found = row(direct.compare(SEGMENTS, *sums, model.noise), "expected_loss")
     was, now = DLE[name]
     assert found["value"] == pytest.approx(now, rel=0.01)

@@ -86,12 +86,14 @@ def test_adverse_impact_is_the_ratio_of_acceptance_rates():
     # the four-fifths rule's textbook case: 48 of 80 and 12 of 40 accepted
     groups = ["a"] * 80 + ["b"] * 40
     declined = np.array([False] * 48 + [True] * 32 + [False] * 12 + [True] * 28)
-    a, b = adverse_impact(groups, declined)
+    a, b = adverse_impact(pl.LazyFrame({"group": groups, "declined": declined}))
     assert (a["slice"], a["value"], a["rows"]) == ("a", 1.0, 80)
     assert (b["slice"], b["value"], b["rows"]) == ("b", pytest.approx(0.5), 40)
     assert "below four fifths" in str(b["note"])
     assert "below" not in str(a["note"])
-    (missing,) = adverse_impact([None, None], np.array([True, True]))
+    (missing,) = adverse_impact(
+        pl.LazyFrame({"group": [None, None], "declined": True}, schema_overrides={"group": pl.String})
+    )
     assert (missing["slice"], missing["value"]) == ("(missing)", None)
 
 
@@ -120,7 +122,7 @@ def test_a_swap_set_counts_who_is_decided_otherwise():
 
 def test_a_migration_counts_every_row_once_in_its_old_grade():
     before, after = np.array([0.01, 0.01, 0.05, 0.5]), np.array([0.01, 0.05, 0.05, 0.05])
-    found = grade_migration(before, after, CARD)
+    found = grade_migration([(before[:3], after[:3]), (before[3:], after[3:])], CARD)
     assert [(line["slice"], line["rows"], line["value"]) for line in found] == [
         ("good to good", 1, 0.5),
         ("good to fair", 1, 0.5),

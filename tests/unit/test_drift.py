@@ -9,7 +9,7 @@ from scipy import stats
 
 from metarisk import drift
 from metarisk.domain import Feature
-from metarisk.drift import decide
+from metarisk.drift import decide, direct
 
 X = {"x": Feature("numeric")}
 
@@ -328,3 +328,17 @@ def test_counting_memory_and_result_do_not_depend_on_the_batches(monkeypatch):
     whole = drift.reference(known, features, ("segment",))
     monkeypatch.setattr(drift.histograms, "BATCH_ROWS", 64)
     assert drift.reference(known, features, ("segment",)).equals(whole)
+
+
+def test_losses_are_summed_to_the_same_bits_whatever_the_batches():
+    r = np.random.default_rng(4)
+    frame = pl.DataFrame({"region": r.choice(["b", "a", None], 5_000), "product": r.choice(["y", "x"], 5_000)})
+    loss = r.lognormal(0, 3, 5_000)
+    whole = direct.summed([(frame, loss)], ["region", "product"])
+    # cut so that segments come up in another order than in the first batch alone
+    parts = [(frame[i : i + 7], loss[i : i + 7]) for i in range(0, 5_000, 7)]
+    assert direct.summed(parts, ["region", "product"]).equals(whole)
+    assert whole["region"].to_list() == ["(missing)", "(missing)", "a", "a", "b", "b"]
+    for region, product, rows, total in whole.select("region", "product", "rows", "sum").iter_rows():
+        mine = ((frame["region"].fill_null("(missing)") == region) & (frame["product"] == product)).to_numpy()
+        assert (rows, total) == (mine.sum(), pytest.approx(loss[mine].sum()))

@@ -97,7 +97,7 @@ def test_a_level_moves_the_score_its_interval_and_its_points():
 def test_the_riskiest_share_gets_reasons_whatever_the_batches():
     rows = to_score()
     link, _ = adapted().score(rows, PORTFOLIO)
-    cut = reasons_cut(link, 0.05)
+    cut = reasons_cut(lambda: [link], 0.05)
     (table,) = score([rows], adapted(), PORTFOLIO, run_id="run", as_of=AS_OF, reasons_from=cut)
     told = table["reasons"].is_not_null()
     assert told.sum() == math.ceil(0.05 * rows.height)
@@ -115,12 +115,26 @@ def test_the_riskiest_share_gets_reasons_whatever_the_batches():
     assert pl.concat(parts).equals(table)
 
 
+@settings(deadline=None)
+@given(
+    parts=st.lists(st.lists(st.floats(allow_nan=False) | st.floats(-3, 3).map(lambda value: round(value, 1)))),
+    share=st.floats(0, 1) | st.sampled_from([0.01, 0.1]),
+)
+def test_the_cut_of_parts_is_that_of_all_sorted(parts, share):
+    together = np.sort(np.array([value for part in parts for value in part]))
+    cut = reasons_cut(lambda: (np.array(part) for part in parts), share)
+    if not len(together) or share == 0:
+        assert cut == math.inf
+    else:
+        assert cut == (-math.inf if share == 1 else together[-math.ceil(share * len(together))])
+
+
 def test_a_share_of_none_and_of_all():
     link = np.arange(200.0)
-    assert (link >= reasons_cut(link, 0.0)).sum() == 0
-    assert (link >= reasons_cut(link, 0.01)).sum() == 2
-    assert (link >= reasons_cut(link, 1.0)).sum() == 200
-    assert reasons_cut(link[:0], 0.5) == math.inf
+    assert (link >= reasons_cut(lambda: [link], 0.0)).sum() == 0
+    assert (link >= reasons_cut(lambda: [link], 0.01)).sum() == 2
+    assert (link >= reasons_cut(lambda: [link], 1.0)).sum() == 200
+    assert reasons_cut(lambda: [link[:0]], 0.5) == math.inf
 
 
 def test_without_a_variance_there_is_no_interval():

@@ -13,7 +13,7 @@ from metarisk import judging, training
 from metarisk.adapt import Adapted, SegmentAdaptation, adapt
 from metarisk.domain import Adaptation, LearnerChoice, ModelError, Validation
 from metarisk.learners.loop import Loop
-from metarisk.tasks import LABEL, MATURE, forward_folds, labelled, opened_within
+from metarisk.tasks import LABEL, MATURE, OPPONENT, forward_folds, labelled, opened_within
 from tests.unit.loan_examples import AS_OF, PORTFOLIO, SPEC, book, fitted, model, silent, support, with_limits
 
 NAMES = ("pooled_logistic", "segment_logistic")
@@ -111,6 +111,19 @@ def test_support_counts_are_those_at_the_cut(judged):
         assert set(found["support_rows"]) <= {rows.height}
         assert set(found["support_events"]) <= {rows[LABEL].sum()}
     assert judged["support_rows"].null_count() == 0
+
+
+def test_of_a_fold_too_large_to_hold_every_kth_row_is_judged(judged, monkeypatch):
+    portfolio = replace(PORTFOLIO, validation=Validation(3, 3))
+    largest = judged["fold"].value_counts()["count"].max()
+    monkeypatch.setattr(judging, "MOST_JUDGED", largest // 2)
+    few = judging.walk_forward(FRAME.lazy(), portfolio, SPEC, NAMES, AS_OF, seed=0, progress=silent)
+    for (fold,), rows in judged.group_by("fold"):
+        every = -(-rows.height // (largest // 2))
+        assert every in (2, 3)
+        held = FRAME.join(rows, on="loan", how="semi", maintain_order="left").gather_every(every)
+        expected = rows.join(held, on="loan", how="semi", maintain_order="left").drop(OPPONENT)
+        assert few.filter(fold=fold).drop(OPPONENT).equals(expected)
 
 
 def test_a_segment_without_support_has_none():
