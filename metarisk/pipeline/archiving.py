@@ -83,6 +83,18 @@ def require_rows(context: Context, run_id: str, as_of: date, table: str) -> None
         )
 
 
+def require_unpruned(context: Context, run_id: str) -> None:
+    """Raise DataError where a run that is to be published again has lost rows: it would be current without them."""
+    archive = archives(trusted_events(context.warehouse, context.job.portfolio)).get(run_id)
+    if archive is not None and archive.left:
+        raise DataError(
+            f"run {run_id} was published before and pruned since: its rows have left the warehouse",
+            portfolio=context.job.portfolio,
+            on=archive.as_of,
+            remedy=f"put the rows of {folder_of(context, run_id, archive.as_of)} back, or publish from other inputs",
+        )
+
+
 def require_files(context: Context) -> None:
     """Raise DataError where the folder of the job's date has left the lake."""
     if context.folder.exists():

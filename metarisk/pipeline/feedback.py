@@ -11,8 +11,10 @@ import pyarrow as pa
 from metarisk.domain import DataError
 from metarisk.pipeline.answering import read
 from metarisk.pipeline.appending import append_frame
+from metarisk.pipeline.archiving import archives, file_of, folder_of
 from metarisk.pipeline.audit import require_person
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.sealing import SCORES, trusted_events
 
 VERDICTS = ("confirmed", "cleared")
 _SCORED = """
@@ -46,10 +48,7 @@ def give_feedback(context: Context, file: Path, author: str) -> Taken:
     require_person(context, author)
     portfolio, as_of = context.job.portfolio, context.job.as_of
     lines = _read(context, file)
-    with context.warehouse.stream(_SCORED, {"portfolio": portfolio}) as reader:
-        parts = [pl.DataFrame(batch) for batch in reader]
-    empty = pl.DataFrame(schema={"entity": pl.String, "first_scored": pl.Date})
-    joined = lines.join(pl.concat([empty, *parts]), on="entity", how="left", maintain_order="left")
+    joined = lines.join(_first_scored(context, lines), on="entity", how="left", maintain_order="left")
     day = pl.col("decided_on")
     for wrong, what, remedy in (
         (~pl.col("verdict").is_in(VERDICTS).fill_null(False), "has another verdict", f"use {' or '.join(VERDICTS)}"),
@@ -90,6 +89,20 @@ def give_feedback(context: Context, file: Path, author: str) -> Taken:
     context.warehouse.snapshot()
     confirmed = int((new["verdict"] == "confirmed").sum())
     return Taken(confirmed, new.height - confirmed, lines.height - new.height)
+
+
+def _first_scored(context: Context, lines: pl.DataFrame) -> pl.DataFrame:
+    """The first night that scored each entity of the file, in the warehouse or in the archive of pruned nights."""
+    named = lines.select("entity").unique()
+    parts = [pl.DataFrame(schema={"entity": pl.String, "first_scored": pl.Date})]
+    with context.warehouse.stream(_SCORED, {"portfolio": context.job.portfolio}) as reader:
+        parts += [pl.DataFrame(batch).join(named, on="entity", how="semi") for batch in reader]
+    for run, archive in archives(trusted_events(context.warehouse, context.job.portfolio)).items():
+        file = folder_of(context, run, archive.as_of) / file_of(SCORES)
+        if file.exists():
+            scored = pl.scan_parquet(file).join(named.lazy(), on="entity", how="semi").select("entity").unique()
+            parts.append(scored.collect(engine="streaming").with_columns(first_scored=pl.lit(archive.as_of)))
+    return pl.concat(parts).group_by("entity").agg(pl.col("first_scored").min())
 
 
 def _read(context: Context, file: Path) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
-from metarisk.pipeline import alerting, outcomes
+from metarisk.pipeline import alerting, archiving, outcomes
 from metarisk.pipeline.appending import append_frame, append_rows, not_before
 from metarisk.pipeline.audit import append_event
 from metarisk.pipeline.chunks import BATCH_ROWS, population_batches
@@ -77,6 +77,7 @@ def publish(
     derived = [run.folder / DERIVED] if context.spec.derive is not None else []
     for folder in (run.extract.directory, run.folder / "score", drift_folder, moves_folder, *derived):
         lake.verify(folder)
+    archiving.require_unpruned(context, run.run_id)
     summary, adaptations = _summary(context, run), _adaptations(context, run)
     with context.warehouse.transaction() as transaction:
         if not _exists(transaction, run.run_id):

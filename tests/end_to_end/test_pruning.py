@@ -31,6 +31,7 @@ from metarisk.pipeline import (
     showing,
 )
 from metarisk.pipeline import night as night_step
+from metarisk.pipeline.feedback import give_feedback
 from tests.end_to_end import dying
 from tests.end_to_end.test_kills import kill
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book, differences
@@ -285,6 +286,27 @@ def test_a_pruned_night_says_so(nights: Project, monkeypatch: pytest.MonkeyPatch
     shown = CliRunner().invoke(app, ["runs", "--portfolio", NAME]).output
     assert "published, pruned" in shown
     assert "are in the archive" in shown
+
+
+def test_a_pruned_run_is_not_published_again_without_its_rows(nights: Project) -> None:
+    nights.load(book().with_columns(pl.col("amount") * 1.2))
+    nights.nightly(FIRST, "restatement", "wrong unit")
+    assert len(pruning.prune(nights.context(THIRD), 1).runs) == 2
+    nights.load(book())
+    with pytest.raises(DataError, match="was published before and pruned since"):
+        nights.nightly(FIRST, "restatement", "it was right")
+    assert audit.verify(nights.context(THIRD), every_night=True).faults == ()
+
+
+def test_a_verdict_may_be_of_a_night_whose_scores_were_pruned(nights: Project, tmp_path: Path) -> None:
+    entity = nights.scores(FIRST)["entity"][0]
+    pruning.prune(nights.context(THIRD), 1)
+    file = tmp_path / "verdicts.csv"
+    file.write_text(f"entity,verdict,decided_on\n{entity},confirmed,{FIRST}\n")
+    assert give_feedback(nights.context(THIRD), file, "ann").confirmed == 1
+    file.write_text(f"entity,verdict,decided_on\n{entity},cleared,{FIRST - timedelta(1)}\n")
+    with pytest.raises(DataError, match="was decided before it was scored"):
+        give_feedback(nights.context(THIRD), file, "ann")
 
 
 def test_drift_of_a_pruned_night_says_so(published: Project) -> None:
