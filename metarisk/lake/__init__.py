@@ -15,6 +15,7 @@ from metarisk.lake.folders import (
     settle,
     staged,
     verify,
+    whole_files,
     write_manifest,
 )
 from metarisk.lake.parts import parted, parts_for
@@ -47,5 +48,6 @@ __all__ = [
     "settle",
     "staged",
     "verify",
+    "whole_files",
     "write_manifest",
 ]

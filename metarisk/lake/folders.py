@@ -154,6 +154,15 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
+def whole_files(folder: Path) -> list[Path]:
+    """Files below a folder, but those that somebody is writing; what vanishes meanwhile is nothing to stumble over."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(SCRATCH)]
+        found += (Path(place) / name for name in names)
+    return sorted(found)
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

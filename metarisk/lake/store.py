@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from metarisk.domain import ConfigError, DataError, Progress
-from metarisk.lake.folders import MANIFEST, SCRATCH, scratch, sha256
+from metarisk.lake.folders import MANIFEST, scratch, sha256, whole_files
 
 _LISTINGS = ".listings"
 _LOCAL = fs.LocalFileSystem()
@@ -168,10 +168,9 @@ class Store:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a folder, but of those that somebody is writing."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _private(path, folder))
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-
-
-def _private(path: Path, folder: Path) -> bool:
-    return any(part.startswith(SCRATCH) for part in path.relative_to(folder).parts)
+    """SHA-256 of each file of a folder, but of those that somebody is writing, or removes meanwhile."""
+    sums: dict[str, str] = {}
+    for path in whole_files(folder):
+        with suppress(FileNotFoundError):
+            sums[path.relative_to(folder).as_posix()] = sha256(path)
+    return sums

@@ -84,6 +84,17 @@ def aligned(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, (0, spare)) if spare else x
 
 
+def whole(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An elementwise function of x (...), rounded alike wherever a number stands.
+
+    Torch takes a vector's width at a time, 32 numbers at most, and what is left at the end by another formula.
+    """
+    spare = -x.numel() % 32
+    if not spare:
+        return function(x)
+    return function(torch.nn.functional.pad(x.reshape(-1), (0, spare)))[: x.numel()].reshape(x.shape)
+
+
 def head_features(parameters: Parameters, x: Tensor, base: Tensor, fusion: Fusion) -> Tensor:
     """What a linear head weighs, (..., K): one, the centred base (...,) unless `fusion` is "none", and the body's
     outputs on x (..., D)."""
@@ -137,7 +148,7 @@ def score_heads(
 
 
 def scored_blocks(rows: Packed, segment: int, most: int, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
-    """Blocks (1, n, ...) of the rows of one segment, and which rows they begin with; n is a multiple of 16.
+    """Blocks (1, n, ...) of the rows of one segment, and which rows they begin with; n is a multiple of 32.
 
     What follows them are rows of the next segment, or zeros at the very end; labels and weights are left at 0. Products
     over such n are rounded alike wherever a row stands, as in `kernels.score_rows`, so a row's score does not depend,
@@ -147,7 +158,7 @@ def scored_blocks(rows: Packed, segment: int, most: int, dtype: torch.dtype) -> 
     last = int(rows.starts[segment + 1])
     for begin in range(int(rows.starts[segment]), last, most):
         end = min(begin + most, last)
-        taken = -(-(end - begin) // 16) * 16
+        taken = -(-(end - begin) // 32) * 32
         here, score = x[begin : begin + taken].to(dtype), base[begin : begin + taken].to(dtype)
         if lacking := taken - len(score):
             here, score = (

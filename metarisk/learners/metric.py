@@ -28,6 +28,7 @@ from metarisk.learners.episodic import (
     single_output,
     start_body,
     validation_loss,
+    whole,
 )
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
 from metarisk.learners.loop import Loop, Parameters
@@ -135,7 +136,7 @@ class MetricLearner(ABC):
     def losses(self, parameters: Parameters, support: Block, query: Block, centre: float) -> Tensor:
         """What training minimises (B,): the log-loss of query rows, and what the learner adds; `centre` of the base."""
         embedded = [self._embed(parameters, block, centre) for block in (support, query)]
-        expected = torch.sigmoid(self._pooled(parameters, support.base))
+        expected = whole(torch.sigmoid, self._pooled(parameters, support.base))
         summary = self.summarise(parameters, embedded[0], support, expected)
         eta = self._pooled(parameters, query.base) + self.correct(parameters, summary, embedded[1])
         other = self.extra_loss(parameters, (embedded[0], support), (embedded[1], query))
@@ -216,7 +217,7 @@ class MetricLearner(ABC):
         return apply_body(parameters, x, last_linear=True)
 
     def _summary(self, parameters: Parameters, block: Block, centre: float) -> dict[str, Tensor]:
-        expected = torch.sigmoid(self._pooled(parameters, block.base))
+        expected = whole(torch.sigmoid, self._pooled(parameters, block.base))
         return self.summarise(parameters, self._embed(parameters, block, centre), block, expected)
 
     def _adapted(self, adaptation: Adaptation, number: int | None) -> dict[str, Tensor]:

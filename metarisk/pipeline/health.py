@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -104,7 +105,11 @@ def _copy(settings: Settings) -> Iterator[Finding]:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for path in lake.whole_files(folder):
+        with suppress(FileNotFoundError):  # a run goes on
+            size += path.stat().st_size
+    return size
 
 
 def _versions() -> Iterator[Finding]:

@@ -182,7 +182,8 @@ def current(project: Project) -> Seen:
     """What a reader finds now: in the warehouse, and in the file for BI."""
     (row,) = project.warehouse.rows(CURRENT)
     seen: Seen = {("warehouse", row["as_of"], row["n"], round(row["total"], 9))}
-    for snapshot in project.settings.data_dir.rglob("warehouse-bi.duckdb"):
+    snapshot = project.settings.data_dir / "warehouse-bi.duckdb"
+    if snapshot.exists():
         with duckdb.connect(snapshot, read_only=True) as connection:
             as_of, n, total = connection.execute(CURRENT).fetchall()[0]
         seen.add(("snapshot", as_of, n, round(total, 9)))

@@ -332,7 +332,9 @@ def test_counting_memory_and_result_do_not_depend_on_the_batches(monkeypatch):
 
 def test_losses_are_summed_to_the_same_bits_whatever_the_batches():
     r = np.random.default_rng(4)
-    frame = pl.DataFrame({"region": r.choice(["b", "a", None], 5_000), "product": r.choice(["y", "x"], 5_000)})
+    frame = pl.DataFrame(
+        {"region": r.choice(["b", "a", None], 5_000).tolist(), "product": r.choice(["y", "x"], 5_000).tolist()}
+    )
     loss = r.lognormal(0, 3, 5_000)
     whole = direct.summed([(frame, loss)], ["region", "product"])
     # cut so that segments come up in another order than in the first batch alone
