@@ -52,9 +52,10 @@ SELECT bucket, md5(string_agg(line, '' ORDER BY line)) AS sum, count(*) AS rows 
     SELECT line, left(line, 2) AS bucket FROM (
         SELECT md5(concat_ws('|', {columns})) AS line FROM metarisk.{table} WHERE {where}
     ) AS hashed
-) AS lines GROUP BY bucket ORDER BY bucket
+) AS lines WHERE bucket >= '{low:02x}' AND bucket <= '{high:02x}' GROUP BY bucket ORDER BY bucket
 """
-"""In buckets, so that no aggregate grows with the book."""
+"""In buckets, and these in as many passes as keep their lines in memory: an ordered aggregate cannot spill."""
+_BUCKET_COUNT, ROWS_A_PASS = 256, 4_000_000
 _POINTED = """
 SELECT seq, published_at, reason FROM metarisk.publication
 WHERE run_id = $run_id AND as_of = $as_of ORDER BY seq DESC LIMIT 1
@@ -89,7 +90,14 @@ def _seal(source: Rows, table: str, where: str, about: Mapping[str, Scalar]) -> 
     """Either warehouse gives the same sum: they write whole numbers as 1.0 and as 1 (scores are hardly ever whole)."""
     text = "CAST({} AS TEXT)" if table == "risk_score" else r"regexp_replace(CAST({} AS TEXT), '\.0$', '')"
     columns = ", ".join(f"coalesce({text.format(column)}, '')" for column in _SEALED[table])
-    buckets = source.rows(_BUCKETS.format(columns=columns, table=table, where=where), about)
+    counted = source.rows(f"SELECT count(*) AS n FROM metarisk.{table} WHERE {where}", about)  # noqa: S608
+    width = max(1, _BUCKET_COUNT // (1 + counted[0]["n"] // ROWS_A_PASS))
+    buckets = []
+    for low in range(0, _BUCKET_COUNT, width):
+        sql = _BUCKETS.format(
+            columns=columns, table=table, where=where, low=low, high=min(low + width, _BUCKET_COUNT) - 1
+        )
+        buckets += source.rows(sql, about)
     digest = hashlib.sha256("".join(f"{row['bucket']}{row['sum']}" for row in buckets).encode())
     return digest.hexdigest(), sum(row["rows"] for row in buckets)
 

@@ -346,3 +346,12 @@ def test_what_differs_is_named(published: Project, monkeypatch: pytest.MonkeyPat
     part.write_bytes(part.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"no longer whole in the lake.*damaged"):
         reproducing.reproduce(context, run["run_id"])
+
+
+def test_a_seal_is_the_same_in_however_many_passes(published_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = published_project.warehouse.rows("SELECT run_id, as_of FROM metarisk.run")
+    once = sealing.seal(published_project.warehouse, run["run_id"], run["as_of"])
+    assert once[1] > 100
+    for rows in (once[1] // 3, 1):
+        monkeypatch.setattr(sealing, "ROWS_A_PASS", rows)
+        assert sealing.seal(published_project.warehouse, run["run_id"], run["as_of"]) == once
