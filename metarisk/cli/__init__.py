@@ -176,11 +176,10 @@ def runs(
             "WHERE $portfolio IS NULL OR portfolio = $portfolio ORDER BY started_at DESC",
             {"portfolio": portfolio},
         )[:last]
-        for name in {row["portfolio"] for row in rows}:
-            gone = archives(trusted_events(warehouse, name))
-            for row in rows:
-                if row["portfolio"] == name:
-                    row["pruned"] = row["run_id"] in gone and SCORES in gone[row["run_id"]].left
+        gone = {name: archives(trusted_events(warehouse, name)) for name in {row["portfolio"] for row in rows}}
+        for row in rows:
+            archive = gone[row["portfolio"]].get(row["run_id"])
+            row["pruned"] = archive is not None and SCORES in archive.left
         if as_json:
             say({"attempts": rows}, "", True)
         elif rows:

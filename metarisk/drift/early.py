@@ -82,7 +82,8 @@ class Known:
         bins = pl.DataFrame({"score": score}).select(bin_of(pl.col("score")))["score"].to_numpy()
         of_mature = (mature * value for value in (ones, score, score**2, event, logit))
         values = np.stack([ones, expected, expected**2, event, *of_mature], axis=1)
-        months = _added(np.asarray(periods, dtype=np.int64), np.stack([ones, expected, event], axis=1), dense=True)[1]
+        known = np.asarray(periods, dtype=np.int64)
+        months = np.stack([np.bincount(known, column) for column in (ones, expected, event)], axis=1)
         return cls(keys, *_added(codes * BINS + bins, values), months)
 
     def plus(self, other: Known) -> Known:
@@ -99,12 +100,11 @@ class Known:
         return Known(keys, *_added(np.concatenate(cells), np.concatenate([self.sums, other.sums])), months)
 
 
-def _added(place: Array, values: Array, *, dense: bool = False) -> tuple[Array, Array]:
-    """Sums (C, V) of values (N, V) by place (N,), and the places (C,); `dense`: of all places up to the last."""
-    cells, numbers = (None, place) if dense else np.unique(place, return_inverse=True)
-    size = (int(place.max()) + 1 if len(place) else 0) if cells is None else len(cells)
-    sums = [np.bincount(numbers, column, minlength=size) for column in values.T]
-    return np.arange(size) if cells is None else cells, np.stack(sums, axis=1)
+def _added(place: Array, values: Array) -> tuple[Array, Array]:
+    """Distinct places (C,) of rows (N,), in order, and the sums (C, V) of their values (N, V)."""
+    cells, numbers = np.unique(place, return_inverse=True)
+    sums = [np.bincount(numbers, column, minlength=len(cells)) for column in values.T]
+    return cells, np.stack(sums, axis=1)
 
 
 def expected_events(score: Array, share_from: Array, share_to: Array) -> Array:

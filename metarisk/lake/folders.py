@@ -151,7 +151,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return [path for path in whole_files(folder) if path.name != MANIFEST]
 
 
 def whole_files(folder: Path) -> list[Path]:

@@ -54,8 +54,10 @@ SELECT bucket, md5(string_agg(line, '' ORDER BY line)) AS sum, count(*) AS rows 
     ) AS hashed
 ) AS lines WHERE bucket >= '{low:02x}' AND bucket <= '{high:02x}' GROUP BY bucket ORDER BY bucket
 """
-"""In buckets, and these in as many passes as keep their lines in memory: an ordered aggregate cannot spill."""
-_BUCKET_COUNT, ROWS_A_PASS = 256, 4_000_000
+"""In buckets by the first two digits of a line's hash, some in each pass."""
+_BUCKET_COUNT = 256
+ROWS_A_PASS = 4_000_000
+"""An ordered aggregate cannot spill: what a pass holds are so many lines, not all of the book's."""
 _POINTED = """
 SELECT seq, published_at, reason FROM metarisk.publication
 WHERE run_id = $run_id AND as_of = $as_of ORDER BY seq DESC LIMIT 1
@@ -76,7 +78,7 @@ def chained(event: Mapping[str, Any]) -> str:
     return text_hash(json.dumps(hashed | {"happened_at": instant(event["happened_at"])}, sort_keys=True))
 
 
-def seal(source: Rows, run_id: str, as_of: date, table: str = "risk_score") -> tuple[str, int]:
+def seal(source: Rows, run_id: str, as_of: date, table: str = SCORES) -> tuple[str, int]:
     """SHA-256 over the rows of a run in a table, scores or another, whatever their order, and their number."""
     return _seal(source, table, "run_id = $run_id AND as_of = $as_of", {"run_id": run_id, "as_of": as_of})
 
@@ -88,7 +90,7 @@ def seal_evidence(source: Rows, model_id: str) -> str:
 
 def _seal(source: Rows, table: str, where: str, about: Mapping[str, Scalar]) -> tuple[str, int]:
     """Either warehouse gives the same sum: they write whole numbers as 1.0 and as 1 (scores are hardly ever whole)."""
-    text = "CAST({} AS TEXT)" if table == "risk_score" else r"regexp_replace(CAST({} AS TEXT), '\.0$', '')"
+    text = "CAST({} AS TEXT)" if table == SCORES else r"regexp_replace(CAST({} AS TEXT), '\.0$', '')"
     columns = ", ".join(f"coalesce({text.format(column)}, '')" for column in _SEALED[table])
     counted = source.rows(f"SELECT count(*) AS n FROM metarisk.{table} WHERE {where}", about)  # noqa: S608
     width = max(1, _BUCKET_COUNT // (1 + counted[0]["n"] // ROWS_A_PASS))
