@@ -21,6 +21,7 @@ import pytest
 from metarisk import pipeline
 from metarisk.domain import MetariskError, Mode
 from metarisk.pipeline import Context, Quiet, forgetting, pruning
+from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, Project
 
@@ -182,8 +183,9 @@ def current(project: Project) -> Seen:
     """What a reader finds now: in the warehouse, and in the file for BI."""
     (row,) = project.warehouse.rows(CURRENT)
     seen: Seen = {("warehouse", row["as_of"], row["n"], round(row["total"], 9))}
-    snapshot = project.settings.data_dir / "warehouse-bi.duckdb"
-    if snapshot.exists():
+    warehouse = project.warehouse
+    snapshot = warehouse.path.with_name("warehouse-bi.duckdb") if isinstance(warehouse, DuckDBWarehouse) else None
+    if snapshot is not None and snapshot.exists():
         with duckdb.connect(snapshot, read_only=True) as connection:
             as_of, n, total = connection.execute(CURRENT).fetchall()[0]
         seen.add(("snapshot", as_of, n, round(total, 9)))
