@@ -39,6 +39,8 @@ def decide(
     spec: RiskSpec,
     champion: str | None,
     earlier: Sequence[str] = (),
+    *,
+    proves: bool = True,
 ) -> Decision:
     """Choose the recipe to train and whether it may become champion.
 
@@ -46,8 +48,9 @@ def decide(
     lowest validation loss replaces it when the upper end of the paired interval against the incumbent is below zero in
     this week and the ones just before it, as many as the portfolio wants (rule `interval`); when a person approves it
     after that (`manual`); or at once (`always`). `earlier` names the challenger that was so far ahead of the incumbent
-    in each earlier week, newest first. The first champion waits for nobody and needs one week's proof. The incumbent's
-    own recipe, trained on newer labels, needs none. A pinned recipe is trained whatever the evidence says.
+    in each earlier week, newest first; a week that does not itself count (not `proves`) replaces nobody. The first
+    champion waits for nobody and needs one week's proof. The incumbent's own recipe, trained on newer labels, needs
+    none. A pinned recipe is trained whatever the evidence says.
     """
     pinned, rule = portfolio.learner.name, portfolio.promotion.rule or spec.promotion
     incumbent = champion or spec.default
@@ -75,6 +78,9 @@ def decide(
     why = f"the loss of {best} differs from that of {incumbent} by {span}, wholly below zero"
     if champion is None:
         return Decision(best, True, why, *about)
+    if not proves:
+        late = f"{incumbent} {stays}: {why}, which proves nothing: a backfill reads what the source has become"
+        return Decision(incumbent, True, late, *about)
     weeks = 1 + sum(1 for _ in takewhile(lambda name: name == best, earlier))
     if weeks < portfolio.promotion.weeks:
         short = f"{incumbent} {stays}: {why}, in {weeks} of the {portfolio.promotion.weeks} weeks that are wanted"

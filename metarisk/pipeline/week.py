@@ -101,7 +101,8 @@ def judge(context: Context, checked: Checked) -> Judged:
     summary = evidences.summarise(judged, names, BASELINES, portfolio, spec)
     recipe = champion.recipe if champion else None
     proofs = earlier_proofs(context, recipe) if recipe is not None else []
-    decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs)
+    proves = context.job.mode != BACKFILL or portfolio.source.bitemporal
+    decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs, proves=proves)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
     level = evidences.choose_level(judged, decision.recipe, portfolio, spec)
     few = tuple(_held_out(context, checked, folder, decision.recipe, names))

@@ -17,6 +17,7 @@ from metarisk.pipeline import promotion
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, NAME, Project
 
+REASONS = "SELECT DISTINCT reason FROM metarisk.model_state WHERE model_id = $model_id"
 STATES = "SELECT state FROM metarisk.model_state WHERE model_id = $model_id ORDER BY seq"
 
 
@@ -73,6 +74,8 @@ def test_a_week_that_a_backfill_trained_proves_nothing_later_unless_the_source_i
     saturday, night, later = (CUT_OFF + timedelta(days=days) for days in (6, 8, 14))
     (trained,) = pipeline.backfill(project.context(night), night).weeks
     assert trained.as_of == saturday
+    (reason,) = project.warehouse.rows(REASONS, {"model_id": trained.model_id})
+    assert "which proves nothing: a backfill" in reason["reason"]
     # What a model is does not depend on who asked for it.
     twin = tiny.copy(trained_on_duckdb, tmp_path / "twin")
     assert twin.weekly(saturday).model_id == trained.model_id

@@ -267,6 +267,16 @@ def test_a_challenger_must_be_ahead_in_as_many_weeks_in_a_row_as_are_wanted(earl
     assert row["high"] == found.against_incumbent.high < 0
 
 
+def test_a_week_that_a_backfill_trains_replaces_nobody():
+    evidence = summarise(JUDGED, NAMES[:3], BASELINES, PORTFOLIO, SPEC)
+    hasty = replace(PORTFOLIO, promotion=Promotion("interval", weeks=1))
+    assert decide(JUDGED, evidence, hasty, SPEC, "plain", ["map_head"]).recipe == "map_head"
+    found = decide(JUDGED, evidence, hasty, SPEC, "plain", ["map_head"], proves=False)
+    assert (found.recipe, found.promote) == ("plain", True)
+    assert "a backfill reads what the source has become" in found.reason
+    assert decide(JUDGED, evidence, hasty, SPEC, None, proves=False).recipe == "map_head"
+
+
 def test_the_first_champion_waits_for_no_person_and_no_second_week():
     shy = replace(SPEC, default="plain", promotion="manual")
     found = decide(JUDGED, summarise(JUDGED, NAMES[:3], BASELINES, PORTFOLIO, SPEC), PORTFOLIO, shy, None)
