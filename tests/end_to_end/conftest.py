@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from functools import cache
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -11,51 +13,92 @@ import pytest
 
 from tests.conftest import BOTH
 from tests.end_to_end import tiny
-from tests.end_to_end.tiny import FIRST, Project
+from tests.end_to_end.tiny import SECOND, Project
 from tests.warehouses import Server
 
 
+def month_end(project: Project) -> None:
+    """Nights of 30 June (a month end) and 1 July, the last by a newer model."""
+    project.nightly(SECOND)
+    project.weekly(SECOND)
+    project.nightly(SECOND + timedelta(1))
+
+
+def days(project: Project) -> None:
+    """Four nights more, from 30 June to 3 July."""
+    for ahead in range(4):
+        project.nightly(SECOND + timedelta(ahead))
+
+
+STATES: Mapping[str, tuple[str | None, Callable[[Project], object]]] = {
+    "trained": (None, Project.weekly),
+    "published": ("trained", Project.nightly),
+    "month_end": ("published", month_end),
+    "days": ("published", days),
+}
+"""What a project has lived through: a state before, and what ran since."""
+Grown = Callable[[str, str], tuple[Project, str]]
+Own = Callable[[str, str], Project]
+
+
 @pytest.fixture(scope="session")
-def trained_on_duckdb(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Grown:
+    """By warehouse and state a project and its database, made once when first asked for; to be copied."""
+
+    @cache
+    def of(kind: str, state: str) -> tuple[Project, str]:
+        before, run = STATES[state]
+        folder = tmp_path_factory.mktemp(state) / "project"
+        old, template = of(kind, before) if before else (None, None)
+        url, database = "duckdb:///warehouse.duckdb", ""
+        if kind == "postgresql":
+            server: Server = request.getfixturevalue("postgresql")
+            database = server.create_database(template)
+            url = server.url(database)
+        project = tiny.copy(old, folder, url) if old else tiny.make(folder, url)
+        run(project)
+        return project, database
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def trained_on_duckdb(grown: Grown) -> Project:
     """The tiny project on DuckDB, one week done; to be copied."""
-    project = tiny.make(tmp_path_factory.mktemp("trained") / "project")
-    project.weekly()
-    return project
+    return grown("duckdb", "trained")[0]
 
 
 @pytest.fixture(scope="session")
-def trained_on_postgresql(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+def trained_on_postgresql(grown: Grown) -> tuple[Project, str]:
     """The tiny project on PostgreSQL, one week done, and its database; to be copied."""
-    database = postgresql.create_database()
-    project = tiny.make(tmp_path_factory.mktemp("trained") / "project", postgresql.url(database))
-    project.weekly()
-    return project, database
+    return grown("postgresql", "trained")
 
 
 @pytest.fixture(scope="session")
-def published_on_duckdb(trained_on_duckdb: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The same after the night of FIRST, which nothing disturbed; to be copied."""
-    project = tiny.copy(trained_on_duckdb, tmp_path_factory.mktemp("published") / "project")
-    project.nightly(FIRST)
-    return project
-
-
-@pytest.fixture(scope="session")
-def published_on_postgresql(
-    trained_on_postgresql: tuple[Project, str], postgresql: Server, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Project, str]:
-    """The same on PostgreSQL, and its database; to be copied."""
-    trained, template = trained_on_postgresql
-    database = postgresql.create_database(template)
-    project = tiny.copy(trained, tmp_path_factory.mktemp("published") / "project", postgresql.url(database))
-    project.nightly(FIRST)
-    return project, database
+def published_on_duckdb(grown: Grown) -> Project:
+    """The same on DuckDB after the night of FIRST, which nothing disturbed; to be copied."""
+    return grown("duckdb", "published")[0]
 
 
 @pytest.fixture(scope="session")
 def undisturbed(published_on_duckdb: Project) -> dict[str, list[str]]:
     """What the warehouse holds after a night that nothing disturbed."""
     return published_on_duckdb.contents()
+
+
+@pytest.fixture
+def own(grown: Grown, request: pytest.FixtureRequest, tmp_path: Path) -> Own:
+    """A project of one's own, by warehouse and state."""
+
+    def copied(kind: str, state: str) -> Project:
+        project, database = grown(kind, state)
+        folder = tmp_path / ("project" if state == "trained" else state)
+        if kind == "duckdb":
+            return tiny.copy(project, folder)
+        server: Server = request.getfixturevalue("postgresql")
+        return tiny.copy(project, folder, server.url(server.create_database(database)))
+
+    return copied
 
 
 @pytest.fixture
@@ -78,24 +121,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def project(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Project:
+def project(kind: str, own: Own) -> Project:
     """A project of one's own on either warehouse, with a champion."""
-    return _own(kind, request, "trained", tmp_path / "project")
+    return own(kind, "trained")
 
 
 @pytest.fixture
-def published_project(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Project:
+def published_project(kind: str, own: Own) -> Project:
     """A project of one's own on either warehouse, with a champion and the night of FIRST."""
-    return _own(kind, request, "published", tmp_path / "published")
-
-
-def _own(kind: str, request: pytest.FixtureRequest, state: str, folder: Path) -> Project:
-    """A copy of a session's project."""
-    found = request.getfixturevalue(f"{state}_on_{kind}")
-    if kind == "duckdb":
-        return tiny.copy(found, folder)
-    server: Server = request.getfixturevalue("postgresql")
-    return tiny.copy(found[0], folder, server.url(server.create_database(found[1])))
+    return own(kind, "published")
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from metarisk.pipeline import (
 from metarisk.pipeline import night as night_step
 from metarisk.pipeline.feedback import give_feedback
 from tests.end_to_end import dying
+from tests.end_to_end.conftest import Own
 from tests.end_to_end.test_kills import kill
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book, differences
 
@@ -41,12 +42,9 @@ NIGHTS = (FIRST, SECOND, THIRD, FOURTH, FIFTH)
 
 
 @pytest.fixture
-def nights(published_project: Project) -> Project:
+def nights(kind: str, own: Own) -> Project:
     """Nights of 29 and 30 June (a month end) and 1 July, the last by a newer model."""
-    published_project.nightly(SECOND)
-    published_project.weekly(SECOND)
-    published_project.nightly(THIRD)
-    return published_project
+    return own(kind, "month_end")
 
 
 def test_old_nights_go_to_the_archive_and_month_ends_stay(nights: Project) -> None:
@@ -75,11 +73,9 @@ def test_old_nights_go_to_the_archive_and_month_ends_stay(nights: Project) -> No
 
 
 @pytest.fixture
-def days(published_project: Project) -> Project:
+def days(kind: str, own: Own) -> Project:
     """Five nights from 29 June to 3 July."""
-    for as_of in (SECOND, THIRD, FOURTH, FIFTH):
-        published_project.nightly(as_of)
-    return published_project
+    return own(kind, "days")
 
 
 def rows(project: Project, table: str, as_of: date) -> list[dict[str, Any]]:

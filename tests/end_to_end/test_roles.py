@@ -10,6 +10,7 @@ import pytest
 from metarisk.domain import MetariskError
 from metarisk.pipeline import audit
 from tests.end_to_end import tiny
+from tests.end_to_end.conftest import Grown
 from tests.end_to_end.tiny import FIRST, SECOND, Project
 from tests.warehouses import Server, user
 
@@ -25,9 +26,9 @@ REWRITES = (
 
 
 @pytest.fixture
-def published(published_on_postgresql: tuple[Project, str], postgresql: Server, tmp_path: Path) -> tuple[Project, str]:
+def published(grown: Grown, postgresql: Server, tmp_path: Path) -> tuple[Project, str]:
     """A project of one's own with the night of FIRST, and its database."""
-    project, template = published_on_postgresql
+    project, template = grown("postgresql", "published")
     database = postgresql.create_database(template)
     return tiny.copy(project, tmp_path / "published", postgresql.url(database)), database
 
