@@ -5,6 +5,7 @@ Numbers with decimals arrive as float64, times in UTC microseconds, categories a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -132,13 +133,22 @@ class Feed:
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self._batches = iter(batches)
         self.rows = 0
+        self.ended = False
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self.upto(sys.maxsize)
+
+    def upto(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The next batches, until they have `rows` rows or there are none; `ended` says which."""
+        last = self.rows + rows
         try:
             for batch in self._batches:
                 self.rows += batch.num_rows
                 yield batch
+                if self.rows >= last:
+                    return
+            self.ended = True
         except BaseException as error:
             self.error = error
             raise

@@ -22,6 +22,8 @@ from metarisk.warehouse.locks import file_lock
 from metarisk.warehouse.migrations import apply
 
 _SPOOL_IN_MEMORY = 16 * 2**20
+_ROWS_A_STATEMENT = 2**20
+"""DuckDB holds on to most batches that it has taken until the statement ends, beside its memory limit."""
 
 
 class DuckDBTransaction:
@@ -44,19 +46,20 @@ class DuckDBTransaction:
         )
 
     def insert(self, verb: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-        """Run `<verb> FROM <batches>`; the number of rows. What the iterable raises is raised unchanged."""
+        """`<verb> FROM <batches>`, some at a time; the number of rows. What the iterable raises is raised unchanged."""
         feed = arrow.Feed(batches)
-        reader = pa.RecordBatchReader.from_batches(schema, feed)
-        self._cursor.register("metarisk_incoming", reader)
-        try:
-            with explained(self._path):
-                self._cursor.execute(f"{verb} FROM metarisk_incoming")
-        except Exception:
-            if feed.error is not None:
-                raise feed.error from None
-            raise
-        finally:
-            self._cursor.unregister("metarisk_incoming")
+        while not feed.ended:
+            reader = pa.RecordBatchReader.from_batches(schema, feed.upto(_ROWS_A_STATEMENT))
+            self._cursor.register("metarisk_incoming", reader)
+            try:
+                with explained(self._path):
+                    self._cursor.execute(f"{verb} FROM metarisk_incoming")
+            except Exception:
+                if feed.error is not None:
+                    raise feed.error from None
+                raise
+            finally:
+                self._cursor.unregister("metarisk_incoming")
         return feed.rows
 
     def execute(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> None:
@@ -158,7 +161,8 @@ class DuckDBWarehouse:
         with self.transaction() as transaction:
             transaction.execute("CREATE SCHEMA IF NOT EXISTS source")
             plain = arrow.plain_batches(batches, schema)
-            return transaction.insert(f"CREATE OR REPLACE TABLE {quoted} AS", schema, plain)
+            transaction.insert(f"CREATE OR REPLACE TABLE {quoted} AS", schema, [])
+            return transaction.insert(f"INSERT INTO {quoted}", schema, plain)
 
     def snapshot(self) -> Path:
         """Swap in `<warehouse>-bi.duckdb`; see `snapshot.build`."""

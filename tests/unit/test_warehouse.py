@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from metarisk.domain import ConfigError, DataError, Warehouse
-from metarisk.warehouse import open_warehouse
+from metarisk.warehouse import duckdb, open_warehouse
 from tests.warehouses import Server, address, child, insert, open_postgresql, publish_night, scores, table
 
 NIGHT = date(2026, 3, 31)
@@ -269,6 +269,52 @@ def test_an_exception_of_the_batches_comes_through_and_nothing_is_kept(warehouse
     assert count(warehouse) == 0
 
 
+def test_rows_of_many_statements_come_whole_or_not_at_all(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duckdb, "_ROWS_A_STATEMENT", 250)
+
+    def batches(number: int, *, torn: bool = False) -> Iterator[pa.RecordBatch]:
+        for run in range(number):
+            yield scores(NIGHT, f"r{run}", "loans", 0.1, 100)
+        if torn:
+            raise OSError("truncated")
+
+    with pytest.raises(OSError, match="truncated"), warehouse.transaction() as transaction:
+        transaction.append(SCORE, batches(7, torn=True))
+    assert count(warehouse) == 0
+    for number in (6, 7):  # 6: the last statement has no row
+        with warehouse.transaction() as transaction:
+            assert transaction.append(SCORE, batches(number)) == 100 * number
+            transaction.execute(f"DELETE FROM {SCORE} WHERE run_id = 'r5'")
+        assert count(warehouse) == 100 * (number - 1)
+        with warehouse.transaction() as transaction:
+            transaction.execute(f"DELETE FROM {SCORE}")
+    loaded = table(id=list(range(100)))
+    assert warehouse.load("loans", reader(*[loaded] * 6)) == count(warehouse, "source.loans") == 600
+
+
+def test_an_append_holds_few_of_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = open_warehouse("duckdb:///long.duckdb", tmp_path, threads=2, memory_mb=256)
+    warehouse.load("long", reader(table(id=[1], a=["a"], b=["b"], c=["c"], d=["d"])))
+    monkeypatch.setattr(duckdb, "_ROWS_A_STATEMENT", 40_000)
+    sizes, peak = [], 0
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal peak
+        for number in range(100):
+            words = [f"{number}-{row} is what this row says of itself" for row in range(4_000)]
+            batch = table(id=list(range(4_000)), **dict.fromkeys("abcd", words))
+            sizes.append(batch.nbytes)
+            peak = max(peak, pa.total_allocated_bytes() - before)
+            yield batch
+
+    before = pa.total_allocated_bytes()
+    with warehouse.transaction() as transaction:
+        assert transaction.append("source.long", batches()) == 400_000
+    assert peak < sum(sizes) / 4
+
+
 @pytest.mark.xdist_group("postgresql")
 def test_partitions_are_made_by_month(postgresql: Server, migrated_template: str, tmp_path: Path) -> None:
     warehouse = open_postgresql(postgresql.url(postgresql.create_database(migrated_template)), tmp_path)
@@ -331,7 +377,7 @@ REPUBLISH = """
 import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from metarisk.warehouse import open_warehouse
+from metarisk.warehouse import duckdb, open_warehouse
 from tests.warehouses import publish_night
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=256)
 for number in range(1, 5):
@@ -360,7 +406,7 @@ HANG_INSIDE = """
 import sys
 from datetime import date
 from pathlib import Path
-from metarisk.warehouse import open_warehouse
+from metarisk.warehouse import duckdb, open_warehouse
 from tests.warehouses import scores
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=256)
 with warehouse.transaction() as transaction:
