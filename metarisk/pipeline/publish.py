@@ -106,10 +106,13 @@ def publish(
 def record_failure(
     context: Context, attempt: Attempt, step: str, error: BaseException, checked: Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Write an attempt that published nothing, with what its checks found."""
+    """Write an attempt that did not end well, with what its checks found; one that is committed stays as it is."""
     outcome: Outcome = "source_late" if type(error).__name__ == "SourceLate" else "failed"
     text = str(error) if isinstance(error, MetariskError) else type(error).__name__
+    known = "SELECT 1 AS found FROM metarisk.run_attempt WHERE attempt_id = $attempt_id"
     with context.warehouse.transaction() as transaction:
+        if transaction.rows(known, {"attempt_id": attempt.attempt_id}):
+            return
         _append_attempt(context, transaction, attempt, outcome, run_id=None, step=step, error=text)
         _append_quality(context, transaction, attempt, None, checked)
 
