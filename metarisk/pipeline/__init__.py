@@ -21,7 +21,7 @@ from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, ut
 from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.models import champion_for, missing_weeks
 from metarisk.pipeline.promotion import approve, promote, roll_back
-from metarisk.pipeline.publish import current_publication, publish
+from metarisk.pipeline.publish import current_publication, publish, seconds_of
 from metarisk.pipeline.sharding import score
 from metarisk.pipeline.storing import store, store_of
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
@@ -282,7 +282,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         if context.spec.derive is not None:
             run(derive, scored)
         found = (run(night.guard, scored), run(watching.drift, scored), run(attribute, scored))
-        return run(pages.report_night, scored, *found, current, {})
+        return run(pages.report_night, scored, *found, current, seconds_of(context, scored.run_id))
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")
         return None

@@ -63,6 +63,16 @@ def current_publication(context: Context) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
+def seconds_of(context: Context, run_id: str) -> dict[str, float]:
+    """Seconds of the steps before `publish` in the newest attempt that published a run."""
+    rows = context.warehouse.rows(
+        "SELECT step_seconds FROM metarisk.run_attempt WHERE run_id = $run_id AND outcome = 'published' "
+        "ORDER BY ended_at DESC LIMIT 1",
+        {"run_id": run_id},
+    )
+    return dict(json.loads(rows[0]["step_seconds"])) if rows else {}
+
+
 def publish(
     context: Context, run: Run, guarded: quality.Quality, drift_folder: Path, moves_folder: Path, attempt: Attempt
 ) -> dict[str, Any]:

@@ -184,13 +184,17 @@ def test_a_published_night_whose_page_fails_is_not_called_refused(
     def broken(*_: object) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("metarisk.report.render.charts.score_chart", broken)
     reporter = Links()
-    with pytest.raises(RuntimeError, match="no ink"):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no ink"):
+        patch.setattr("metarisk.report.render.charts.score_chart", broken)
         pipeline.nightly(duckdb.context(FIRST, reporter=reporter))
     assert duckdb.count("publication") == 1
     assert reporter.links == []
     assert list(duckdb.settings.data_dir.glob("reports/*/*not-published*")) == []
+    # The next run writes the page, with the seconds of the steps that published.
+    page = duckdb.nightly().page
+    assert page is not None
+    assert "8 steps" in page.read_text()
 
 
 def test_a_page_that_cannot_be_written_hides_no_error(duckdb: Project) -> None:

@@ -171,6 +171,21 @@ def test_the_week_says_who_scores_and_why(week_page):
     assert "map_head(hazard) scores from now on" in _words(render_week(examples.week(decision="promoted")))
 
 
+def test_where_scores_have_no_points_nothing_is_said_in_points():
+    told = tuple(replace(row, points=None) for row in examples.RISKIEST)
+    words = _words(render_night(_without_charts(riskiest=told)))
+    assert "The highest scores, and why Reasons, the heaviest first;" in words
+    assert "Entity Score Reasons" in re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words)
+    assert "riskiest" not in words
+    assert not re.search(r"−\d+", words[words.index("The highest scores") : words.index("Segments worth a look")])
+
+
+def test_nothing_has_to_be_done_next_and_no_empty_card_says_so():
+    words = _words(render_night(_without_charts(next_steps=())))
+    assert "Nothing has to be done next" in words
+    assert "What to do next" not in words
+
+
 def test_the_riskiest_rows_are_told_why_in_points(night_page):
     words = _words(night_page)
     worst = examples.RISKIEST[0]
