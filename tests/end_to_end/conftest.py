@@ -8,6 +8,7 @@ from functools import cache
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
@@ -41,23 +42,41 @@ Grown = Callable[[str, str], tuple[Project, str]]
 Own = Callable[[str, str], Project]
 
 
+class NewDatabase(Protocol):
+    """See `database`."""
+
+    def __call__(self, kind: str, template: str = "") -> tuple[str, str]:
+        """URL and name."""
+        ...
+
+
 @pytest.fixture(scope="session")
-def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Grown:
+def database(request: pytest.FixtureRequest) -> NewDatabase:
+    """By warehouse a new database's URL and name, with what a template holds; DuckDB's is a file of the project."""
+
+    def new(kind: str, template: str = "") -> tuple[str, str]:
+        if kind == "duckdb":
+            return "duckdb:///warehouse.duckdb", ""
+        server: Server = request.getfixturevalue("postgresql")
+        name = server.create_database(template or None)
+        return server.url(name), name
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def grown(database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> Grown:
     """By warehouse and state a project and its database, made once when first asked for; to be copied."""
 
     @cache
     def of(kind: str, state: str) -> tuple[Project, str]:
         before, run = STATES[state]
         folder = tmp_path_factory.mktemp(state) / "project"
-        old, template = of(kind, before) if before else (None, None)
-        url, database = "duckdb:///warehouse.duckdb", ""
-        if kind == "postgresql":
-            server: Server = request.getfixturevalue("postgresql")
-            database = server.create_database(template)
-            url = server.url(database)
+        old, template = of(kind, before) if before else (None, "")
+        url, name = database(kind, template)
         project = tiny.copy(old, folder, url) if old else tiny.make(folder, url)
         run(project)
-        return project, database
+        return project, name
 
     return of
 
@@ -87,16 +106,12 @@ def undisturbed(published_on_duckdb: Project) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def own(grown: Grown, request: pytest.FixtureRequest, tmp_path: Path) -> Own:
+def own(grown: Grown, database: NewDatabase, tmp_path: Path) -> Own:
     """A project of one's own, by warehouse and state."""
 
     def copied(kind: str, state: str) -> Project:
-        project, database = grown(kind, state)
-        folder = tmp_path / ("project" if state == "trained" else state)
-        if kind == "duckdb":
-            return tiny.copy(project, folder)
-        server: Server = request.getfixturevalue("postgresql")
-        return tiny.copy(project, folder, server.url(server.create_database(database)))
+        project, template = grown(kind, state)
+        return tiny.copy(project, tmp_path / state, database(kind, template)[0])
 
     return copied
 
@@ -133,14 +148,11 @@ def published_project(kind: str, own: Own) -> Project:
 
 
 @pytest.fixture
-def make(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Project]:
+def make(kind: str, database: NewDatabase, tmp_path: Path) -> Callable[..., Project]:
     """`tiny.make` on either warehouse, as often as a test likes."""
 
-    def new(name: str = "new", **options: object) -> Project:
-        if kind == "duckdb":
-            return tiny.make(tmp_path / name, **options)  # type: ignore[arg-type]
-        server: Server = request.getfixturevalue("postgresql")
-        return tiny.make(tmp_path / name, server.url(server.create_database()), **options)  # type: ignore[arg-type]
+    def new(name: str = "new", **options: Any) -> Project:
+        return tiny.make(tmp_path / name, database(kind)[0], **options)
 
     return new
 

@@ -15,9 +15,8 @@ from polars.testing import assert_frame_equal
 
 from metarisk import pipeline
 from metarisk.domain import ConfigError, DataError, MetariskError, ModelError, QualityError
-from metarisk.pipeline import Quiet
 from tests.end_to_end import tiny
-from tests.end_to_end.tiny import CAREFUL, EVERYTHING, FIRST, NAME, SECOND, Project
+from tests.end_to_end.tiny import CAREFUL, EVERYTHING, FIRST, NAME, SECOND, Listener, Project
 from tests.warehouses import Server
 
 Spoil = Callable[[pl.DataFrame], pl.DataFrame]
@@ -261,16 +260,6 @@ def test_a_feature_that_leaks_is_named_to_everyone(make: Callable[..., Project])
     assert set(found) == {"amount", "income", "costs", "channel", "first_credit_on"}
     assert found["costs"]["value"] > 0.95
     assert {row["candidate"] for row in rows if row["note"]} == {"costs"}
-
-
-class Listener(Quiet):
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 def test_nan_and_infinities_are_missing_values(project: Project) -> None:

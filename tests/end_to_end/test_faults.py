@@ -31,12 +31,12 @@ from metarisk.domain import (
     SourceLate,
     WarehouseError,
 )
-from metarisk.pipeline import Context, Quiet, audit, promotion
+from metarisk.pipeline import Context, audit, promotion
 from metarisk.pipeline.models import champion_for
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.conftest import POSTGRESQL
 from tests.end_to_end import disks, dying, tiny
-from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project, differences
+from tests.end_to_end.tiny import FIRST, NAME, SECOND, Listener, Project, differences
 from tests.warehouses import Server
 
 Result = TypeVar("Result")
@@ -251,23 +251,19 @@ def test_a_full_disk(
 
 
 def test_a_night_without_its_file_for_bi_is_told_as_published(duckdb: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-
-    class Listens(Quiet):
-        def warn(self, message: str) -> None:
-            told.append(message)
+    listener = Listener()
 
     def full(self: DuckDBWarehouse) -> Path:
         raise SnapshotError("all is committed, but the file for BI stays as it was", remedy="free space")
 
-    context = duckdb.context(FIRST, reporter=Listens())
+    context = duckdb.context(FIRST, reporter=listener)
     with monkeypatch.context() as patch:
         patch.setattr(DuckDBWarehouse, "snapshot", full)
         with refused(duckdb, SnapshotError, "all is committed"):
             pipeline.nightly(context)
     (attempt,) = duckdb.warehouse.rows("SELECT outcome, step, error FROM metarisk.run_attempt WHERE mode = 'nightly'")
     assert attempt == {"outcome": "published", "step": "publish", "error": None}
-    assert not [line for line in told if "recorded" in line]
+    assert not [line for line in listener.warnings if "recorded" in line]
     assert duckdb.nightly().outcome == "already_published"
     assert {seen[0] for seen in dying.current(duckdb)} == {"warehouse", "snapshot"}
 

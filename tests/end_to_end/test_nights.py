@@ -14,9 +14,9 @@ import pytest
 
 from metarisk import pipeline
 from metarisk.domain import DataError, LockedError, ModelError
-from metarisk.pipeline import Context, Quiet, outcomes
+from metarisk.pipeline import Context, outcomes
 from tests.end_to_end import dying, tiny
-from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project, differences
+from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Listener, Project, differences
 
 Result = TypeVar("Result")
 PATIENCE_SECONDS = 120
@@ -233,11 +233,7 @@ def test_a_backfill_trains_the_missing_weeks_first_and_goes_on_where_it_was_kill
 
 
 def test_a_week_that_cannot_be_trained_is_told_and_its_nights_take_the_champion_before(duckdb: Project) -> None:
-    told: list[str] = []
-
-    class Listens(Quiet):
-        def warn(self, message: str) -> None:
-            told.append(message)
+    listener = Listener()
 
     def failing(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if step.__name__ == "judge":
@@ -245,9 +241,11 @@ def test_a_week_that_cannot_be_trained_is_told_and_its_nights_take_the_champion_
         return pipeline.direct(step, context, *inputs)
 
     late = CUT_OFF + timedelta(days=8)
-    pipeline.backfill(duckdb.context(late, reporter=Listens()), late, failing)
+    pipeline.backfill(duckdb.context(late, reporter=listener), late, failing)
     assert [
-        line for line in told if "the week of 2026-07-04 was not trained" in line and "the history has a hole" in line
+        line
+        for line in listener.warnings
+        if "the week of 2026-07-04 was not trained" in line and "the history has a hole" in line
     ]
     (champion,) = duckdb.warehouse.rows("SELECT model_id, as_of FROM metarisk.model")
     assert duckdb.warehouse.rows("SELECT model_id FROM metarisk.night") == [{"model_id": champion["model_id"]}]

@@ -17,16 +17,16 @@ from typer.testing import CliRunner
 
 from metarisk.adapt import LEVEL_RULES, Adapted, adapt, shifts
 from metarisk.cli import app
-from metarisk.domain import DataError, Reporter
+from metarisk.domain import DataError
 from metarisk.moves import FACTORS, PARTS
-from metarisk.pipeline import Quiet, attribution, nightly, week
+from metarisk.pipeline import attribution, nightly, week
 from metarisk.pipeline.models import load_model
 from metarisk.pipeline.night import load_level, scan, support
 from metarisk.pipeline.replaying import aligned, published
 from metarisk.scoring import mean_score
 from metarisk.tasks import population
 from tests.end_to_end import tiny
-from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project
+from tests.end_to_end.tiny import FIRST, NAME, SECOND, Listener, Project
 
 LATER = date(2026, 7, 26)
 PRICED = tiny.TOML.replace('exit_date = "exit_date"', 'exit_date = "exit_date"\nlgd = "lgd"\nead = "ead"')
@@ -221,15 +221,8 @@ def test_a_night_after_a_night_tells_why_on_either_warehouse(published_project: 
 
 
 def test_a_night_that_cannot_be_replayed_stops_nothing(published: Project) -> None:
-    class Listener(Quiet):
-        def __init__(self) -> None:
-            self.warnings: list[str] = []
-
-        def warn(self, message: str) -> None:
-            self.warnings.append(message)
-
     shutil.rmtree(published.settings.data_dir / "lake" / NAME / str(FIRST))
-    listener: Reporter = Listener()
+    listener = Listener()
     assert nightly(published.context(SECOND, reporter=listener)).outcome == "published"
     assert published.count("score_move_part") == 0
     assert any(warning.startswith(f"why scores moved since {FIRST} cannot be told") for warning in listener.warnings)

@@ -228,6 +228,17 @@ def differences(found: Mapping[str, Sequence[str]], expected: Mapping[str, Seque
     return lines
 
 
+class Listener(Quiet):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Keep one."""
+        self.warnings.append(message)
+
+
 def noon() -> datetime:
     """A clock that stands still."""
     return datetime(2026, 7, 1, 12, tzinfo=UTC)

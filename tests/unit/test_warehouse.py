@@ -377,7 +377,7 @@ REPUBLISH = """
 import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from metarisk.warehouse import duckdb, open_warehouse
+from metarisk.warehouse import open_warehouse
 from tests.warehouses import publish_night
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=256)
 for number in range(1, 5):
@@ -406,7 +406,7 @@ HANG_INSIDE = """
 import sys
 from datetime import date
 from pathlib import Path
-from metarisk.warehouse import duckdb, open_warehouse
+from metarisk.warehouse import open_warehouse
 from tests.warehouses import scores
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=256)
 with warehouse.transaction() as transaction:
