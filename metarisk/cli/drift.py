@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk.cli.console import date_of, errors, rich_table, say
-from metarisk.cli.running import Json, Name, settings_of
+from metarisk.cli.running import Json, Name, day_of, settings_of
 from metarisk.domain import Job
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _picture(context: Context, picture: Any, as_json: bool) -> None:
 def _night(portfolio: str, as_of: str, as_json: bool) -> Context:
     from metarisk.pipeline import Context, Quiet, explaining
 
-    day = date_of(as_of, as_json) if as_of else date.min
+    day = day_of(as_of, portfolio, as_json) if as_of else date.min
     context = Context(Job(portfolio, day), settings_of(), Quiet())
     return context if as_of else Context(Job(portfolio, explaining.last_night(context)), context.settings, Quiet())
 
