@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from rich.markup import escape
 from metarisk.cli.console import date_of, errors, rich_table, say
 from metarisk.cli.running import Json, Name, day_of, settings_of
 from metarisk.domain import Job
+from metarisk.portfolios import local_day
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context
@@ -124,4 +126,5 @@ def _night(portfolio: str, as_of: str, as_json: bool) -> Context:
 def _today(portfolio: str) -> Context:
     from metarisk.pipeline import Context, Quiet, utc_now
 
-    return Context(Job(portfolio, utc_now().date()), settings_of(), Quiet())
+    context = Context(Job(portfolio, date.min), settings_of(), Quiet())
+    return replace(context, job=Job(portfolio, local_day(utc_now(), context.timezone)))
