@@ -14,6 +14,7 @@ from metarisk import pipeline
 from metarisk.domain import ConfigError, Job, SourceLate
 from metarisk.pipeline import Context, dating
 from metarisk.portfolios import draft_portfolio
+from metarisk.settings import Settings
 from tests.dated import STEP
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, Listener, Project
@@ -45,6 +46,16 @@ def cards(first: date, last: date) -> pl.DataFrame:
     return frame.with_columns(
         fraud_at=pl.when(bad).then("opened_at"), known_at=pl.when(bad).then(pl.col("opened_at") + pl.duration(days=1))
     )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Project:
+    """A project of files alone: no source, no warehouse."""
+    for path, text in (("portfolios/tiny.toml", tiny.TOML), ("sql/extracts/tiny.sql", tiny.CAREFUL),
+                       ("expectations/tiny.json", "{}"), ("expectations/scores.json", "{}")):  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return Project(Settings(project=tmp_path, threads=1, memory_mb=256))
 
 
 def test_consecutive_nights_score_every_row_on_its_local_day(make: Callable[..., Project]) -> None:
@@ -84,29 +95,22 @@ def test_consecutive_nights_score_every_row_on_its_local_day(make: Callable[...,
         assert rule["success"]
 
 
-def at(project: Project, as_of: date, moment: datetime, zone: str = "UTC") -> Context:
-    """A job of the tiny portfolio at a moment, its portfolio in a time zone."""
-    toml = project.settings.project / "portfolios" / f"{NAME}.toml"
-    toml.write_text(tiny.TOML.replace('timezone = "UTC"', f'timezone = "{zone}"'))
-    return Context(Job(NAME, as_of), project.settings, Listener(), clock=lambda: moment)
+ENDS = {
+    "UTC": datetime(2026, 6, 30, tzinfo=UTC),
+    ZONE: datetime(2026, 6, 29, 10, tzinfo=UTC),
+    "Pacific/Pago_Pago": datetime(2026, 6, 30, 11, tzinfo=UTC),
+    "America/New_York": datetime(2026, 6, 30, 4, tzinfo=UTC),
+}
+"""When the day FIRST is over, by time zone."""
 
 
-@pytest.mark.parametrize(
-    ("zone", "ends"),
-    [
-        ("UTC", datetime(2026, 6, 30, tzinfo=UTC)),
-        (ZONE, datetime(2026, 6, 29, 10, tzinfo=UTC)),
-        ("Pacific/Pago_Pago", datetime(2026, 6, 30, 11, tzinfo=UTC)),
-        ("America/New_York", datetime(2026, 6, 30, 4, tzinfo=UTC)),
-    ],
-)
-def test_a_date_is_over_when_its_last_instant_is_in_the_zone_of_the_book(
-    zone: str, ends: datetime, tmp_path: Path
-) -> None:
-    project = tiny.make(tmp_path / "project")
-    dating.require_over(at(project, FIRST, ends, zone))
+@pytest.mark.parametrize("zone", ENDS)
+def test_a_date_is_over_when_its_last_instant_is_in_the_zone_of_the_book(zone: str, files: Project) -> None:
+    files.edit("portfolios/tiny.toml", 'timezone = "UTC"', f'timezone = "{zone}"')
+    over = replace(files.context(FIRST), clock=lambda: ENDS[zone])
+    dating.require_over(over)
     with pytest.raises(ConfigError, match=f"{FIRST} is not over: it is {FIRST} 23:59 in {zone}") as error:
-        dating.require_over(at(project, FIRST, ends - timedelta(seconds=1), zone))
+        dating.require_over(replace(over, clock=lambda: ENDS[zone] - timedelta(seconds=1)))
     assert f"the newest day that is over is {FIRST - timedelta(days=1)}" in error.value.remedy
 
 
@@ -121,32 +125,31 @@ RUNS: dict[str, Callable[[Context], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_what_is_no_run_leaves_nothing(name: str, kind: str, make: Callable[..., Project]) -> None:
-    project = make()
+def test_what_is_no_run_leaves_nothing(project: Project) -> None:
     before = sorted(project.settings.project.rglob("*"))
+    attempts = project.count("run_attempt")
     later = replace(project.context(FIRST), clock=lambda: datetime(2026, 6, 29, 12, tzinfo=UTC))
-    with pytest.raises(ConfigError, match="it is 2026-06-29 12:00 in UTC") as error:
-        RUNS[name](later)
-    assert error.value.page is None
-    mistyped = replace(project.context(FIRST), job=Job("tinny", FIRST))
-    with pytest.raises(ConfigError, match="did you mean 'tiny'"):
-        RUNS[name](mistyped)
+    mistyped = replace(later, job=Job("tinny", FIRST))
+    for run in RUNS.values():
+        with pytest.raises(ConfigError, match="it is 2026-06-29 12:00 in UTC") as error:
+            run(later)
+        assert error.value.page is None
+        with pytest.raises(ConfigError, match="did you mean 'tiny'"):
+            run(mistyped)
     assert sorted(project.settings.project.rglob("*")) == before
-    assert project.count("run_attempt") == 0
+    assert project.count("run_attempt") == attempts
 
 
 class Begun(Exception):
     """The first step is called."""
 
 
-def test_candidates_may_be_judged_at_a_date_to_come(tmp_path: Path) -> None:
+def test_candidates_may_be_judged_at_a_date_to_come(duckdb: Project) -> None:
     def begin(step: object, context: Context, *inputs: object) -> object:
         raise Begun
 
-    project = tiny.make(tmp_path / "project")
     with pytest.raises(Begun):
-        pipeline.evaluate(project.context(date(2030, 1, 1)), begin)  # type: ignore[arg-type]
+        pipeline.evaluate(duckdb.context(date(2030, 1, 1)), begin)  # type: ignore[arg-type]
 
 
 def test_a_portfolio_whose_toml_is_wrong_fails_on_record(project: Project) -> None:
@@ -158,29 +161,25 @@ def test_a_portfolio_whose_toml_is_wrong_fails_on_record(project: Project) -> No
     assert [row["outcome"] for row in attempts] == ["failed"]
 
 
-@pytest.mark.parametrize(
-    ("calendar", "newest"),
-    [
-        ('calendar = "daily"', date(2026, 6, 28)),
-        ('calendar = "business"', date(2026, 6, 26)),
-        ('calendar = "month_end"', date(2026, 5, 31)),
-        ('calendar = "table"\ncalendar_sql = "SELECT day FROM source.sessions"', date(2026, 6, 25)),
-    ],
-)
-def test_yesterday_is_the_newest_date_due_that_is_over(
-    calendar: str, newest: date, kind: str, make: Callable[..., Project]
-) -> None:
-    project = make()
+CALENDARS = {
+    'calendar = "daily"': date(2026, 6, 28),
+    'calendar = "business"': date(2026, 6, 26),
+    'calendar = "month_end"': date(2026, 5, 31),
+    'calendar = "table"\ncalendar_sql = "SELECT day FROM source.sessions"': date(2026, 6, 25),
+}
+
+
+def test_yesterday_is_the_newest_date_due_that_is_over(project: Project) -> None:
     # The close of a session in New York is of the next day in UTC.
     closes = pl.Series("day", [datetime(2026, 6, 26, 1, tzinfo=UTC), datetime(2026, 7, 3, 1, tzinfo=UTC)])
     project.warehouse.load("source.sessions", closes.to_frame().to_arrow().to_reader())
-    project.edit("portfolios/tiny.toml", 'timezone = "UTC"', f'timezone = "America/New_York"\n{calendar}')
     monday = datetime(2026, 6, 30, 3, 59, tzinfo=UTC)
-    context = Context(Job(NAME, date.min), project.settings, Listener(), clock=lambda: monday)
-    assert dating.newest_over(context) == newest
-    if "table" in calendar:
-        tomorrow = replace(context, job=Job(NAME, date(2026, 6, 28)))
-        assert pipeline.due(tomorrow) == [newest]
+    toml = project.settings.project / "portfolios" / "tiny.toml"
+    for calendar, newest in CALENDARS.items():
+        toml.write_text(tiny.TOML.replace('timezone = "UTC"', f'timezone = "America/New_York"\n{calendar}'))
+        context = replace(project.context(date(2026, 6, 28)), clock=lambda: monday)
+        assert dating.newest_over(context) == newest
+        assert pipeline.due(context) == [newest]
 
 
 def test_a_source_that_may_never_be_ready_says_how_long_it_is_asked(
