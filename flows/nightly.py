@@ -50,11 +50,13 @@ def nightly(portfolio: str | None = None, as_of: date | None = None) -> State[An
 
 def nights(portfolio: str, as_of: date | None) -> list[Line]:
     """Run the missing nights of one portfolio; whatever goes wrong becomes a line and stops nobody else."""
+    day = as_of or day_before_start()
     try:
         context = open_context(portfolio, as_of)
+        day = context.job.as_of
         due = pipeline.due(context)
         if not due:
-            return [Line(portfolio, context.job.as_of, "already published")]
+            return [Line(portfolio, day, "already published")]
     except Exception:  # its sub-flow meets the same error, and has a state and a notice for it
-        due = [as_of or day_before_start()]
+        due = [day]
     return [outcome(portfolio, day, night(portfolio, day, return_state=True)) for day in due]

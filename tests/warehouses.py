@@ -135,14 +135,15 @@ def user(server: Server, group: str, database: str = "postgres") -> Iterator[str
         server.execute(f"DROP OWNED BY {name}", f"DROP ROLE {name}", database=database)
 
 
-def open_duckdb(folder: Path, *, memory_mb: int = 256) -> Warehouse:
+def open_duckdb(folder: Path, *, memory_mb: int = 256, timezone: str = "UTC") -> Warehouse:
     """A DuckDB warehouse in a folder, not migrated."""
-    return open_warehouse("duckdb:///warehouse.duckdb", folder, threads=2, memory_mb=memory_mb)
+    url = "duckdb:///warehouse.duckdb"
+    return open_warehouse(url, folder, threads=2, memory_mb=memory_mb, timezone=timezone)
 
 
-def open_postgresql(url: str, folder: Path) -> Warehouse:
+def open_postgresql(url: str, folder: Path, *, timezone: str = "UTC") -> Warehouse:
     """A PostgreSQL warehouse, not migrated."""
-    return open_warehouse(url, folder, threads=2, memory_mb=256)
+    return open_warehouse(url, folder, threads=2, memory_mb=256, timezone=timezone)
 
 
 def table(**columns: list[Any]) -> pa.RecordBatch:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk import __version__, demo
-from metarisk.cli.console import date_of, errors, hint, plain, readable, rich_table, say
+from metarisk.cli.console import errors, hint, plain, readable, rich_table, say
 from metarisk.cli.drift import drift_app
 from metarisk.cli.erasure import forget
 from metarisk.cli.governance import audit_app, models_app, replay
@@ -28,7 +28,7 @@ from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.overrides import override_app
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.review import feedback, score
-from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
+from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, migrate, run, settings_of, warehouse_of
 from metarisk.cli.upkeep import doctor, prune, unstick
 from metarisk.domain import ConfigError, DataError, Job, did_you_mean
 
@@ -93,27 +93,29 @@ def load(
 
 
 @app.command()
-def weekly(portfolio: Name, as_of: AsOf, as_json: Json = False) -> None:
+def weekly(portfolio: Name, as_of: AsOf = YESTERDAY, as_json: Json = False) -> None:
     """Judge the candidates, train the chosen one, and register it."""
 
     from metarisk import pipeline
+
+    day = day_of(as_of, portfolio, as_json)
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         result = pipeline.weekly(context)
         state = "champion" if result.promoted else "candidate"
         text = (
             f"model {result.model_id} ({result.recipe}) is {state}: {result.reason}\n"
-            f"report {result.page}\nNext: metarisk nightly --portfolio {portfolio} --as-of {as_of}"
+            f"report {result.page}\nNext: metarisk nightly --portfolio {portfolio} --as-of {day}"
         )
         return plain(result), text
 
-    run(Job(portfolio, date_of(as_of, as_json)), work, as_json)
+    run(Job(portfolio, day), work, as_json)
 
 
 @app.command()
 def nightly(
     portfolio: Name,
-    as_of: AsOf,
+    as_of: AsOf = YESTERDAY,
     reason: Annotated[
         str, typer.Option("--restate", help="Publish a done night again from corrected inputs, for this reason.")
     ] = "",
@@ -127,7 +129,7 @@ def nightly(
         result = pipeline.nightly(context)
         return plain(result), f"{_night_text(result)}\n{_after_night(result)}"
 
-    day = date_of(as_of, as_json)
+    day = day_of(as_of, portfolio, as_json)
     run(Job(portfolio, day, "restatement", reason) if reason else Job(portfolio, day), work, as_json)
 
 
@@ -135,14 +137,14 @@ def nightly(
 def backfill(
     portfolio: Name,
     start: Annotated[str, typer.Option("--from", help="First night: YYYY-MM-DD.")],
-    end: Annotated[str, typer.Option("--to", help="Last night: YYYY-MM-DD.")],
+    end: Annotated[str, typer.Option("--to", help="Last night: YYYY-MM-DD, or yesterday.")] = YESTERDAY,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Train the weeks that are missing first.")] = True,
     as_json: Json = False,
 ) -> None:
     """Train the weeks that are missing, then run past nights of the calendar, oldest first; what is done is skipped."""
     from metarisk import pipeline
 
-    first = date_of(start, as_json)
+    first = day_of(start, portfolio, as_json)
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         found = pipeline.backfill(context, first, train=train)
@@ -155,7 +157,7 @@ def backfill(
             f"Next: metarisk runs --portfolio {portfolio}",
         )
 
-    run(Job(portfolio, date_of(end, as_json), "backfill"), work, as_json)
+    run(Job(portfolio, day_of(end, portfolio, as_json), "backfill"), work, as_json)
 
 
 @app.command()
@@ -203,7 +205,8 @@ def report(
 ) -> None:
     """Print the path of a night's report."""
     with errors(as_json):
-        pages = list((settings_of().data_dir / "reports" / portfolio).glob(f"{as_of or '2'}*.html"))
+        night = str(day_of(as_of, portfolio, as_json)) if as_of else "2"
+        pages = list((settings_of().data_dir / "reports" / portfolio).glob(f"{night}*.html"))
         if not pages:
             raise ConfigError(
                 "there is no report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk.cli.console import date_of, errors, rich_table, say
-from metarisk.cli.running import Json, Name, settings_of
+from metarisk.cli.running import Json, Name, day_of, settings_of
 from metarisk.domain import Job
+from metarisk.portfolios import local_day
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context
@@ -116,7 +118,7 @@ def _picture(context: Context, picture: Any, as_json: bool) -> None:
 def _night(portfolio: str, as_of: str, as_json: bool) -> Context:
     from metarisk.pipeline import Context, Quiet, explaining
 
-    day = date_of(as_of, as_json) if as_of else date.min
+    day = day_of(as_of, portfolio, as_json) if as_of else date.min
     context = Context(Job(portfolio, day), settings_of(), Quiet())
     return context if as_of else Context(Job(portfolio, explaining.last_night(context)), context.settings, Quiet())
 
@@ -124,4 +126,5 @@ def _night(portfolio: str, as_of: str, as_json: bool) -> Context:
 def _today(portfolio: str) -> Context:
     from metarisk.pipeline import Context, Quiet, utc_now
 
-    return Context(Job(portfolio, utc_now().date()), settings_of(), Quiet())
+    context = Context(Job(portfolio, date.min), settings_of(), Quiet())
+    return replace(context, job=Job(portfolio, local_day(utc_now(), context.timezone)))

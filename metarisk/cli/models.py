@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from metarisk.cli.console import date_of, errors, plain, rich_table, say
-from metarisk.cli.running import AsOf, Json, Name, run, settings_of
+from metarisk.cli.console import errors, plain, rich_table, say
+from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, run, settings_of
 from metarisk.domain import ConfigError, Job
 from metarisk.moves import PARTS
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     portfolio: Annotated[str, typer.Argument(help="Name of a file in portfolios/, without .toml.")],
-    as_of: AsOf,
+    as_of: AsOf = YESTERDAY,
     rows: Annotated[
         Path | None, typer.Option(help="CSV or Parquet of id, role, draw, fold: judge on these rows.", exists=True)
     ] = None,
@@ -38,9 +38,11 @@ def evaluate(
     """Judge all candidates on the same rows; nothing is trained for the nights."""
     from metarisk import pipeline
 
+    day = day_of(as_of, portfolio, as_json)
+
     def walk_forward(context: Context) -> tuple[dict[str, Any], str]:
         judged = pipeline.evaluate(context)
-        text = f"{judged.decision.reason}\nNext: metarisk weekly --portfolio {portfolio} --as-of {as_of}"
+        text = f"{judged.decision.reason}\nNext: metarisk weekly --portfolio {portfolio} --as-of {day}"
         told = {"held_out": judged.held_out, "features": judged.features, "warnings": judged.warnings}
         return {"evidence": plain(judged.evidence), "decision": plain(judged.decision), **told}, text
 
@@ -52,7 +54,7 @@ def evaluate(
             text += f"\nprobabilities in {out}; column pd is {found.recipe}"
         return {"evidence": plain(found.evidence), "pd": found.recipe}, text
 
-    run(Job(portfolio, date_of(as_of, as_json)), walk_forward if rows is None else on_rows, as_json)
+    run(Job(portfolio, day), walk_forward if rows is None else on_rows, as_json)
 
 
 def explain(
@@ -66,7 +68,7 @@ def explain(
     from metarisk.pipeline.explaining import Part
 
     with errors(as_json):
-        settings, day = settings_of(), date_of(as_of, as_json) if as_of else date.min
+        settings, day = settings_of(), day_of(as_of, portfolio, as_json) if as_of else date.min
         if not as_of:
             day = explaining.last_night(Context(Job(portfolio, day), settings, Quiet()))
         found = explaining.explain(Context(Job(portfolio, day), settings, Quiet()), entity)
@@ -135,7 +137,7 @@ def why(
     with errors(as_json):
         if segment is not None and entity is not None:
             raise ConfigError("a segment and an entity were asked for", remedy="leave out --segment or --entity")
-        first, last = date_of(start, as_json), date_of(end, as_json)
+        first, last = (day_of(text, portfolio, as_json) for text in (start, end))
         context = Context(Job(portfolio, last), settings_of(), Quiet())
         if entity is None:
             moves = attribution.why(context, first, segment)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated
 
 import typer
 
 from metarisk import lake
-from metarisk.cli.console import date_of, errors, hint, plain, say
-from metarisk.cli.running import Json, settings_of, warehouse_of
+from metarisk.cli.console import errors, hint, plain, say
+from metarisk.cli.running import YESTERDAY, AsOf, Json, day_of, settings_of, warehouse_of
 from metarisk.domain import ConfigError
 from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
@@ -27,14 +26,12 @@ def portfolio_list(as_json: Json = False) -> None:
 
 
 @portfolio_app.command("check")
-def portfolio_check(
-    name: str, as_of: Annotated[str, typer.Option(help="Date to probe; today if left out.")] = "", as_json: Json = False
-) -> None:
+def portfolio_check(name: str, as_of: AsOf = YESTERDAY, as_json: Json = False) -> None:
     """Validate a portfolio against the live warehouse."""
-    day = date_of(as_of, as_json) if as_of else date.today()  # noqa: DTZ011
+    day = day_of(as_of, name, as_json)
     with errors(as_json):
-        warehouse, settings = warehouse_of()
-        portfolio = load_portfolio(settings.project, name, risks=RISKS)
+        portfolio = load_portfolio(settings_of().project, name, risks=RISKS)
+        warehouse, settings = warehouse_of(portfolio.timezone)
         findings = check_portfolio(portfolio, settings.project, warehouse, day, check_schema=lake.check_schema)
         wrong = [finding for finding in findings if not finding.ok]
         lines = [

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metarisk.cli.console import date_of
-from metarisk.cli.running import AsOf, Json, Name, run
+from metarisk.cli.running import AsOf, Json, Name, day_of, run
 from metarisk.domain import ConfigError, Job
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def score(
     from metarisk.pipeline import answering, explaining
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        day = date_of(as_of, as_json) if as_of else explaining.last_night(context)
+        day = day_of(as_of, portfolio, as_json) if as_of else explaining.last_night(context)
         found = answering.answer(replace(context, job=Job(portfolio, day)), file)
         if out.suffix == ".parquet":
             found.write_parquet(out)
@@ -63,4 +62,4 @@ def feedback(
         )
         return {"confirmed": taken.confirmed, "cleared": taken.cleared, "known": taken.known}, text
 
-    run(Job(portfolio, date_of(as_of, as_json)), work, as_json)
+    run(Job(portfolio, day_of(as_of, portfolio, as_json)), work, as_json)

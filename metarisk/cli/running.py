@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from metarisk.cli.console import RichReporter, errors, say
+from metarisk.cli.console import RichReporter, date_of, errors, say
 from metarisk.domain import ConfigError, Job, Warehouse
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
     from metarisk.pipeline import Context
 
 Name = Annotated[str, typer.Option("--portfolio", "-p", help="Name of a file in portfolios/, without .toml.")]
-AsOf = Annotated[str, typer.Option("--as-of", help="Local date up to whose end things are known: YYYY-MM-DD.")]
+AsOf = Annotated[
+    str,
+    typer.Option(
+        "--as-of",
+        help="Local date up to whose end things are known: YYYY-MM-DD, or yesterday, the newest one due that is over.",
+    ),
+]
+YESTERDAY = "yesterday"
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -35,6 +43,17 @@ def run(job: Job, work: Callable[[Context], tuple[dict[str, Any], str]], as_json
         say(content, text, as_json)
 
 
+def day_of(text: str, portfolio: str, as_json: bool) -> date:
+    """The date of an option; `yesterday` is the newest of the portfolio's calendar that is over where it lives."""
+    if text != YESTERDAY:
+        return date_of(text, as_json)
+    from metarisk.pipeline import Context, Quiet, newest_over
+
+    with errors(as_json):
+        return newest_over(Context(Job(portfolio, date.min), settings_of(), Quiet()))
+    raise AssertionError
+
+
 def settings_of() -> Settings:
     """The environment; ConfigError names the variable that is wrong, and never shows its value."""
     try:
@@ -47,11 +66,12 @@ def settings_of() -> Settings:
         ) from None
 
 
-def warehouse_of() -> tuple[Warehouse, Settings]:
-    """The warehouse of the environment, and the environment."""
+def warehouse_of(timezone: str = "UTC") -> tuple[Warehouse, Settings]:
+    """The warehouse of the environment, whose sessions run in a time zone, and the environment."""
     settings = settings_of()
     url = settings.warehouse.get_secret_value()
-    opened = open_warehouse(url, settings.data_dir, threads=settings.threads, memory_mb=settings.memory_mb)
+    limits = {"threads": settings.threads, "memory_mb": settings.memory_mb}
+    opened = open_warehouse(url, settings.data_dir, **limits, timezone=timezone)
     return opened, settings
 
 

@@ -18,13 +18,14 @@ from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
 from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, utc_now
+from metarisk.pipeline.dating import calendar_table, newest_over, require_over, require_portfolio
 from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.models import champion_for, missing_weeks
 from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish, seconds_of
 from metarisk.pipeline.sharding import score
 from metarisk.pipeline.storing import store, store_of
-from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
+from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio, newest_due
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
 
@@ -43,6 +44,7 @@ __all__ = [
     "due",
     "evaluate",
     "migrate",
+    "newest_over",
     "nightly",
     "portfolio_names",
     "promote",
@@ -95,6 +97,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
     run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first, and leaves a
     page that says why.
     """
+    require_over(context)
     job = context.job
     run = Steps(call, context)
     with alone(context, job.portfolio, run, refusals.night):
@@ -127,6 +130,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
 
 def weekly(context: Context, call: Caller = direct) -> WeekResult:
     """Run one week of one portfolio: judge the candidates, train the chosen one, register it."""
+    require_over(context)
     job = context.job
     run = Steps(call, context)
     with alone(context, f"{job.portfolio}.weekly", run, refusals.week), recorded(context, run):
@@ -152,6 +156,7 @@ def weekly(context: Context, call: Caller = direct) -> WeekResult:
 
 def evaluate(context: Context, call: Caller = direct) -> week.Judged:
     """Judge the candidates as a week does, without training or registering anything."""
+    require_portfolio(context)
     run = Steps(call, context)
     with alone(context, f"{context.job.portfolio}.weekly", run, refusals.week):
         return run(week.judge, run(night.check, run(night.extract)))
@@ -161,6 +166,7 @@ def study(
     context: Context, file: Path, protocol: str, recipes: Sequence[str] = (), call: Caller = direct
 ) -> studies.Study:
     """Judge recipes on the rows of a file, see `pipeline.study`."""
+    require_portfolio(context)
     known = studies.protocol_of(protocol)
     run = Steps(call, context)
     with alone(context, f"{context.job.portfolio}.weekly", run, refusals.week):
@@ -173,6 +179,7 @@ def due(context: Context) -> list[date]:
     By the portfolio's calendar, from its first published night on; a portfolio without any published night owes the
     newest alone, and so does one with `catch_up = latest`.
     """
+    require_over(context)
     with explained(context, Steps(direct, context), refusals.night):
         migrate(context)
         return _owed(context)
@@ -185,9 +192,10 @@ def _owed(context: Context) -> list[date]:
         {"portfolio": job.portfolio, "as_of": job.as_of},
     )
     published = {row["as_of"] for row in rows}
-    table = _calendar_table(context)
+    table = calendar_table(context)
     if not published or portfolio.catch_up == "latest":
-        owed = calendar_dates(portfolio, date(job.as_of.year - 1, 1, 1), job.as_of, table)[-1:]
+        newest = newest_due(portfolio, job.as_of, table)
+        owed = [newest] if newest is not None else []
     else:
         owed = calendar_dates(portfolio, min(published), job.as_of, table)
     return [day for day in owed if day not in published]
@@ -206,9 +214,10 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
         train: whether missing weeks are trained.
 
     Raises:
-        ConfigError: `start` is after the job's as_of.
+        ConfigError: `start` is after the job's as_of, or that is not over.
         MetariskError: what stopped a night, or a week without which a night has no champion.
     """
+    require_over(context)
     job = context.job
     if start > job.as_of:
         raise ConfigError(
@@ -219,7 +228,7 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
         )
     with explained(context, Steps(call, context), refusals.night):
         migrate(context)
-        days = calendar_dates(context.portfolio, start, job.as_of, _calendar_table(context))
+        days = calendar_dates(context.portfolio, start, job.as_of, calendar_table(context))
         missing = missing_weeks(context, [day for day in days if not _published(context, day)]) if train else []
     past = replace(job, mode="backfill", reason=job.reason or "backfill")
     weeks = []
@@ -253,13 +262,6 @@ def portfolio_names(settings: Settings) -> list[str]:
     """Names of the portfolios that schedules run."""
     names = list_portfolios(settings.project)
     return [name for name in names if load_portfolio(settings.project, name, risks=RISKS).scheduled]
-
-
-def _calendar_table(context: Context) -> Sequence[date]:
-    sql = context.portfolio.calendar_sql
-    if context.portfolio.calendar != "table" or sql is None:
-        return ()
-    return [next(iter(row.values())) for row in context.warehouse.rows(sql)]
 
 
 def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path | None:

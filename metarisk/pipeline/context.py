@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from metarisk.domain import Job, Portfolio, Reporter, RiskSpec, Warehouse
+from metarisk.domain import ConfigError, Job, Portfolio, Reporter, RiskSpec, Warehouse
 from metarisk.portfolios import load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -88,14 +88,23 @@ class Context:
         """What the portfolio's targets mean."""
         return RISKS[self.portfolio.risk]
 
+    @property
+    def timezone(self) -> str:
+        """Where the portfolio's days begin; UTC where its TOML is wrong, so that the failure can be recorded."""
+        try:
+            return self.portfolio.timezone
+        except ConfigError:
+            return "UTC"
+
     @cached_property
     def warehouse(self) -> Warehouse:
-        """The warehouse of METARISK_WAREHOUSE."""
+        """The warehouse of METARISK_WAREHOUSE; its sessions run in the portfolio's time zone."""
         return open_warehouse(
             self.settings.warehouse.get_secret_value(),
             self.settings.data_dir,
             threads=self.settings.threads,
             memory_mb=self.settings.memory_mb,
+            timezone=self.timezone,
         )
 
 

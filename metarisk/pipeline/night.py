@@ -24,6 +24,7 @@ from metarisk.calibration import Calibration
 from metarisk.domain import ConfigError, DataError, ModelError, QualityError, SegmentKey, SourceLate
 from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.dating import require_one_day, until
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.pipeline.sides import ALSO, extract_sides
@@ -72,6 +73,7 @@ def ready(context: Context) -> None:
     if source.ready_sql is None:
         return
     deadline = time.monotonic() + 60 * source.deadline_minutes
+    told = False
     while True:
         rows = context.warehouse.rows(source.ready_sql, {"as_of": as_of})
         if rows and all(rows[0].values()):
@@ -84,7 +86,10 @@ def ready(context: Context) -> None:
                 on=as_of,
                 remedy="load the source, then run this night again; ready_sql in the TOML says what is asked",
             )
-        context.reporter.warn(f"{context.job.portfolio}: source not ready for {as_of}, asking again")
+        if not told:
+            told, minutes = True, source.deadline_minutes
+            waits = f"asking until {until(context, minutes)}, {minutes} minutes"
+            context.reporter.warn(f"{context.job.portfolio}: the source is not ready for {as_of}, {waits}")
         time.sleep(min(READY_POLL_SECONDS, left))
 
 
@@ -94,6 +99,7 @@ def extract(context: Context) -> lake.Extract:
     ranges = lake.key_ranges(context.portfolio, root)
     try:
         with context.warehouse.streams(sql, {"as_of": context.job.as_of}, ranges) as readers:
+            require_one_day(context, readers[0].schema)
             return lake.extract(
                 readers,
                 context.portfolio,

@@ -3,7 +3,8 @@
 What the keys mean stands in `domain`; what a risk type means stands in `risks`.
 """
 
-from metarisk.portfolios.calendars import as_of_from_schedule, calendar_dates
+from metarisk.portfolios.calendars import as_of_from_schedule, calendar_dates, local_day, newest_due
+from metarisk.portfolios.days import zone_differs
 from metarisk.portfolios.drafting import draft_portfolio
 from metarisk.portfolios.live import Finding, check_portfolio
 from metarisk.portfolios.reading import (
@@ -27,6 +28,9 @@ __all__ = [
     "extract_sql",
     "list_portfolios",
     "load_portfolio",
+    "local_day",
+    "newest_due",
     "scores_suite_path",
     "suite_path",
+    "zone_differs",
 ]

@@ -1,4 +1,4 @@
-"""Which nights are due, and which date a scheduled start stands for. Pure: no clock is read."""
+"""What a day is, which nights are due, and which date a start stands for. Pure: no clock is read."""
 
 from __future__ import annotations
 
@@ -27,11 +27,27 @@ def calendar_dates(portfolio: Portfolio, start: date, end: date, table_dates: It
             return [day for day in days if day in due]
 
 
+def newest_due(portfolio: Portfolio, last: date, table_dates: Iterable[date] = ()) -> date | None:
+    """The newest as-of date on or before `last` on which a night is due; None where the calendar's table has none."""
+    table = list(table_dates)
+    # No calendar but a table leaves a whole month out.
+    start = min([last - timedelta(days=31), *table])
+    return next(reversed(calendar_dates(portfolio, start, last, table)), None)
+
+
+def local_day(moment: date | datetime, timezone: str) -> date:
+    """The day of a DATE, of a time without a zone (which is local already), or of an instant in a time zone."""
+    if not isinstance(moment, datetime):
+        return moment
+    return (moment.astimezone(ZoneInfo(timezone)) if moment.tzinfo else moment).date()
+
+
 def as_of_from_schedule(scheduled: datetime, timezone: str) -> date:
     """The date up to whose end things are known in a run scheduled for `scheduled`: the local day before.
 
-    Only the calendar day of the scheduled start counts, so a night of 23 or 25 hours shifts nothing, and a retry that
-    keeps its scheduled start keeps its date. Raises ConfigError when `scheduled` has no time zone.
+    It is the newest day that is over then. Only the calendar day of the scheduled start counts, so a night of 23 or 25
+    hours shifts nothing, and a retry that keeps its scheduled start keeps its date. Raises ConfigError when `scheduled`
+    has no time zone.
     """
     if scheduled.tzinfo is None:
         raise ConfigError(

@@ -9,6 +9,7 @@ from datetime import date, datetime
 from typing import Any
 
 from metarisk.domain import ConfigError, Warehouse, quoted
+from metarisk.portfolios.days import INDEXED, PATTERN
 
 _SAMPLE_ROWS = 5_000
 _MOST_SEGMENTS = 60
@@ -160,7 +161,7 @@ def _toml(name: str, draft: _Draft) -> str:
             "# A first draft, guessed from names, types and a sample. Every line with CHECK is for a person.",
             f"title = {quote(name.replace('_', ' ').capitalize())}",
             'risk = "credit"  # CHECK: the risk type',
-            'timezone = "UTC"  # CHECK: where the book\'s days begin',
+            'timezone = "UTC"  # CHECK: where the book\'s days begin; times without a zone are read as local there',
             'calendar = "daily"  # CHECK: daily, business, month_end or table',
             "",
             "[source]",
@@ -192,16 +193,17 @@ def _sql(table: str, relation: str, draft: _Draft) -> str:
     for role in ("event_date", "known_date", "exit_date"):
         if column := draft.dates.get(role):
             guard = quoted(column if role == "exit_date" or known is None else known)
-            lines.append(f"CASE WHEN {guard} <= $as_of THEN {quoted(column)} END AS {quoted(column)}")
+            lines.append(f"CASE WHEN {PATTERN.format(column=guard)} THEN {quoted(column)} END AS {quoted(column)}")
     if draft.value:
-        guard = f"{quoted(known)} <= $as_of" if known else "TRUE /* CHECK: known by $as_of? */"
+        guard = PATTERN.format(column=quoted(known)) if known else "TRUE /* CHECK: known by $as_of? */"
         lines.append(f"CASE WHEN {guard} THEN {quoted(draft.value)} END AS {quoted(draft.value)}")
     others = [*draft.segments, *draft.features, *draft.protected, *draft.personal]
     lines += [quoted(column) for column in dict.fromkeys(others)]
     return (
-        f"-- Every row of {table} opened by $as_of; what became known later is null.\nSELECT\n    "
+        f"-- Every row of {table} opened by $as_of; what became known later is null.\n"
+        "-- CAST gives a row's day in the portfolio's time zone; the bound beside it lets an index serve.\nSELECT\n    "
         + ",\n    ".join(lines)
-        + f"\nFROM {relation}\nWHERE {opened} <= $as_of\n"
+        + f"\nFROM {relation}\nWHERE {INDEXED.format(column=opened)}\n"
     )
 
 

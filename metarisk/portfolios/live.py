@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarisk.domain import DataError, MetariskError, Portfolio, Target, Warehouse, quoted
+from metarisk.portfolios.days import (
+    INDEXED,
+    ZONE_REMEDY,
+    dated_columns,
+    days_of,
+    has_zone,
+    off_their_day,
+    zone_differs,
+    zone_what,
+)
 from metarisk.portfolios.reading import extract_sql
 
 if TYPE_CHECKING:
@@ -18,6 +28,8 @@ SchemaCheck = Callable[["pa.Schema", Portfolio, date], object]
 """Raises DataError when the extract's columns are not what the portfolio says; `lake.check_schema` is one."""
 
 _PROBE_ROWS = 1_000
+_ZONE_AROUND = timedelta(days=366)
+"""Before and after the date that is checked, time zone data must agree."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +47,18 @@ def check_portfolio(
 ) -> list[Finding]:
     """Try a portfolio on a live warehouse, as of a date; nothing is written.
 
-    The extract is probed with a LIMIT for its columns and types, then aggregated once where it is: rows, first and last
+    The extract is probed with a LIMIT for its columns and types, then aggregated where it is: rows, first and last
     opening date, events, and the 99th percentile of known minus event date, which no `reporting_lag_days` may
-    undercut. Everything is looked at, so that one call shows all that is wrong.
+    undercut. Two or three passes more, as of the last days that it has and the days after, show whether every row and
+    label is there from its own day on. Everything is looked at, so that one call shows all that is wrong.
+
+    Args:
+        warehouse: its sessions run in the portfolio's time zone.
     """
     findings = list(_columns(portfolio, project, warehouse, as_of, check_schema))
     if all(finding.ok for finding in findings):
         findings += _rows_and_lag(portfolio, project, warehouse, as_of)
+        findings += _days(portfolio, project, warehouse, as_of)
     findings += _ready(portfolio, warehouse, as_of)
     findings += _calendar(portfolio, warehouse)
     return findings
@@ -62,10 +79,20 @@ def _columns(
             for _ in reader:
                 pass  # a cast that fails only does so once rows flow
         check_schema(schema, portfolio, as_of)
+        yield Finding(True, "extract", f"runs, and its {len(schema)} columns have the declared kinds")
+        if any(has_zone(kind) for kind in schema.types):
+            yield _zone(portfolio, warehouse, as_of)
     except MetariskError as error:
         yield _failed("extract", error)
-    else:
-        yield Finding(True, "extract", f"runs, and its {len(schema)} columns have the declared kinds")
+
+
+def _zone(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Finding:
+    """Whether the warehouse and this machine begin the days of the portfolio's time zone alike."""
+    zone = portfolio.timezone
+    day = zone_differs(warehouse, zone, as_of - _ZONE_AROUND, as_of + _ZONE_AROUND)
+    if day is None:
+        return Finding(True, "time zone", f"the warehouse and this machine begin the days of {zone} alike")
+    return Finding(False, "time zone", zone_what(zone, day), ZONE_REMEDY)
 
 
 def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
@@ -91,6 +118,25 @@ def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_
         return
     yield Finding(True, "rows", f"{seen['row_count']:,} rows opened {seen['first_opened']} to {seen['last_opened']}")
     yield from _lag(portfolio, as_of, seen)
+
+
+def _days(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
+    """Whether rows and labels are there from their own local day on, neither earlier nor later."""
+    extract, columns = nested(extract_sql(project, portfolio)), dated_columns(portfolio)
+    try:
+        off = list(off_their_day(lambda when: days_of(warehouse, extract, columns, when), as_of))
+    except MetariskError as error:
+        yield _failed("days", error)
+        return
+    for found in off:
+        # Of a bitemporal source some rows of a day may have been recorded after it; all of them are not.
+        known_late = portfolio.source.bitemporal and not found.early and found.rows < found.of
+        remedy = f"write {INDEXED.format(column=found.column)} in {portfolio.source.extract} (docs/portfolios.md)"
+        yield Finding(known_late, "days", found.what(), "" if known_late else remedy)
+    if not off:
+        yield Finding(
+            True, "days", f"every row is there from its own day in {portfolio.timezone} on ({', '.join(columns)})"
+        )
 
 
 def _lag(portfolio: Portfolio, as_of: date, seen: dict[str, Any]) -> Iterator[Finding]:
@@ -143,13 +189,12 @@ def _calendar(portfolio: Portfolio, warehouse: Warehouse) -> Iterator[Finding]:
         yield _failed("calendar_sql", error)
         return
     dates = [value for row in rows for value in row.values()]
-    # A datetime is a date to isinstance, and would never equal one.
-    good = bool(dates) and all(isinstance(value, date) and not isinstance(value, datetime) for value in dates)
+    good = bool(dates) and all(isinstance(value, date) for value in dates)
     yield Finding(
         good,
         "calendar_sql",
         f"yields {len(dates)} dates" if good else f"yields {dates[:3]!r}, not dates",
-        "" if good else "make it SELECT one column of type DATE, with at least one row",
+        "" if good else "make it SELECT one column of dates, with at least one row",
     )
 
 

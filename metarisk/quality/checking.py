@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import duckdb
@@ -21,6 +21,9 @@ from metarisk.tasks import MISSING_SEGMENT, population
 
 MAX_EXCLUDED_SHARE = 0.10
 """Share of rows set aside above which the source, not the rows, is taken to be broken: critical."""
+LEAST_ROWS_A_DAY = 10
+"""Mean rows of a day above which chance (exp(-10)) leaves no day without any."""
+_WEEKS_BEFORE = 4
 
 
 def check(
@@ -76,6 +79,8 @@ def check(
         results.append(_excluded_share(suite.stem, excluded_rows, total))
     if {portfolio.columns.event_date, portfolio.columns.opened_on} <= set(columns):
         results.append(_dated_after_opening(suite.stem, files, excluded, portfolio, as_of, total))
+    if portfolio.columns.opened_on in columns:
+        results += _rows_of_the_day(suite.stem, files, portfolio, as_of)
     if known_segments:
         counts = _segment_counts(files, portfolio, as_of)
         results.append(
@@ -194,6 +199,24 @@ def _dated_after_opening(
     detail = f"{found.height:,} rows, {found[entity][0]} for one" if found.height else ""
     rule = f"no event is dated before {opened}"
     return Result(suite, rule, event, "critical", found.is_empty(), found.height, total, detail)
+
+
+def _rows_of_the_day(suite: str, files: Sequence[Path], portfolio: Portfolio, as_of: date) -> list[Result]:
+    """Whether rows opened on as_of, where so many did on that day of the weeks before that chance leaves none out.
+
+    A SELECT that compares a time with a date gives such a day a night late.
+    """
+    column = portfolio.columns.opened_on
+    before = [as_of - timedelta(weeks=weeks) for weeks in range(1, _WEEKS_BEFORE + 1)]
+    days = pl.scan_parquet(list(files)).filter(pl.col(column).is_in([as_of, *before])).group_by(column).len()
+    found = dict(days.collect(engine="streaming").iter_rows())
+    usual = [found.get(day, 0) for day in before]
+    if min(usual) == 0 or sum(usual) < LEAST_ROWS_A_DAY * len(usual):
+        return []
+    rows = found.get(as_of, 0)
+    detail = "" if rows else f"none, {', '.join(f'{count:,}' for count in usual)} on this day of the weeks before"
+    remedy = "" if rows else "run `metarisk portfolio check`: it tells a late extract from a late source"
+    return [Result(suite, "rows opened on the as_of", column, "warning", rows > 0, None, rows, detail, remedy=remedy)]
 
 
 def _segment_counts(files: Sequence[Path], portfolio: Portfolio, as_of: date) -> dict[SegmentKey, int]:

@@ -79,9 +79,17 @@ class DuckDBWarehouse:
     dialect: Literal["duckdb"] = "duckdb"
 
     def __init__(
-        self, path: Path, data_dir: Path, *, threads: int, memory_mb: int, busy_seconds: float = 300.0
+        self,
+        path: Path,
+        data_dir: Path,
+        *,
+        threads: int,
+        memory_mb: int,
+        busy_seconds: float = 300.0,
+        timezone: str = "UTC",
     ) -> None:
         self.path = path.resolve()
+        self._timezone = timezone
         self._limits = Limits(threads, memory_mb, data_dir.absolute() / "tmp" / "duckdb", busy_seconds)
 
     def __repr__(self) -> str:
@@ -121,15 +129,23 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with duck_file(self.path).cursor(self._limits, write=False) as cursor, explained(self.path, reading=True):
+        with self._session(write=False) as cursor, explained(self.path, reading=True):
             # Read-only as a transaction too: another thread's transaction may have the file open for writing.
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             yield cursor
 
     @contextmanager
+    def _session(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor whose days are those of the warehouse's time zone, whatever others of this process have."""
+        with duck_file(self.path).cursor(self._limits, write=write) as cursor:
+            with explained(self.path):
+                cursor.execute(f"SET TimeZone = {statements.literal(self._timezone)}")
+            yield cursor
+
+    @contextmanager
     def transaction(self) -> Iterator[DuckDBTransaction]:
         """Commit at the end of the block, roll back on any exception."""
-        with duck_file(self.path).cursor(self._limits, write=True) as cursor:
+        with self._session(write=True) as cursor:
             with explained(self.path):
                 cursor.execute("BEGIN TRANSACTION")
             try:

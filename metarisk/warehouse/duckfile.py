@@ -19,7 +19,7 @@ import duckdb
 
 from metarisk.domain import ConfigError, DataError, MetariskError, WarehouseError
 from metarisk.warehouse.locks import backoff
-from metarisk.warehouse.statements import literal
+from metarisk.warehouse.statements import ZONE_REMEDY, literal
 
 CATALOG = "warehouse"
 """The name under which every connection has the file attached; a file name could clash with a schema's."""
@@ -199,6 +199,8 @@ def explain(error: duckdb.Error | OSError, path: Path, *, reading: bool = False)
     said = str(error).strip().split("\n")[0]
     if reading and re.search("attached in read-only mode|transaction is launched in read-only mode", said):
         return ConfigError(f"the SQL writes ({said})", remedy="write one SELECT or WITH ... SELECT that only reads")
+    if "Unknown TimeZone" in said:
+        return ConfigError(f"DuckDB does not know the time zone ({said})", remedy=ZONE_REMEDY)
     if isinstance(error, duckdb.OutOfMemoryException) and "max_temp_directory_size" not in said:
         return WarehouseError(f"DuckDB ran out of memory ({said})", remedy="raise METARISK_MEMORY_MB")
     if isinstance(error, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException) and (

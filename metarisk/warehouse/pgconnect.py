@@ -16,6 +16,7 @@ from adbc_driver_manager import AdbcConnection, AdbcDatabase, dbapi
 
 from metarisk.warehouse.locks import backoff
 from metarisk.warehouse.pgerrors import explain, explained, is_refused, secrets_of
+from metarisk.warehouse.statements import literal
 
 FIRST_PAUSE = 0.2
 """Seconds before the second try to connect; the tests shorten it."""
@@ -27,18 +28,19 @@ _DEFAULTS = {
     "keepalives_interval": "10",
     "keepalives_count": "3",
 }
-_SESSION = ("SET TimeZone = 'UTC'", "SET standard_conforming_strings = on", "SET client_encoding = 'UTF8'")
+_SESSION = ("SET standard_conforming_strings = on", "SET client_encoding = 'UTF8'")
 """Whatever role and database prefer: Arrow's texts are UTF-8."""
 
 
 class Connector:
     """Opens connections to one URL, which it shows to nobody."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timezone: str = "UTC") -> None:
         given = parse_qs(urlsplit(url).query)
         added = {name: value for name, value in _DEFAULTS.items() if name not in given}
         self._url = url + ("&" if given else "?") + urlencode(added, quote_via=quote)
         self.secrets = secrets_of(url)
+        self._session = (f"SET TimeZone = {literal(timezone)}", *_SESSION)
         self._database: AdbcDatabase | None = None
         self._guard = threading.Lock()
 
@@ -57,7 +59,7 @@ class Connector:
         connection = self._connect(autocommit)
         try:
             with explained(self.secrets):
-                for setting in _SESSION:
+                for setting in self._session:
                     execute(connection, setting)
             yield connection
         finally:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from adbc_driver_manager import dbapi
 
 from metarisk.domain import ConfigError, DataError, MetariskError, WarehouseError
+from metarisk.warehouse.statements import ZONE_REMEDY
 
 _DOWN = "check that the server runs, that METARISK_WAREHOUSE names it, and run again"
 _STATES: Sequence[tuple[str, type[MetariskError], str, str]] = (
@@ -69,6 +70,8 @@ def explain(error: Exception, secrets: Sequence[str] = (), *, reading: bool = Fa
     said, state = _said(error, secrets), _sqlstate(error)
     if reading and state in {"25001", "25006"}:
         return ConfigError(f"the SQL writes ({said})", remedy="write one SELECT or WITH ... SELECT that only reads")
+    if 'parameter "TimeZone"' in said:
+        return ConfigError(f"PostgreSQL does not know the time zone ({said})", remedy=ZONE_REMEDY)
     for prefix, kind, what, remedy in _STATES:
         if state.startswith(prefix):
             return kind(f"PostgreSQL {what} ({said})", remedy=remedy)

@@ -109,8 +109,8 @@ class PostgreSQLWarehouse:
 
     dialect: Literal["postgresql"] = "postgresql"
 
-    def __init__(self, url: str) -> None:
-        self.connector = Connector(url)
+    def __init__(self, url: str, timezone: str = "UTC") -> None:
+        self.connector = Connector(url, timezone)
 
     def __repr__(self) -> str:
         return "PostgreSQLWarehouse(...)"

@@ -30,6 +30,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
+ZONE_REMEDY = "set `timezone` in the portfolio's TOML to a name that the warehouse knows, or update its time zone data"
 _READS = frozenset({"select", "with", "values", "table", "from"})
 
 

@@ -30,7 +30,7 @@ transactions AS (
         ON f.transaction_id = t.transaction_id AND f.confirmed_on <= $as_of
     LEFT JOIN verdicts AS v
         ON v.entity = CAST(t.transaction_id AS TEXT) AND v.place = 1
-    WHERE CAST(t.made_at AS DATE) <= $as_of
+    WHERE CAST(t.made_at AS DATE) <= $as_of AND t.made_at < $as_of + 1
 ),
 seen AS (
     SELECT made_on AS seen_on, card_id, terminal_id, 1 AS made, cents, 0 AS confirmed

@@ -79,7 +79,7 @@ def test_a_quality_failure(project: Project) -> None:
     error, text = stopped(project, QualityError, pipeline.nightly)
     assert shows(text, error)
     assert "Not published readers keep the last published night" in text
-    assert "stopped in step check 2026-07-01 12:00 UTC" in text
+    assert "stopped in step check 2026-08-01 12:00 UTC" in text
     assert "Column opened_on: critical rule of tiny failed" in text
     assert "extracted 700 rows, none of them published" in text
     assert "checks failed 2 of 5" in text

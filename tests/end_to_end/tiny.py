@@ -241,7 +241,7 @@ class Listener(Quiet):
 
 def noon() -> datetime:
     """A clock that stands still."""
-    return datetime(2026, 7, 1, 12, tzinfo=UTC)
+    return datetime(2026, 8, 1, 12, tzinfo=UTC)
 
 
 def make(

@@ -201,7 +201,7 @@ def test_version_and_help(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "date": (["weekly", "-p", "tiny", "--as-of", "yesterday"], "'yesterday' is not a date", "YYYY-MM-DD"),
+    "date": (["weekly", "-p", "tiny", "--as-of", "tomorrow"], "'yesterday' is not a date", "YYYY-MM-DD"),
     "portfolio": (
         ["nightly", "-p", "tinny", "--as-of", str(FIRST)],
         r"portfolios/tinny.toml does not exist (did you mean 'tiny'?)",
