@@ -1,4 +1,4 @@
-"""What a healthy installation has: looked at without changing anything, each fault with its remedy."""
+"""What a healthy installation has, each fault with its remedy; nothing is changed, but that who died is recorded."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from metarisk.pipeline.deriving import DERIVED
 from metarisk.pipeline.models import champion_for
 from metarisk.pipeline.night import run_folder
 from metarisk.pipeline.sides import side_tables
+from metarisk.pipeline.standing import standings
 from metarisk.pipeline.storing import from_registry, registry_root
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
 from metarisk.risks import RISKS
@@ -47,7 +48,18 @@ def examine(settings: Settings, today: date) -> list[Finding]:
         if warehouse.fine and found[-1].fine:
             found += _champion(settings, name, today)
             found += _newest_night(settings, name, today)
-    return found
+    return [*found, *_standings(settings)] if warehouse.fine else found
+
+
+def _standings(settings: Settings) -> Iterator[Finding]:
+    """Whether nights are owed or stale, attempts failed or died, and models are too old."""
+    try:
+        for one in standings(settings):
+            yield Finding(
+                f"status of {one.portfolio}", f"{one.reason}. {one.line}" if one.reason else one.line, one.remedy
+            )
+    except MetariskError as error:
+        yield Finding("status", error.what, error.remedy)
 
 
 def _warehouse(settings: Settings) -> Finding:
@@ -150,7 +162,7 @@ def _require_whole(context: Context, model_id: str) -> None:
 
 
 def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
-    """Whether the portfolio's model is whole and young enough."""
+    """Whether the portfolio's model is there and whole."""
     context = Context(Job(name, today), settings, Quiet())
     subject = f"champion of {name}"
     try:
@@ -163,15 +175,7 @@ def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
     except MetariskError as error:
         yield Finding(subject, error.what, error.remedy)
         return
-    newest = context.warehouse.rows(
-        "SELECT max(as_of) AS night FROM metarisk.publication WHERE portfolio = $portfolio", {"portfolio": name}
-    )[0]["night"]
-    age = ((newest or champion.as_of) - champion.as_of).days
-    limit = context.portfolio.thresholds.max_model_age_days
-    old = f"{age} days old at the newest night, max_model_age_days is {limit}"
-    said = f"{champion.model_id} ({champion.recipe}) is whole, {old}"
-    remedy = f"run `metarisk weekly --portfolio {name} --as-of {newest}`; look why the weekly did not" * (age > limit)
-    yield Finding(subject, said, remedy)
+    yield Finding(subject, f"{champion.model_id} ({champion.recipe}) of {champion.as_of} is whole")
 
 
 def _newest_night(settings: Settings, name: str, today: date) -> Iterator[Finding]:

@@ -36,6 +36,7 @@ from metarisk.pipeline.replaying import SCORE
 from metarisk.pipeline.scored import LINK, Spilled, score_population
 from metarisk.pipeline.storing import registry_root
 from metarisk.pipeline.trials import keep_trials
+from metarisk.pipeline.trying import Attempt, append_end
 from metarisk.tasks import LABEL, teaching, tells
 
 SEED = 0
@@ -242,7 +243,7 @@ def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFram
     return registry.save(registry_root(context), portfolio.name, files, about)
 
 
-def register(context: Context, trained: Trained) -> dict[str, Any]:
+def register(context: Context, trained: Trained, attempt: Attempt) -> dict[str, Any]:
     """Write model, state and evidence to the warehouse in one transaction; registering it again changes nothing."""
     job, judged = context.job, trained.judged
     promoted = judged.decision.promote
@@ -286,6 +287,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 [keys | target | row for row in trained.backtests.iter_rows(named=True)],
             )
             append_states(context, transaction, trained.model_id, states, judged.decision.reason)
+        append_end(context, transaction, attempt, "registered", step="register")
     context.warehouse.snapshot()
     return {"model_id": trained.model_id, "promoted": promoted}
 

@@ -15,9 +15,11 @@ from metarisk.portfolios.reading import (
     scores_suite_path,
     suite_path,
 )
+from metarisk.portfolios.schedules import Schedule, grace, read_schedule
 
 __all__ = [
     "Finding",
+    "Schedule",
     "also_sql",
     "as_of_from_schedule",
     "calendar_dates",
@@ -25,8 +27,10 @@ __all__ = [
     "config_hash",
     "draft_portfolio",
     "extract_sql",
+    "grace",
     "list_portfolios",
     "load_portfolio",
+    "read_schedule",
     "scores_suite_path",
     "suite_path",
 ]
