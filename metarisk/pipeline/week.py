@@ -27,6 +27,7 @@ from metarisk.pipeline.chunks import BATCH_ROWS
 from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
+from metarisk.pipeline.inputs import INPUTS, inputs_of
 from metarisk.pipeline.modelcards import TAUGHT, taught
 from metarisk.pipeline.models import CARD, Card, champion_for
 from metarisk.pipeline.night import Checked, scan, strangers
@@ -186,6 +187,7 @@ def train(context: Context, judged: Judged) -> Trained:
     frame = scan(context, judged.checked)
     teach = training.teaching_rows(frame, portfolio, spec, as_of)
     recipe = judged.decision.recipe
+    training.require_labels(training.teaching_of(recipe, teach, portfolio), portfolio, spec, as_of)
     work = judged.folder / "training"
     model = training.fit(
         recipe,
@@ -230,6 +232,7 @@ def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFram
         "code": code_version(),
         "extract": judged.checked.extract.extract_hash,
         TAUGHT: taught(teach, context),
+        INPUTS: inputs_of(portfolio),
     }
     known = None
     if portfolio.population == "application":
