@@ -32,7 +32,6 @@ from metarisk.cli.review import feedback, score
 from metarisk.cli.running import AsOf, Json, Name, migrate, run, settings_of, warehouse_of
 from metarisk.cli.upkeep import doctor, prune, status, unstick
 from metarisk.domain import ConfigError, DataError, Job, did_you_mean
-from metarisk.portfolios import list_portfolios
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context, NightResult
@@ -175,8 +174,7 @@ def runs(
     with errors(as_json):
         warehouse, settings = warehouse_of()
         migrate(warehouse, settings)
-        for name in list_portfolios(settings.project):
-            look_for_deaths(Context(Job(name, date.min), settings, Quiet()))
+        look_for_deaths(Context(Job("", date.min), settings, Quiet()))
         rows = warehouse.rows(
             "SELECT started_at, portfolio, job, as_of, mode, outcome, step, run_id, error FROM metarisk.attempt "
             "WHERE $portfolio IS NULL OR portfolio = $portfolio ORDER BY started_at DESC",

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from metarisk import lake, registry
-from metarisk.domain import DataError, Finding, Job, MetariskError, ModelError
+from metarisk.domain import DataError, Finding, Job, MetariskError, ModelError, Warehouse
 from metarisk.lake import Store
 from metarisk.pipeline.context import Context, Quiet
 from metarisk.pipeline.deriving import DERIVED
@@ -27,6 +27,9 @@ from metarisk.risks import RISKS
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 
+_HAS_VIEW = """
+SELECT 1 AS one FROM information_schema.views WHERE table_schema = 'metarisk' AND table_name = 'portfolio_status'
+"""
 NIGHTS_OF_ROOM = 3
 """The disk holds the lake's largest of the last nights this often, or the next ones may not fit."""
 LEAST_ROOM_MB = 1_024
@@ -54,6 +57,9 @@ def examine(settings: Settings, today: date) -> list[Finding]:
 def _standings(settings: Settings) -> Iterator[Finding]:
     """Whether nights are owed or stale, attempts failed or died, and models are too old."""
     try:
+        if not _asked(settings).rows(_HAS_VIEW):
+            yield Finding("status", "is judged once the migrations are applied: `metarisk status` applies them")
+            return
         for one in standings(settings):
             yield Finding(
                 f"status of {one.portfolio}", f"{one.reason}. {one.line}" if one.reason else one.line, one.remedy
@@ -62,11 +68,15 @@ def _standings(settings: Settings) -> Iterator[Finding]:
         yield Finding("status", error.what, error.remedy)
 
 
-def _warehouse(settings: Settings) -> Finding:
+def _asked(settings: Settings) -> Warehouse:
     url = settings.warehouse.get_secret_value()
-    subject = f"warehouse {url.split(':')[0]}"
+    return open_warehouse(url, settings.data_dir, threads=1, memory_mb=settings.memory_mb)
+
+
+def _warehouse(settings: Settings) -> Finding:
+    subject = f"warehouse {settings.warehouse.get_secret_value().split(':')[0]}"
     try:
-        warehouse = open_warehouse(url, settings.data_dir, threads=1, memory_mb=settings.memory_mb)
+        warehouse = _asked(settings)
         if not warehouse.rows(
             "SELECT 1 AS one FROM information_schema.tables "
             "WHERE table_schema = 'metarisk' AND table_name = 'schema_migration'"

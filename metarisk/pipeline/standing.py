@@ -52,6 +52,9 @@ def standings(settings: Settings) -> list[Standing]:
     Attempts that died are recorded first, and what a TOML says of its nights by now. Raises MetariskError where the
     warehouse does not answer, or lacks the view.
     """
+    whole = Context(Job("", date.min), settings, Quiet())
+    with suppress(WarehouseError):  # an auditor may only read
+        look_for_deaths(whole)
     wrong: dict[str, MetariskError] = {}
     names = list_portfolios(settings.project)
     for name in names:
@@ -59,15 +62,14 @@ def standings(settings: Settings) -> list[Standing]:
             _tell(Context(Job(name, date.min), settings, Quiet()))
         except MetariskError as error:
             wrong[name] = error
-    rows = {row["portfolio"]: row for row in Context(Job("", date.min), settings, Quiet()).warehouse.rows(_STATUS)}
+    rows = {row["portfolio"]: row for row in whole.warehouse.rows(_STATUS)}
     return [_standing(name, rows.get(name, {}), wrong.get(name), name in names) for name in sorted({*rows, *names})]
 
 
 def _tell(context: Context) -> None:
-    look_for_deaths(context)
     due = what_is_due(context)
     if any(untold(context.warehouse, context, due).values()):
-        with suppress(WarehouseError), context.warehouse.transaction() as transaction:  # an auditor may only read
+        with suppress(WarehouseError), context.warehouse.transaction() as transaction:
             tell(context, transaction, due)
 
 

@@ -12,23 +12,26 @@ import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from typing import Any, Literal
 
-from metarisk.domain import LockedError, MetariskError, SourceLate, Transaction
+from metarisk.domain import Job, LockedError, MetariskError, SourceLate, Transaction
 from metarisk.pipeline.appending import append_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.owing import tell, what_is_due
 
 Kind = Literal["night", "week"]
-JOBS: tuple[Kind, ...] = get_args(Kind)
 Outcome = Literal["published", "registered", "failed", "source_late", "died"]
 WEEKLY = "weekly"
 _UNENDED = """
 SELECT * FROM metarisk.attempt_start s WHERE s.portfolio = $portfolio AND s.job = $job
 AND NOT EXISTS (SELECT 1 FROM metarisk.run_attempt e WHERE e.attempt_id = s.attempt_id)
 ORDER BY s.started_at
+"""
+_WAITING = """
+SELECT DISTINCT s.portfolio, s.job FROM metarisk.attempt_start s
+WHERE NOT EXISTS (SELECT 1 FROM metarisk.run_attempt e WHERE e.attempt_id = s.attempt_id)
 """
 _ENDED = "SELECT 1 AS found FROM metarisk.run_attempt WHERE attempt_id = $attempt_id"
 _SECONDS = """
@@ -142,14 +145,14 @@ def record_deaths(context: Context, job: Kind) -> list[dict[str, Any]]:
 
 
 def look_for_deaths(context: Context) -> None:
-    """Record the attempts of the portfolio that have died, of which nobody has told yet; one whose lock is held lives.
+    """Record attempts of any portfolio that have died and of which nobody has told yet; one whose lock is held lives.
 
     A lock is taken only where an attempt has no end, for as long as it takes to write one.
     """
-    for job in JOBS:
-        if _unended(context, job):
-            with suppress(LockedError), context.warehouse.lock(lock_of(context.job.portfolio, job)):
-                record_deaths(context, job)
+    for row in context.warehouse.rows(_WAITING):
+        one, job = replace(context, job=Job(row["portfolio"], date.min)), row["job"]
+        with suppress(LockedError), context.warehouse.lock(lock_of(row["portfolio"], job)):
+            record_deaths(one, job)
 
 
 def seconds_of(context: Context, run_id: str) -> dict[str, float]:

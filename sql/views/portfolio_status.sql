@@ -94,13 +94,13 @@ WITH told AS (
 ), standing AS (
     SELECT
         d.portfolio, d.title, d.scheduled, d.calendar, d.timezone, d.today, d.max_model_age_days,
-        p.as_of AS newest_night, d.today - p.as_of AS night_age_days, p.published_at, d.due_until,
+        p.as_of AS newest_night, CAST(d.today - p.as_of AS INTEGER) AS night_age_days, p.published_at, d.due_until,
         coalesce(o.nights, 0) AS nights_owed, o.oldest AS oldest_owed, o.newest AS newest_owed,
         d.scheduled AND d.calendar = 'table' AND coalesce(d.today - p.as_of > 2 * pause.longest, false) AS is_stale,
         t.job AS last_job, t.as_of AS last_as_of, t.outcome AS last_outcome, t.step AS last_step, t.error AS last_error,
         t.started_at AS last_started_at, t.ended_at AS last_ended_at, night.said AS night_failure, week.said AS week_failure,
-        m.model_id, m.recipe, m.as_of AS model_as_of, d.today - m.as_of AS model_age_days,
-        CASE WHEN d.scheduled THEN d.today ELSE p.as_of END - m.as_of AS judged_age_days,
+        m.model_id, m.recipe, m.as_of AS model_as_of, CAST(d.today - m.as_of AS INTEGER) AS model_age_days,
+        CAST(CASE WHEN d.scheduled THEN d.today ELSE p.as_of END - m.as_of AS INTEGER) AS judged_age_days,
         coalesce(alert.open, 0) AS open_alerts
     FROM dated AS d
     LEFT JOIN metarisk.publication_current AS p ON p.portfolio = d.portfolio AND p.is_latest AND p.run_id IS NOT NULL

@@ -131,23 +131,24 @@ def due(calendar: str, first: date) -> list[date]:
     return days if calendar == "daily" else [one for one in days if one.day % 3 == 0]
 
 
-@pytest.mark.parametrize("calendar", ["daily", "business", "month_end", "table"])
-def test_what_a_calendar_owes(calendar: str, warehouse: Warehouse) -> None:
+def test_what_a_calendar_owes(warehouse: Warehouse) -> None:
     first = day(100)
-    tell(warehouse, calendar=calendar)
-    champion(warehouse)
-    publish_night(warehouse, first, run_id="r", at=NOW - timedelta(days=99))
     with warehouse.transaction() as transaction:
         for one in due("table", first):
-            insert(transaction, "metarisk.calendar_date", portfolio="loans", as_of=one, seq=1, due=True)
+            insert(transaction, "metarisk.calendar_date", portfolio="table", as_of=one, seq=1, due=True)
         # A date that was due and is so no more.
-        insert(
-            transaction, "metarisk.calendar_date", portfolio="loans", as_of=due("table", first)[-1], seq=2, due=False
+        last = due("table", first)[-1]
+        insert(transaction, "metarisk.calendar_date", portfolio="table", as_of=last, seq=2, due=False)
+    for calendar in ("daily", "business", "month_end", "table"):
+        tell(warehouse, calendar, calendar=calendar)
+        publish_night(warehouse, first, run_id=calendar, portfolio=calendar, at=NOW - timedelta(days=99))
+        wanted = [one for one in due(calendar, first) if one not in {first, last if calendar == "table" else None}]
+        found = status(warehouse, calendar)
+        assert (found["nights_owed"], found["oldest_owed"], found["newest_owed"]) == (
+            len(wanted),
+            wanted[0],
+            wanted[-1],
         )
-    wanted = [one for one in due(calendar, first) if one != first]
-    wanted = wanted[:-1] if calendar == "table" else wanted
-    found = status(warehouse)
-    assert (found["nights_owed"], found["oldest_owed"], found["newest_owed"]) == (len(wanted), wanted[0], wanted[-1])
 
 
 def test_a_calendar_that_knows_no_later_date_is_stale(warehouse: Warehouse) -> None:
@@ -163,35 +164,41 @@ def test_a_calendar_that_knows_no_later_date_is_stale(warehouse: Warehouse) -> N
     assert "35 days old" in found["status_reason"]
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago", "America/New_York"])
-@pytest.mark.parametrize("start_zone", ["Europe/Berlin", "Asia/Tokyo"])
-def test_a_night_is_due_after_its_start_and_grace(zone: str, start_zone: str, warehouse: Warehouse) -> None:
-    local = datetime.now(ZoneInfo(start_zone)) - timedelta(minutes=90)
-    for number, away in enumerate((-5, 5)):  # five minutes before it would be told, and after
-        start = local.replace(second=0, microsecond=0) - timedelta(minutes=away)
-        minute = start.hour * 60 + start.minute
-        tell(warehouse, f"p{number}", timezone=zone, start_minute=minute, start_timezone=start_zone, grace_minutes=90)
-        last = start if start <= local else start - timedelta(days=1)
-        assert status(warehouse, f"p{number}")["due_until"] == as_of_from_schedule(last, zone)
+def test_a_night_is_due_after_its_start_and_grace(warehouse: Warehouse) -> None:
+    wanted = {}
+    with warehouse.transaction() as transaction:
+        for start_zone in ("Europe/Berlin", "Asia/Tokyo"):
+            graced = datetime.now(ZoneInfo(start_zone)) - timedelta(minutes=90)
+            for zone in ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago", "America/New_York"):
+                for away in (-5, 5):  # five minutes before it would be told, and after
+                    start = graced.replace(second=0, microsecond=0) - timedelta(minutes=away)
+                    about = {"timezone": zone, "start_minute": start.hour * 60 + start.minute}
+                    name = f"{start_zone} {zone} {away}"
+                    more = about | {"start_timezone": start_zone, "grace_minutes": 90}
+                    told = {"portfolio": name, "seq": 1, "told_at": NOW} | TOLD | more
+                    insert(transaction, "metarisk.portfolio", **told)
+                    last = start if start <= graced else start - timedelta(days=1)
+                    wanted[name] = as_of_from_schedule(last, zone)
+    rows = warehouse.rows("SELECT portfolio, due_until FROM metarisk.portfolio_status")
+    assert {row["portfolio"]: row["due_until"] for row in rows} == wanted
 
 
-@pytest.mark.parametrize("outcome", ["failed", "source_late", "died"])
 @pytest.mark.parametrize("job", ["night", "week"])
-def test_the_last_attempt_of_each_job_counts(job: str, outcome: str, warehouse: Warehouse) -> None:
+def test_the_last_attempt_of_each_job_counts(job: str, warehouse: Warehouse) -> None:
     tell(warehouse)
     champion(warehouse)
-    publish_night(warehouse, YESTERDAY, run_id="r", at=NOW - timedelta(hours=3))
-    attempt(warehouse, "old", outcome, job=job, hours_ago=5)
-    attempt(warehouse, "bad", outcome, job=job, hours_ago=2)
-    attempt(
-        warehouse, "other", "registered" if job == "night" else "published", job={"night": "week", "week": "night"}[job]
-    )
-    found = status(warehouse)
-    words = {"failed": "failed", "source_late": "found its source late", "died": "died"}[outcome]
-    assert found["status"] == "red"
-    assert found["status_reason"] == f"the last {job} ({YESTERDAY}) {words} in step check: no such table"
-    assert (found["last_outcome"] == outcome) is False
-    attempt(warehouse, "good", "published" if job == "night" else "registered", job=job, hours_ago=0)
+    publish_night(warehouse, YESTERDAY, run_id="r", at=NOW - timedelta(hours=30))
+    good = {"night": "published", "week": "registered"}
+    words = {"failed": "failed", "source_late": "found its source late", "died": "died"}
+    for number, (outcome, said) in enumerate(words.items()):
+        attempt(warehouse, outcome, outcome, job=job, hours_ago=20 - number)
+        found = status(warehouse)
+        assert (found["status"], found["last_outcome"]) == ("red", outcome)
+        assert found["status_reason"] == f"the last {job} ({YESTERDAY}) {said} in step check: no such table"
+    other = "week" if job == "night" else "night"
+    attempt(warehouse, "other", good[other], job=other, hours_ago=3)
+    assert (status(warehouse)["status"], status(warehouse)["last_outcome"]) == ("red", good[other])
+    attempt(warehouse, "good", good[job], job=job, hours_ago=2)
     assert status(warehouse)["status"] == "green"
 
 
