@@ -92,6 +92,16 @@ def misfits(context: Context, model_id: str) -> list[str]:
     return found
 
 
+def same_horizon(context: Context, model_id: str) -> bool:
+    """Whether a model that once scored predicted over the portfolio's horizon, as far as anything says what it did."""
+    try:
+        then = from_registry(context, model_id, registry.manifest)["about"].get(INPUTS, {})
+    except ModelError:  # pruned, or lost
+        return True
+    now = inputs_of(context.portfolio)["horizon"]
+    return bool(then.get("horizon", now) == now)
+
+
 def require_fit(context: Context, model_id: str) -> None:
     """ModelError where the model cannot score what the portfolio now declares; a warning where it ignores a feature."""
     found = misfits(context, model_id)
