@@ -120,7 +120,7 @@ def require_fit(context: Context, model_id: str) -> None:
     read = inputs_of_model(context, model_id)["features"]
     if ignored := [name for name in context.portfolio.features if name not in read]:
         context.reporter.warn(
-            f"{portfolio} {as_of}: the model does not read {', '.join(ignored)} before the next weekly"
+            f"{portfolio} {as_of}: the model does not read {', '.join(ignored)} until the next weekly"
         )
 
 

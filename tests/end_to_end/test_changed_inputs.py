@@ -26,7 +26,7 @@ THIRD = SECOND + timedelta(days=1)
 Edits = tuple[tuple[str, str, str], ...]
 ADDED: Edits = (
     (TOML, "[features.income]", '[features.wealth]\nkind = "numeric"\n\n[features.income]'),
-    (SQL, "SELECT loan_id,", "SELECT income / 10 AS wealth, loan_id,"),
+    (SQL, "amount,", "income / 10 AS wealth, amount,"),
 )
 REMOVED: Edits = ((TOML, '[features.channel]\nkind = "categorical"\n\n', ""), (SQL, "channel, ", ""))
 RENAMED: Edits = ((TOML, "[features.channel]", "[features.way]"), (SQL, "channel, ", "channel AS way, "))
