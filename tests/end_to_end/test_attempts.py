@@ -45,27 +45,25 @@ def standing(project: Project) -> Standing:
     return found
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), RuntimeError("password=s3cret")])
-def test_whatever_is_raised_is_recorded_and_has_a_page(error: BaseException, project: Project) -> None:
-    def broken(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
+def test_whatever_is_raised_is_recorded_and_has_a_page(project: Project) -> None:
+    def interrupted(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if step.__name__ == "score":
-            raise error
+            raise KeyboardInterrupt
         return pipeline.direct(step, context, *inputs)
 
-    with pytest.raises(type(error)):
-        pipeline.nightly(project.context(FIRST), broken)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.nightly(project.context(FIRST), interrupted)
     assert attempts(project) == [
         {"job": "night", "as_of": FIRST, "mode": "nightly", "outcome": "failed", "step": "score",
-         "error": type(error).__name__}
+         "error": "KeyboardInterrupt"}
     ]  # fmt: skip
     (page,) = project.settings.data_dir.glob(f"reports/*/{FIRST}-not-published.html")
     assert "stopped in step score" in text_of(page)
-    assert type(error).__name__ in text_of(page)
-    assert "s3cret" not in text_of(page)
-    assert f"the last night ({FIRST}) failed in step score: {type(error).__name__}" in standing(project).reason
+    assert "Step score was ended from outside by KeyboardInterrupt." in text_of(page)
+    assert f"the last night ({FIRST}) failed in step score: KeyboardInterrupt" in standing(project).reason
     # Published at last, it has no page that says that it was not.
     project.nightly(FIRST)
-    assert [path.name for path in page.parent.glob("*not-published*")] == []
+    assert not page.exists()
 
 
 def test_a_panic_of_polars_is_an_error_of_its_night_alone(duckdb: Project) -> None:
