@@ -62,7 +62,7 @@ def _standings(settings: Settings) -> Iterator[Finding]:
             return
         for one in standings(settings):
             yield Finding(
-                f"status of {one.portfolio}", f"{one.reason}. {one.line}" if one.reason else one.line, one.remedy
+                f"status of {one.portfolio}", f"{one.reason}; {one.line}" if one.reason else one.line, one.remedy
             )
     except MetariskError as error:
         yield Finding("status", error.what, error.remedy)
