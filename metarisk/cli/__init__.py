@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,7 @@ from metarisk.cli.overrides import override_app
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.review import feedback, score
 from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, migrate, run, settings_of, warehouse_of
-from metarisk.cli.upkeep import doctor, prune, unstick
+from metarisk.cli.upkeep import doctor, prune, status, unstick
 from metarisk.domain import ConfigError, DataError, Job, did_you_mean
 
 if TYPE_CHECKING:
@@ -167,14 +168,17 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """Show the latest attempts, with how they ended."""
+    from metarisk.pipeline import Context, Quiet
     from metarisk.pipeline.archiving import archives
     from metarisk.pipeline.sealing import SCORES, trusted_events
+    from metarisk.pipeline.trying import look_for_deaths
 
     with errors(as_json):
         warehouse, settings = warehouse_of()
         migrate(warehouse, settings)
+        look_for_deaths(Context(Job("", date.min), settings, Quiet()))
         rows = warehouse.rows(
-            "SELECT started_at, portfolio, as_of, mode, outcome, step, run_id, error FROM metarisk.run_attempt "
+            "SELECT started_at, portfolio, job, as_of, mode, outcome, step, run_id, error FROM metarisk.attempt "
             "WHERE $portfolio IS NULL OR portfolio = $portfolio ORDER BY started_at DESC",
             {"portfolio": portfolio},
         )[:last]
@@ -235,7 +239,7 @@ def run_demo(
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo", *portfolios]))  # noqa: S603
 
 
-for command in (evaluate, explain, why, score, feedback, replay, forget, doctor, unstick, prune):
+for command in (evaluate, explain, why, score, feedback, replay, forget, status, doctor, unstick, prune):
     app.command()(command)
 
 

@@ -21,11 +21,13 @@ from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, ut
 from metarisk.pipeline.dating import calendar_table, newest_over, require_over, require_portfolio
 from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.models import champion_for, missing_weeks
+from metarisk.pipeline.owing import owed
 from metarisk.pipeline.promotion import approve, promote, roll_back
-from metarisk.pipeline.publish import current_publication, publish, seconds_of
+from metarisk.pipeline.publish import current_publication, publish
 from metarisk.pipeline.sharding import score
 from metarisk.pipeline.storing import store, store_of
-from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio, newest_due
+from metarisk.pipeline.trying import seconds_of
+from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
 
@@ -100,14 +102,15 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
     require_over(context)
     job = context.job
     run = Steps(call, context)
-    with alone(context, job.portfolio, run, refusals.night):
+    with alone(context, "night", run):
         current = current_publication(context)
         if current is not None and job.mode != "restatement":
+            refusals.withdraw(context, "night")
             page = _page_of(context, run, current)
             return NightResult(
                 job.portfolio, job.as_of, "already_published", current["run_id"], current["rows_scored"], page
             )
-        with recorded(context, run) as attempt:
+        with recorded(context, run, "night") as attempt:
             run(night.ready)
             extract = run(night.extract)
             checked = run(night.check, extract)
@@ -122,6 +125,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
                 run(store, copy, scored.run_id, scored.model_id)
             timed = replace(attempt, seconds=dict(run.seconds))
             publication = run(publish, scored, guarded, drifted, moved, timed)
+            refusals.withdraw(context, "night")
             page = run(pages.report_night, scored, guarded, drifted, moved, publication, dict(run.seconds))
     return NightResult(
         job.portfolio, job.as_of, "published", scored.run_id, publication["rows_scored"], page, run.seconds
@@ -133,14 +137,15 @@ def weekly(context: Context, call: Caller = direct) -> WeekResult:
     require_over(context)
     job = context.job
     run = Steps(call, context)
-    with alone(context, f"{job.portfolio}.weekly", run, refusals.week), recorded(context, run):
+    with alone(context, "week", run), recorded(context, run, "week") as attempt:
         extract = run(night.extract)
         checked = run(night.check, extract)
         judged = run(week.judge, checked)
         trained = run(week.train, judged)
         if (copy := store_of(context)) is not None:
             run(store, copy, trained.model_id, trained.model_id)
-        registered = run(week.register, trained)
+        registered = run(week.register, trained, replace(attempt, seconds=dict(run.seconds)))
+        refusals.withdraw(context, "week")
         page = run(pages.report_week, trained, registered, dict(run.seconds))
     return WeekResult(
         job.portfolio,
@@ -158,7 +163,7 @@ def evaluate(context: Context, call: Caller = direct) -> week.Judged:
     """Judge the candidates as a week does, without training or registering anything."""
     require_portfolio(context)
     run = Steps(call, context)
-    with alone(context, f"{context.job.portfolio}.weekly", run, refusals.week):
+    with alone(context, "week", run):
         return run(week.judge, run(night.check, run(night.extract)))
 
 
@@ -169,7 +174,7 @@ def study(
     require_portfolio(context)
     known = studies.protocol_of(protocol)
     run = Steps(call, context)
-    with alone(context, f"{context.job.portfolio}.weekly", run, refusals.week):
+    with alone(context, "week", run):
         return run(studies.study, run(night.check, run(night.extract)), file, known, recipes)
 
 
@@ -182,23 +187,7 @@ def due(context: Context) -> list[date]:
     require_over(context)
     with explained(context, Steps(direct, context), refusals.night):
         migrate(context)
-        return _owed(context)
-
-
-def _owed(context: Context) -> list[date]:
-    job, portfolio = context.job, context.portfolio
-    rows = context.warehouse.rows(
-        "SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio AND as_of <= $as_of",
-        {"portfolio": job.portfolio, "as_of": job.as_of},
-    )
-    published = {row["as_of"] for row in rows}
-    table = calendar_table(context)
-    if not published or portfolio.catch_up == "latest":
-        newest = newest_due(portfolio, job.as_of, table)
-        owed = [newest] if newest is not None else []
-    else:
-        owed = calendar_dates(portfolio, min(published), job.as_of, table)
-    return [day for day in owed if day not in published]
+        return owed(context, context.job.as_of)
 
 
 def backfill(context: Context, start: date, call: Caller = direct, *, train: bool = True) -> Backfilled:

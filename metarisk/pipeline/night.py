@@ -26,6 +26,7 @@ from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.dating import require_one_day, until
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
+from metarisk.pipeline.inputs import INPUTS, inputs_of, misfits, require_fit
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.pipeline.sides import ALSO, extract_sides
 from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
@@ -154,6 +155,7 @@ def adapt(context: Context, checked: Checked) -> Run:
             on=context.job.as_of,
             remedy=f"run `metarisk weekly --portfolio {context.job.portfolio} --as-of {context.job.as_of}` first",
         )
+    require_fit(context, champion.model_id)
     parts = {
         "portfolio": context.job.portfolio,
         "as_of": str(context.job.as_of),
@@ -175,7 +177,7 @@ def adapt(context: Context, checked: Checked) -> Run:
         lake.verify(checked.extract.directory)
         with lake.staged(folder / "adapt") as into:
             write_adaptation(context, run, into, drifting)
-            lake.write_manifest(into, parts | {EXCLUDED: _excluded(checked)})
+            lake.write_manifest(into, parts | {EXCLUDED: _excluded(checked), INPUTS: inputs_of(context.portfolio)})
     return run
 
 
@@ -342,11 +344,12 @@ WHERE a.run_id = (
 
 
 def _known_segments(context: Context) -> tuple[SegmentKey, ...] | None:
+    """Segments of the champion; None where there is none, or none that knows what the portfolio now declares."""
     champion = champion_for(context)
     if champion is None:
         return None
     try:
-        return load_model(context, champion.model_id).segments
+        return None if misfits(context, champion.model_id) else load_model(context, champion.model_id).segments
     except ModelError as error:
         # A week replaces it; a night ends at the adapt step.
         context.reporter.warn(str(error))

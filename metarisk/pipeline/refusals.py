@@ -14,6 +14,7 @@ from metarisk.pipeline import pages
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.night import Checked
+from metarisk.pipeline.trying import Kind
 from metarisk.portfolios import list_portfolios
 
 REFUSED = (SourceLate, DataError)
@@ -24,7 +25,7 @@ REFUSED = (SourceLate, DataError)
 class Stop:
     """A run that ended early: in which step, by what, and what it had until then."""
 
-    error: Exception
+    error: BaseException
     step: str
     seconds: Mapping[str, float]
     results: Mapping[str, object]
@@ -37,6 +38,8 @@ class Stop:
     @property
     def reason(self) -> str:
         """What went wrong, in a sentence."""
+        if not isinstance(self.error, Exception):
+            return f"Step {self.step} was ended from outside by {type(self.error).__name__}."
         if not isinstance(self.error, MetariskError):
             # Its text may hold anything that a library was given.
             return f"Step {self.step} ended in an unexpected {type(self.error).__name__}; the log has its traceback."
@@ -46,7 +49,10 @@ class Stop:
     @property
     def next_steps(self) -> tuple[str, ...]:
         """The remedy."""
-        remedy = self.error.remedy if isinstance(self.error, MetariskError) else "read the log and report the defect"
+        defect = isinstance(self.error, Exception)
+        remedy = "read the log and report the defect" if defect else "look who or what ended it"
+        if isinstance(self.error, MetariskError):
+            remedy = self.error.remedy
         return (f"{remedy[:1].upper()}{remedy[1:]}.",)
 
     @property
@@ -128,7 +134,7 @@ def night(context: Context, stop: Stop) -> Path:
         next_steps=(*stop.next_steps, f"Then run `metarisk nightly --portfolio {job.portfolio} --as-of {job.as_of}`."),
         provenance=stop.provenance,
     )
-    return pages.write(pages.folder(context) / f"{job.as_of}-not-published.html", report.render_night(page))
+    return pages.write(_night_file(context), report.render_night(page))
 
 
 def week(context: Context, stop: Stop) -> Path:
@@ -148,7 +154,25 @@ def week(context: Context, stop: Stop) -> Path:
         next_steps=(*stop.next_steps, f"Then run `metarisk weekly --portfolio {job.portfolio} --as-of {job.as_of}`."),
         provenance=stop.provenance,
     )
-    return pages.write(pages.folder(context) / f"week-{job.as_of}-failed.html", report.render_week(page))
+    return pages.write(_week_file(context), report.render_week(page))
+
+
+PAGES: Mapping[Kind, Page] = {"night": night, "week": week}
+"""What writes the page of a job that ended early."""
+
+
+def withdraw(context: Context, job: Kind) -> None:
+    """Remove the page that says why a night was not published, or a week failed: it is published now."""
+    file = _night_file(context) if job == "night" else _week_file(context)
+    file.unlink(missing_ok=True)
+
+
+def _night_file(context: Context) -> Path:
+    return pages.folder(context) / f"{context.job.as_of}-not-published.html"
+
+
+def _week_file(context: Context) -> Path:
+    return pages.folder(context) / f"week-{context.job.as_of}-failed.html"
 
 
 def _title(context: Context) -> str:

@@ -266,7 +266,9 @@ class Replay:
         columns = self._portfolio.columns
         told = (columns.opened_on, *columns.segments, *self._portfolio.features, columns.lgd, columns.ead)
         out = np.zeros(rows[0].height, dtype=bool)
-        for name in dict.fromkeys(name for name in told if name is not None):
+        # A feature that was added or removed and that neither model reads scores no row.
+        shared = rows[0].columns, rows[1].columns
+        for name in dict.fromkeys(name for name in told if name and all(name in columns for columns in shared)):
             out |= rows[0][name].ne_missing(rows[1][name]).to_numpy()
         return out
 

@@ -16,9 +16,11 @@ from metarisk.portfolios.reading import (
     scores_suite_path,
     suite_path,
 )
+from metarisk.portfolios.schedules import Schedule, grace, read_schedule
 
 __all__ = [
     "Finding",
+    "Schedule",
     "also_sql",
     "as_of_from_schedule",
     "calendar_dates",
@@ -26,10 +28,12 @@ __all__ = [
     "config_hash",
     "draft_portfolio",
     "extract_sql",
+    "grace",
     "list_portfolios",
     "load_portfolio",
     "local_day",
     "newest_due",
+    "read_schedule",
     "scores_suite_path",
     "suite_path",
     "zone_differs",

@@ -1,4 +1,4 @@
-"""What BI sees: the views over published, restated and dropped nights, the five documented queries, the snapshot."""
+"""What BI sees: the views over published, restated and dropped nights, the six documented queries, the snapshot."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def fill(warehouse: Warehouse) -> None:
         insert(
             transaction, "metarisk.run_attempt", attempt_id="late", run_id=None, portfolio="loans", as_of=MONDAY,
             mode="nightly", step="ready", started_at=NOON, ended_at=NOON, host="h", pid=1, outcome="source_late",
+        )  # fmt: skip
+        insert(
+            transaction, "metarisk.portfolio", portfolio="loans", seq=1, told_at=NOON, title="Loans", timezone="UTC",
+            calendar="daily", catch_up="all", scheduled=False, start_minute=255, start_timezone="Europe/Berlin",
+            grace_minutes=360, max_model_age_days=60,
         )  # fmt: skip
         for night, rule in ((FRIDAY, "old"), (MONDAY, "unique")):
             insert(
@@ -153,7 +158,7 @@ def test_the_view_tells_why_the_current_scores_moved(read: Read) -> None:
 
 
 def test_the_documented_queries_answer(read: Read) -> None:
-    riskiest, moved, known, look, nights = (read(query) for query in QUERIES)
+    riskiest, moved, known, look, nights, standing = (read(query) for query in QUERIES)
     assert [(row[0], row[3]) for row in riskiest] == [
         *(("cards", f"loan-{number}") for number in (2, 1, 0)),
         *(("loans", f"loan-{number}") for number in (2, 1, 0)),
@@ -174,6 +179,8 @@ def test_the_documented_queries_answer(read: Read) -> None:
         ("loans", FRIDAY),
     ]
     assert {row[12] for row in nights} == {"map_head"}
+    # The attempt that found its source late was before the one that published Monday again.
+    assert [row[:4] for row in standing] == [("loans", "grey", "no schedule: no night is due", MONDAY)]
 
 
 # the snapshot
