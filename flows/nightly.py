@@ -54,7 +54,9 @@ def nights(portfolio: str, as_of: date | None) -> list[Line]:
         context = open_context(portfolio, as_of)
         due = pipeline.due(context)
         if not due:
-            return [Line(portfolio, context.job.as_of, "already published")]
+            return [
+                Line(portfolio, context.job.as_of, "retracted" if pipeline.retracted(context) else "already published")
+            ]
     except Exception:  # its sub-flow meets the same error, and has a state and a notice for it
         due = [as_of or day_before_start()]
     return [outcome(portfolio, day, night(portfolio, day, return_state=True)) for day in due]

@@ -21,8 +21,10 @@ from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, ut
 from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.models import champion_for, missing_weeks
 from metarisk.pipeline.promotion import approve, promote, roll_back
-from metarisk.pipeline.publish import current_publication, publish, seconds_of
+from metarisk.pipeline.publish import publish, seconds_of
+from metarisk.pipeline.retracting import Retracted, retract
 from metarisk.pipeline.sharding import score
+from metarisk.pipeline.standing import is_retracted, newest_publication, taken_back, to_publish_again
 from metarisk.pipeline.storing import store, store_of
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
@@ -34,6 +36,7 @@ __all__ = [
     "Context",
     "NightResult",
     "Quiet",
+    "Retracted",
     "Spread",
     "WeekResult",
     "approve",
@@ -46,6 +49,8 @@ __all__ = [
     "nightly",
     "portfolio_names",
     "promote",
+    "retract",
+    "retracted",
     "roll_back",
     "study",
     "utc_now",
@@ -59,7 +64,8 @@ class NightResult:
 
     portfolio: str
     as_of: date
-    outcome: Literal["published", "already_published"]
+    outcome: Literal["published", "already_published", "retracted"]
+    """`retracted`: a person took it back, and a backfill leaves it alone."""
     run_id: str
     rows_scored: int
     page: Path | None = None
@@ -92,14 +98,21 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
     """Run one night of one portfolio.
 
     A night that is published already ends at once, unless the job is a restatement. Raises LockedError while another
-    run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first, and leaves a
-    page that says why.
+    run of the portfolio holds its lock, ConfigError for a night that was taken back, unless the job is a restatement
+    with a reason, and whatever a step raises; a failed attempt is recorded first, and leaves a page that says why.
     """
     job = context.job
     run = Steps(call, context)
     with alone(context, job.portfolio, run, refusals.night):
-        current = current_publication(context)
-        if current is not None and job.mode != "restatement":
+        current = newest_publication(context)
+        if current is not None and is_retracted(current):
+            if job.mode == "backfill":
+                context.reporter.warn(f"{job.portfolio} {job.as_of} is left alone: {taken_back(current)}")
+                return NightResult(job.portfolio, job.as_of, "retracted", "", 0)
+            if job.mode != "restatement" or not job.reason.strip():
+                remedy = f"publish it again, with a reason: {to_publish_again(context)}"
+                raise ConfigError(taken_back(current), portfolio=job.portfolio, on=job.as_of, remedy=remedy)
+        elif current is not None and job.mode != "restatement":
             page = _page_of(context, run, current)
             return NightResult(
                 job.portfolio, job.as_of, "already_published", current["run_id"], current["rows_scored"], page
@@ -171,7 +184,7 @@ def due(context: Context) -> list[date]:
     """Nights missing from the warehouse up to and including the job's as_of, oldest first.
 
     By the portfolio's calendar, from its first published night on; a portfolio without any published night owes the
-    newest alone, and so does one with `catch_up = latest`.
+    newest alone, and so does one with `catch_up = latest`. A night that was taken back is not owed.
     """
     with explained(context, Steps(direct, context), refusals.night):
         migrate(context)
@@ -181,16 +194,18 @@ def due(context: Context) -> list[date]:
 def _owed(context: Context) -> list[date]:
     job, portfolio = context.job, context.portfolio
     rows = context.warehouse.rows(
-        "SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio AND as_of <= $as_of",
+        "SELECT p.as_of, count(c.run_id) > 0 AS stands FROM metarisk.publication AS p "
+        "LEFT JOIN metarisk.publication_current AS c ON c.portfolio = p.portfolio AND c.as_of = p.as_of "
+        "WHERE p.portfolio = $portfolio AND p.as_of <= $as_of GROUP BY p.as_of",
         {"portfolio": job.portfolio, "as_of": job.as_of},
     )
-    published = {row["as_of"] for row in rows}
+    decided, published = {row["as_of"] for row in rows}, {row["as_of"] for row in rows if row["stands"]}
     table = _calendar_table(context)
     if not published or portfolio.catch_up == "latest":
         owed = calendar_dates(portfolio, date(job.as_of.year - 1, 1, 1), job.as_of, table)[-1:]
     else:
         owed = calendar_dates(portfolio, min(published), job.as_of, table)
-    return [day for day in owed if day not in published]
+    return [day for day in owed if day not in decided]
 
 
 def backfill(context: Context, start: date, call: Caller = direct, *, train: bool = True) -> Backfilled:
@@ -198,7 +213,8 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
 
     Both go oldest first; what is done is skipped, so that a killed backfill is run again. Each night takes the newest
     champion whose label cut-off is on or before it, carries mode `backfill`, and is published with the time at which it
-    was really known. A week that cannot be trained is told, and its nights take the champion of before.
+    was really known. A week that cannot be trained is told, and its nights take the champion of before; a night that
+    was taken back is told, and left alone.
 
     Args:
         start: first night.
@@ -246,7 +262,12 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
 
 
 def _published(context: Context, as_of: date) -> bool:
-    return current_publication(replace(context, job=replace(context.job, as_of=as_of))) is not None
+    return newest_publication(replace(context, job=replace(context.job, as_of=as_of))) is not None
+
+
+def retracted(context: Context) -> bool:
+    """Whether the night of the job's as_of was taken back, and not published again since."""
+    return is_retracted(newest_publication(context))
 
 
 def portfolio_names(settings: Settings) -> list[str]:
@@ -269,6 +290,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
     is done now.
     """
     page = pages.night_page(context, current["run_id"])
+    pages.retracted_page(context).unlink(missing_ok=True)
     if page.exists():
         return page
     context.warehouse.snapshot()

@@ -19,6 +19,7 @@ from metarisk.pipeline.sealing import (
     EVENTS,
     NOTHING,
     PRUNED,
+    RETRACTION,
     SCORES,
     Rows,
     Seal,
@@ -120,7 +121,10 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     runs = {row["run_id"]: row for row in context.warehouse.rows(_RUNS, about)}
     faults += _runs_differ(published, runs)
     whole = not faults and len(chain) == len(events)
-    faults += _publications_differ(published, context.warehouse.rows(_PUBLICATIONS, about), _rewritten(trusted), whole)
+    taken = {event["seq"]: json.loads(event["payload"]) for event in trusted if event["kind"] == RETRACTION}
+    faults += _publications_differ(
+        published | taken, context.warehouse.rows(_PUBLICATIONS, about), _rewritten(trusted), whole
+    )
     faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
     faults += _evidence_differs(context.warehouse, trusted)
     faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
@@ -171,17 +175,23 @@ def _publications_differ(
     """Publications that are not as the log has them, and, where it is whole, those that it does not know."""
     found = {(str(row["as_of"]), row["run_id"], row["seq"]): row for row in rows}
     names = ("seq", "published_at") if "metarisk.publication" in rewritten else ("seq", "published_at", "reason")
-    known = {(told["as_of"], told["run_id"]) for told in published.values()}
+    moved: set[str] = set()
     for seq, told in published.items():
+        whose = (told["as_of"], told["run_id"])
         if "publication" not in told:
+            found.pop(min((key for key in found if key[:2] == whose), default=(*whose, 0)), None)
             continue
-        row = found.pop((told["as_of"], told["run_id"], told["publication"]["seq"]), None)
+        row = found.pop((*whose, told["publication"]["seq"]), None)
         if row is None or as_told(row, *names) != {name: told["publication"][name] for name in names}:
-            yield Fault(f"the publication of run {told['run_id']} is not as it was logged", seq)
-            known |= {key[:2] for key in found if key[0] == told["as_of"]} if row is None else set()
-    for as_of, run_id, _ in sorted(found) if whole else ():
-        if (as_of, run_id) not in known:
-            yield Fault(f"the log knows no publication of run {run_id} for {as_of}")
+            yield Fault(f"the {_named(told['run_id'])} for {told['as_of']} is not as it was logged", seq)
+            moved |= {told["as_of"]} if row is None else set()
+    for as_of, run_id, _ in sorted(found, key=str) if whole else ():
+        if as_of not in moved:
+            yield Fault(f"the log knows no {_named(run_id)} for {as_of}")
+
+
+def _named(run_id: str | None) -> str:
+    return "retraction" if run_id is None else f"publication of run {run_id}"
 
 
 def _other_rows(run_id: str, table: str, sealed: Seal, as_of: date) -> Fault:

@@ -20,6 +20,7 @@ from metarisk.pipeline.deriving import DERIVED
 from metarisk.pipeline.models import champion_for
 from metarisk.pipeline.night import run_folder
 from metarisk.pipeline.sides import side_tables
+from metarisk.pipeline.standing import last_night
 from metarisk.pipeline.storing import from_registry, registry_root
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
 from metarisk.risks import RISKS
@@ -163,9 +164,7 @@ def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
     except MetariskError as error:
         yield Finding(subject, error.what, error.remedy)
         return
-    newest = context.warehouse.rows(
-        "SELECT max(as_of) AS night FROM metarisk.publication WHERE portfolio = $portfolio", {"portfolio": name}
-    )[0]["night"]
+    newest = last_night(context)
     age = ((newest or champion.as_of) - champion.as_of).days
     limit = context.portfolio.thresholds.max_model_age_days
     old = f"{age} days old at the newest night, max_model_age_days is {limit}"
