@@ -12,6 +12,7 @@ from typing import Any
 from metarisk.domain import ConfigError, Scalar, Transaction
 from metarisk.pipeline import archiving
 from metarisk.pipeline.appending import append_rows
+from metarisk.pipeline.backing import Backing
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import text_hash
 from metarisk.pipeline.sealing import (
@@ -127,6 +128,8 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     )
     faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
     faults += _evidence_differs(context.warehouse, trusted)
+    if not any(_broken(events)):
+        faults += _models_unknown(context, Backing.of(events))
     faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
     sealed = {key: found for key, found in sealed_rows(trusted).items() if key[0] in runs}
     scored = [run for (run, table), found in sealed.items() if table == SCORES and found.digest != NOTHING]
@@ -232,6 +235,16 @@ def _states_differ(events: Sequence[Mapping[str, Any]], states: Sequence[Mapping
         unknown = [key[1] for key in found if key[0] == model and sealed and key[1] > min(sealed) and key not in told]
         if model not in faulty and (unknown or state != row["state"]):
             yield Fault(f"model {model} is {row['state']}, and the log says {state}", seq)
+
+
+def _models_unknown(context: Context, log: Backing) -> Iterator[Fault]:
+    """Models, their states and the evidence for them, of which no event tells."""
+    about: dict[str, Scalar] = {"portfolio": context.job.portfolio}
+    for table, what in (("model", "model"), ("model_state", "state of model"), ("evidence", "evidence of model")):
+        sql = f"SELECT DISTINCT model_id FROM metarisk.{table} WHERE portfolio = $portfolio ORDER BY model_id"  # noqa: S608
+        for row in context.warehouse.rows(sql, about):
+            if not log.knows(row["model_id"]):
+                yield Fault(f"the log knows no {what} {row['model_id']}")
 
 
 def _of_models(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, dict[str, Any]]]:
