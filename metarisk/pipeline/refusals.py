@@ -189,7 +189,7 @@ def _title(context: Context) -> str:
 def _champion(context: Context) -> report.Champion | None:
     try:
         return pages.scoring_now(context)
-    except (ConfigError, WarehouseError):  # its TOML may be what is wrong
+    except MetariskError:  # its TOML, or the champion itself, may be what is wrong
         return None
 
 

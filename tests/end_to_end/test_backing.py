@@ -139,10 +139,12 @@ def test_champions_of_versions_before_serve_and_prove(
                 new | {"seq": event["seq"]},
             )
     assert published.nightly(SECOND).outcome == "published"
-    newer = published.weekly(LATER).model_id
-    assert published.nightly(LATER + timedelta(days=1)).outcome == "published"
-    assert unknown(published) == []
-    assert pipeline.roll_back(published.context(LATER), BY, WHY) == (newer, old)
+    context = published.context(CUT_OFF)
+    with published.warehouse.transaction() as transaction:
+        transaction.execute(MODEL, {"model": "newer"})
+        promotion.append_states(context, transaction, "newer", ["candidate", "champion"], "of this version")
+    assert (champion(published), unknown(published)) == ("newer", [])
+    assert pipeline.roll_back(context, BY, WHY) == ("newer", old)
     assert champion(published) == old
     new = plant(published)
     with pytest.raises(ModelError, match=f"no event of the log made model {new} champion"):
