@@ -36,7 +36,7 @@ LEVEL = "level.json"
 DRIFTING = "drifting"
 """In the manifest of an adaptation: names of segments that drifted, as JSON; not there where none did."""
 AROUND = "published_around"
-"""In the manifest of an adaptation: when a night of the portfolio was published or taken back last.
+"""In the manifest of an adaptation: when an earlier night was published or taken back last.
 
 What an attempt that died left is no start for the next one where that is another time now: it rests on what stood then.
 """
@@ -286,14 +286,15 @@ def load_level(run: Run) -> Calibration:
 
 
 def _published_around(context: Context, run_id: str) -> tuple[str, bool]:
-    """When the portfolio's publications changed last, empty for never, and whether one of them is the run's."""
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "run_id": run_id}
+    """When publications of earlier nights changed last, empty for never, and whether the run was published itself."""
+    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of, "run_id": run_id}
     (row,) = context.warehouse.rows(_AROUND, about)
     return "" if row["last"] is None else instant(row["last"]), row["own"] > 0
 
 
 _AROUND = """
-SELECT max(published_at) AS last, count(CASE WHEN run_id = $run_id THEN 1 END) AS own
+SELECT
+    max(CASE WHEN as_of < $as_of THEN published_at END) AS last, count(CASE WHEN run_id = $run_id THEN 1 END) AS own
 FROM metarisk.publication WHERE portfolio = $portfolio
 """
 
