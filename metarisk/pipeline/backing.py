@@ -30,7 +30,7 @@ class Backing:
     last: dict[str, set[str]] = field(default_factory=dict)
     """By model, the last states that events of before those seals say it had."""
     evidence: dict[str, str | None] = field(default_factory=dict)
-    """By model that an event is about, the seal of its evidence; None where that was not sealed yet."""
+    """By model that an event is about, the last seal of its evidence; None where that was not sealed yet."""
 
     @classmethod
     def of(cls, events: Iterable[Mapping[str, Any]]) -> Backing:
@@ -50,8 +50,8 @@ class Backing:
         return found
 
     def knows(self, model_id: str) -> bool:
-        """Whether any event is about a model."""
-        return model_id in self.evidence
+        """Whether an event registered a model: one that tells of its first state. To withdraw one registers nothing."""
+        return (model_id, 1) in self.rows or model_id in self.last
 
     def backs(self, row: Mapping[str, Any]) -> bool:
         """Whether an event says that a row of `model_state` (model_id, seq, state, since) was written.

@@ -100,7 +100,7 @@ def test_only_a_week_of_the_log_proves(duckdb: Project) -> None:
     assert promotion.earlier_proofs(context, recipe) == [""]  # it is not what the log sealed
     assert unknown(duckdb) == [f"the evidence of model {old} is not that which the log sealed"]
     with duckdb.warehouse.transaction() as transaction:
-        transaction.execute("DELETE FROM metarisk.evidence WHERE metric = 'loss_minus_incumbent'")
+        transaction.execute("DELETE FROM metarisk.evidence WHERE low = -0.02 AND high = -0.005")
         transaction.execute(EVIDENCE, {"model": "nobody", "slice": recipe})
         transaction.execute(MODEL, {"model": "nobody"})
         transaction.execute("UPDATE metarisk.evidence SET as_of = as_of + INTERVAL '1 day' WHERE model_id = 'nobody'")
