@@ -204,8 +204,9 @@ def _other_rows(run_id: str, table: str, sealed: Seal, as_of: date) -> Fault:
 
 
 def _evidence_differs(source: Rows, events: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
-    """Models for which other rows speak than when their last state was decided."""
-    told = {payload["model_id"]: (seq, payload) for seq, _, payload in _of_models(events) if "evidence" in payload}
+    """Models for which other rows speak than when their first sealed state was decided."""
+    known = reversed(_of_models(events))
+    told = {payload["model_id"]: (seq, payload) for seq, _, payload in known if "evidence" in payload}
     for model, (seq, payload) in told.items():
         if seal_evidence(source, model) != payload["evidence"]:
             yield Fault(f"the evidence of model {model} is not that which the log sealed", seq)

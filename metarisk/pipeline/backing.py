@@ -29,8 +29,8 @@ class Backing:
     """By model and number each state that is sealed: `state_rows`."""
     last: dict[str, set[str]] = field(default_factory=dict)
     """By model, the last states that events of before those seals say it had."""
-    evidence: dict[str, str | None] = field(default_factory=dict)
-    """By model that an event is about, the last seal of its evidence; None where that was not sealed yet."""
+    evidence: dict[str, str] = field(default_factory=dict)
+    """By model the first seal of its evidence, to which nothing is ever added; not there where it was not sealed yet."""
 
     @classmethod
     def of(cls, events: Iterable[Mapping[str, Any]]) -> Backing:
@@ -46,7 +46,8 @@ class Backing:
             if "rows" not in told:
                 for model, state in told.get("states", {told["model_id"]: told["state"]}).items():
                     found.last.setdefault(model, set()).add(state)
-            found.evidence[told["model_id"]] = told.get("evidence", found.evidence.get(told["model_id"]))
+            if "evidence" in told:
+                found.evidence.setdefault(told["model_id"], told["evidence"])
         return found
 
     def knows(self, model_id: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from metarisk.domain import ConfigError, Scalar, Transaction
+from metarisk.domain import ConfigError, ModelError, Scalar, Transaction
 from metarisk.pipeline.appending import append_rows, not_before
 from metarisk.pipeline.audit import append_event, require_person
 from metarisk.pipeline.backing import backing, unbacked
@@ -198,12 +198,19 @@ def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
 
 
 def _ready(context: Context, source: Rows, model_id: str) -> None:
-    """A model that is to serve is one of the log's and can be read here and, where the lake has a copy, from there.
+    """A model that is to serve is the log's, with its evidence, and can be read here and in the copy, if there is one.
 
     Raises ModelError if not.
     """
-    if not backing(source, context.job.portfolio).knows(model_id):
+    log = backing(source, context.job.portfolio)
+    if not log.knows(model_id):
         raise unbacked(model_id, "a candidate", context.job.portfolio)
+    if not log.proves(source, model_id):
+        raise ModelError(
+            f"the evidence of model {model_id} is not that which the log sealed",
+            portfolio=context.job.portfolio,
+            remedy="`metarisk audit verify` says what else differs: restore the warehouse first",
+        )
     load_model(context, model_id)
     if (copy := store_of(context)) is not None:
         keep_model(context, copy, model_id)

@@ -98,7 +98,12 @@ def test_only_a_week_of_the_log_proves(duckdb: Project) -> None:
     with duckdb.warehouse.transaction() as transaction:
         transaction.execute(EVIDENCE, {"model": old, "slice": recipe})
     assert promotion.earlier_proofs(context, recipe) == [""]  # it is not what the log sealed
-    assert unknown(duckdb) == [f"the evidence of model {old} is not that which the log sealed"]
+    said = f"the evidence of model {old} is not that which the log sealed"
+    assert unknown(duckdb) == [said]
+    with duckdb.warehouse.transaction() as transaction:
+        promotion.append_states(duckdb.context(CUT_OFF), transaction, old, ["retired"], "by hand")
+    with pytest.raises(ModelError, match=said):
+        pipeline.promote(duckdb.context(SECOND), old, BY, WHY)
     with duckdb.warehouse.transaction() as transaction:
         transaction.execute("DELETE FROM metarisk.evidence WHERE low = -0.02 AND high = -0.005")
         transaction.execute(EVIDENCE, {"model": "nobody", "slice": recipe})
