@@ -30,7 +30,7 @@ class Backing:
     last: dict[str, set[str]] = field(default_factory=dict)
     """By model, the last states that events of before those seals say it had."""
     evidence: dict[str, str] = field(default_factory=dict)
-    """By model the first seal of its evidence, to which nothing is ever added; not there where it was not sealed yet."""
+    """By model the first seal of its evidence, to which nothing is added later; absent where it was never sealed."""
 
     @classmethod
     def of(cls, events: Iterable[Mapping[str, Any]]) -> Backing:
