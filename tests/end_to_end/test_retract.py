@@ -199,8 +199,8 @@ def test_what_a_night_told_of_outcomes_goes_with_it(published_project: Project) 
     assert audit.verify(project.context(THIRD)).faults == ()
 
 
-def test_the_first_night_is_taken_back(published_project: Project) -> None:
-    project = published_project
+def test_the_first_night_is_taken_back(published: Project) -> None:
+    project = published
     found = take_back(project, FIRST)
     assert (found.latest, latest(project), project.warehouse.rows(TOLD)) == (None, set(), [])
     assert pipeline.due(project.context(FIRST)) == []
