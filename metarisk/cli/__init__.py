@@ -24,7 +24,7 @@ from metarisk import __version__, demo
 from metarisk.cli.console import errors, hint, plain, readable, rich_table, say
 from metarisk.cli.drift import drift_app
 from metarisk.cli.erasure import forget
-from metarisk.cli.governance import audit_app, models_app, replay
+from metarisk.cli.governance import audit_app, models_app, replay, retract
 from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.overrides import override_app
 from metarisk.cli.portfolio import portfolio_app
@@ -182,10 +182,12 @@ def runs(
             "WHERE $portfolio IS NULL OR portfolio = $portfolio ORDER BY started_at DESC",
             {"portfolio": portfolio},
         )[:last]
+        taken = {row["run_id"] for row in warehouse.rows("SELECT run_id FROM metarisk.retracted_run")}
         gone = {name: archives(trusted_events(warehouse, name)) for name in {row["portfolio"] for row in rows}}
         for row in rows:
             archive = gone[row["portfolio"]].get(row["run_id"])
             row["pruned"] = archive is not None and SCORES in archive.left
+            row["retracted"] = row["run_id"] in taken
         if as_json:
             say({"attempts": rows}, "", True)
         elif rows:
@@ -196,6 +198,8 @@ def runs(
                     console.print(escape(f"{row['as_of']} {row['step']}: {row['error']}"), soft_wrap=True)
             if any(row["pruned"] for row in rows):
                 console.print("pruned: the rows of such a run are in the archive, no longer in the warehouse")
+            if any(row["retracted"] for row in rows):
+                console.print("retracted: a person took the night back; the view night says why, no reader has it")
             console.print(f"Next: metarisk report --portfolio {rows[0]['portfolio']} --as-of {rows[0]['as_of']}")
         else:
             Console().print("no attempt yet\nNext: metarisk weekly, then metarisk nightly")
@@ -239,7 +243,7 @@ def run_demo(
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo", *portfolios]))  # noqa: S603
 
 
-for command in (evaluate, explain, why, score, feedback, replay, forget, status, doctor, unstick, prune):
+for command in (evaluate, explain, why, score, feedback, replay, retract, forget, status, doctor, unstick, prune):
     app.command()(command)
 
 
@@ -270,6 +274,8 @@ def _reader(parquet: pq.ParquetFile) -> Any:
 
 
 def _night_text(result: NightResult) -> str:
+    if result.outcome == "retracted":
+        return f"{result.portfolio} {result.as_of}: retracted by a person; left alone"
     if result.outcome == "already_published":
         return f"{result.portfolio} {result.as_of}: already published as run {result.run_id}; nothing was done"
     return (

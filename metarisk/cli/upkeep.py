@@ -49,7 +49,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say in a line how each portfolio stands: nights, last attempt, model, alerts, next start; 1 if one is red."""
-    from metarisk.pipeline.standing import standings
+    from metarisk.pipeline.portfolio_status import standings
 
     with errors(as_json):
         warehouse, settings = warehouse_of()

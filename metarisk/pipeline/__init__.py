@@ -23,8 +23,10 @@ from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.models import champion_for, missing_weeks
 from metarisk.pipeline.owing import owed
 from metarisk.pipeline.promotion import approve, promote, roll_back
-from metarisk.pipeline.publish import current_publication, publish
+from metarisk.pipeline.publish import publish
+from metarisk.pipeline.retracting import Retracted, retract
 from metarisk.pipeline.sharding import score
+from metarisk.pipeline.standing import is_retracted, newest_publication, taken_back, to_publish_again
 from metarisk.pipeline.storing import store, store_of
 from metarisk.pipeline.trying import seconds_of
 from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
@@ -37,6 +39,7 @@ __all__ = [
     "Context",
     "NightResult",
     "Quiet",
+    "Retracted",
     "Spread",
     "WeekResult",
     "approve",
@@ -50,6 +53,8 @@ __all__ = [
     "nightly",
     "portfolio_names",
     "promote",
+    "retract",
+    "retracted",
     "roll_back",
     "study",
     "utc_now",
@@ -63,7 +68,8 @@ class NightResult:
 
     portfolio: str
     as_of: date
-    outcome: Literal["published", "already_published"]
+    outcome: Literal["published", "already_published", "retracted"]
+    """`retracted`: a person took it back, and a backfill leaves it alone."""
     run_id: str
     rows_scored: int
     page: Path | None = None
@@ -96,15 +102,22 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
     """Run one night of one portfolio.
 
     A night that is published already ends at once, unless the job is a restatement. Raises LockedError while another
-    run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first, and leaves a
-    page that says why.
+    run of the portfolio holds its lock, ConfigError for a night that was taken back, unless the job is a restatement
+    with a reason, and whatever a step raises; a failed attempt is recorded first, and leaves a page that says why.
     """
     require_over(context)
     job = context.job
     run = Steps(call, context)
     with alone(context, "night", run):
-        current = current_publication(context)
-        if current is not None and job.mode != "restatement":
+        current = newest_publication(context)
+        if current is not None and is_retracted(current):
+            if job.mode == "backfill":
+                context.reporter.warn(f"{job.portfolio} {job.as_of} is left alone: {taken_back(current)}")
+                return NightResult(job.portfolio, job.as_of, "retracted", "", 0)
+            if job.mode != "restatement" or not job.reason.strip():
+                remedy = f"publish it again, with a reason: {to_publish_again(context)}"
+                raise ConfigError(taken_back(current), portfolio=job.portfolio, on=job.as_of, remedy=remedy)
+        elif current is not None and job.mode != "restatement":
             refusals.withdraw(context, "night")
             page = _page_of(context, run, current)
             return NightResult(
@@ -182,7 +195,7 @@ def due(context: Context) -> list[date]:
     """Nights missing from the warehouse up to and including the job's as_of, oldest first.
 
     By the portfolio's calendar, from its first published night on; a portfolio without any published night owes the
-    newest alone, and so does one with `catch_up = latest`.
+    newest alone, and so does one with `catch_up = latest`. A night that was taken back is not owed.
     """
     require_over(context)
     with explained(context, Steps(direct, context), refusals.night):
@@ -195,7 +208,8 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
 
     Both go oldest first; what is done is skipped, so that a killed backfill is run again. Each night takes the newest
     champion whose label cut-off is on or before it, carries mode `backfill`, and is published with the time at which it
-    was really known. A week that cannot be trained is told, and its nights take the champion of before.
+    was really known. A week that cannot be trained is told, and its nights take the champion of before; a night that
+    was taken back is told, and left alone.
 
     Args:
         start: first night.
@@ -244,7 +258,12 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
 
 
 def _published(context: Context, as_of: date) -> bool:
-    return current_publication(replace(context, job=replace(context.job, as_of=as_of))) is not None
+    return newest_publication(replace(context, job=replace(context.job, as_of=as_of))) is not None
+
+
+def retracted(context: Context) -> bool:
+    """Whether the night of the job's as_of was taken back, and not published again since."""
+    return is_retracted(newest_publication(context))
 
 
 def portfolio_names(settings: Settings) -> list[str]:
@@ -260,6 +279,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
     is done now.
     """
     page = pages.night_page(context, current["run_id"])
+    pages.retracted_page(context).unlink(missing_ok=True)
     if page.exists():
         return page
     context.warehouse.snapshot()

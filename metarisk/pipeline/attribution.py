@@ -17,6 +17,7 @@ from metarisk.moves import FACTORS, INPUTS, PARTS, UNTOLD, Sums, shapley
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, finished
 from metarisk.pipeline.replaying import SCORE, SEGMENT, Night, Replay, aligned, entity_row, published, scored_rows
+from metarisk.pipeline.standing import last_night
 from metarisk.pipeline.unlike import published_row, published_scores, run_inputs, unlike
 
 MEAN, LOSS, LOGIT = "mean_score", "expected_loss", "logit"
@@ -36,9 +37,6 @@ SCHEMA = {
     **{f"from_{part}": pl.Float64 for part in PARTS},
 }
 _TYPES: Any = SCHEMA
-_LAST = """
-SELECT max(as_of) AS last FROM metarisk.publication WHERE portfolio = $portfolio AND as_of < $as_of
-"""
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,7 @@ def attribute(context: Context, run: Run) -> Path:
     A night whose files are gone, or that this version would score otherwise, is no reason to stop: then there are no
     rows, and a warning.
     """
-    last = None
-    if context.portfolio.reasons.moves:
-        last = context.warehouse.rows(_LAST, {"portfolio": context.job.portfolio, "as_of": context.job.as_of})[0][
-            "last"
-        ]
+    last = last_night(context, context.job.as_of) if context.portfolio.reasons.moves else None
     moved = pl.DataFrame(schema=SCHEMA)
     folder = run.folder / "moves"
     if last is not None:

@@ -19,8 +19,8 @@ from metarisk.pipeline.context import Context, Quiet
 from metarisk.pipeline.deriving import DERIVED
 from metarisk.pipeline.models import champion_for
 from metarisk.pipeline.night import run_folder
+from metarisk.pipeline.portfolio_status import standings
 from metarisk.pipeline.sides import side_tables
-from metarisk.pipeline.standing import standings
 from metarisk.pipeline.storing import from_registry, registry_root
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
 from metarisk.risks import RISKS

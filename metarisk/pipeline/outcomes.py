@@ -27,10 +27,16 @@ FROM metarisk.publication AS p
 JOIN metarisk.run AS r ON r.run_id = p.run_id
 WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of <= $last
 AND ($known IS NULL OR p.published_at <= $known)
+AND NOT EXISTS (
+    SELECT 1 FROM metarisk.publication AS t
+    WHERE t.portfolio = p.portfolio AND t.as_of = p.as_of AND t.run_id IS NULL AND t.seq > p.seq
+    AND ($known IS NULL OR t.published_at <= $known)
+)
 """
 """Of each night the newest publication, and the newest that may prove something: one that was made at its time.
 
-A backfill or a restatement reads what the source has become, unless the source is declared bitemporal.
+A backfill or a restatement reads what the source has become, unless the source is declared bitemporal. What was taken
+back is neither.
 """
 _MONTH_ENDS = f"""
 SELECT as_of, run_id, model_id FROM (
@@ -50,7 +56,7 @@ SELECT entity, opened_on, event_date AS old_event, known_date AS old_known, valu
 FROM metarisk.outcome_current
 WHERE portfolio = $portfolio AND target = $target
 """
-_NEWER = "SELECT 1 AS found FROM metarisk.publication WHERE portfolio = $portfolio AND as_of > $as_of LIMIT 1"
+_NEWER = "SELECT 1 AS found FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of > $as_of LIMIT 1"
 _FRESH = {"entity": pl.String, "published": pl.Date, "score": pl.Float64, "model_id": pl.String}
 _HASH = pl.col("entity").hash()
 

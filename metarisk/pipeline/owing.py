@@ -13,8 +13,12 @@ from metarisk.pipeline.dating import calendar_table
 from metarisk.pipeline.sealing import Rows
 from metarisk.portfolios import calendar_dates, grace, newest_due, read_schedule
 
-_PUBLISHED = """
-SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio AND as_of <= $until
+_DECIDED = """
+SELECT p.as_of, count(c.run_id) > 0 AS stands
+FROM metarisk.publication AS p
+LEFT JOIN metarisk.publication_current AS c ON c.portfolio = p.portfolio AND c.as_of = p.as_of
+WHERE p.portfolio = $portfolio AND p.as_of <= $until
+GROUP BY p.as_of
 """
 _TOLD = "SELECT * FROM metarisk.portfolio WHERE portfolio = $portfolio ORDER BY seq DESC LIMIT 1"
 _DATES = """
@@ -30,15 +34,15 @@ def owed(context: Context, until: date) -> list[date]:
     newest alone, and so does one with `catch_up = latest`. A retracted night is owed no more.
     """
     portfolio = context.portfolio
-    rows = context.warehouse.rows(_PUBLISHED, {"portfolio": portfolio.name, "until": until})
-    published = {row["as_of"] for row in rows}
+    rows = context.warehouse.rows(_DECIDED, {"portfolio": portfolio.name, "until": until})
+    decided, published = {row["as_of"] for row in rows}, {row["as_of"] for row in rows if row["stands"]}
     table = calendar_table(context)
     if not published or portfolio.catch_up == "latest":
         newest = newest_due(portfolio, until, table)
         due = [] if newest is None else [newest]
     else:
         due = calendar_dates(portfolio, min(published), until, table)
-    return [day for day in due if day not in published]
+    return [day for day in due if day not in decided]
 
 
 @dataclass(frozen=True)

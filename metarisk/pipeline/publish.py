@@ -26,23 +26,13 @@ from metarisk.pipeline.deriving import DERIVED, MEASURES, SCORES
 from metarisk.pipeline.identity import identity, versions
 from metarisk.pipeline.night import Run, load_adapted, load_level, scan, score_files
 from metarisk.pipeline.sealing import publication_event
+from metarisk.pipeline.standing import newest_publication
 from metarisk.pipeline.trying import Attempt, append_end, append_quality
 from metarisk.tasks import LABEL, MISSING_SEGMENT, labelled, segment_keys
 
 ROWS_A_BATCH = 65_536
 SHOWN_NUMBERS = 64
 """An adaptation of more numbers than these (a whole network) stays in the lake."""
-
-
-def current_publication(context: Context) -> dict[str, Any] | None:
-    """The current publication of (portfolio, as_of), or None."""
-    rows = context.warehouse.rows(
-        "SELECT p.run_id, p.seq, p.published_at, r.model_id, r.rows_scored FROM metarisk.publication p "
-        "JOIN metarisk.run r ON r.run_id = p.run_id "
-        "WHERE p.portfolio = $portfolio AND p.as_of = $as_of ORDER BY p.seq DESC LIMIT 1",
-        {"portfolio": context.job.portfolio, "as_of": context.job.as_of},
-    )
-    return rows[0] if rows else None
 
 
 def publish(
@@ -52,7 +42,7 @@ def publish(
 
     Returns the publication. Publishing a run that is current already changes nothing.
     """
-    current = current_publication(context)
+    current = newest_publication(context)
     if current is not None and current["run_id"] == run.run_id:
         context.warehouse.snapshot()  # the try before may have died, or met a full disk, after its commit
         return current
@@ -77,7 +67,8 @@ def publish(
             append_quality(context, transaction, attempt, run.run_id, results)
         for told in outcomes.to_tell(context, scan(context, run.checked), run.extract.rows):
             append_frame(transaction, "metarisk.outcome", told)
-        published_at = _point(context, transaction, run, 1 + (current["seq"] if current else 0))
+        seq = 1 + (current["seq"] if current else 0)
+        published_at = point(context, transaction, seq, run.run_id, context.job.reason)
         append_end(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
         event = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
         append_event(context, transaction, "publication", event)
@@ -248,8 +239,8 @@ def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
     )
 
 
-def _point(context: Context, transaction: Transaction, run: Run, seq: int) -> datetime:
-    """Append the publication row; its time is later than that of any other of the portfolio."""
+def point(context: Context, transaction: Transaction, seq: int, run_id: str | None, reason: str) -> datetime:
+    """Append a row of `publication`, without a run to take the night back; its time is later than all others' of it."""
     job = context.job
     last = transaction.rows(
         "SELECT max(published_at) AS last FROM metarisk.publication WHERE portfolio = $portfolio",
@@ -260,9 +251,9 @@ def _point(context: Context, transaction: Transaction, run: Run, seq: int) -> da
         "portfolio": job.portfolio,
         "as_of": job.as_of,
         "seq": seq,
-        "run_id": run.run_id,
+        "run_id": run_id,
         "published_at": now,
-        "reason": job.reason or None,
+        "reason": reason or None,
     }
     append_rows(transaction, "metarisk.publication", [row])
     return now

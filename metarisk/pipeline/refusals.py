@@ -1,4 +1,4 @@
-"""The page of a run that published nothing: what was refused or failed, why, and what to do about it."""
+"""The page of a night that readers do not have: refused, failed or taken back, why, and what to do about it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from metarisk.pipeline import pages
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.night import Checked
+from metarisk.pipeline.standing import last_night, to_publish_again
 from metarisk.pipeline.trying import Kind
 from metarisk.portfolios import list_portfolios
 
@@ -137,6 +138,33 @@ def night(context: Context, stop: Stop) -> Path:
     return pages.write(_night_file(context), report.render_night(page))
 
 
+def retracted(context: Context, run_id: str, reason: str, latest: date | None) -> Path | None:
+    """Write the page of a night that was taken back; None, and a warning, where that fails: the night is gone anyhow.
+
+    Args:
+        run_id: that was current until then.
+        reason: who took it back, and why.
+        latest: night that readers have for the latest now.
+    """
+    page = report.NightReport(
+        title=_title(context),
+        portfolio=context.job.portfolio,
+        as_of=context.job.as_of,
+        run_id=run_id,
+        mode=context.job.mode,
+        outcome="retracted",
+        reason=reason,
+        last_published=latest,
+        next_steps=(f"Publish it again once its cause is mended: {to_publish_again(context)}.",),
+        provenance={"run": run_id},
+    )
+    try:
+        return pages.write(pages.retracted_page(context), report.render_night(page))
+    except OSError as error:
+        context.reporter.warn(f"the page of this retraction could not be written: {type(error).__name__}")
+        return None
+
+
 def week(context: Context, stop: Stop) -> Path:
     """Write the page of a week that registered no model; a later attempt that fails writes it anew."""
     job = context.job
@@ -185,18 +213,13 @@ def _title(context: Context) -> str:
 def _champion(context: Context) -> report.Champion | None:
     try:
         return pages.scoring_now(context)
-    except (ConfigError, WarehouseError):  # its TOML may be what is wrong
+    except MetariskError:  # its TOML, or the champion itself, may be what is wrong
         return None
 
 
 def _last_published(context: Context) -> date | None:
     """Date of the night that readers see; None where there is none, or the warehouse does not answer."""
     try:
-        rows = context.warehouse.rows(
-            "SELECT max(as_of) AS last FROM metarisk.publication WHERE portfolio = $portfolio",
-            {"portfolio": context.job.portfolio},
-        )
+        return last_night(context)
     except WarehouseError:
         return None
-    last: date | None = rows[0]["last"]
-    return last

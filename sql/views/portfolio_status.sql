@@ -24,7 +24,7 @@ WITH told AS (
         CAST(now() AT TIME ZONE timezone AS DATE) AS today,
         n.first_as_of
     FROM started
-    LEFT JOIN (SELECT portfolio, min(as_of) AS first_as_of FROM metarisk.publication GROUP BY portfolio) AS n
+    LEFT JOIN (SELECT portfolio, min(as_of) AS first_as_of FROM metarisk.publication_current GROUP BY portfolio) AS n
         ON n.portfolio = started.portfolio
 ), day AS (
     SELECT d.portfolio, CAST(g.moment AS DATE) AS as_of

@@ -19,7 +19,7 @@ from metarisk import pipeline
 from metarisk.cli import app
 from metarisk.domain import MetariskError, ModelError
 from metarisk.pipeline import Context, health
-from metarisk.pipeline.standing import Standing, standings
+from metarisk.pipeline.portfolio_status import Standing, standings
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.test_kills import kill
