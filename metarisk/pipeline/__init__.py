@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarisk.domain import ConfigError, LockedError, MetariskError, WarehouseError
-from metarisk.pipeline import night, pages, refusals, watching, week
+from metarisk.pipeline import accepting, night, pages, refusals, watching, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
 from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, utc_now
 from metarisk.pipeline.dating import calendar_table, newest_over, require_over, require_portfolio
 from metarisk.pipeline.deriving import derive
+from metarisk.pipeline.guarding import guard
 from metarisk.pipeline.models import champion_for, missing_weeks
 from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish, seconds_of
@@ -95,10 +96,13 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
 
     A night that is published already ends at once, unless the job is a restatement. Raises LockedError while another
     run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first, and leaves a
-    page that says why.
+    page that says why. ConfigError where the job accepts what no attempt has shown.
     """
     require_over(context)
     job = context.job
+    if job.acceptance is not None:
+        migrate(context)
+        accepting.require_stop(context)
     run = Steps(call, context)
     with alone(context, job.portfolio, run, refusals.night):
         current = current_publication(context)
@@ -113,7 +117,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
             checked = run(night.check, extract)
             adapted = run(night.adapt, checked)
             scored = run(score, adapted)
-            guarded = run(night.guard, scored)
+            guarded = run(guard, scored)
             if context.spec.derive is not None:
                 run(derive, scored)
             drifted = run(watching.drift, scored)
@@ -283,7 +287,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         scored = run(score, again)
         if context.spec.derive is not None:
             run(derive, scored)
-        found = (run(night.guard, scored), run(watching.drift, scored), run(attribute, scored))
+        found = (run(guard, scored), run(watching.drift, scored), run(attribute, scored))
         return run(pages.report_night, scored, *found, current, seconds_of(context, scored.run_id))
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")

@@ -28,7 +28,7 @@ from metarisk.pipeline.dating import require_one_day, until
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.pipeline.sides import ALSO, extract_sides
-from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
+from metarisk.portfolios import extract_sql, suite_path
 from metarisk.tasks import newest, observed, population, segment_keys
 
 READY_POLL_SECONDS = 30.0
@@ -140,7 +140,7 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
     context.reporter.table("quality", f"Quality of {context.job.portfolio} {context.job.as_of}", found.table())
     for warning in (*extracted.warnings, *found.warnings):
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
-    _require(found)
+    require(found)
     return Checked(extracted, found)
 
 
@@ -237,23 +237,6 @@ def scan(context: Context, checked: Checked) -> pl.LazyFrame:
     return frame.filter(~pl.struct(keys).is_in(unwanted))
 
 
-def guard(context: Context, run: Run) -> quality.Quality:
-    """Run the suite of the score table over what is about to be published; a critical failure stops the run."""
-    lake.verify(run.folder / "score")
-    found = quality.check(
-        scores_suite_path(context.settings.project, context.portfolio),
-        score_files(run),
-        portfolio=context.portfolio,
-        as_of=context.job.as_of,
-        quarantine=run.folder / "quarantine",
-        parameters=quality.score_parameters(context.spec.likelihood, _population_rows(context, run)),
-        memory_mb=context.settings.memory_mb,
-        threads=context.settings.threads,
-    )
-    _require(found)
-    return found
-
-
 def score_files(run: Run) -> list[Path]:
     """Parquet files of the run's scores."""
     return sorted((run.folder / "score").glob("*.parquet"))
@@ -292,7 +275,7 @@ def finished(folder: Path) -> bool:
     return True
 
 
-def _require(found: quality.Quality) -> None:
+def require(found: quality.Quality) -> None:
     """Stop at critical failures; the error carries every verdict, for the record of the failed attempt."""
     try:
         found.require()
@@ -301,18 +284,12 @@ def _require(found: quality.Quality) -> None:
         raise
 
 
-def _population_rows(context: Context, run: Run) -> int:
-    """Rows that must have a score, counted from the extract and not from the scores."""
-    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
-    return int(rows.select(pl.len()).collect(engine="streaming").item())
-
-
 def _enough_rows(context: Context, extracted: lake.Extract) -> None:
     portfolio, as_of = context.portfolio, context.job.as_of
     share = portfolio.source.min_rows_vs_median
     nights = context.warehouse.rows(
         "SELECT rows_extracted FROM metarisk.night WHERE portfolio = $portfolio AND as_of < $as_of "
-        "ORDER BY as_of DESC LIMIT 14",
+        "AND is_current ORDER BY as_of DESC LIMIT 14",
         {"portfolio": portfolio.name, "as_of": as_of},
     )
     usual = median([row["rows_extracted"] for row in nights]) if nights else 0

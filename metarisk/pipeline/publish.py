@@ -21,7 +21,7 @@ from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
-from metarisk.pipeline import alerting, archiving, outcomes
+from metarisk.pipeline import accepting, alerting, archiving, outcomes
 from metarisk.pipeline.appending import append_frame, append_rows, not_before
 from metarisk.pipeline.audit import append_event
 from metarisk.pipeline.chunks import BATCH_ROWS, population_batches
@@ -55,7 +55,7 @@ class Attempt:
 def current_publication(context: Context) -> dict[str, Any] | None:
     """The current publication of (portfolio, as_of), or None."""
     rows = context.warehouse.rows(
-        "SELECT p.run_id, p.seq, p.published_at, r.model_id, r.rows_scored FROM metarisk.publication p "
+        "SELECT p.run_id, p.seq, p.published_at, p.reason, r.model_id, r.rows_scored FROM metarisk.publication p "
         "JOIN metarisk.run r ON r.run_id = p.run_id "
         "WHERE p.portfolio = $portfolio AND p.as_of = $as_of ORDER BY p.seq DESC LIMIT 1",
         {"portfolio": context.job.portfolio, "as_of": context.job.as_of},
@@ -105,12 +105,14 @@ def publish(
             _append_quality(context, transaction, attempt, run.run_id, results)
         for told in outcomes.to_tell(context, scan(context, run.checked), run.extract.rows):
             append_frame(transaction, "metarisk.outcome", told)
-        published_at = _point(context, transaction, run, 1 + (current["seq"] if current else 0))
+        seq, reason = 1 + (current["seq"] if current else 0), accepting.reason_of(context, guarded)
+        published_at = _point(context, transaction, run, seq, reason)
         _append_attempt(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
         event = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
         append_event(context, transaction, "publication", event)
+        accepting.log(context, transaction, run.run_id, seq, guarded)
     context.warehouse.snapshot()
-    return {"run_id": run.run_id, "published_at": published_at, **summary}
+    return {"run_id": run.run_id, "published_at": published_at, "reason": reason, **summary}
 
 
 def record_failure(
@@ -290,7 +292,7 @@ def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
     )
 
 
-def _point(context: Context, transaction: Transaction, run: Run, seq: int) -> datetime:
+def _point(context: Context, transaction: Transaction, run: Run, seq: int, reason: str | None) -> datetime:
     """Append the publication row; its time is later than that of any other of the portfolio."""
     job = context.job
     last = transaction.rows(
@@ -304,7 +306,7 @@ def _point(context: Context, transaction: Transaction, run: Run, seq: int) -> da
         "seq": seq,
         "run_id": run.run_id,
         "published_at": now,
-        "reason": job.reason or None,
+        "reason": reason,
     }
     append_rows(transaction, "metarisk.publication", [row])
     return now

@@ -15,6 +15,8 @@ ERASED, ERASED_FILES = "erased", "erased_files"
 """Kinds of the events of an erasure: new seals of rows, and the hash of the manifest of each rewritten folder."""
 PRUNED, PRUNED_FILES = "pruned", "pruned_files"
 """Kinds of the events of `prune`: rows of one run that left the warehouse, and folders that left lake and registry."""
+ACCEPTED = "accepted"
+"""Kind of the event of a person who published what the guard stopped."""
 SCORES = "risk_score"
 NOTHING = hashlib.sha256().hexdigest()
 """Seal of no rows."""
