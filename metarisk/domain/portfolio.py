@@ -47,7 +47,7 @@ class Source:
     """Minutes after the start to go on asking `ready_sql`; 0 asks once."""
     also: Mapping[str, str] = field(default_factory=dict)
     """Files in sql/extracts by name, each one SELECT with `$as_of` bound: small tables that the risk type reads."""
-    min_rows_vs_median: float = 0.6
+    min_rows_vs_median: float = 0.55
     """Fewest rows, extracted and scored, as a share of those of usual nights."""
     partitions: int = 1
     """Ranges of the entity's key that are read at once, where the warehouse is a server."""

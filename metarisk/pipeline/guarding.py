@@ -261,8 +261,8 @@ def _level(context: Context, scores: pl.LazyFrame, last: Night | str, rows: int)
     return guarding.level(_means(then, link / unit), _means(scores, link / unit), least)
 
 
-def _means(scores: pl.LazyFrame, link: pl.Expr) -> dict[str, tuple[int, float]]:
-    """Rows and mean by segment, and of all rows under no name."""
-    of_each = scores.group_by("segment").agg(pl.len(), link.mean().alias("mean")).collect()
-    whole = scores.select(pl.len(), link.mean().alias("mean")).collect().row(0)
-    return {"": whole} | {name: (rows, mean) for name, rows, mean in of_each.iter_rows()}
+def _means(scores: pl.LazyFrame, link: pl.Expr) -> dict[str, tuple[int, float, float]]:
+    """Rows, mean and standard deviation by segment, and of all rows under no name."""
+    told = pl.len(), link.mean().alias("mean"), link.std().fill_null(0.0).alias("deviation")
+    of_each = scores.group_by("segment").agg(told).collect().iter_rows()
+    return {"": scores.select(told).collect().row(0)} | {name: tuple(about) for name, *about in of_each}

@@ -37,12 +37,12 @@ FEWEST_COMPARED = 20
 """Fewer rows tell neither a rank correlation nor a median."""
 TAIL = 3.0
 """One row in ten may move by so many times as much as the median row."""
-OTHER_RECIPE = 2.0
-"""By how much wider the limits are where the champion is of another recipe: measured pairs of recipes on the same rows
-moved up to 0.6 (median, logits), agreed by 0.2 or more and had spreads up to 4.4 apart; refits of one recipe at most
-half of that."""
-LEVEL_MOVE = 0.7
-"""A mean odds, rate or variance that doubled or halved is seen."""
+OTHER_RECIPE_MOVE, OTHER_RECIPE_STRETCH = 2.0, 3.0
+"""By how much wider the limits are where the champion is of another recipe, and any order but a contrary one is fine:
+measured pairs of recipes on the same rows moved by up to 0.6 (median, logits), had spreads up to 4.4 times as wide and
+agreed by 0.2 or more."""
+LEVEL_MOVE, LEVEL_ERRORS = 0.5, 3.0
+"""A mean of odds, rates or variances that moved by half or more is seen, where it is so many standard errors."""
 POPULATED = 0.05
 """Share of rows from which a grade counts as one that the book uses."""
 _NAMED = 5
@@ -110,15 +110,18 @@ def usual_rows(nights: Sequence[tuple[date, int]], as_of: date, *, by_weekday: b
     Args:
         nights: date and rows of earlier nights, each once, the newest first.
         as_of: tonight.
-        by_weekday: whether a night scores the rows of a few days, so that only nights of the same weekday tell: the
-            newest four, or where there is none, those that are on a weekend as tonight is or is not.
+        by_weekday: whether a night scores the rows of a few days, so that other weekdays say little: the median of the
+            newest nights of the same weekday; where these are fewer than three, the lower one of it and of the median
+            of nights that are on a weekend as tonight is or is not.
     """
     recent = [(day, rows) for day, rows in nights if as_of - OLDEST <= day < as_of]
+    medians = [recent[:NIGHTS]]
     if by_weekday:
-        same = [(day, rows) for day, rows in recent if day.weekday() == as_of.weekday()]
-        same = [(day, rows) for day, rows in same if day >= as_of - timedelta(weeks=WEEKS)][:4]
-        recent = same or [(day, rows) for day, rows in recent[:NIGHTS] if weekend(day) == weekend(as_of)]
-    return float(median(rows for _, rows in recent[:NIGHTS])) if recent else None
+        since = as_of - timedelta(weeks=WEEKS)
+        same = [(day, rows) for day, rows in recent if day.weekday() == as_of.weekday() and day >= since]
+        alike = [(day, rows) for day, rows in recent[:NIGHTS] if weekend(day) == weekend(as_of)]
+        medians = [same[:4], alike if len(same) < 3 else []]
+    return min((float(median(rows for _, rows in some)) for some in medians if some), default=None)
 
 
 def weekend(day: date) -> bool:
@@ -180,7 +183,7 @@ def same_scores(before: Array, after: Array, limits: Limits, *, scaled: bool, sa
         before, after: (N,) scores of the same rows with the same inputs, on the link scale.
         limits: what may differ: the median row, the rank correlation, the ratio of the spreads.
         scaled: whether differences are in spreads of `before`: where the link scale has no unit of its own.
-        same_recipe: whether both models are of one recipe; else the limits are wider, see OTHER_RECIPE.
+        same_recipe: whether both models are of one recipe; else the limits are wider, see OTHER_RECIPE_MOVE.
     """
     rows = len(before)
     if rows < FEWEST_COMPARED:
@@ -189,19 +192,18 @@ def same_scores(before: Array, after: Array, limits: Limits, *, scaled: bool, sa
     unit = spread if scaled and spread > 0 else 1.0
     moved = np.abs(after - before) / unit
     middle, tail = (float(np.quantile(moved, share)) for share in (0.5, 0.9))
-    wider = 1.0 if same_recipe else OTHER_RECIPE
+    most = limits.max_score_move * (1.0 if same_recipe else OTHER_RECIPE_MOVE)
     faults = []
-    if middle > wider * limits.max_score_move:
-        faults.append(f"half of them moved by {middle:.2f} or more (at most {wider * limits.max_score_move:g})")
-    elif tail > wider * TAIL * limits.max_score_move:
-        most = wider * TAIL * limits.max_score_move
-        faults.append(f"one in ten moved by {tail:.2f} or more (at most {most:g})")
+    if middle > most:
+        faults.append(f"half of them moved by {middle:.2f} or more (at most {most:g})")
+    elif tail > TAIL * most:
+        faults.append(f"one in ten moved by {tail:.2f} or more (at most {TAIL * most:g})")
     if np.ptp(before) > 0 and np.ptp(after) > 0:
-        # what so many rows can tell: four standard errors of the rank correlation of none
-        agreement, least = _ranked(before, after), limits.min_score_agreement if same_recipe else 0.0
-        if agreement + 4 / np.sqrt(rows) < least:
+        least = limits.min_score_agreement if same_recipe else 0.0
+        agreement, error = _ranked(before, after), (1 - least**2) / np.sqrt(rows)
+        if agreement + 2 * error < least:
             faults.append(f"their order agrees by {agreement:.2f} (at least {least:g})")
-        most = wider * limits.max_score_stretch
+        most = limits.max_score_stretch * (1.0 if same_recipe else OTHER_RECIPE_STRETCH)
         if not 1 / most <= now / spread <= most:
             faults.append(f"they spread {now / spread:.2g} times as far (at most {most:g}, at least 1/{most:g})")
     unit_said = "of the spread of scores" if scaled else "on the scale of log-odds or logarithms"
@@ -214,22 +216,28 @@ def same_scores(before: Array, after: Array, limits: Limits, *, scaled: bool, sa
     )  # fmt: skip
 
 
-def level(before: Mapping[str, tuple[int, float]], now: Mapping[str, tuple[int, float]], least: int) -> Result:
+def level(
+    before: Mapping[str, tuple[int, float, float]], now: Mapping[str, tuple[int, float, float]], least: int
+) -> Result:
     """See where scores went up or down, whatever the reason: the night of a crash, an attack on one merchant.
 
     Args:
-        before, now: by segment, rows and mean score in the unit of `same_scores`; the whole portfolio under "".
+        before, now: by segment, rows, mean and standard deviation of scores in the unit of `same_scores`; the whole
+            portfolio under "".
         least: rows that a segment must have on both nights.
     """
-    moved = {
-        name: now[name][1] - mean
-        for name, (rows, mean) in before.items()
-        if rows >= least and now.get(name, (0, 0.0))[0] >= least and abs(now[name][1] - mean) > LEVEL_MOVE
-    }
+    moved = {}
+    for name in before.keys() & now.keys():
+        (n, mean, deviation), (n_now, mean_now, deviation_now) = before[name], now[name]
+        if min(n, n_now) < max(least, 2):
+            continue
+        error = np.sqrt(deviation**2 / n + deviation_now**2 / n_now)
+        if abs(mean_now - mean) > max(LEVEL_MOVE, LEVEL_ERRORS * error):
+            moved[name] = mean_now - mean
     worst = sorted(moved, key=lambda name: (name != "", -abs(moved[name]), name))
     said = ", ".join(f"{name[:60] or 'the whole portfolio'} by {moved[name]:+.2f}" for name in worst[:_NAMED])
     more = f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else ""
-    rows = sum(n for name, (n, _) in now.items() if name)
+    rows = sum(n for name, (n, _, _) in now.items() if name)
     return _verdict(LEVEL, "warning", not moved, rows, f"the mean score moved of {said}{more}")
 
 

@@ -23,7 +23,7 @@ from metarisk.detection import (
     time_to_first_catch,
     weighted_rates,
 )
-from metarisk.domain import Array, ConfigError, Derived, Limits, NightView, Portfolio, RiskSpec
+from metarisk.domain import Array, ConfigError, Derived, NightView, Portfolio, RiskSpec
 from metarisk.metrics import pr_auc
 
 NIGHTS = 60
@@ -179,8 +179,6 @@ SPEC = RiskSpec(
     default="map_head",
     promotion="interval",
     score_unit="probability of fraud",
-    # a group of merchants may have no transaction on some day by chance
-    limits=Limits(min_vanished_rows=50),
     derive=derive,
     look_back=timedelta(days=NIGHTS),
     options={"budget": 50, "explore_share": 0.02, "case": ""},

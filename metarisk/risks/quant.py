@@ -205,7 +205,7 @@ SPEC = RiskSpec(
     promotion="interval",
     score_unit="expected rank by the next five days' return, in standard deviations",
     # signals are weak: refits on newer weeks agree less than models of risk do
-    limits=Limits(max_score_move=2.0, min_score_agreement=0.0, max_score_stretch=3.0, min_vanished_rows=5),
+    limits=Limits(max_score_move=2.0, min_score_agreement=0.4, max_score_stretch=2.5, min_vanished_rows=5),
     derive=derive,
     trials=trials,
     options={
