@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarisk.domain import ConfigError, LockedError, MetariskError, WarehouseError
-from metarisk.pipeline import accepting, night, pages, refusals, watching, week
+from metarisk.pipeline import accepting, guarding, night, pages, refusals, watching, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
 from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, utc_now
 from metarisk.pipeline.dating import calendar_table, newest_over, require_over, require_portfolio
 from metarisk.pipeline.deriving import derive
-from metarisk.pipeline.guarding import guard
 from metarisk.pipeline.models import champion_for, missing_weeks
 from metarisk.pipeline.promotion import approve, promote, roll_back
 from metarisk.pipeline.publish import current_publication, publish, seconds_of
@@ -117,7 +116,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
             checked = run(night.check, extract)
             adapted = run(night.adapt, checked)
             scored = run(score, adapted)
-            guarded = run(guard, scored)
+            guarded = run(guarding.guard, scored)
             if context.spec.derive is not None:
                 run(derive, scored)
             drifted = run(watching.drift, scored)
@@ -287,7 +286,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         scored = run(score, again)
         if context.spec.derive is not None:
             run(derive, scored)
-        found = (run(guard, scored), run(watching.drift, scored), run(attribute, scored))
+        found = (run(guarding.guard, scored), run(watching.drift, scored), run(attribute, scored))
         return run(pages.report_night, scored, *found, current, seconds_of(context, scored.run_id))
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")
