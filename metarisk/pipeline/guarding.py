@@ -122,12 +122,12 @@ def _broken(scores: pl.LazyFrame) -> int:
     bad = pl.col("score").is_null() | ~pl.col("score").is_finite()
     for name in ("score_low", "score_high", "points", "expected_loss"):
         bad |= ~pl.col(name).is_finite().fill_null(True)
-    return int(scores.select(bad.fill_null(True).sum()).collect().item())
+    return int(scores.select(bad.fill_null(True).sum()).collect(engine="streaming").item())
 
 
 def _differ(context: Context, run: Run, scores: pl.LazyFrame, rows: int) -> Result:
     """Whether rows are told apart; their inputs are only counted where they are not."""
-    low, high = scores.select(low=pl.col("score").min(), high=pl.col("score").max()).collect().row(0)
+    low, high = scores.select(low=pl.col("score").min(), high=pl.col("score").max()).collect(engine="streaming").row(0)
     if low is None or low != high:
         return guarding.scores_differ(rows, rows, 0.0, 1.0, 0.0)
     columns = [*context.portfolio.features, *context.portfolio.columns.segments]
@@ -150,7 +150,7 @@ def _scores(night: Night) -> pl.LazyFrame:
 
 
 def _grades(scores: pl.LazyFrame) -> dict[str, int]:
-    return dict(scores.group_by("grade").len().sort("grade").collect().iter_rows())
+    return dict(scores.group_by("grade").len().sort("grade").collect(engine="streaming").iter_rows())
 
 
 def is_flow(portfolio: Portfolio) -> bool:
@@ -256,7 +256,7 @@ def _level(context: Context, scores: pl.LazyFrame, last: Night | str, rows: int)
     link = link_of(context.spec.likelihood)(pl.col("score"))
     unit = 1.0
     if context.spec.likelihood not in LEVELLED:
-        unit = then.select(link.std()).collect().item() or 1.0
+        unit = then.select(link.std()).collect(engine="streaming").item() or 1.0
     least = context.portfolio.thresholds.limits(context.spec.limits).min_vanished_rows
     return guarding.level(_means(then, link / unit), _means(scores, link / unit), least)
 
@@ -264,5 +264,7 @@ def _level(context: Context, scores: pl.LazyFrame, last: Night | str, rows: int)
 def _means(scores: pl.LazyFrame, link: pl.Expr) -> dict[str, tuple[int, float, float]]:
     """Rows, mean and standard deviation by segment, and of all rows under no name."""
     told = pl.len(), link.mean().alias("mean"), link.std().fill_null(0.0).alias("deviation")
-    of_each = scores.group_by("segment").agg(told).collect().iter_rows()
-    return {"": scores.select(told).collect().row(0)} | {name: tuple(about) for name, *about in of_each}
+    of_each = scores.group_by("segment").agg(told).collect(engine="streaming").iter_rows()
+    return {"": scores.select(told).collect(engine="streaming").row(0)} | {
+        name: tuple(about) for name, *about in of_each
+    }

@@ -193,11 +193,11 @@ def same_scores(before: Array, after: Array, limits: Limits, *, scaled: bool, sa
     moved = np.abs(after - before) / unit
     middle, tail = (float(np.quantile(moved, share)) for share in (0.5, 0.9))
     most = limits.max_score_move * (1.0 if same_recipe else OTHER_RECIPE_MOVE)
-    faults = []
+    of, faults = "standard deviations" if scaled else "log-odds or logarithms", []
     if middle > most:
-        faults.append(f"half of them moved by {middle:.2f} or more (at most {most:g})")
+        faults.append(f"half of them moved by {middle:.2f} {of} or more (at most {most:g})")
     elif tail > TAIL * most:
-        faults.append(f"one in ten moved by {tail:.2f} or more (at most {TAIL * most:g})")
+        faults.append(f"one in ten moved by {tail:.2f} {of} or more (at most {TAIL * most:g})")
     if np.ptp(before) > 0 and np.ptp(after) > 0:
         least = limits.min_score_agreement if same_recipe else 0.0
         agreement, error = _ranked(before, after), (1 - least**2) / np.sqrt(rows)
@@ -206,10 +206,9 @@ def same_scores(before: Array, after: Array, limits: Limits, *, scaled: bool, sa
         most = limits.max_score_stretch * (1.0 if same_recipe else OTHER_RECIPE_STRETCH)
         if not 1 / most <= now / spread <= most:
             faults.append(f"they spread {now / spread:.2g} times as far (at most {most:g}, at least 1/{most:g})")
-    unit_said = "of the spread of scores" if scaled else "on the scale of log-odds or logarithms"
     return _verdict(
         SAME_SCORES, "critical", not faults, rows,
-        f"of {rows:,} rows of the last night, scored again by tonight's model, {'; '.join(faults)} {unit_said}"
+        f"of {rows:,} rows of the last night, scored again by tonight's model, {'; '.join(faults)}"
         if faults else f"median move {middle:.3f}",
         remedy="look at the model: `metarisk models show` tells where it comes from, `metarisk models rollback` "
         "brings back the one before",
