@@ -73,8 +73,8 @@ def test_a_damaged_model_is_stopped_and_published_only_on_a_persons_word(
     project = published_project
     (champion,) = project.warehouse.rows(MODEL, {"as_of": CUT_OFF})
     root = registry_root(project.context(FIRST))
-    told = registry.manifest(root, NAME, champion["model_id"])["about"]
-    plant(project, turned(registry.load(root, NAME, champion["model_id"])), told | {"as_of": str(FIRST)})
+    about = registry.manifest(root, NAME, champion["model_id"])["about"]
+    plant(project, turned(registry.load(root, NAME, champion["model_id"])), about | {"as_of": str(FIRST)})
     accepting = replace(project.context(SECOND).job, acceptance=Acceptance("the new model ranks anew", "A. Validator"))
     with pytest.raises(ConfigError, match="nothing to accept"):
         pipeline.nightly(replace(project.context(SECOND), job=accepting))
@@ -111,6 +111,11 @@ def test_a_damaged_model_is_stopped_and_published_only_on_a_persons_word(
     assert audit.verify(project.context(SECOND)).faults == ()
     # The night after is compared with what was accepted.
     assert project.nightly(THIRD).outcome == "published"
+    with project.warehouse.transaction() as transaction:
+        sql = "UPDATE metarisk.quality_result SET success = FALSE WHERE as_of = $as_of AND rule = $rule"
+        transaction.execute(sql, {"as_of": FIRST, "rule": guarding.FINITE})
+    told = [fault.what for fault in audit.verify(project.context(THIRD)).faults]
+    assert any(f"was published though {guarding.FINITE} failed, and nobody accepted it" in what for what in told)
 
 
 def test_a_word_covers_what_was_shown_and_nothing_else(published_project: Project) -> None:
