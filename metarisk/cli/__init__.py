@@ -31,7 +31,7 @@ from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.review import feedback, score
 from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, migrate, run, settings_of, warehouse_of
 from metarisk.cli.upkeep import doctor, prune, status, unstick
-from metarisk.domain import ConfigError, DataError, Job, did_you_mean
+from metarisk.domain import Acceptance, ConfigError, DataError, Job, did_you_mean
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context, NightResult
@@ -120,6 +120,10 @@ def nightly(
     reason: Annotated[
         str, typer.Option("--restate", help="Publish a done night again from corrected inputs, for this reason.")
     ] = "",
+    accept: Annotated[
+        str, typer.Option("--accept", help="Publish what the guard stopped, for this reason; it is logged.")
+    ] = "",
+    by: Annotated[str, typer.Option("--by", help="Who accepts.")] = "",
     as_json: Json = False,
 ) -> None:
     """Adapt, score, watch for drift, publish."""
@@ -130,8 +134,8 @@ def nightly(
         result = pipeline.nightly(context)
         return plain(result), f"{_night_text(result)}\n{_after_night(result)}"
 
-    day = day_of(as_of, portfolio, as_json)
-    run(Job(portfolio, day, "restatement", reason) if reason else Job(portfolio, day), work, as_json)
+    day, word = day_of(as_of, portfolio, as_json), Acceptance(accept, by) if accept or by else None
+    run(Job(portfolio, day, "restatement" if reason else "nightly", reason, word), work, as_json)
 
 
 @app.command()

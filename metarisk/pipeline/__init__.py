@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarisk.domain import ConfigError, LockedError, MetariskError, WarehouseError
-from metarisk.pipeline import night, pages, refusals, watching, week
+from metarisk.pipeline import accepting, guarding, night, pages, refusals, watching, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
@@ -103,10 +103,14 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
 
     A night that is published already ends at once, unless the job is a restatement. Raises LockedError while another
     run of the portfolio holds its lock, ConfigError for a night that was taken back, unless the job is a restatement
-    with a reason, and whatever a step raises; a failed attempt is recorded first, and leaves a page that says why.
+    with a reason or where the job accepts what no attempt has shown, and whatever a step raises; a failed attempt is
+    recorded first, and leaves a page that says why.
     """
     require_over(context)
     job = context.job
+    if job.acceptance is not None:
+        migrate(context)
+        accepting.require_stop(context)
     run = Steps(call, context)
     with alone(context, "night", run):
         current = newest_publication(context)
@@ -129,7 +133,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
             checked = run(night.check, extract)
             adapted = run(night.adapt, checked)
             scored = run(score, adapted)
-            guarded = run(night.guard, scored)
+            guarded = run(guarding.guard, scored)
             if context.spec.derive is not None:
                 run(derive, scored)
             drifted = run(watching.drift, scored)
@@ -292,7 +296,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         scored = run(score, again)
         if context.spec.derive is not None:
             run(derive, scored)
-        found = (run(night.guard, scored), run(watching.drift, scored), run(attribute, scored))
+        found = (run(guarding.guard, scored), run(watching.drift, scored), run(attribute, scored))
         return run(pages.report_night, scored, *found, current, seconds_of(context, scored.run_id))
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")

@@ -16,6 +16,7 @@ from metarisk.pipeline.backing import Backing
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import text_hash
 from metarisk.pipeline.sealing import (
+    ACCEPTED,
     ERASED,
     EVENTS,
     NOTHING,
@@ -44,6 +45,10 @@ WHERE portfolio = $portfolio ORDER BY model_id, seq
 _PUBLICATIONS = """
 SELECT as_of, seq, run_id, published_at, reason FROM metarisk.publication
 WHERE portfolio = $portfolio ORDER BY as_of, seq
+"""
+_STOPPED = """
+SELECT run_id, suite, rule, column_name AS "column" FROM metarisk.quality_result
+WHERE portfolio = $portfolio AND run_id IS NOT NULL AND severity = 'critical' AND NOT success ORDER BY run_id
 """
 _OVERRIDES = "SELECT * FROM metarisk.score_override WHERE portfolio = $portfolio"
 
@@ -131,6 +136,7 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     if not any(_broken(events)):
         faults += _models_unknown(context, Backing.of(events))
     faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
+    faults += _not_accepted(trusted, context.warehouse.rows(_STOPPED, about))
     sealed = {key: found for key, found in sealed_rows(trusted).items() if key[0] in runs}
     scored = [run for (run, table), found in sealed.items() if table == SCORES and found.digest != NOTHING]
     nights = sorted({runs[run]["as_of"] for run in scored})[slice(0 if every_night else -RECENT_NIGHTS, None)]
@@ -253,6 +259,16 @@ def _of_models(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, dict
     return [
         (event["seq"], event["actor"], json.loads(event["payload"])) for event in events if event["kind"] == "model"
     ]
+
+
+def _not_accepted(events: Sequence[Mapping[str, Any]], stopped: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """Published runs that the guard had stopped, by a rule of which the log tells nobody's word."""
+    told = [json.loads(event["payload"]) for event in events if event["kind"] == ACCEPTED]
+    names = ("suite", "rule", "column")
+    accepted = {(event["run_id"], *(line[name] for name in names)) for event in told for line in event["findings"]}
+    for row in stopped:
+        if (row["run_id"], *(row[name] for name in names)) not in accepted:
+            yield Fault(f"run {row['run_id']} was published though {row['rule']} failed, and nobody accepted it")
 
 
 def _rewritten(events: Sequence[Mapping[str, Any]]) -> set[str]:

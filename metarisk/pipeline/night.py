@@ -30,7 +30,7 @@ from metarisk.pipeline.inputs import INPUTS, inputs_of, misfits, require_fit
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.pipeline.sealing import instant
 from metarisk.pipeline.sides import ALSO, extract_sides
-from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
+from metarisk.portfolios import extract_sql, suite_path
 from metarisk.tasks import newest, observed, population, segment_keys
 
 READY_POLL_SECONDS = 30.0
@@ -147,7 +147,7 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
     context.reporter.table("quality", f"Quality of {context.job.portfolio} {context.job.as_of}", found.table())
     for warning in (*extracted.warnings, *found.warnings):
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
-    _require(found)
+    require(found)
     return Checked(extracted, found)
 
 
@@ -253,23 +253,6 @@ def scan(context: Context, checked: Checked) -> pl.LazyFrame:
     return frame.filter(~pl.struct(keys).is_in(unwanted))
 
 
-def guard(context: Context, run: Run) -> quality.Quality:
-    """Run the suite of the score table over what is about to be published; a critical failure stops the run."""
-    lake.verify(run.folder / "score")
-    found = quality.check(
-        scores_suite_path(context.settings.project, context.portfolio),
-        score_files(run),
-        portfolio=context.portfolio,
-        as_of=context.job.as_of,
-        quarantine=run.folder / "quarantine",
-        parameters=quality.score_parameters(context.spec.likelihood, _population_rows(context, run)),
-        memory_mb=context.settings.memory_mb,
-        threads=context.settings.threads,
-    )
-    _require(found)
-    return found
-
-
 def score_files(run: Run) -> list[Path]:
     """Parquet files of the run's scores."""
     return sorted((run.folder / "score").glob("*.parquet"))
@@ -322,19 +305,13 @@ def finished(folder: Path) -> bool:
     return True
 
 
-def _require(found: quality.Quality) -> None:
+def require(found: quality.Quality) -> None:
     """Stop at critical failures; the error carries every verdict, for the record of the failed attempt."""
     try:
         found.require()
     except QualityError as error:
         error.results = found.rows()
         raise
-
-
-def _population_rows(context: Context, run: Run) -> int:
-    """Rows that must have a score, counted from the extract and not from the scores."""
-    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
-    return int(rows.select(pl.len()).collect(engine="streaming").item())
 
 
 def _enough_rows(context: Context, extracted: lake.Extract) -> None:

@@ -59,7 +59,7 @@ def report_night(
         run_id=run.run_id,
         mode=context.job.mode,
         outcome="published",
-        reason=context.job.reason,
+        reason=publication["reason"] or "",
         published_at=publication["published_at"],
         champion=champion,
         score_unit=context.spec.score_unit,

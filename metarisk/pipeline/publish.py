@@ -17,7 +17,7 @@ from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
 from metarisk.domain import Array, Portfolio, Transaction, segment_name
-from metarisk.pipeline import alerting, archiving, outcomes
+from metarisk.pipeline import accepting, alerting, archiving, outcomes
 from metarisk.pipeline.appending import append_frame, append_rows, not_before
 from metarisk.pipeline.audit import append_event
 from metarisk.pipeline.chunks import BATCH_ROWS, population_batches
@@ -67,13 +67,14 @@ def publish(
             append_quality(context, transaction, attempt, run.run_id, results)
         for told in outcomes.to_tell(context, scan(context, run.checked), run.extract.rows):
             append_frame(transaction, "metarisk.outcome", told)
-        seq = 1 + (current["seq"] if current else 0)
-        published_at = point(context, transaction, seq, run.run_id, context.job.reason)
+        seq, reason = 1 + (current["seq"] if current else 0), accepting.reason_of(context, guarded)
+        published_at = point(context, transaction, seq, run.run_id, reason)
         append_end(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
         event = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
         append_event(context, transaction, "publication", event)
+        accepting.log(context, transaction, run.run_id, seq, guarded)
     context.warehouse.snapshot()
-    return {"run_id": run.run_id, "published_at": published_at, **summary}
+    return {"run_id": run.run_id, "published_at": published_at, "reason": reason, **summary}
 
 
 def _summary(context: Context, run: Run) -> dict[str, int]:
@@ -239,7 +240,7 @@ def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
     )
 
 
-def point(context: Context, transaction: Transaction, seq: int, run_id: str | None, reason: str) -> datetime:
+def point(context: Context, transaction: Transaction, seq: int, run_id: str | None, reason: str | None) -> datetime:
     """Append a row of `publication`, without a run to take the night back; its time is later than all others' of it."""
     job = context.job
     last = transaction.rows(

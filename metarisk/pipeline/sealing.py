@@ -17,6 +17,8 @@ PRUNED, PRUNED_FILES = "pruned", "pruned_files"
 """Kinds of the events of `prune`: rows of one run that left the warehouse, and folders that left lake and registry."""
 RETRACTION = "retraction"
 """Kind of the event of a publication whose run is none."""
+ACCEPTED = "accepted"
+"""Kind of the event of a person who published what the guard stopped."""
 SCORES = "risk_score"
 NOTHING = hashlib.sha256().hexdigest()
 """Seal of no rows."""

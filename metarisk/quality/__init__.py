@@ -3,9 +3,10 @@
 The only package that knows Great Expectations, which it imports when a check begins and not before.
 """
 
+from metarisk.quality import guarding
 from metarisk.quality.checking import check
 from metarisk.quality.recoding import segment_recode
 from metarisk.quality.results import Quality, Result, Severity
 from metarisk.quality.suites import score_parameters
 
-__all__ = ["Quality", "Result", "Severity", "check", "score_parameters", "segment_recode"]
+__all__ = ["Quality", "Result", "Severity", "check", "guarding", "score_parameters", "segment_recode"]
