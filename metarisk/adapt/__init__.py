@@ -4,7 +4,8 @@ from metarisk.adapt.adapting import Adapted, SegmentAdaptation, adapt
 from metarisk.adapt.level import LEVEL_RULES, level, level_column, shifts
 from metarisk.adapt.models import FittedModel
 from metarisk.adapt.recency import Proof, Recency, learn_recency
-from metarisk.adapt.recipes import BASELINES, LEARNERS, RECIPES, LearnerKind, Pooled, Recipe, one_thread
+from metarisk.adapt.recipes import BASELINES, LEARNERS, RECIPES, LearnerKind, Pooled, Recipe
+from metarisk.learners.threads import one_thread
 
 __all__ = [
     "BASELINES",

@@ -15,7 +15,6 @@ import torch
 from safetensors.numpy import load as read_arrays
 
 from metarisk.adapt.models import FittedModel, safetensors_of
-from metarisk.adapt.recipes import one_thread
 from metarisk.calibration import Calibration, LevelRule, calibrate
 from metarisk.domain import (
     Adaptation,
@@ -31,6 +30,7 @@ from metarisk.domain import (
 )
 from metarisk.learners.likelihoods import LIKELIHOODS, Elementwise
 from metarisk.learners.similarity import borrow, embedding_of
+from metarisk.learners.threads import one_thread
 from metarisk.tasks import LABEL, concat, pack, segment_keys, teaching, tells
 
 OWN_LEVEL = LevelRule(1, 1.0, 1.0)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from metarisk.bases import INSTALLED
 from metarisk.domain import (
@@ -31,20 +28,6 @@ from metarisk.learners.prototypical import Prototypical
 from metarisk.learners.reptile import Reptile
 from metarisk.learners.ridge_head import RidgeHead
 from metarisk.learners.siamese import Siamese
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread of the processor: episodes are small, and no bit may depend on how many cores there are.
-
-    On a busy machine several threads wait for each other at every small product: ten times slower was seen.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,17 @@ Pure algebra of the hierarchical head; what is learned and what a score takes fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from metarisk.domain import Array, ModelError, Packed, SegmentKey
 from metarisk.learners.likelihoods import Likelihood
+from metarisk.learners.normal import DENSE, Curvature, Dense, Moments, by_parent, over
+from metarisk.learners.reduced import Reduced, Split
 
 NEWTON_STEPS = 100
 TOLERANCE = 1e-10
@@ -60,10 +64,10 @@ class Layout:
         """Sum of row values (N,) by cell (C,)."""
         return np.bincount(self.cell, weights=values, minlength=len(self.keys))
 
-    def by_parent(self, values: Array) -> Array:
-        """Sum of cell values (C,) by parent (P,)."""
-        spread = np.repeat(values, self.parents.shape[1])
-        return np.bincount(self.parents.ravel(), weights=spread, minlength=self.level.size)
+    @cached_property
+    def split(self) -> Split | None:
+        """The column of most values apart, where there are too many to solve for all at once."""
+        return Split(self.parents, self.level) if self.level.size > DENSE else None
 
 
 @dataclass(frozen=True)
@@ -90,36 +94,35 @@ class Posterior:
     """The Laplace posterior with the cells eliminated.
 
     Attributes:
-        covariance: (2 + P, 2 + P) of the shared effects and the parents.
+        moments: of the shared effects and the parents.
         h0, h1: (C,) sums of the weighted curvature, and of curvature times distance.
         precision: (C,) of a cell's effect given all others.
         cell_precision: of the cells' prior.
     """
 
-    covariance: Array
+    moments: Moments
     h0: Array
     h1: Array
     precision: Array
     cell_precision: float
 
-    def parent_terms(self, layout: Layout) -> tuple[Array, Array, float]:
-        """Of a0 + parents, by cell (C,): its variance, its covariance with a1; and the variance of a1."""
-        members = np.concatenate([np.zeros((len(layout.keys), 1), dtype=np.int64), layout.parents + 2], axis=1)
-        own = self.covariance[members[:, :, None], members[:, None, :]].sum(axis=(1, 2))
-        return own, self.covariance[members, 1].sum(axis=1), float(self.covariance[1, 1])
-
-    def cell_variance(self, layout: Layout) -> Array:
+    def cell_variance(self) -> Array:
         """Variance of each cell's own effect (C,)."""
-        own, cross, slope = self.parent_terms(layout)
         a, b = self.h0 / self.precision, self.h1 / self.precision
-        return a**2 * own + 2 * a * b * cross + b**2 * slope + 1 / self.precision
+        return self._mixed(a, b)
 
-    def score_variance(self, layout: Layout) -> Array:
+    def score_variance(self) -> Array:
         """(C, 3): the variance of a cell's score at distance d is v0 + 2 v1 d + v2 d^2."""
-        own, cross, slope = self.parent_terms(layout)
+        slope = float(self.moments.shared[1, 1])
         a, b = self.cell_precision / self.precision, -self.h1 / self.precision
-        v0 = a**2 * own + 2 * a * b * cross + b**2 * slope + 1 / self.precision
-        return np.stack([v0, a * cross + b * slope, np.full_like(v0, slope)], axis=1)
+        v0 = self._mixed(a, b)
+        return np.stack([v0, a * self.moments.cross + b * slope, np.full_like(v0, slope)], axis=1)
+
+    def _mixed(self, a: Array, b: Array) -> Array:
+        """Variance of a (a0 + parents) + b a1 and of what a cell's rows leave open (C,)."""
+        own, cross, slope = self.moments.own, self.moments.cross, float(self.moments.shared[1, 1])
+        mixed: Array = a**2 * own + 2 * a * b * cross + b**2 * slope + 1 / self.precision
+        return mixed
 
 
 def lay_out(rows: Packed, score: Array, centre: float, likelihood: Likelihood) -> Layout:
@@ -169,24 +172,30 @@ def no_effects(layout: Layout) -> Effects:
 
 def cell_scores(layout: Layout, effects: Effects) -> Array:
     """Sum of a0, the parents' and the cell's effects, by cell (C,)."""
-    scores: Array = effects.shared[0] + effects.parents[layout.parents].sum(axis=1) + effects.cells
+    scores: Array = effects.shared[0] + over(layout.parents, effects.parents) + effects.cells
     return scores
 
 
-def fit(layout: Layout, priors: Priors, likelihood: Likelihood, start: Effects) -> tuple[Effects, Posterior]:
-    """Maximise the posterior by Newton's method with halved steps; cells are eliminated, parents solved densely.
+def fit(
+    layout: Layout, priors: Priors, likelihood: Likelihood, start: Effects, *, last: bool = True
+) -> tuple[Effects, Posterior]:
+    """Maximise the posterior by Newton's method with halved steps; cells are eliminated, parents as their number asks.
+
+    Where not `last`, sums of variances are wanted and not each of them.
 
     Raises ModelError when it does not converge, which a convex likelihood and finite rows do not allow.
     """
-    effects, value = start, _objective(layout, priors, likelihood, start)
+    effects, eta = start, row_scores(layout, start)
+    value = _objective(layout, priors, likelihood, effects, eta)
     for _ in range(NEWTON_STEPS):
-        posterior, step = _newton(layout, priors, likelihood, effects)
+        step, posterior = _newton(layout, priors, likelihood, effects, eta)
         scale, size = 1.0, step.largest()
         if size <= TOLERANCE:
-            return effects, posterior
+            return effects, posterior(last)
         while True:
             moved = effects.plus(step, scale)
-            new = _objective(layout, priors, likelihood, moved)
+            eta = row_scores(layout, moved)
+            new = _objective(layout, priors, likelihood, moved, eta)
             # near the optimum two objectives differ by rounding only
             if new <= value + 1e-12 * abs(value) or scale * size <= TOLERANCE:
                 break
@@ -204,9 +213,9 @@ def row_scores(layout: Layout, effects: Effects) -> Array:
     return scores
 
 
-def _objective(layout: Layout, priors: Priors, likelihood: Likelihood, effects: Effects) -> float:
-    """Negative log posterior, up to a constant."""
-    loss = likelihood.loss(torch.from_numpy(row_scores(layout, effects)), torch.from_numpy(layout.y)).numpy()
+def _objective(layout: Layout, priors: Priors, likelihood: Likelihood, effects: Effects, eta: Array) -> float:
+    """Negative log posterior, up to a constant; `eta` are the scores of rows (N,)."""
+    loss = likelihood.loss(torch.from_numpy(eta), torch.from_numpy(layout.y)).numpy()
     penalty = (effects.shared**2 / priors.shared).sum() + (effects.cells**2).sum() / priors.cell
     penalty += (effects.parents**2 / priors.parents[layout.level]).sum()
     with np.errstate(invalid="ignore"):
@@ -214,43 +223,31 @@ def _objective(layout: Layout, priors: Priors, likelihood: Likelihood, effects: 
     return value if np.isfinite(value) else np.inf
 
 
-def _newton(layout: Layout, priors: Priors, likelihood: Likelihood, effects: Effects) -> tuple[Posterior, Effects]:
-    """The posterior at `effects` and the full Newton step from there."""
-    eta, y = torch.from_numpy(row_scores(layout, effects)), torch.from_numpy(layout.y)
+def _newton(
+    layout: Layout, priors: Priors, likelihood: Likelihood, effects: Effects, eta: Array
+) -> tuple[Effects, Callable[[bool], Posterior]]:
+    """The full Newton step from `effects`, where rows score `eta` (N,), and how to get the posterior there."""
+    score, y = torch.from_numpy(eta), torch.from_numpy(layout.y)
     weight = layout.weight / priors.noise
-    slope, bend = weight * likelihood.gradient(eta, y).numpy(), weight * likelihood.curvature(eta, y).numpy()
-    h0, h1, h2 = (layout.by_cell(bend * layout.distance**power) for power in range(3))
+    slope, bend = weight * likelihood.gradient(score, y).numpy(), weight * likelihood.curvature(score, y).numpy()
+    h0, h1, h2 = (layout.by_cell(each) for each in (bend, bend * layout.distance, bend * layout.distance**2))
     g0, g1 = layout.by_cell(slope), float(slope @ layout.distance)
     precision = h0 + 1 / priors.cell
     pull = (g0 + effects.cells / priors.cell) / precision
 
-    matrix = _normal_matrix(layout, priors, h0, h1, h2, precision)
+    shrunk = 1 / (priors.cell * precision)
+    prior = 1 / np.concatenate([priors.shared, priors.parents[layout.level]])
+    curvature = Curvature(h0 * shrunk, h1 * shrunk, h2 - h1**2 / precision, prior)
+    system = Dense(layout.parents, curvature) if layout.split is None else Reduced(layout.split, curvature)
     reduced = g0 - h0 * pull
     right = np.concatenate(
         [
             np.array([reduced.sum(), g1 - float(h1 @ pull)]) + effects.shared / priors.shared,
-            layout.by_parent(reduced) + effects.parents / priors.parents[layout.level],
+            by_parent(layout.parents, reduced, layout.level.size) + effects.parents / priors.parents[layout.level],
         ]
     )
-    covariance = np.linalg.inv(matrix)
-    move = -np.linalg.solve(matrix, right)
-    through = move[0] + move[2:][layout.parents].sum(axis=1)
+    move = -system.solve(right)
+    through = move[0] + over(layout.parents, move[2:])
     cells = -pull - (h0 * through + h1 * move[1]) / precision
-    return Posterior(covariance, h0, h1, precision, 1 / priors.cell), Effects(move[:2], move[2:], cells)
-
-
-def _normal_matrix(layout: Layout, priors: Priors, h0: Array, h1: Array, h2: Array, precision: Array) -> Array:
-    """Second derivative (2 + P, 2 + P) in the shared effects and parents after the cells are eliminated."""
-    shrunk = 1 / (priors.cell * precision)
-    k0, k1, k2 = h0 * shrunk, h1 * shrunk, h2 - h1**2 / precision
-    P = layout.level.size
-    matrix = np.zeros((2 + P, 2 + P))
-    matrix[0, 0], matrix[0, 1], matrix[1, 1] = k0.sum(), k1.sum(), k2.sum()
-    matrix[0, 2:], matrix[1, 2:] = layout.by_parent(k0), layout.by_parent(k1)
-    matrix[1:, 0], matrix[2:, 1] = matrix[0, 1:], matrix[1, 2:]
-    for column in layout.parents.T:
-        for other in layout.parents.T:
-            pairs = np.bincount(column * P + other, weights=k0, minlength=P * P)
-            matrix[2:, 2:] += pairs.reshape(P, P)
-    matrix[np.diag_indices(2 + P)] += 1 / np.concatenate([priors.shared, priors.parents[layout.level]])
-    return matrix
+    step = Effects(move[:2], move[2:], cells)
+    return step, lambda last: Posterior(system.moments(last), h0, h1, precision, 1 / priors.cell)

@@ -38,6 +38,7 @@ from metarisk.learners.crossed import (
 from metarisk.learners.likelihoods import Likelihood, with_options
 from metarisk.learners.options import require_range
 from metarisk.learners.packing import check
+from metarisk.learners.threads import one_thread
 
 VARIANCE_ROUNDS = 500
 VARIANCE_TOLERANCE = 1e-5
@@ -55,7 +56,8 @@ class HierarchicalHead:
     with s = b, or a column of x: where exposure is part of b and ends with the event (months at risk collapsed to one
     row a loan), a slope on b would read the outcome off the exposure, so let it act on the score of the full horizon.
     All effects are normal around 0 and fitted jointly by Newton's method. Keys of one part have one effect, r. Cells
-    are eliminated first: the cost is linear in rows and cells, and cubic in the number of parents.
+    are eliminated first and then, where there are many parents, the column of most values: the cost is linear in rows,
+    cells and its values, and cubic in the number of values of all others up to `reduced.FACTORED`; beyond, linear.
 
     The variances of u and r solve s^2 (n + nu) = sum(u^2 + Var u) + nu s2: the stationary point of EM (Laplace) under a
     scaled inverse chi-square prior, on which they fall back where events are few. MacKay's fixed point reaches it
@@ -90,6 +92,7 @@ class HierarchicalHead:
         if self.slope_column is not None:
             require_range("slope_column", self.slope_column, least=0)
 
+    @one_thread()
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress
     ) -> Arrays:
@@ -117,7 +120,7 @@ class HierarchicalHead:
         )
         effects, strength = no_effects(layout), self._strength(layout, head)
         for done in range(1, VARIANCE_ROUNDS + 1):
-            effects, posterior = fit(layout, priors, head, effects)
+            effects, posterior = fit(layout, priors, head, effects, last=False)
             learned = self._variances(layout, priors, effects, posterior, strength)
             if likelihood == "gaussian":
                 learned = replace(learned, noise=_noise(layout, effects, posterior))
@@ -138,6 +141,7 @@ class HierarchicalHead:
             state["damping"] = np.array(self._choose_damping(state, validation, head))
         return state
 
+    @one_thread()
     def adapt(self, state: Arrays, support: Packed, likelihood: LikelihoodName) -> Adaptation:
         """Fit the effects of all segments jointly, under the learned variances.
 
@@ -208,12 +212,12 @@ class HierarchicalHead:
             determined = max(0.0, values.size - float(variances.sum()) / prior)
             return (float((values**2).sum()) + strength * self.prior_variance) / (strength + determined)
 
-        variances = np.diag(posterior.covariance)[2:]
+        variances = posterior.moments.parents[:, 0]
         parents = [
             learned(effects.parents[layout.level == j], variances[layout.level == j], float(prior))
             for j, prior in enumerate(priors.parents)
         ]
-        cell = learned(effects.cells, posterior.cell_variance(layout), priors.cell)
+        cell = learned(effects.cells, posterior.cell_variance(), priors.cell)
         return replace(priors, parents=np.array(parents), cell=cell)
 
     def _choose_damping(self, state: Arrays, validation: Episodes, head: Likelihood) -> float:
@@ -253,7 +257,7 @@ def _change(old: Priors, new: Priors) -> float:
 
 def _noise(layout: Layout, effects: Effects, posterior: Posterior) -> float:
     """Weighted residual variance over the weight that the effects have not used up."""
-    v0, v1, v2 = posterior.score_variance(layout)[layout.cell].T
+    v0, v1, v2 = posterior.score_variance()[layout.cell].T
     spread = v0 + 2 * v1 * layout.distance + v2 * layout.distance**2
     residual = float(layout.weight @ (layout.y - row_scores(layout, effects)) ** 2)
     return max((residual + float(layout.weight @ spread)) / max(float(layout.weight.sum()), 1e-12), 1e-12)
@@ -278,20 +282,16 @@ def _history(tasks: Episodes) -> Packed:
 def _arrays(layout: Layout, effects: Effects, posterior: Posterior, centre: float, damping: float) -> dict[str, Array]:
     """The arrays of an adaptation, by cell (C)."""
     cells, levels = layout.parents.shape
-    covariance, members = posterior.covariance, layout.parents + 2
-    a0, a1 = effects.shared
-    parent_terms = np.stack(
-        [covariance[members, members], covariance[members, np.int64(0)], covariance[members, np.int64(1)]], axis=-1
-    )
+    covariance, (a0, a1) = posterior.moments.shared, effects.shared
     shared = np.array([covariance[0, 0], covariance[0, 1], covariance[1, 1]])
     return {
         "intercept": damping * (cell_scores(layout, effects) - a1 * centre),
         "slope": np.full(cells, 1 + damping * a1),
-        "variance": posterior.score_variance(layout),
+        "variance": posterior.score_variance(),
         "shared": np.tile([a0, a1], (cells, 1)),
         "shared_covariance": np.tile(shared, (cells, 1)),
         "effects": np.concatenate([effects.parents[layout.parents], effects.cells[:, None]], axis=1),
-        "parent_covariance": parent_terms.reshape(cells, levels, 3),
+        "parent_covariance": posterior.moments.parents[layout.parents].reshape(cells, levels, 3),
     }
 
 

@@ -1,0 +1,99 @@
+"""Variances of many parents from seeded draws of their posterior, of which each takes no more than it has to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metarisk.domain import Array
+from metarisk.learners.normal import BLOCK, over
+
+if TYPE_CHECKING:
+    from metarisk.learners.reduced import Reduced
+
+ROUND_DRAWS, DRAWS, MOST_DRAWS = 32, 512, 4_096
+"""Draws of the posterior in a round, which needs sums of variances; at least and at most in a last fit, which needs
+each of them."""
+DRAW_ERROR = 0.003
+"""Share of a variance that may be its standard error before more are drawn: a third of what is promised."""
+DRAW_TOLERANCE = 1e-6
+"""Of a draw's residual against its right side: what counts is its square."""
+
+
+def variances(system: Reduced, last: bool) -> tuple[Array, Array, Array]:
+    """Variances given the shared effects: of kept parents (K,), of the largest column (B,), of cells (C,).
+
+    The variance of an effect is that given all others, which is known, and that of what the others say of it (Rao and
+    Blackwell): the better its own rows tell a value, the less is left to the draws. Of the largest column a value and
+    the kept parent closest to it are told apart from the others, and of a cell all its parents. What all values of a
+    column have in common is the part that their rows do not tell; it is solved for, and taken out of the draws as a
+    control variate.
+    """
+    least, most = (DRAWS, MOST_DRAWS) if last else (ROUND_DRAWS, 0)
+    split, kept = system.split, system.split.kept
+    shares = np.column_stack([np.asarray(system.through[split.big, column]).ravel() for column in kept.T])
+    taken = np.linalg.solve(_of_cells(system), 1 - shares[:, :, None])[:, :, 0]
+    closest, share = _closest(system)
+    of_big = 1 / system.diagonal
+    of_cells = of_big[split.big] + ((1 - shares) * taken).sum(axis=1)
+    given_others = (1 / system.scale, of_big + share**2 / system.scale[closest], of_cells)
+
+    def said(x: Array, image: Array) -> tuple[Array, Array, Array]:
+        """What others say of kept parents, largest column and cells, of vectors x (K, M) and their images."""
+        own, of_others = image / system.scale[:, None], system.through @ x
+        cells = over(kept, x) - of_others[split.big]
+        for column, each in zip(kept.T, taken.T, strict=True):
+            cells -= each[:, None] * image[column]
+        return x - own, of_others - share[:, None] * own[closest], cells
+
+    solved = system.conjugate(split.columns)
+    common = np.linalg.inv(split.columns.T @ solved)
+    known = said(solved, split.columns)
+    alone = [one + ((g @ common) * g).sum(axis=1) for one, g in zip(given_others, known, strict=True)]
+    sums, drawn, rng = [np.zeros(len(one)) for one in alone], 0, np.random.default_rng(0)
+    at_once = max(1, min(ROUND_DRAWS, BLOCK // max(len(split.big), 1)))
+    while drawn < least or (drawn < most and _error(alone, sums, drawn) > DRAW_ERROR):
+        image = _noise(system, rng, at_once)
+        x = system.conjugate(image, DRAW_TOLERANCE)
+        told = common @ (split.columns.T @ x)
+        for total, part, slope in zip(sums, said(x, image), known, strict=True):
+            total += ((part - slope @ told) ** 2).sum(axis=1)
+        drawn += at_once
+    kept_variance, big_variance, cell_variance = (one + total / drawn for one, total in zip(alone, sums, strict=True))
+    return kept_variance, big_variance, cell_variance
+
+
+def _error(alone: Sequence[Array], sums: Sequence[Array], drawn: int) -> float:
+    """Largest standard error of a variance, as a share of it: a mean of squares of normal numbers is its part."""
+    parts = (total / drawn for total in sums)
+    return max(float((part / (one + part)).max()) for one, part in zip(alone, parts, strict=True)) * sqrt(2 / drawn)
+
+
+def _closest(system: Reduced) -> tuple[Array, Array]:
+    """Of each value of the largest column the kept parent that it has most in common with, and what it takes."""
+    order = np.lexsort((-system.through.data, system.split.coupling.rows))
+    first = order[system.through.indptr[:-1]]
+    return system.split.coupling.columns[first], system.through.data[first]
+
+
+def _of_cells(system: Reduced) -> Array:
+    """Of the kept parents' matrix what belongs to the parents of each cell (C, L - 1, L - 1)."""
+    pattern, (cells, width) = system.split.among, system.split.kept.shape
+    entries = np.where(pattern.rows == pattern.columns, system.kept_prior[pattern.rows], 0.0) + system.among.data
+    filled = np.cumsum(np.diff(system.back.indptr)[pattern.rows]) // BLOCK
+    for part in np.split(np.arange(len(entries)), np.flatnonzero(np.diff(filled)) + 1):
+        rows, columns = system.back[pattern.rows[part]], system.back[pattern.columns[part]]
+        entries[part] -= rows.multiply(columns) @ system.diagonal
+    return np.asarray(entries[pattern.slot].reshape(cells, width, width))
+
+
+def _noise(system: Reduced, rng: np.random.Generator, draws: int) -> Array:
+    """Normal vectors (K, draws) whose covariance is the kept parents' matrix."""
+    split, k0, prior = system.split, system.curvature.k0, system.curvature.prior[2:]
+    rows = np.sqrt(k0)[:, None] * rng.standard_normal((len(k0), draws))
+    noise = np.sqrt(prior)[:, None] * rng.standard_normal((prior.size, draws))
+    of_kept = noise[~split.is_big] + split.kept_rows @ rows
+    return np.asarray(of_kept - system.back @ (noise[split.is_big] + split.big_rows @ rows))
