@@ -37,6 +37,8 @@ CUTS = 6
 """Cut-offs of meta-training episodes, a fold's months apart."""
 NEIGHBOURS = 3
 """Segments named as most like each segment."""
+MAPPED = 2_000
+"""Segments on the map of likeness, which takes the cube of them: seconds, and more than a picture can hold."""
 MIN_EVENTS = 10
 """Fewer events teach nothing: such a fold is left out, such a history is refused."""
 NEWER_SHARE = 0.25
@@ -212,8 +214,14 @@ class Place:
 
 
 def likeness(adapted: Adapted) -> list[Place]:
-    """A map of the adapted segments by what was learned about each; empty for a pooled model or fewer than three."""
+    """A map of the adapted segments by what was learned about each; empty for a pooled model or fewer than three.
+
+    Of more than MAPPED segments those of most support are compared, with each other alone.
+    """
     keys = [key for key in adapted.adaptation.keys if adapted.segments[key].status == "adapted"]
+    if len(keys) > MAPPED:
+        taken = set(sorted(keys, key=lambda key: (-adapted.segments[key].support_rows, key))[:MAPPED])
+        keys = [key for key in keys if key in taken]
     if not adapted.adaptation.arrays or len(keys) < 3:
         return []
     position = {key: number for number, key in enumerate(adapted.adaptation.keys)}

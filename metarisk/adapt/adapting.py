@@ -224,7 +224,8 @@ def _borrowed(
     if population is None or population.is_empty() or not support.rows:
         return None
     keys, codes = segment_keys(population, portfolio)
-    strangers = [number for number, key in enumerate(keys) if key not in set(labelled)]
+    known = set(labelled)
+    strangers = [number for number, key in enumerate(keys) if key not in known]
     if not strangers:
         return None
     frame = population.filter(pl.Series(np.isin(codes, strangers)))

@@ -9,44 +9,56 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import linalg
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 
 from metarisk.domain import Array, ModelError
 from metarisk.learners import draws
 from metarisk.learners.normal import BLOCK, Curvature, Moments, by_parent, over
 
+Matrix = Any
+"""Full, an array, or sparse, a csr_matrix."""
 FACTORED = 1_536
 """Parents beside the largest column that are factored in each step: three columns of 500, at a tenth of a second."""
 CG_STEPS = 1_000
 CG_TOLERANCE = 1e-12
 """Of the residual against the right side."""
 DENSE_SHARE = 0.1
-"""Share of entries from which a product of full matrices is faster than one of sparse ones."""
+"""Share of entries from which full matrices are faster than sparse ones."""
 
 
 class Pattern:
-    """Where sums over cells stand in a sparse matrix; each sum is taken in the order of the cells."""
+    """Where sums over cells stand in a matrix; each sum is taken in the order of the cells.
 
-    def __init__(self, rows: Array, columns: Array, shape: tuple[int, int]) -> None:
+    Matrices are full where that is faster, which only factored systems can be; else they are sparse.
+    """
+
+    def __init__(self, rows: Array, columns: Array, shape: tuple[int, int], *, factored: bool) -> None:
         """Of addends (E,) at these places."""
         places, self.slot = np.unique(rows * shape[1] + columns, return_inverse=True)
         self.rows, self.columns = places // shape[1], places % shape[1]
         self.turned_order = np.argsort(self.columns, kind="stable")
-        self.shape = shape
+        self.shape, self.full = shape, factored and len(places) > DENSE_SHARE * shape[0] * shape[1]
 
     def sums(self, addends: Array) -> Array:
         """The entries, of addends (E,)."""
         return np.bincount(self.slot, weights=addends, minlength=len(self.rows))
 
-    def matrix(self, entries: Array) -> csr_matrix:
+    def matrix(self, entries: Array) -> Matrix:
         """A matrix of these entries."""
+        if self.full:
+            matrix = np.zeros(self.shape)
+            matrix[self.rows, self.columns] = entries
+            return matrix
         return csr_matrix((entries, self.columns, self._starts[0]), shape=self.shape)
 
-    def turned(self, entries: Array) -> csr_matrix:
+    def turned(self, entries: Array) -> Matrix:
         """The same matrix transposed."""
+        if self.full:
+            return self.matrix(entries).T
         order = self.turned_order
         return csr_matrix((entries[order], self.rows[order], self._starts[1]), shape=self.shape[::-1])
 
@@ -72,11 +84,10 @@ class Split:
         self.big, self.kept = number[parents[:, largest]], number[parents[:, others]]
         self.columns = (level[~self.is_big][:, None] == others).astype(float)
         """Which column a kept parent is a value of (K, L - 1)."""
-        width = levels - 1
-        self.coupling = Pattern(np.repeat(self.big, width), self.kept.ravel(), (self.B, self.K))
-        self.among = Pattern(
-            np.repeat(self.kept, width, axis=1).ravel(), np.tile(self.kept, (1, width)).ravel(), (self.K, self.K)
-        )
+        width, factored = levels - 1, self.K <= FACTORED
+        self.coupling = Pattern(np.repeat(self.big, width), self.kept.ravel(), (self.B, self.K), factored=factored)
+        pairs = np.repeat(self.kept, width, axis=1).ravel(), np.tile(self.kept, (1, width)).ravel()
+        self.among = Pattern(*pairs, (self.K, self.K), factored=factored)
         cell, ones = np.arange(cells), np.ones(cells)
         self.big_rows = csr_matrix((ones, (self.big, cell)), shape=(self.B, cells))
         self.kept_rows = csr_matrix(
@@ -122,11 +133,8 @@ class Reduced:
     @cached_property
     def factor(self) -> Array:
         """Lower Cholesky factor of the kept parents' matrix (K, K)."""
-        matrix = self.among.toarray()
-        dense = self.coupling.nnz > DENSE_SHARE * self.split.B * self.split.K
-        for part in _blocks(self.split.B, self.split.K) if dense else [slice(None)]:
-            coupling, back = self.coupling[part], self.through[part].T.tocsr()
-            matrix -= back.toarray() @ coupling.toarray() if dense else (back @ coupling).toarray()
+        lost = self.back @ self.coupling
+        matrix = np.array(_filled(self.among) - _filled(lost))
         matrix[np.diag_indices(self.split.K)] += self.kept_prior
         factor: Array = linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
         return factor
@@ -210,11 +218,17 @@ class Reduced:
         for part in _blocks(split.B, split.K):
             through = self.through[part]
             spread = through @ inverse
-            of_big[part] = 1 / self.diagonal[part] + np.asarray(through.multiply(spread).sum(axis=1)).ravel()
+            of_big[part] = 1 / self.diagonal[part] + np.einsum("bk,bk->b", _filled(through), spread)
             cells = split.by_big[ends[part.start] : ends[part.stop]]
             rows = split.big[cells] - part.start
             with_big[cells] = sum(spread[rows, column[cells]] for column in split.kept.T)
         return np.diag(inverse).copy(), of_big, own + of_big[split.big] - 2 * with_big
+
+
+def _filled(matrix: Matrix) -> Array:
+    """The matrix as an array."""
+    filled: Array = matrix.toarray() if issparse(matrix) else matrix
+    return filled
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:

@@ -106,6 +106,7 @@ def render_week(report: WeekReport) -> str:
             backtest_counts=Counter(line.status for line in report.backtests),
             learning_chart=charts.learning_chart(report.curves) if report.curves else None,
             similarity_map=charts.similarity_map(report.similarity) if report.similarity else None,
+            mapped=len(report.similarity),
             neighbours=sorted(report.similarity, key=lambda place: -place.rows)[:_SHOWN_SEGMENTS],
         )
     )
