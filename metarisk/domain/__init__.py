@@ -1,7 +1,7 @@
 """Nouns, protocols and errors that every layer shares.
 
 No I/O and no mathematics lives here, and nothing heavier than numpy is imported, so that learners run on a GPU node
-that has torch and numpy alone.
+that has torch, numpy and scipy alone.
 """
 
 from metarisk.domain.database import KeyRanges, Scalar, Transaction, Warehouse

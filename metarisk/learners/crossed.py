@@ -65,6 +65,11 @@ class Layout:
         return np.bincount(self.cell, weights=values, minlength=len(self.keys))
 
     @cached_property
+    def squared(self) -> Array:
+        """Distance squared (N,)."""
+        return np.asarray(self.distance**2)
+
+    @cached_property
     def split(self) -> Split | None:
         """The column of most values apart, where there are too many to solve for all at once."""
         return Split(self.parents, self.level) if self.level.size > DENSE else None
@@ -230,7 +235,7 @@ def _newton(
     score, y = torch.from_numpy(eta), torch.from_numpy(layout.y)
     weight = layout.weight / priors.noise
     slope, bend = weight * likelihood.gradient(score, y).numpy(), weight * likelihood.curvature(score, y).numpy()
-    h0, h1, h2 = (layout.by_cell(each) for each in (bend, bend * layout.distance, bend * layout.distance**2))
+    h0, h1, h2 = (layout.by_cell(each) for each in (bend, bend * layout.distance, bend * layout.squared))
     g0, g1 = layout.by_cell(slope), float(slope @ layout.distance)
     precision = h0 + 1 / priors.cell
     pull = (g0 + effects.cells / priors.cell) / precision

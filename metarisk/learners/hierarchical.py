@@ -118,9 +118,12 @@ class HierarchicalHead:
             np.full(layout.parents.shape[1], self.prior_variance),
             self.prior_variance,
         )
-        effects, strength = no_effects(layout), self._strength(layout, head)
+        effects = start = no_effects(layout)
+        strength = self._strength(layout, head)
         for done in range(1, VARIANCE_ROUNDS + 1):
-            effects, posterior = fit(layout, priors, head, effects, last=False)
+            before, (effects, posterior) = effects, fit(layout, priors, head, start, last=False)
+            # rounds go on as they went, which saves large systems a Newton step; of small ones no bit is to change
+            start = effects if layout.split is None or done == 1 else effects.plus(effects.plus(before, -1.0), 1.0)
             learned = self._variances(layout, priors, effects, posterior, strength)
             if likelihood == "gaussian":
                 learned = replace(learned, noise=_noise(layout, effects, posterior))

@@ -24,7 +24,11 @@ UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LEARNERS_NEED = """
 import importlib, pkgutil, sys
 
-allowed = {"metarisk", "tests", *sys.stdlib_module_names, *sys.argv[1:]}
+import sysconfig
+
+# what Python keeps of its own build has a name by platform
+own = sysconfig._get_sysconfigdata_name()
+allowed = {"metarisk", "tests", own, *sys.stdlib_module_names, *sys.argv[1:]}
 refused = set()
 
 class Refuse:
@@ -92,8 +96,8 @@ def test_metarisk_brings_neither_prefect_nor_what_is_slow_to_import():
     assert found.stdout.strip() == "[]"
 
 
-def test_learners_and_the_benchmark_for_gpu_nodes_need_torch_and_numpy_alone():
-    found = run(sys.executable, "-c", LEARNERS_NEED, *modules_of("torch", "numpy"))
+def test_learners_and_the_benchmark_for_gpu_nodes_need_torch_numpy_and_scipy_alone():
+    found = run(sys.executable, "-c", LEARNERS_NEED, *modules_of("torch", "numpy", "scipy", "threadpoolctl"))
     assert found.returncode == 0, found.stderr
 
 

@@ -1,7 +1,7 @@
 """Meta-training on a CUDA device: right against CPU float64, and how fast against a TorchOpt-style loop over tasks.
 
-Needs torch and numpy alone: `python -m tests.benchmarks.gpu [--quick] [--json FILE]`. Without CUDA it runs the same
-checks on the CPU, which tests the script and nothing else.
+Needs torch, numpy and scipy alone: `python -m tests.benchmarks.gpu [--quick] [--json FILE]`. Without CUDA it runs the
+same checks on the CPU, which tests the script and nothing else.
 """
 
 from __future__ import annotations
