@@ -14,9 +14,9 @@ from metarisk.learners.normal import BLOCK, over
 if TYPE_CHECKING:
     from metarisk.learners.reduced import Reduced
 
-ROUND_DRAWS, DRAWS, MOST_DRAWS = 32, 512, 4_096
-"""Draws of the posterior in a round, which needs sums of variances; at least and at most in a last fit, which needs
-each of them."""
+ROUND_DRAWS, AT_ONCE, DRAWS, MOST_DRAWS = 8, 32, 512, 4_096
+"""Draws of the posterior in a round, which needs sums of thousands of variances; side by side; at least and at most in
+a last fit, which needs each variance."""
 DRAW_ERROR = 0.003
 """Share of a variance that may be its standard error before more are drawn: a third of what is promised."""
 DRAW_TOLERANCE = 1e-6
@@ -34,7 +34,7 @@ def variances(system: Reduced, last: bool) -> tuple[Array, Array, Array]:
     """
     least, most = (DRAWS, MOST_DRAWS) if last else (ROUND_DRAWS, 0)
     split, kept = system.split, system.split.kept
-    shares = np.column_stack([np.asarray(system.through[split.big, column]).ravel() for column in kept.T])
+    shares = system.through.data[split.coupling.slot].reshape(kept.shape)
     taken = np.linalg.solve(_of_cells(system), 1 - shares[:, :, None])[:, :, 0]
     closest, share = _closest(system)
     of_big = 1 / system.diagonal
@@ -54,7 +54,7 @@ def variances(system: Reduced, last: bool) -> tuple[Array, Array, Array]:
     known = said(solved, split.columns)
     alone = [one + ((g @ common) * g).sum(axis=1) for one, g in zip(given_others, known, strict=True)]
     sums, drawn, rng = [np.zeros(len(one)) for one in alone], 0, np.random.default_rng(0)
-    at_once = max(1, min(ROUND_DRAWS, BLOCK // max(len(split.big), 1)))
+    at_once = max(1, min(AT_ONCE, least, BLOCK // max(len(split.big), 1)))
     while drawn < least or (drawn < most and _error(alone, sums, drawn) > DRAW_ERROR):
         image = _noise(system, rng, at_once)
         x = system.conjugate(image, DRAW_TOLERANCE)
@@ -74,9 +74,10 @@ def _error(alone: Sequence[Array], sums: Sequence[Array], drawn: int) -> float:
 
 def _closest(system: Reduced) -> tuple[Array, Array]:
     """Of each value of the largest column the kept parent that it has most in common with, and what it takes."""
-    order = np.lexsort((-system.through.data, system.split.coupling.rows))
-    first = order[system.through.indptr[:-1]]
-    return system.split.coupling.columns[first], system.through.data[first]
+    taken, pattern = system.through.data, system.split.coupling
+    most = np.flatnonzero(taken == np.maximum.reduceat(taken, system.through.indptr[:-1])[pattern.rows])
+    first = most[np.unique(pattern.rows[most], return_index=True)[1]]
+    return pattern.columns[first], taken[first]
 
 
 def _of_cells(system: Reduced) -> Array:

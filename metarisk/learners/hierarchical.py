@@ -43,6 +43,9 @@ from metarisk.learners.threads import one_thread
 VARIANCE_ROUNDS = 500
 VARIANCE_TOLERANCE = 1e-5
 """Relative change of every variance at which empirical Bayes stops."""
+MANY, MOST_JUMP = 2_000, 2.0
+"""Parents beyond which rounds are extrapolated, and by how much of a logarithm at most. Up to there they go one by one,
+as they always have: a book's model keeps its identity."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class HierarchicalHead:
             self.prior_variance,
         )
         effects = start = no_effects(layout)
-        strength = self._strength(layout, head)
+        strength, trail = self._strength(layout, head), [priors]
         for done in range(1, VARIANCE_ROUNDS + 1):
             before, (effects, posterior) = effects, fit(layout, priors, head, start, last=False)
             # rounds go on as they went, which saves large systems a Newton step; of small ones no bit is to change
@@ -128,7 +131,10 @@ class HierarchicalHead:
             if likelihood == "gaussian":
                 learned = replace(learned, noise=_noise(layout, effects, posterior))
             change = _change(priors, learned)
+            trail = [*trail, learned]
             priors = learned
+            if layout.level.size > MANY and len(trail) == 3:
+                trail = [priors := _further(*trail)]
             progress(done, VARIANCE_ROUNDS, f"variances changed by {change:.1e}")
             if change < VARIANCE_TOLERANCE:
                 break
@@ -256,6 +262,19 @@ def _change(old: Priors, new: Priors) -> float:
     """Largest relative change of a variance."""
     pairs = [*zip(old.parents, new.parents, strict=True), (old.cell, new.cell), (old.noise, new.noise)]
     return max(abs(float(after / before) - 1) for before, after in pairs)
+
+
+def _further(first: Priors, second: Priors, third: Priors) -> Priors:
+    """Where three rounds point to, on the logarithms of the variances.
+
+    SQUAREM, scheme S3 (Varadhan and Roland 2008, Scandinavian Journal of Statistics 35, 335-353): it reaches the point
+    at which all rounds would end, and in hundreds stop short of where a variance is near zero, in a tenth of them.
+    """
+    a, b, c = (np.log([*each.parents, each.cell, each.noise]) for each in (first, second, third))
+    step, bend = b - a, (c - b) - (b - a)
+    length = max(1.0, float(np.linalg.norm(step)) / max(float(np.linalg.norm(bend)), 1e-12))
+    found = np.exp(c + np.clip(a + 2 * length * step + length**2 * bend - c, -MOST_JUMP, MOST_JUMP))
+    return replace(first, parents=found[:-2], cell=float(found[-2]), noise=float(found[-1]))
 
 
 def _noise(layout: Layout, effects: Effects, posterior: Posterior) -> float:
