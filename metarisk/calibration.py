@@ -97,6 +97,12 @@ def pluto_tasche(rows: ArrayLike, events: ArrayLike, confidence: float = 0.9) ->
     """
     n = np.cumsum(_floats(rows)[::-1])[::-1]
     d = np.cumsum(_floats(events)[::-1])[::-1]
+    return upper_bound(n, d, confidence)
+
+
+def upper_bound(rows: ArrayLike, events: ArrayLike, confidence: float = 0.9) -> Array:
+    """Upper PD bounds (G,) of pools by themselves (Clopper and Pearson); 1 where all rows defaulted or none is there."""
+    n, d = _floats(rows), _floats(events)
     survived = np.maximum(n - d, 0.0)
     bound = stats.beta.ppf(confidence, d + 1.0, np.where(survived > 0.0, survived, 1.0))
     return np.where(survived > 0.0, bound, 1.0)

@@ -99,7 +99,7 @@ class Adapted:
         about = {
             "keys": [list(key) for key in self.adaptation.keys],
             "ragged": dict(self.adaptation.ragged),
-            "segments": [asdict(self.segments[key]) for key in sorted(self.segments)],
+            "segments": [dict(vars(self.segments[key])) for key in sorted(self.segments)],
         }
         if self.level != Calibration():
             about["level"] = asdict(self.level)

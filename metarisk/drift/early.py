@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 from scipy import special, stats
+from scipy.sparse import csr_matrix
 
 from metarisk.calibration import binomial_p
 from metarisk.domain import Array, SegmentKey
 from metarisk.drift.decide import DISCOVERY_RATE, SCHEMA, Z95, judged, rows_of
-from metarisk.drift.hierarchy import Node, labels_of, nodes, parents, totals
-from metarisk.drift.performance import BINS, LEAST_EVENTS, bin_of, ranking
+from metarisk.drift.hierarchy import Node, in_blocks, labels_of, nodes, parents, totals
+from metarisk.drift.performance import BINS, LEAST_EVENTS, Estimate, bin_of, ranking
 from metarisk.metrics import benjamini_hochberg, calibration_in_the_large
 
 WATCH, ALERT = 0.25, 0.50
@@ -198,21 +199,22 @@ def _judged_at(of: Sequence[Node], status: Array, n: Array, e: Array, o: Array) 
 def _ranking(of: Sequence[Node], known: Known, which: slice, metric: str) -> pl.DataFrame:
     """The AUC that known events show, against the one that their own probabilities expect, of all or of mature rows."""
 
-    def by_bin(values: Array) -> Array:
-        every = np.zeros(len(known.keys) * BINS)
-        every[known.cells] = values
-        return totals(of, every.reshape(-1, BINS))
+    def measured(rows: Array, p: Array, squares: Array, seen: Array) -> list[Array]:
+        sums = [rows.sum(axis=1), seen.sum(axis=1), p.sum(axis=1)]
+        estimates = ranking(rows, p, squares), ranking(rows, seen, seen)
+        return sums + [part for each in estimates for part in (each.value, each.spread, each.error)]
 
-    rows, p, squares, seen = map(by_bin, known.sums[:, which].T)
-    due, found = ranking(rows, p, squares), ranking(rows, seen, seen)
-    n, o = rows.sum(axis=1), seen.sum(axis=1)
+    where = (known.cells // BINS, known.cells % BINS)
+    values = [csr_matrix((each, where), shape=(len(known.keys), BINS)) for each in known.sums[:, which].T]
+    n, o, expected, *estimates = in_blocks(of, values, measured)
+    due, found = Estimate(*estimates[:3]), Estimate(*estimates[3:])
     enough = np.minimum(o, n - o) >= LEAST_EVENTS
     effect = due.value - found.value
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = stats.norm.sf(effect / due.spread)
     p_value, q, status, threshold = judged(p_value, effect, enough, RANKING, RANKING_RATE)
     return rows_of(
-        labels_of(of) | {"status": status, "n_ref": _whole(p.sum(axis=1)), "n_cur": _whole(n)},
+        labels_of(of) | {"status": status, "n_ref": _whole(expected), "n_cur": _whole(n)},
         None, metric, value=np.where(enough, found.value, np.nan), effect=np.where(enough, effect, np.nan),
         threshold=threshold, p=p_value, q=q,
         low=due.value - Z95 * due.spread, high=due.value + Z95 * due.spread,

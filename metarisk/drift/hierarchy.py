@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from metarisk.domain import Array, SegmentKey, segment_name
+
+AT_ONCE = 2_048
+"""Nodes whose totals are held at once: 16 MiB for a thousand bins."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,32 @@ def nodes(keys: Sequence[SegmentKey], columns: Sequence[str]) -> tuple[Node, ...
 
 def totals(of: Sequence[Node], values: Array) -> Array:
     """Values (S, ...) by key, added up by node (G, ...)."""
-    return np.stack([values[list(node.members)].sum(axis=0) for node in of])
+    added = np.zeros((len(of), *values.shape[1:]), dtype=values.dtype)
+    alone = [place for place, node in enumerate(of) if len(node.members) == 1]
+    added[alone] = values[[of[place].members[0] for place in alone]]
+    for place, node in enumerate(of):
+        if len(node.members) > 1:
+            added[place] = values[list(node.members)].sum(axis=0)
+    return added
+
+
+def in_blocks(
+    of: Sequence[Node], values: Sequence[csr_matrix], measure: Callable[..., Sequence[Array]]
+) -> tuple[Array, ...]:
+    """Measures (G,) of every node from its totals, some nodes at a time: all totals of all bins would not fit.
+
+    Args:
+        values: sparse (S, B) by key, each added up by node.
+        measure: of these totals (N, B), in their order, to arrays (N,).
+    """
+    member = np.concatenate([np.array(node.members, dtype=np.int64) for node in of])
+    starts = np.concatenate([[0], np.cumsum([len(node.members) for node in of])])
+    belongs = csr_matrix((np.ones(len(member), dtype=np.int64), member, starts), shape=(len(of), values[0].shape[0]))
+    found = []
+    for begin in range(0, len(of), AT_ONCE):
+        rows = belongs[begin : begin + AT_ONCE]
+        found.append(measure(*((rows @ each).toarray() for each in values)))
+    return tuple(np.concatenate(each) for each in zip(*found, strict=True))
 
 
 def labels_of(of: Sequence[Node]) -> dict[str, object]:

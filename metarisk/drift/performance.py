@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from scipy import special, stats
+from scipy.sparse import csr_matrix
 
 from metarisk.domain import Array, SegmentKey
 from metarisk.drift.decide import MIN_ROWS, Z95, blind, judged, rows_of
-from metarisk.drift.hierarchy import Node, labels_of, nodes, totals
+from metarisk.drift.hierarchy import Node, in_blocks, labels_of, nodes
 from metarisk.drift.histograms import segment_column
 
 LOWEST, WIDTH, BINS = -12.0, 0.02, 1_000
@@ -104,20 +105,28 @@ def compare(segments: Sequence[str], reference: pl.DataFrame | None, current: pl
         return blind("the model has no reference of its scores: seen again after the next weekly run", metric=NAMES[0])
     keys = tuple(sorted({*_keys(reference, segments), *_keys(current, segments)}))
     of = nodes(keys, segments)
-    ref, cur = (totals(of, _dense(table, segments, keys)) for table in (reference, current))
-    n_ref, n_cur = ref.sum(axis=1), cur.sum(axis=1)
+    n_ref, n_cur, events, *estimates = in_blocks(
+        of, [_by_key(table, segments, keys) for table in (reference, current)], _measured
+    )
+    loss_before, loss_now, before, now = (Estimate(*estimates[at : at + 3]) for at in range(0, 12, 3))
     few = [f"too few rows: {now:,} tonight, {then:,} in the reference" for then, now in zip(n_ref, n_cur, strict=True)]
     rows = np.minimum(n_ref, n_cur) >= MIN_ROWS
-    events = np.min([np.minimum(n @ CENTRES, n @ (1.0 - CENTRES)) for n in (ref, cur)], axis=0)
     rare = [f"too few expected events for a ranking: {number:.1f}" for number in events]
-    before, now = log_loss(ref), log_loss(cur)
-    rise = now.value / np.where(before.value > 0.0, before.value, np.nan) - 1.0
-    loss = _rows(of, NAMES[0], before, now, rise, rows, few, n_ref, n_cur)
-    before, now = _expected_auc(ref), _expected_auc(cur)
+    rise = loss_now.value / np.where(loss_before.value > 0.0, loss_before.value, np.nan) - 1.0
+    loss = _rows(of, NAMES[0], loss_before, loss_now, rise, rows, few, n_ref, n_cur)
     enough = rows & (events >= LEAST_EVENTS)
     reasons = np.where(rows, rare, few).tolist()
     area = _rows(of, NAMES[1], before, now, before.value - now.value, enough, reasons, n_ref, n_cur)
     return pl.concat([loss, area])
+
+
+def _measured(ref: Array, cur: Array) -> list[Array]:
+    """Rows, the least expected events or non-events, expected log-loss and AUC of both, of nodes' counts (N, BINS)."""
+    events = np.min([np.minimum(n @ CENTRES, n @ (1.0 - CENTRES)) for n in (ref, cur)], axis=0)
+    found = [ref.sum(axis=1), cur.sum(axis=1), events]
+    for each in (log_loss(ref), log_loss(cur), _expected_auc(ref), _expected_auc(cur)):
+        found += [each.value, each.spread, each.error]
+    return found
 
 
 def _rows(
@@ -145,10 +154,9 @@ def _keys(table: pl.DataFrame, segments: Sequence[str]) -> set[SegmentKey]:
     return {tuple(key) for key in table.select(segments).unique().iter_rows()}
 
 
-def _dense(table: pl.DataFrame, segments: Sequence[str], keys: Sequence[SegmentKey]) -> Array:
+def _by_key(table: pl.DataFrame, segments: Sequence[str], keys: Sequence[SegmentKey]) -> csr_matrix:
     """Counts (S, BINS) of a table, in the order of the keys."""
     place = pl.DataFrame(list(keys), schema=dict.fromkeys(segments, pl.String), orient="row").with_row_index("__place")
     found = table.join(place, on=list(segments), how="left", maintain_order="left")
-    counts = np.zeros((len(keys), BINS), dtype=np.int64)
-    counts[found["__place"].to_numpy(), found["bin"].to_numpy()] = found["rows"].to_numpy()
-    return counts
+    where = (found["__place"].to_numpy(), found["bin"].to_numpy())
+    return csr_matrix((found["rows"].to_numpy(), where), shape=(len(keys), BINS))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
-from metarisk.calibration import Calibration, pluto_tasche
+from metarisk.calibration import Calibration, upper_bound
 from metarisk.domain import Array, Portfolio, Transaction, segment_name
 from metarisk.pipeline import accepting, alerting, archiving, outcomes
 from metarisk.pipeline.appending import append_frame, append_rows, not_before
@@ -217,9 +217,9 @@ def _abstained(context: Context, run: Run, adapted: Adapted, level: Calibration)
         mature = labelled(own, portfolio, context.spec, context.job.as_of).select(*columns, LABEL)
         labels = mature.collect(engine="streaming")
         events = _by_segment(labels, labels[LABEL].to_numpy(), portfolio)
-        for name, line in found.items():
-            n, d = events.get(name, (0.0, 0.0))
-            line["score_bound"] = float(pluto_tasche([n], [d])[0])
+        known = np.array([events.get(name, (0.0, 0.0)) for name in found])
+        for line, bound in zip(found.values(), upper_bound(*known.T).tolist(), strict=True):
+            line["score_bound"] = bound
     return found
 
 
