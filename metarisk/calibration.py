@@ -101,7 +101,7 @@ def pluto_tasche(rows: ArrayLike, events: ArrayLike, confidence: float = 0.9) ->
 
 
 def upper_bound(rows: ArrayLike, events: ArrayLike, confidence: float = 0.9) -> Array:
-    """Upper PD bounds (G,) of pools by themselves (Clopper and Pearson); 1 where all rows defaulted or none is there."""
+    """Upper PD bounds (G,) of pools by themselves (Clopper and Pearson); 1 where all defaulted or none is there."""
     n, d = _floats(rows), _floats(events)
     survived = np.maximum(n - d, 0.0)
     bound = stats.beta.ppf(confidence, d + 1.0, np.where(survived > 0.0, survived, 1.0))
