@@ -16,10 +16,11 @@ import numpy as np
 from metarisk.domain import Array, Episodes, Packed
 from metarisk.learners.hierarchical import HierarchicalHead
 from metarisk.metrics import log_loss, paired_bootstrap
-from tests.benchmarks.harness import Figure, main, peak_memory_above
+from tests.benchmarks.harness import Figure, interleaved, main, peak_memory_above
 
 VARIANCES = (0.16, 0.04, 0.01)
 """Of branches, of what they are crossed with, and of cells."""
+GROWTH = (1_250, 2_500, 5_000, 10_000, 20_000)
 CODE = """
 import torch
 torch.set_num_threads(1)
@@ -138,25 +139,17 @@ def benchmark(quick: bool) -> Sequence[Figure]:
         trained(teach)
         name = f"many_values.train.values_{sizes[0]}x{sizes[1]}.rows_{rows}"
         figures.append(Figure(name, time.process_time() - begun, "s", None, "", reach, aim))
-        print(figures[-1], flush=True)
-    state = {**trained(book((40, 4), 2_000)[0])}
-    before = None
-    for values in (1_000, 2_000) if quick else (1_250, 2_500, 5_000, 10_000, 20_000):
-        teach, _ = book((values, 4), 10 * values)
-        begun = time.process_time()
-        HierarchicalHead().adapt(state, teach, "bernoulli")
-        took = time.process_time() - begun
-        ratio = took / before if before else None
-        figures.append(
-            Figure(
-                f"many_values.adapt.values_{values}",
-                took,
-                "s",
-                ratio,
-                "half the values and rows",
-                *((2.8, 2.4) if before else ()),
-            )
-        )
+    state = trained(book((40, 4), 2_000)[0])
+    grown = {values: book((values, 4), 10 * values)[0] for values in ((1_000, 2_000) if quick else GROWTH)}
+    runs = {
+        str(values): (lambda rows=rows: HierarchicalHead().adapt(state, rows, "bernoulli"))
+        for values, rows in grown.items()
+    }
+    before, seconds = None, interleaved(runs, 5)
+    for values, took in seconds.items():
+        ratio, bound = (None, None) if before is None else (took / before, 2.4)
+        name = f"many_values.adapt.values_{values}"
+        figures.append(Figure(name, took, "s", ratio, "half the values and rows", bound, bound))
         before = took
     sizes, rows = ((1_000, 4), 20_000) if quick else ((20_000, 4), 200_000)
     memory = peak_memory_above(CODE.format(sizes=sizes, rows=rows))

@@ -11,7 +11,8 @@ from scipy import special
 from threadpoolctl import threadpool_limits
 
 from metarisk.domain import Array, Arrays, Episodes, Packed
-from metarisk.learners import crossed, reduced
+from metarisk.learners import crossed, hierarchical, reduced
+from metarisk.learners.cost import expected_cost
 from metarisk.learners.hierarchical import HierarchicalHead
 from metarisk.learners.threads import one_thread
 
@@ -140,3 +141,32 @@ def test_an_effect_that_two_columns_share_is_split_by_their_variances_and_counte
     expected = HierarchicalHead().adapt(alone, once, "bernoulli").arrays
     np.testing.assert_allclose(twice["intercept"], expected["intercept"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(twice["variance"], expected["variance"], rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cells", "sizes", "seconds", "memory"),
+    [
+        (20_000, 4_000, [1_000, 4], 0.6, 15),
+        (200_000, 73_000, [20_000, 4], 6, 190),
+        (200_000, 197_000, [2_000, 3_000], 18, 365),
+    ],
+)
+def test_the_expected_cost_is_near_what_was_measured(
+    rows: int, cells: int, sizes: list[int], seconds: float, memory: float
+) -> None:
+    """Of one core; the benchmark many_values measures the same trains."""
+    expected = expected_cost(rows, cells, sizes)
+    assert seconds / 3 < expected[0] < 3 * seconds
+    assert memory / 3 < expected[1] < 3 * memory
+
+
+@pytest.mark.parametrize("factored", [reduced.FACTORED, 0], ids=["factored", "drawn"])
+def test_rounds_that_are_extrapolated_end_where_all_rounds_do(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = np.random.default_rng(5)
+    rows = packed(np.column_stack([r.integers(0, size, 6_000) for size in (250, 150)]))
+    expected, _ = fitted(rows)
+    monkeypatch.setattr(hierarchical, "MANY", 0)
+    monkeypatch.setattr(reduced, "FACTORED", factored)
+    found, _ = fitted(rows)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0.003, err_msg=name)
