@@ -131,6 +131,12 @@ def test_pluto_tasche_has_the_published_numbers():
     assert stats.binom.cdf(4, 300, bound) == pytest.approx(0.1, abs=1e-9)
 
 
+def test_a_pools_own_bound_is_that_of_a_book_of_one_grade():
+    rows, events = [100, 0, 5, 40], [0, 0, 5, 3]
+    alone = [calibration.pluto_tasche([n], [d])[0] for n, d in zip(rows, events, strict=True)]
+    np.testing.assert_array_equal(calibration.upper_bound(rows, events), alone)
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 500), st.floats(0, 1)), min_size=1, max_size=8),
     st.floats(0.5, 0.99),

@@ -170,6 +170,17 @@ def test_segments_are_like_those_whose_effects_are_near_in_units_of_their_spread
     assert place(keys, {}, ["adapted"] * 6) == []
 
 
+def test_of_many_segments_those_of_most_labels_are_compared(monkeypatch):
+    monkeypatch.setattr(training, "MAPPED", 4)
+    keys = tuple((f"s{number}",) for number in range(7))
+    segments = {
+        key: SegmentAdaptation(key, "adapted", "", rows, 1, "", "")
+        for key, rows in zip(keys, (5, 9, 1, 7, 7, 2, 8), strict=True)
+    }
+    adapted = Adapted(model(), Adaptation(keys, {"effects": np.arange(7.0)[:, None]}), segments)
+    assert [place.segment[0] for place in training.likeness(adapted)] == ["s1", "s3", "s4", "s6"]
+
+
 @pytest.mark.parametrize(("opened_from", "warned"), [(date(2020, 1, 1), 0), (date(2021, 11, 1), 1)])
 def test_training_without_validation_is_told(opened_from, warned):
     portfolio = replace(PORTFOLIO, learner=LearnerChoice("reptile", {"loop": {"steps": 1}}))
