@@ -110,6 +110,8 @@ class Feature:
     """Whether all rows of a date share it: trees would learn dates by heart, so that linear fits alone read it."""
     short: Mapping[int, str] = field(default_factory=dict)
     """Columns that hold what this one would be of an entity with so few observations (see Columns.history)."""
+    outcome_free: bool = False
+    """Whether a person vouches that it was known when the row was opened, though it looks as if it told the outcome."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from metarisk import backtests, judging, lake, registry, training
 from metarisk import evidence as evidences
 from metarisk.adapt import BASELINES, Adapted, adapt
 from metarisk.adapt import level as adapted_level
-from metarisk.domain import MetariskError
+from metarisk.domain import DataError, MetariskError
 from metarisk.features import KnownRange
 from metarisk.pipeline import watching
 from metarisk.pipeline.appending import append_rows
@@ -131,21 +131,30 @@ def _walked(context: Context, checked: Checked, folder: Path, names: Sequence[st
 
 
 def _single_features(context: Context, checked: Checked) -> tuple[tuple[dict[str, object], ...], tuple[str, ...]]:
-    """What each feature alone knows of the newer rows that teach, and a warning of those that know too much.
+    """What each feature alone knows of the newer rows that teach, and a warning of those that may know too much.
 
-    A history that teaches nothing is a ModelError.
+    A history that teaches nothing is a ModelError, a feature that tells the outcome a DataError.
     """
     portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
     teach = training.teaching_rows(scan(context, checked), portfolio, spec, as_of)
     training.require_labels(teach, portfolio, spec, as_of)
-    if spec.label != "event":
-        return (), ()
     older, newer = training.forward_split(teach, portfolio)
-    found = evidences.single_feature_auc(older, newer, portfolio)
-    warnings = evidences.leak_warnings(found)
+    named = evidences.suspects(teach, older, newer, portfolio, spec)
+    event = spec.label == "event"
+    unjudged = evidences.unjudged(older, newer, portfolio) if event else ""
+    warnings = tuple(filter(None, (unjudged, *(f"{one.what}. Remedy: {one.remedy}" for one in named if not one.stops))))
     for warning in warnings:
         context.reporter.warn(f"{portfolio.name} {as_of}: {warning}")
-    return tuple(evidences.feature_rows(found, newer)), warnings
+    if stops := [one for one in named if one.stops]:
+        raise DataError(
+            "; ".join(one.what for one in stops),
+            remedy=stops[0].remedy,
+            portfolio=portfolio.name,
+            column=stops[0].feature,
+            on=as_of,
+        )
+    found = evidences.single_feature_auc(older, newer, portfolio) if event else {}
+    return tuple(evidences.feature_rows(found, newer, named)), warnings
 
 
 def _held_out(

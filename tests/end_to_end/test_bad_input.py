@@ -242,7 +242,7 @@ def test_one_segment_is_a_book_like_any_other(make: Callable[..., Project]) -> N
     assert "no model has seen" not in week.page.read_text()
 
 
-def test_a_feature_that_leaks_is_named_to_everyone(make: Callable[..., Project]) -> None:
+def test_a_feature_that_leaks_is_refused_and_named_to_everyone_who_vouches_for_it(make: Callable[..., Project]) -> None:
     """Collection costs are booked once a loan has defaulted."""
     costs = pl.when(pl.col("event_date").is_not_null()).then(pl.col("amount")).otherwise(None)
     project = make(
@@ -250,11 +250,17 @@ def test_a_feature_that_leaks_is_named_to_everyone(make: Callable[..., Project])
         toml=tiny.TOML.replace("[features.income]", '[features.costs]\nkind = "numeric"\n\n[features.income]'),
         sql=EVERYTHING,
     )
+    with pytest.raises(DataError, match=r"feature costs tells the outcome: .*any value") as caught:
+        project.weekly()
+    assert (caught.value.portfolio, caught.value.column) == (NAME, "costs")
+    assert project.count("model") == 0
+    assert "feature costs tells the outcome" in caught.value.page.read_text()
+    project.edit("portfolios/tiny.toml", "[features.costs]", "[features.costs]\noutcome_free = true")
     reporter = Listener()
     week = pipeline.weekly(project.context(tiny.CUT_OFF, reporter=reporter))
     (warning,) = [text for text in reporter.warnings if "feature" in text]
-    assert "feature costs may tell the outcome: by itself it ranks validation rows with an AUC of" in warning
-    assert "feature costs may tell the outcome" in week.page.read_text()
+    assert "declares it `outcome_free`" in warning
+    assert "feature costs tells the outcome" in week.page.read_text()
     rows = project.warehouse.rows("SELECT candidate, value, note FROM metarisk.evidence WHERE protocol = 'features'")
     found = {row["candidate"]: row for row in rows}
     assert set(found) == {"amount", "income", "costs", "channel", "first_credit_on"}
