@@ -133,16 +133,20 @@ def canonical_schema(kinds: Mapping[str, Kind]) -> pa.Schema:
 def canonical(batch: pa.RecordBatch, kinds: Mapping[str, Kind], portfolio: Portfolio, notes: Notes) -> pa.RecordBatch:
     """One batch in canonical form; what was changed is added to `notes`.
 
-    Timestamps with a time zone become the date in the portfolio's own zone; NaN and infinities become null; overlong
-    text is cut; a null segment value becomes `MISSING_SEGMENT`.
+    Timestamps with a time zone become the date in the portfolio's own zone; NaN and infinities become null, but where
+    they make a row unusable and are left for its check; overlong text is cut; a null segment value becomes
+    `MISSING_SEGMENT`.
     """
+    columns = portfolio.columns
+    amounts = {columns.exposure, columns.lgd, columns.ead} - {None, *portfolio.features}
     arrays = []
     for column, kind in kinds.items():
         values = _storage(batch.column(column))
         if kind == "date":
             values = _local_date(values, portfolio.timezone)
         elif kind == "number":
-            values = _finite(values.cast(pa.float64(), safe=False), column, notes)
+            values = values.cast(pa.float64(), safe=False)
+            values = values if column in amounts else _finite(values, column, notes)
         else:
             values = _short(values.cast(pa.large_string()), column, notes).cast(pa.string())
         notes.present[column] += len(values) - values.null_count

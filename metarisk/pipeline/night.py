@@ -134,6 +134,7 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
         as_of=context.job.as_of,
         quarantine=extracted.directory.parent / "quarantine",
         known_segments=_known_segments(context),
+        missing=extracted.missing_segment,
         memory_mb=context.settings.memory_mb,
         threads=context.settings.threads,
     )

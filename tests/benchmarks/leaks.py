@@ -98,7 +98,7 @@ def _table(name: str) -> pa.RecordBatchReader:
 
 def _book(portfolio: Portfolio, tables: Mapping[str, pa.RecordBatchReader], sql: str, as_of: date) -> Book:
     with tempfile.TemporaryDirectory() as folder:
-        warehouse = open_warehouse("", Path(folder), threads=1, memory_mb=1024)
+        warehouse = open_warehouse(f"duckdb:///{folder}/book.duckdb", Path(folder), threads=1, memory_mb=1024)
         for name, reader in tables.items():
             warehouse.load(name, reader)
 

@@ -250,7 +250,7 @@ def test_a_feature_that_leaks_is_refused_and_named_to_everyone_who_vouches_for_i
         toml=tiny.TOML.replace("[features.income]", '[features.costs]\nkind = "numeric"\n\n[features.income]'),
         sql=EVERYTHING,
     )
-    with pytest.raises(DataError, match=r"feature costs tells the outcome: .*any value") as caught:
+    with pytest.raises(DataError, match=r"feature costs tells the outcome: a missing value means no event") as caught:
         project.weekly()
     assert (caught.value.portfolio, caught.value.column) == (NAME, "costs")
     assert project.count("model") == 0
