@@ -6,12 +6,10 @@ from typing import Annotated
 
 import typer
 
-from metarisk import lake
 from metarisk.cli.console import errors, hint, plain, say
 from metarisk.cli.running import YESTERDAY, AsOf, Json, day_of, settings_of, warehouse_of
-from metarisk.domain import ConfigError
-from metarisk.portfolios import check_portfolio, draft_portfolio, list_portfolios, load_portfolio
-from metarisk.risks import RISKS
+from metarisk.domain import ConfigError, Job
+from metarisk.portfolios import draft_portfolio, list_portfolios
 
 portfolio_app = typer.Typer(no_args_is_help=True, help="Draft, check and list portfolios.")
 
@@ -30,12 +28,13 @@ def portfolio_check(name: str, as_of: AsOf = YESTERDAY, as_json: Json = False) -
     """Validate a portfolio against the live warehouse."""
     day = day_of(as_of, name, as_json)
     with errors(as_json):
-        portfolio = load_portfolio(settings_of().project, name, risks=RISKS)
-        warehouse, settings = warehouse_of(portfolio.timezone)
-        findings = check_portfolio(portfolio, settings.project, warehouse, day, check_schema=lake.check_schema)
+        from metarisk.pipeline import Context, Quiet
+        from metarisk.pipeline.trying import try_portfolio
+
+        findings = try_portfolio(Context(Job(name, day), settings_of(), Quiet()))
         wrong = [finding for finding in findings if not finding.ok]
         lines = [
-            f"{'ok   ' if finding.ok else 'WRONG'} {finding.about}: {finding.what}"
+            f"{'WRONG' if not finding.ok else 'NOTE ' if finding.told else 'ok   '} {finding.about}: {finding.what}"
             + (f". Remedy: {finding.remedy}" if finding.remedy else "")
             for finding in findings
         ]

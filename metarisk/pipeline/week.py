@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk import backtests, judging, lake, registry, training
+from metarisk import backtests, judging, lake, quality, registry, training
 from metarisk import evidence as evidences
 from metarisk.adapt import BASELINES, Adapted, adapt
 from metarisk.adapt import level as adapted_level
@@ -36,6 +36,7 @@ from metarisk.pipeline.replaying import SCORE
 from metarisk.pipeline.scored import LINK, Spilled, score_population
 from metarisk.pipeline.storing import registry_root
 from metarisk.pipeline.trials import keep_trials
+from metarisk.portfolios import dropped_rows, extract_sql, unknown_events
 from metarisk.tasks import LABEL, teaching, tells
 
 SEED = 0
@@ -96,7 +97,11 @@ def judge(context: Context, checked: Checked) -> Judged:
         }
     )
     folder = context.folder / "weeks" / week_id
+    unknown = require_source(context)
     features, warnings = _single_features(context, checked)
+    if unknown:
+        warnings = (unknown, *warnings)
+        context.reporter.warn(f"{portfolio.name} {as_of}: {unknown}")
     judged = _walked(context, checked, folder, names)
     summary = evidences.summarise(judged, names, BASELINES, portfolio, spec)
     recipe = champion.recipe if champion else None
@@ -110,6 +115,14 @@ def judge(context: Context, checked: Checked) -> Judged:
         title = f"Segments held out of training, {portfolio.name} {as_of}"
         context.reporter.table("evidence-held-out", title, evidences.held_out_table(few))
     return Judged(checked, week_id, folder, summary, decision, recipe, level, few, features, warnings)
+
+
+def require_source(context: Context) -> str:
+    """What the extract leaves out of its tables and may, in words; DataError where it leaves out what it may not."""
+    portfolio, as_of = context.portfolio, context.job.as_of
+    sql = extract_sql(context.settings.project, portfolio)
+    dropped_rows(sql, portfolio, context.warehouse, as_of)
+    return unknown_events(sql, portfolio, context.warehouse, as_of, quality.MAX_UNKNOWN_EVENTS)
 
 
 def _walked(context: Context, checked: Checked, folder: Path, names: Sequence[str]) -> pl.DataFrame:

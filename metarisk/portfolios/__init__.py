@@ -6,7 +6,8 @@ What the keys mean stands in `domain`; what a risk type means stands in `risks`.
 from metarisk.portfolios.calendars import as_of_from_schedule, calendar_dates, local_day, newest_due
 from metarisk.portfolios.days import zone_differs
 from metarisk.portfolios.drafting import draft_portfolio
-from metarisk.portfolios.live import Finding, check_portfolio
+from metarisk.portfolios.live import Finding, check_portfolio, failed
+from metarisk.portfolios.losing import dropped_rows, unknown_events
 from metarisk.portfolios.reading import (
     also_sql,
     config_hash,
@@ -25,12 +26,15 @@ __all__ = [
     "check_portfolio",
     "config_hash",
     "draft_portfolio",
+    "dropped_rows",
     "extract_sql",
+    "failed",
     "list_portfolios",
     "load_portfolio",
     "local_day",
     "newest_due",
     "scores_suite_path",
     "suite_path",
+    "unknown_events",
     "zone_differs",
 ]
