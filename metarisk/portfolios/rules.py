@@ -121,7 +121,7 @@ def _time(portfolio: Portfolio) -> Iterator[Broken]:
         ZoneInfo(portfolio.timezone)
     except (KeyError, ValueError, OSError):  # unknown; not relative; a folder of zones
         yield Broken(
-            f"`timezone` is {portfolio.timezone!r}, which is no time zone", 'use an IANA name: "Europe/Berlin"'
+            f"`timezone` is {portfolio.timezone[:80]!r}, which is no time zone", 'use an IANA name: "Europe/Berlin"'
         )
     if portfolio.calendar == "table" and portfolio.calendar_sql is None:
         yield Broken('`calendar` is "table" but there is no `calendar_sql`', "write the SELECT that yields its dates")

@@ -94,6 +94,15 @@ REFUSED = {
         "no event is dated before opened_on: 1 rows, T00123 for one",
         "event_date",
     ),
+    "event known before it happened": Case(
+        lambda frame: frame.with_columns(
+            known_date=pl.when(loan_id="T00123").then(date(2026, 1, 1)).otherwise("known_date"),
+            event_date=pl.when(loan_id="T00123").then(date(2026, 2, 1)).otherwise("event_date"),
+        ),
+        QualityError,
+        "no event is known before its event_date: 1 rows, T00123 for one",
+        "known_date",
+    ),
     "too many wrong rows": Case(some(200, amount=-1.0), QualityError, "at most 10% of rows are set aside: 201 rows"),
     "recoded segments": Case(
         lambda frame: frame.with_columns(pl.col("region").replace({"north": "N", "south": "S"})),
