@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Checked, scan
 from metarisk.portfolios import Finding, also_sql, check_portfolio, failed
 from metarisk.portfolios import scores_suite_path as scores_suite
-from metarisk.tasks import forward_folds, labelled, opened_within, population, tells_of
+from metarisk.tasks import forward_folds, labelled, population, tells_of
 
 MANY_SEGMENTS = 2_000
 """Segments above which a week's time is no longer that of its rows."""
@@ -43,14 +44,17 @@ def _rows(context: Context, folder: Path) -> Iterator[Finding]:
     """What the rows say, in the order of a week; a step that refuses them ends it."""
     try:
         extracted = night.extract_into(context, folder / "lake")
-        checked = Checked(extracted, night.judge_extract(context, extracted, folder / "quarantine", None))
+        judged = night.judge_extract(context, extracted, folder / "quarantine", None)
     except MetariskError as error:
         yield failed("rows", error)
         return
     for warning in extracted.warnings:
         yield Finding(True, "rows", warning, told=True)
-    yield from _quality(checked.quality)
+    yield from _quality(judged)
     yield from _source(context)
+    # Where a rule stops the book, what is left of its rows tells nothing of its label.
+    stops = any(result.severity == "critical" for result in judged.failures)
+    checked = Checked(extracted, replace(judged, excluded=None) if stops else judged)
     frame = scan(context, checked)
     yield from _label(frame, context.portfolio, context.spec, context.job.as_of)
     yield from _segments(frame, context.portfolio)
@@ -87,9 +91,10 @@ def _source(context: Context) -> Iterator[Finding]:
 def _label(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: date) -> Iterator[Finding]:
     """What the label gives: mature rows and events by year of opening and by fold, and who is scored tonight."""
     opened = pl.col(portfolio.columns.opened_on)
-    mature = labelled(frame, portfolio, spec, as_of)
-    counts = [pl.len().alias("rows"), tells_of(spec).sum().alias("events")]
-    years = mature.group_by(opened.dt.year().alias("year")).agg(counts).sort("year").collect(engine="streaming")
+    mature = labelled(frame, portfolio, spec, as_of).group_by(opened.alias("day"))
+    days = mature.agg(pl.len().alias("rows"), tells_of(spec).sum().alias("events")).collect(engine="streaming")
+    counts = pl.col("rows").sum(), pl.col("events").sum()
+    years = days.group_by(pl.col("day").dt.year().alias("year")).agg(counts).sort("year")
     rows, events = int(years["rows"].sum()), int(years["events"].sum() or 0)
     unit = "events inside the horizon" if spec.label == "event" else "known values"
     rate = f", a base rate of {events / rows:.2%}" if rows and spec.label == "event" else ""
@@ -98,10 +103,8 @@ def _label(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: dat
         each = "; ".join(f"{row['year']} {row['rows']:,} rows, {row['events']:,.0f}" for row in years.to_dicts())
         yield Finding(True, "label", f"by year of opening: {each}")
     folds = forward_folds(portfolio, as_of)
-    told = [
-        mature.filter(opened_within(portfolio, fold)).select(counts).collect(engine="streaming").row(0)
-        for fold in folds
-    ]
+    day = pl.col("day")
+    told = [days.filter(day > fold.cut, day <= fold.end).select(counts).row(0) for fold in folds]
     each = "; ".join(
         f"{fold.cut} to {fold.end} {n:,} rows, {k or 0:,.0f}" for fold, (n, k) in zip(folds, told, strict=True)
     )

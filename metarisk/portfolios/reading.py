@@ -123,9 +123,9 @@ def _parsed(project: Path, name: str) -> Portfolio:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} is not TOML: {error}", remedy="correct that place", portfolio=name) from error
     except (RecursionError, OSError) as error:
-        deep = isinstance(error, RecursionError)
-        what = "its tables or lists are nested too deep" if deep else f"it cannot be read: {error.strerror}"
-        remedy = "no key of a portfolio takes more than three levels" if deep else "look at its type and its rights"
+        what, remedy = "its tables or lists are nested too deep", "no key of a portfolio takes more than three levels"
+        if isinstance(error, OSError):
+            what, remedy = f"it cannot be read: {error.strerror}", "look at its type and its rights"
         raise ConfigError(f"{where}: {what}", remedy=remedy, portfolio=name) from None
     if raw.setdefault("name", name) != name:
         raise ConfigError(
