@@ -42,7 +42,10 @@ def test_a_good_book_is_told_what_its_label_gives(project: Project) -> None:
 
 def test_what_is_wrong_is_what_the_week_refuses(make: Callable[..., Project]) -> None:
     """Every third region is missing, and a join drops its rows in silence."""
-    frame = tiny.book().with_columns(region=pl.when(pl.int_range(pl.len()) % 3 > 0).then("region"))
+    known = [pl.when(pl.col("known_date") <= CUT_OFF).then(name).alias(name) for name in ("event_date", "known_date")]
+    exits = pl.when(pl.col("exit_date") <= CUT_OFF).then("exit_date").alias("exit_date")
+    region = pl.when(pl.int_range(pl.len()) % 3 > 0).then("region").alias("region")
+    frame = tiny.book().with_columns(*known, exits, region)
     project = make(frame=frame, sql=JOINED)
     (what,) = wrong(try_portfolio(project.context(CUT_OFF)))
     assert "joins of tiny.sql drop" in what
