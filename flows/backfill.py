@@ -30,7 +30,11 @@ def backfill(portfolio: str, start: date, end: date, train: bool = True) -> Stat
         return conclude("backfill", [failure(portfolio, None, error)])
     lines = [Line(portfolio, week.as_of, "trained", week.reason, week.page) for week in found.weeks]
     lines += [
-        Line(portfolio, night.as_of, night.outcome.replace("_", " "), f"{night.rows_scored:,} rows", night.page)
+        Line(portfolio, night.as_of, night.outcome.replace("_", " "), _note(night), night.page)
         for night in found.nights
     ]
     return conclude("backfill", lines)
+
+
+def _note(night: pipeline.NightResult) -> str:
+    return "left alone" if night.outcome == "retracted" else f"{night.rows_scored:,} rows"

@@ -56,7 +56,7 @@ def nights(portfolio: str, as_of: date | None) -> list[Line]:
         day = context.job.as_of
         due = pipeline.due(context)
         if not due:
-            return [Line(portfolio, day, "already published")]
+            return [Line(portfolio, day, "retracted" if pipeline.retracted(context) else "already published")]
     except Exception:  # its sub-flow meets the same error, and has a state and a notice for it
         due = [day]
     return [outcome(portfolio, day, night(portfolio, day, return_state=True)) for day in due]

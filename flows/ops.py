@@ -84,6 +84,14 @@ def unstick(
     typer.echo(f"{len(rows)} runs changed." if rows else f"No run is stuck for {minutes} minutes or more.")
 
 
+@app.command("next")
+def next_starts() -> None:
+    """Print when each deployment starts next, as JSON: name to time."""
+    with SyncPrefectClient(_api()) as client:
+        soonest = upkeep.next_runs(client)
+    typer.echo(json.dumps({name: f"{when:%Y-%m-%d %H:%M} UTC" for name, when in sorted(soonest.items())}))
+
+
 @app.command()
 def automate() -> None:
     """Create or update the automations: notices to METARISK_NOTIFY, and weeklies that no gpu worker starts."""

@@ -38,7 +38,8 @@ def walk_forward(
 
     Returns one row for each judged row: fold, entity, segment columns, opened_on, y, support_rows and support_events
     of its segment at the cut, one column of scores a recipe (logits, where the score is a probability), and one more a
-    recipe and level rule (`level_column`), and OPPONENT. Empty when no fold has MIN_EVENTS events on both sides.
+    recipe and level rule (`level_column`), and OPPONENT. Empty when no fold has MIN_EVENTS events of mature rows on
+    both sides: what teaches a hazard in a young book teaches no baseline.
     """
     folds = forward_folds(portfolio, as_of)
     judged: list[pl.DataFrame] = []
@@ -46,7 +47,7 @@ def walk_forward(
         teach = teaching_rows(frame, portfolio, spec, fold.cut)
         judge = labelled(frame.filter(opened_within(portfolio, fold)), portfolio, spec, as_of)
         rows = _spread(judge).sort(portfolio.columns.entity, portfolio.columns.opened_on)
-        if not can_teach(teach, spec) or not rows.height:
+        if not can_teach(teaching(teach, hazard=False), spec) or not rows.height:
             continue
         step = partial(_step, progress, number * len(names), len(folds) * len(names), f"{fold.cut:%Y-%m}")
         scores = judge_rows(teach, rows, portfolio, spec, names, seed=seed, progress=step, rules=LEVEL_RULES)
@@ -80,7 +81,7 @@ def opponent(
         scores = {name: rows[name].to_numpy() for name in baselines}
     else:
         older, rows = forward_split(teach, portfolio)
-        if not can_teach(older, spec) or not can_teach(rows, spec):
+        if not can_teach(teaching(older, hazard=False), spec) or not can_teach(rows, spec):
             return baselines[0]
         scores = judge_rows(older, rows, portfolio, spec, baselines, seed=seed, progress=_silent)
     y, loss = rows[LABEL].to_numpy(), judge_of(spec.likelihood).of
@@ -144,7 +145,7 @@ def held_out(
         progress(group, GROUPS, f"segments held out: group {group + 1} of {GROUPS}")
         held = sizes.gather_every(GROUPS, group)
         others = older.join(held, on=name, how="anti", nulls_equal=True)
-        if not can_teach(others, spec):
+        if not can_teach(teaching(others, hazard=False), spec):
             continue
         model = fit(
             recipe, others, fit_bases([recipe], others, portfolio, spec), portfolio, spec, seed=seed, progress=_silent

@@ -24,6 +24,10 @@ PARTS = {
     "calibration": "level of latest months",
 }
 """Into what a change is split, in the order of a waterfall, with the words of reports."""
+INPUTS = "inputs"
+"""The only factor where the inputs changed between two nights: rows that stayed cannot be replayed under mixtures."""
+UNTOLD = "other inputs: cannot be split"
+"""Its words in reports."""
 FACTORS = tuple(PARTS)[2:]
 """What the score of a row that stays is made of."""
 
@@ -84,6 +88,9 @@ class Sums:
 
 
 def _by_factor(values: Array, changed: Sequence[str]) -> dict[str, Array]:
-    """Columns (S,) of all factors from the Shapley values (S, k) of those that changed; the others moved nothing."""
-    nothing = np.zeros(len(values))
+    """Columns (S,) of all factors from the Shapley values (S, k) of those that changed; the others moved nothing.
+
+    Where the inputs changed nobody knows what each moved: NaN.
+    """
+    nothing = np.full(len(values), np.nan if INPUTS in changed else 0.0)
     return {name: values[:, changed.index(name)] if name in changed else nothing for name in FACTORS}

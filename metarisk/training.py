@@ -155,10 +155,13 @@ def _dispersion(base: Array, y: Array, likelihood: LikelihoodName) -> float:
 def forward_split(teach: pl.DataFrame, portfolio: Portfolio) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows that teach, cut in time: those opened before a date, and the mature ones opened from it on, a quarter.
 
-    What is best on the newer part by fits on the older one was found without any row that is to be judged.
+    What is best on the newer part by fits on the older one was found without any row that is to be judged. Where no row
+    is mature yet, as in a book younger than its horizon, the newer part has none.
     """
     opened = pl.col(portfolio.columns.opened_on)
     mature = teaching(teach, hazard=False)
+    if mature.is_empty():
+        return teach, mature
     start = mature[portfolio.columns.opened_on].quantile(1 - NEWER_SHARE, "higher")
     return teach.filter(opened < start), mature.filter(opened >= start)
 
@@ -188,6 +191,12 @@ def choose_weights(
     if gain.mean() <= gain.std() / np.sqrt(len(y)):
         return ()
     return WEIGHTS[best], 1 - WEIGHTS[best]
+
+
+def teaching_of(name: str, teach: pl.DataFrame, portfolio: Portfolio) -> pl.DataFrame:
+    """The rows of `teach` that teach a recipe: of a hazard's joint learner those still at risk too."""
+    recipe = recipe_of(name, portfolio)
+    return teaching(teach, hazard=recipe.hazard and (recipe.learner == "none" or recipe.kind.joint))
 
 
 @dataclass(frozen=True)

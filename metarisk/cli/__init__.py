@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,14 +24,14 @@ from metarisk import __version__, demo
 from metarisk.cli.console import errors, hint, plain, readable, rich_table, say
 from metarisk.cli.drift import drift_app
 from metarisk.cli.erasure import forget
-from metarisk.cli.governance import audit_app, models_app, replay
+from metarisk.cli.governance import audit_app, models_app, replay, retract
 from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.overrides import override_app
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.review import feedback, score
 from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, migrate, run, settings_of, warehouse_of
-from metarisk.cli.upkeep import doctor, prune, unstick
-from metarisk.domain import ConfigError, DataError, Job, did_you_mean
+from metarisk.cli.upkeep import doctor, prune, status, unstick
+from metarisk.domain import Acceptance, ConfigError, DataError, Job, did_you_mean
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context, NightResult
@@ -119,6 +120,10 @@ def nightly(
     reason: Annotated[
         str, typer.Option("--restate", help="Publish a done night again from corrected inputs, for this reason.")
     ] = "",
+    accept: Annotated[
+        str, typer.Option("--accept", help="Publish what the guard stopped, for this reason; it is logged.")
+    ] = "",
+    by: Annotated[str, typer.Option("--by", help="Who accepts.")] = "",
     as_json: Json = False,
 ) -> None:
     """Adapt, score, watch for drift, publish."""
@@ -129,8 +134,8 @@ def nightly(
         result = pipeline.nightly(context)
         return plain(result), f"{_night_text(result)}\n{_after_night(result)}"
 
-    day = day_of(as_of, portfolio, as_json)
-    run(Job(portfolio, day, "restatement", reason) if reason else Job(portfolio, day), work, as_json)
+    day, word = day_of(as_of, portfolio, as_json), Acceptance(accept, by) if accept or by else None
+    run(Job(portfolio, day, "restatement" if reason else "nightly", reason, word), work, as_json)
 
 
 @app.command()
@@ -167,21 +172,26 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """Show the latest attempts, with how they ended."""
+    from metarisk.pipeline import Context, Quiet
     from metarisk.pipeline.archiving import archives
     from metarisk.pipeline.sealing import SCORES, trusted_events
+    from metarisk.pipeline.trying import look_for_deaths
 
     with errors(as_json):
         warehouse, settings = warehouse_of()
         migrate(warehouse, settings)
+        look_for_deaths(Context(Job("", date.min), settings, Quiet()))
         rows = warehouse.rows(
-            "SELECT started_at, portfolio, as_of, mode, outcome, step, run_id, error FROM metarisk.run_attempt "
+            "SELECT started_at, portfolio, job, as_of, mode, outcome, step, run_id, error FROM metarisk.attempt "
             "WHERE $portfolio IS NULL OR portfolio = $portfolio ORDER BY started_at DESC",
             {"portfolio": portfolio},
         )[:last]
+        taken = {row["run_id"] for row in warehouse.rows("SELECT run_id FROM metarisk.retracted_run")}
         gone = {name: archives(trusted_events(warehouse, name)) for name in {row["portfolio"] for row in rows}}
         for row in rows:
             archive = gone[row["portfolio"]].get(row["run_id"])
             row["pruned"] = archive is not None and SCORES in archive.left
+            row["retracted"] = row["run_id"] in taken
         if as_json:
             say({"attempts": rows}, "", True)
         elif rows:
@@ -192,6 +202,8 @@ def runs(
                     console.print(escape(f"{row['as_of']} {row['step']}: {row['error']}"), soft_wrap=True)
             if any(row["pruned"] for row in rows):
                 console.print("pruned: the rows of such a run are in the archive, no longer in the warehouse")
+            if any(row["retracted"] for row in rows):
+                console.print("retracted: a person took the night back; the view night says why, no reader has it")
             console.print(f"Next: metarisk report --portfolio {rows[0]['portfolio']} --as-of {rows[0]['as_of']}")
         else:
             Console().print("no attempt yet\nNext: metarisk weekly, then metarisk nightly")
@@ -235,7 +247,7 @@ def run_demo(
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo", *portfolios]))  # noqa: S603
 
 
-for command in (evaluate, explain, why, score, feedback, replay, forget, doctor, unstick, prune):
+for command in (evaluate, explain, why, score, feedback, replay, retract, forget, status, doctor, unstick, prune):
     app.command()(command)
 
 
@@ -266,6 +278,8 @@ def _reader(parquet: pq.ParquetFile) -> Any:
 
 
 def _night_text(result: NightResult) -> str:
+    if result.outcome == "retracted":
+        return f"{result.portfolio} {result.as_of}: retracted by a person; left alone"
     if result.outcome == "already_published":
         return f"{result.portfolio} {result.as_of}: already published as run {result.run_id}; nothing was done"
     return (

@@ -117,8 +117,9 @@ def plain(value: Any) -> dict[str, Any]:
 
 
 def readable(row: Mapping[str, Any]) -> dict[str, object]:
-    shown = {name: "" if value is None else value for name, value in row.items() if name not in {"error", "pruned"}}
-    outcome = f"{row['outcome']}, pruned" if row["pruned"] else row["outcome"]
+    marks = ("pruned", "retracted")
+    shown = {name: "" if value is None else value for name, value in row.items() if name not in {"error", *marks}}
+    outcome = ", ".join([row["outcome"], *(mark for mark in marks if row[mark])])
     return shown | {"started_at": str(row["started_at"])[:19], "outcome": outcome}
 
 

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from metarisk.cli.console import errors, rich_table, say
-from metarisk.cli.running import Json, Name, settings_of
+from metarisk.cli.console import date_of, errors, rich_table, say
+from metarisk.cli.running import Json, Name, run, settings_of
 from metarisk.domain import Job
 
 if TYPE_CHECKING:
@@ -168,6 +168,31 @@ def verify(
     faults: list[object] = []
     on_portfolio(portfolio, work, as_json)
     raise typer.Exit(1 if faults else 0)
+
+
+def retract(
+    portfolio: Annotated[str, typer.Argument(help="Name of a file in portfolios/, without .toml.")],
+    as_of: Annotated[str, typer.Argument(metavar="DATE", help="The published night to take back: YYYY-MM-DD.")],
+    by: By,
+    reason: Why,
+    as_json: Json = False,
+) -> None:
+    """Take a published night back: readers get the night before at once; what was known before stays as it was."""
+    from metarisk import pipeline
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        pipeline.migrate(context)
+        found = pipeline.retract(context, by, reason)
+        done = "was retracted before, nothing was done: taken back" if found.already else "retracted: taken back"
+        lines = [
+            f"{portfolio} {found.as_of} {done} by {found.by}: {found.reason}",
+            f"readers have the night of {found.latest} now" if found.latest else "readers have no night now",
+            *([f"report {found.page}"] if found.page else []),
+            f"Next: mend the cause; metarisk nightly --portfolio {portfolio} --as-of {found.as_of} --restate REASON",
+        ]
+        return asdict(found), "\n".join(lines)
+
+    run(Job(portfolio, date_of(as_of, as_json)), work, as_json)
 
 
 def replay(

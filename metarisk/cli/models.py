@@ -17,7 +17,6 @@ from rich.markup import escape
 from metarisk.cli.console import errors, plain, rich_table, say
 from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, run, settings_of
 from metarisk.domain import ConfigError, Job
-from metarisk.moves import PARTS
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context
@@ -143,9 +142,10 @@ def why(
             moves = attribution.why(context, first, segment)
         else:
             moves = attribution.why_entity(context, first, entity)
+        untold = attribution.untold(context, first)
         about = {"portfolio": portfolio, "from": first, "to": last, "segment": segment, "entity": entity}
         if as_json:
-            say(about | {"moves": [asdict(move) for move in moves]}, "", True)
+            say(about | {"moves": [asdict(move) for move in moves], "untold": untold}, "", True)
             return
         console = Console()
         whose = entity or segment or "the whole portfolio"
@@ -158,6 +158,8 @@ def why(
             console.print(f"  {counts}", highlight=False)
         for move in moves:
             console.print(rich_table(move.measure.replace("_", " "), _waterfall(move)))
+        if untold:
+            console.print(f"What moved rows that stayed cannot be split: {escape('; '.join(untold))}", soft_wrap=True)
 
 
 def _waterfall(move: Move) -> list[dict[str, object]]:
@@ -167,7 +169,7 @@ def _waterfall(move: Move) -> list[dict[str, object]]:
     digits = max(0, 6 - math.ceil(math.log10(size))) if size else 1
     if move.before is None or move.after is None:
         return [{"": name, "value": "-" if value is None else f"{value:,.{digits}f}"} for name, value in ends.items()]
-    parts = [(PARTS[name], value) for name, value in move.parts.items() if value is not None]
+    parts = move.told
     places = list(accumulate((value for _, value in parts), initial=move.before))
     low, width = min(places), (max(places) - min(places)) or 1.0
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Annotated
@@ -15,9 +16,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from metarisk.cli.console import errors, say
-from metarisk.cli.running import Json, settings_of
-from metarisk.domain import ConfigError, Finding, Job
+from metarisk.cli.console import errors, hint, say
+from metarisk.cli.running import Json, migrate, settings_of, warehouse_of
+from metarisk.domain import ConfigError, Finding, Job, did_you_mean
 from metarisk.portfolios import list_portfolios
 from metarisk.settings import Settings
 
@@ -41,6 +42,58 @@ def doctor(as_json: Json = False) -> None:
             if not finding.fine:
                 console.print(f"    {escape(finding.remedy)}", soft_wrap=True, highlight=False)
     raise typer.Exit(0 if all(finding.fine for finding in found) else 1)
+
+
+def status(
+    portfolio: Annotated[str | None, typer.Option("--portfolio", "-p", help="Of one portfolio only.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say in a line how each portfolio stands: nights, last attempt, model, alerts, next start; 1 if one is red."""
+    from metarisk.pipeline.portfolio_status import standings
+
+    with errors(as_json):
+        warehouse, settings = warehouse_of()
+        migrate(warehouse, settings)
+        found = [one for one in standings(settings) if portfolio in (None, one.portfolio)]
+        if portfolio is not None and not found:
+            known = list_portfolios(settings.project)
+            raise ConfigError(
+                f"there is no portfolio {portfolio!r}{did_you_mean(portfolio, known)}",
+                remedy=f"use one of {', '.join(known)}" if known else "write one with `metarisk portfolio new`",
+            )
+        starts = _next_starts(settings)
+    if as_json:
+        lines = [asdict(one) | {"row": dict(one.row)} for one in found]
+        say({"portfolios": lines, "next_starts": starts}, "", True)
+    else:
+        console = Console()
+        for one in found:
+            after = f"; next start {starts['nightly']}" if "nightly" in starts and one.row.get("scheduled") else ""
+            head = f"[{_COLOURS[one.status]}]{one.status:<5}[/] {escape(one.portfolio)}"
+            said = f": {one.line}{after}{f'; {one.reason}' if one.reason else ''}"
+            console.print(f"{head}{escape(said)}", soft_wrap=True, highlight=False)
+        hint(_after_status(starts, any(one.remedy for one in found)), as_json)
+    raise typer.Exit(1 if any(one.status == "red" for one in found) else 0)
+
+
+_COLOURS = {"green": "green", "amber": "yellow", "red": "bold red", "grey": "dim"}
+
+
+def _after_status(starts: Mapping[str, str], wrong: bool) -> str:
+    """What to do after `status`."""
+    told = "" if starts else "No Prefect server is known here: nights run when a command runs them. "
+    return f"{told}Next: {'metarisk doctor has the remedies' if wrong else 'nothing'}"
+
+
+def _next_starts(settings: Settings) -> dict[str, str]:
+    """When each scheduled deployment starts next, by name; empty where no server is known or it does not answer."""
+    if _no_server(settings):
+        return {}
+    told = subprocess.run([*OPS, "next"], capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        return dict(json.loads(told.stdout))
+    except ValueError:
+        return {}
 
 
 def unstick(
@@ -86,7 +139,7 @@ def prune(
 
 def _prefect(settings: Settings) -> list[Finding]:
     """What `flows.ops` says of the server of the environment, or of the one that `up` runs for this data folder."""
-    if "PREFECT_API_URL" not in os.environ and not (settings.data_dir / "prefect" / "address").exists():
+    if _no_server(settings):
         return [Finding("Prefect", "no server is known here: nights run when a command runs them")]
     told = subprocess.run([*OPS, "doctor", "--json"], capture_output=True, text=True, check=False)  # noqa: S603
     try:
@@ -94,3 +147,7 @@ def _prefect(settings: Settings) -> list[Finding]:
     except ValueError:
         last = (told.stderr.strip().splitlines() or ["no answer"])[-1]
         return [Finding("Prefect", f"could not be looked at: {last}", "run `python -m flows.ops doctor`")]
+
+
+def _no_server(settings: Settings) -> bool:
+    return "PREFECT_API_URL" not in os.environ and not (settings.data_dir / "prefect" / "address").exists()

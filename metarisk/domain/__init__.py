@@ -37,6 +37,7 @@ from metarisk.domain.portfolio import (
     Grade,
     LearnerChoice,
     LikelihoodName,
+    Limits,
     Portfolio,
     Promotion,
     Reasons,
@@ -47,10 +48,11 @@ from metarisk.domain.portfolio import (
     Thresholds,
     Validation,
 )
-from metarisk.domain.runs import Finding, Job, Mode, Model, Reporter, SegmentStatus
+from metarisk.domain.runs import Acceptance, Finding, Job, Mode, Model, Reporter, SegmentStatus
 
 __all__ = [
     "PERIODS",
+    "Acceptance",
     "Adaptation",
     "Array",
     "Arrays",
@@ -69,6 +71,7 @@ __all__ = [
     "Learner",
     "LearnerChoice",
     "LikelihoodName",
+    "Limits",
     "LockedError",
     "MetariskError",
     "Mode",

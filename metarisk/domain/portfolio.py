@@ -7,7 +7,7 @@ through `__pydantic_config__`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,8 +47,8 @@ class Source:
     """Minutes after the start to go on asking `ready_sql`; 0 asks once."""
     also: Mapping[str, str] = field(default_factory=dict)
     """Files in sql/extracts by name, each one SELECT with `$as_of` bound: small tables that the risk type reads."""
-    min_rows_vs_median: float = 0.5
-    """Fewest extract rows, as a share of the median of the last published nights."""
+    min_rows_vs_median: float = 0.55
+    """Fewest rows, extracted and scored, as a share of those of usual nights."""
     partitions: int = 1
     """Ranges of the entity's key that are read at once, where the warehouse is a server."""
     bitemporal: bool = False
@@ -150,6 +150,20 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a night may differ by from the last one before the guard stops it; each risk type has its own."""
+
+    max_score_move: float = 0.7
+    """Median move of the same rows: of log-odds or logarithms, else in standard deviations of the scores."""
+    min_score_agreement: float = 0.5
+    """Rank correlation of the same rows."""
+    max_score_stretch: float = 2.0
+    """Ratio of the standard deviations of the same rows, either way."""
+    min_vanished_rows: int = 30
+    """Rows of a segment value at the last night from which none at all tonight is no chance."""
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """Limits of a portfolio; every one has a default that suits a monthly credit book."""
 
@@ -172,6 +186,16 @@ class Thresholds:
     """Drift alerts that are told one by one in seven days; more go to the digest."""
     alert_close_nights: int = 3
     """Nights in a row without a finding after which an alert closes."""
+    max_score_move: float | None = None
+    min_score_agreement: float | None = None
+    max_score_stretch: float | None = None
+    min_vanished_rows: int | None = None
+    """These four are Limits; None: the risk type's own."""
+
+    def limits(self, own: Limits) -> Limits:
+        """What stops a night: the risk type's `own`, where nothing is said here."""
+        said = {field.name: getattr(self, field.name) for field in fields(Limits)}
+        return replace(own, **{name: value for name, value in said.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -300,6 +324,8 @@ class RiskSpec:
     """What a week keeps of each configuration that it judged: recipe, metric, value, and low, high, note."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options that a portfolio may set under [options], with their defaults."""
+    limits: Limits = Limits()
+    """What the guard stops."""
     look_back: timedelta = timedelta(days=400)
     """How long before the newest mature rows published scores are handed to `derive`; by default a trading year of
     back-tests and a month to spare."""

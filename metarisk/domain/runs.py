@@ -14,6 +14,17 @@ SegmentStatus = Literal["adapted", "carried", "abstained", "fallback"]
 
 
 @dataclass(frozen=True)
+class Acceptance:
+    """A person's word that what the guard stopped is to be published."""
+
+    reason: str
+    by: str
+
+    def __str__(self) -> str:
+        return f"accepted by {self.by}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Job:
     """What a run is asked to do; picklable and free of secrets."""
 
@@ -21,6 +32,7 @@ class Job:
     as_of: date
     mode: Mode = "nightly"
     reason: str = ""
+    acceptance: Acceptance | None = None
 
 
 @dataclass(frozen=True)

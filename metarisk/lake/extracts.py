@@ -237,7 +237,7 @@ def _distinct(rows: pa.RecordBatchReader, portfolio: Portfolio, as_of: date) -> 
         keys = [batch.column(column) for column in key]
         if last is not None:
             keys = [pa.concat_arrays([before, now]) for before, now in zip(last, keys, strict=True)]
-        same = pa.array([True] * (len(keys[0]) - 1))
+        same = pa.array([True] * (len(keys[0]) - 1), pa.bool_())  # of a single row there is none, and no type
         for values in keys:
             same = pc.and_(same, pc.fill_null(pc.equal(values[1:], values[:-1]), False))
         if same.true_count:

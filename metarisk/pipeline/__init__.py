@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarisk.domain import ConfigError, LockedError, MetariskError, WarehouseError
-from metarisk.pipeline import night, pages, refusals, watching, week
+from metarisk.pipeline import accepting, guarding, night, pages, refusals, watching, week
 from metarisk.pipeline import study as studies
 from metarisk.pipeline.attempts import Steps, alone, explained, migrate, recorded
 from metarisk.pipeline.attribution import attribute
@@ -21,11 +21,15 @@ from metarisk.pipeline.context import Caller, Context, Quiet, Spread, direct, ut
 from metarisk.pipeline.dating import calendar_table, newest_over, require_over, require_portfolio
 from metarisk.pipeline.deriving import derive
 from metarisk.pipeline.models import champion_for, missing_weeks
+from metarisk.pipeline.owing import owed
 from metarisk.pipeline.promotion import approve, promote, roll_back
-from metarisk.pipeline.publish import current_publication, publish, seconds_of
+from metarisk.pipeline.publish import publish
+from metarisk.pipeline.retracting import Retracted, retract
 from metarisk.pipeline.sharding import score
+from metarisk.pipeline.standing import is_retracted, newest_publication, taken_back, to_publish_again
 from metarisk.pipeline.storing import store, store_of
-from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio, newest_due
+from metarisk.pipeline.trying import seconds_of
+from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
 
@@ -35,6 +39,7 @@ __all__ = [
     "Context",
     "NightResult",
     "Quiet",
+    "Retracted",
     "Spread",
     "WeekResult",
     "approve",
@@ -48,6 +53,8 @@ __all__ = [
     "nightly",
     "portfolio_names",
     "promote",
+    "retract",
+    "retracted",
     "roll_back",
     "study",
     "utc_now",
@@ -61,7 +68,8 @@ class NightResult:
 
     portfolio: str
     as_of: date
-    outcome: Literal["published", "already_published"]
+    outcome: Literal["published", "already_published", "retracted"]
+    """`retracted`: a person took it back, and a backfill leaves it alone."""
     run_id: str
     rows_scored: int
     page: Path | None = None
@@ -94,26 +102,38 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
     """Run one night of one portfolio.
 
     A night that is published already ends at once, unless the job is a restatement. Raises LockedError while another
-    run of the portfolio holds its lock, and whatever a step raises; a failed attempt is recorded first, and leaves a
-    page that says why.
+    run of the portfolio holds its lock, ConfigError for a night that was taken back, unless the job is a restatement
+    with a reason or where the job accepts what no attempt has shown, and whatever a step raises; a failed attempt is
+    recorded first, and leaves a page that says why.
     """
     require_over(context)
     job = context.job
+    if job.acceptance is not None:
+        migrate(context)
+        accepting.require_stop(context)
     run = Steps(call, context)
-    with alone(context, job.portfolio, run, refusals.night):
-        current = current_publication(context)
-        if current is not None and job.mode != "restatement":
+    with alone(context, "night", run):
+        current = newest_publication(context)
+        if current is not None and is_retracted(current):
+            if job.mode == "backfill":
+                context.reporter.warn(f"{job.portfolio} {job.as_of} is left alone: {taken_back(current)}")
+                return NightResult(job.portfolio, job.as_of, "retracted", "", 0)
+            if job.mode != "restatement" or not job.reason.strip():
+                remedy = f"publish it again, with a reason: {to_publish_again(context)}"
+                raise ConfigError(taken_back(current), portfolio=job.portfolio, on=job.as_of, remedy=remedy)
+        elif current is not None and job.mode != "restatement":
+            refusals.withdraw(context, "night")
             page = _page_of(context, run, current)
             return NightResult(
                 job.portfolio, job.as_of, "already_published", current["run_id"], current["rows_scored"], page
             )
-        with recorded(context, run) as attempt:
+        with recorded(context, run, "night") as attempt:
             run(night.ready)
             extract = run(night.extract)
             checked = run(night.check, extract)
             adapted = run(night.adapt, checked)
             scored = run(score, adapted)
-            guarded = run(night.guard, scored)
+            guarded = run(guarding.guard, scored)
             if context.spec.derive is not None:
                 run(derive, scored)
             drifted = run(watching.drift, scored)
@@ -122,6 +142,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
                 run(store, copy, scored.run_id, scored.model_id)
             timed = replace(attempt, seconds=dict(run.seconds))
             publication = run(publish, scored, guarded, drifted, moved, timed)
+            refusals.withdraw(context, "night")
             page = run(pages.report_night, scored, guarded, drifted, moved, publication, dict(run.seconds))
     return NightResult(
         job.portfolio, job.as_of, "published", scored.run_id, publication["rows_scored"], page, run.seconds
@@ -133,14 +154,15 @@ def weekly(context: Context, call: Caller = direct) -> WeekResult:
     require_over(context)
     job = context.job
     run = Steps(call, context)
-    with alone(context, f"{job.portfolio}.weekly", run, refusals.week), recorded(context, run):
+    with alone(context, "week", run), recorded(context, run, "week") as attempt:
         extract = run(night.extract)
         checked = run(night.check, extract)
         judged = run(week.judge, checked)
         trained = run(week.train, judged)
         if (copy := store_of(context)) is not None:
             run(store, copy, trained.model_id, trained.model_id)
-        registered = run(week.register, trained)
+        registered = run(week.register, trained, replace(attempt, seconds=dict(run.seconds)))
+        refusals.withdraw(context, "week")
         page = run(pages.report_week, trained, registered, dict(run.seconds))
     return WeekResult(
         job.portfolio,
@@ -158,7 +180,7 @@ def evaluate(context: Context, call: Caller = direct) -> week.Judged:
     """Judge the candidates as a week does, without training or registering anything."""
     require_portfolio(context)
     run = Steps(call, context)
-    with alone(context, f"{context.job.portfolio}.weekly", run, refusals.week):
+    with alone(context, "week", run):
         return run(week.judge, run(night.check, run(night.extract)))
 
 
@@ -169,7 +191,7 @@ def study(
     require_portfolio(context)
     known = studies.protocol_of(protocol)
     run = Steps(call, context)
-    with alone(context, f"{context.job.portfolio}.weekly", run, refusals.week):
+    with alone(context, "week", run):
         return run(studies.study, run(night.check, run(night.extract)), file, known, recipes)
 
 
@@ -177,28 +199,12 @@ def due(context: Context) -> list[date]:
     """Nights missing from the warehouse up to and including the job's as_of, oldest first.
 
     By the portfolio's calendar, from its first published night on; a portfolio without any published night owes the
-    newest alone, and so does one with `catch_up = latest`.
+    newest alone, and so does one with `catch_up = latest`. A night that was taken back is not owed.
     """
     require_over(context)
     with explained(context, Steps(direct, context), refusals.night):
         migrate(context)
-        return _owed(context)
-
-
-def _owed(context: Context) -> list[date]:
-    job, portfolio = context.job, context.portfolio
-    rows = context.warehouse.rows(
-        "SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio AND as_of <= $as_of",
-        {"portfolio": job.portfolio, "as_of": job.as_of},
-    )
-    published = {row["as_of"] for row in rows}
-    table = calendar_table(context)
-    if not published or portfolio.catch_up == "latest":
-        newest = newest_due(portfolio, job.as_of, table)
-        owed = [newest] if newest is not None else []
-    else:
-        owed = calendar_dates(portfolio, min(published), job.as_of, table)
-    return [day for day in owed if day not in published]
+        return owed(context, context.job.as_of)
 
 
 def backfill(context: Context, start: date, call: Caller = direct, *, train: bool = True) -> Backfilled:
@@ -206,7 +212,8 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
 
     Both go oldest first; what is done is skipped, so that a killed backfill is run again. Each night takes the newest
     champion whose label cut-off is on or before it, carries mode `backfill`, and is published with the time at which it
-    was really known. A week that cannot be trained is told, and its nights take the champion of before.
+    was really known. A week that cannot be trained is told, and its nights take the champion of before; a night that
+    was taken back is told, and left alone.
 
     Args:
         start: first night.
@@ -255,7 +262,12 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
 
 
 def _published(context: Context, as_of: date) -> bool:
-    return current_publication(replace(context, job=replace(context.job, as_of=as_of))) is not None
+    return newest_publication(replace(context, job=replace(context.job, as_of=as_of))) is not None
+
+
+def retracted(context: Context) -> bool:
+    """Whether the night of the job's as_of was taken back, and not published again since."""
+    return is_retracted(newest_publication(context))
 
 
 def portfolio_names(settings: Settings) -> list[str]:
@@ -271,6 +283,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
     is done now.
     """
     page = pages.night_page(context, current["run_id"])
+    pages.retracted_page(context).unlink(missing_ok=True)
     if page.exists():
         return page
     context.warehouse.snapshot()
@@ -283,7 +296,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         scored = run(score, again)
         if context.spec.derive is not None:
             run(derive, scored)
-        found = (run(night.guard, scored), run(watching.drift, scored), run(attribute, scored))
+        found = (run(guarding.guard, scored), run(watching.drift, scored), run(attribute, scored))
         return run(pages.report_night, scored, *found, current, seconds_of(context, scored.run_id))
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")

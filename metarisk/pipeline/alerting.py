@@ -45,7 +45,7 @@ def of_run(context: Context, transaction: Transaction, run_id: str, folder: Path
     nights = [
         row["as_of"]
         for row in transaction.rows(
-            "SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio ORDER BY as_of DESC",
+            "SELECT as_of FROM metarisk.publication_current WHERE portfolio = $portfolio ORDER BY as_of DESC",
             {"portfolio": job.portfolio},
         )
     ]

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from polars.exceptions import PanicException
+
 from metarisk.bases import tree_threads
 from metarisk.domain import DataError, LockedError, MetariskError, QualityError, SnapshotError
 from metarisk.pipeline import refusals
 from metarisk.pipeline.context import Caller, Context
-from metarisk.pipeline.publish import Attempt, record_failure
+from metarisk.pipeline.trying import Attempt, Kind, begin, lock_of, record_deaths, record_failure
 
 Result = TypeVar("Result")
 _FULL = re.compile("No space left on device|Disk quota exceeded|File too large|max_temp_directory_size")
@@ -37,6 +39,11 @@ class Steps:
         try:
             with tree_threads(self._context.settings.threads):
                 result = self._call(step, self._context, *inputs)
+        except PanicException as error:  # no Exception: in a flow it would take the other portfolios with it
+            raise MetariskError(
+                f"the step {self.step} ended in a panic of Polars",
+                remedy="report the defect with what standard error says; correct the rows if you see what is odd",
+            ) from error
         except Exception as error:
             if isinstance(error, MetariskError) or not _FULL.search(str(error)):
                 raise
@@ -57,7 +64,7 @@ def explained(context: Context, run: Steps, page: refusals.Page) -> Iterator[Non
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         if isinstance(error, MetariskError):
             error.place(context.job.portfolio, context.job.as_of)
         if not isinstance(error, LockedError | SnapshotError) and not {"publish", "register"} & run.results.keys():
@@ -66,26 +73,37 @@ def explained(context: Context, run: Steps, page: refusals.Page) -> Iterator[Non
 
 
 @contextmanager
-def alone(context: Context, lock: str, run: Steps, page: refusals.Page) -> Iterator[None]:
-    """The schema is up to date and nobody else has the lock; an error leaves a page."""
-    with explained(context, run, page):
+def alone(context: Context, job: Kind, run: Steps) -> Iterator[None]:
+    """The schema is up to date and nobody else has the job's lock; an error leaves a page.
+
+    Attempts of before that died are told now.
+    """
+    with explained(context, run, refusals.PAGES[job]):
         migrate(context)
-        with context.warehouse.lock(lock):
+        with context.warehouse.lock(lock_of(context.job.portfolio, job)):
+            for dead in record_deaths(context, job):
+                context.reporter.warn(f"the attempt at {dead['as_of']} of {dead['started_at']:%Y-%m-%d %H:%M} UTC died")
             yield
 
 
 @contextmanager
-def recorded(context: Context, run: Steps) -> Iterator[Attempt]:
-    """An attempt that is written to the warehouse if it fails; the error goes on."""
-    attempt = Attempt.start(context)
+def recorded(context: Context, run: Steps, job: Kind) -> Iterator[Attempt]:
+    """An attempt whose begin is in the warehouse, and its end too if it fails; the error goes on.
+
+    Whoever reads the file for BI sees the failure there.
+    """
+    attempt = begin(context, job)
     try:
         yield attempt
-    except Exception as error:
+    except BaseException as error:
         if isinstance(error, MetariskError):
             error.place(context.job.portfolio, context.job.as_of)
         found = error.results if isinstance(error, QualityError) else ()
         try:
-            record_failure(context, replace(attempt, seconds=dict(run.seconds)), run.step, error, found)
+            if record_failure(context, replace(attempt, seconds=dict(run.seconds)), run.step, error, found):
+                context.warehouse.snapshot()
+        except SnapshotError as second:
+            context.reporter.warn(f"the file for BI does not tell of this attempt: {second.what}")
         except Exception as second:
             context.reporter.warn(f"the failed attempt could not be recorded: {type(second).__name__}")
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,10 +13,12 @@ import polars as pl
 
 from metarisk import lake
 from metarisk.domain import Array, DataError, MetariskError, Portfolio
-from metarisk.moves import FACTORS, PARTS, Sums, shapley
+from metarisk.moves import FACTORS, INPUTS, PARTS, UNTOLD, Sums, shapley
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, finished
 from metarisk.pipeline.replaying import SCORE, SEGMENT, Night, Replay, aligned, entity_row, published, scored_rows
+from metarisk.pipeline.standing import last_night
+from metarisk.pipeline.unlike import published_row, published_scores, run_inputs, unlike
 
 MEAN, LOSS, LOGIT = "mean_score", "expected_loss", "logit"
 """What is split: a book's mean score and expected loss; an entity's logit too."""
@@ -35,9 +37,6 @@ SCHEMA = {
     **{f"from_{part}": pl.Float64 for part in PARTS},
 }
 _TYPES: Any = SCHEMA
-_LAST = """
-SELECT max(as_of) AS last FROM metarisk.publication WHERE portfolio = $portfolio AND as_of < $as_of
-"""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,11 @@ class Move:
     after: float | None
     parts: Mapping[str, float | None]
 
+    @property
+    def told(self) -> list[tuple[str, float]]:
+        """The parts that are known, with the words of reports, in the order of a waterfall."""
+        return [({**PARTS, INPUTS: UNTOLD}[name], value) for name, value in self.parts.items() if value is not None]
+
 
 def attribute(context: Context, run: Run) -> Path:
     """Split the change since the last published night; a folder with `moves.parquet`, without rows for a first night.
@@ -60,19 +64,17 @@ def attribute(context: Context, run: Run) -> Path:
     A night whose files are gone, or that this version would score otherwise, is no reason to stop: then there are no
     rows, and a warning.
     """
-    last = None
-    if context.portfolio.reasons.moves:
-        last = context.warehouse.rows(_LAST, {"portfolio": context.job.portfolio, "as_of": context.job.as_of})[0][
-            "last"
-        ]
+    last = last_night(context, context.job.as_of) if context.portfolio.reasons.moves else None
     moved = pl.DataFrame(schema=SCHEMA)
     folder = run.folder / "moves"
     if last is not None:
         try:
-            before = published(context, last)
+            before, after = published(context, last), Night(context, run)
             folder = run.folder / f"moves-{before.run.run_id}"
+            if untold := unlike(before, after):
+                context.reporter.warn(f"why rows that stayed moved since {last} cannot be split: {'; '.join(untold)}")
             if not finished(folder):
-                moved = moves(before, Night(context, run))
+                moved = moves(before, after)
         except MetariskError as error:
             folder = run.folder / "moves"
             context.reporter.warn(f"why scores moved since {last} cannot be told: {error.what}")
@@ -102,10 +104,16 @@ def why(context: Context, before: date, segment: str | None = None) -> list[Move
     return [move_of(row) for row in wanted.iter_rows(named=True)]
 
 
+def untold(context: Context, before: date) -> list[str]:
+    """Why `why` cannot split what moved rows that stayed; none where it can. Raises what `why` does."""
+    return unlike(published(context, before), published(context, context.job.as_of))
+
+
 def why_entity(context: Context, before: date, entity: str) -> list[Move]:
     """Why one entity's logit, score and expected loss moved; raises what `why` does, and where a night has no row."""
     nights = published(context, before), published(context, context.job.as_of)
-    rows = [entity_row(night, entity) for night in nights]
+    other = unlike(*nights)
+    rows = [(published_row if other else entity_row)(night, entity) for night in nights]
     for night, row in zip(nights, rows, strict=True):
         if row.is_empty():
             raise DataError(
@@ -115,6 +123,13 @@ def why_entity(context: Context, before: date, entity: str) -> list[Move]:
                 on=night.as_of,
                 remedy="choose two nights that both score it; the view `score_history` has them",
             )
+    if other:
+        pairs = {name: (rows[0][name][0], rows[1][name][0]) for name in ("score", LOSS)}
+        return [
+            Move(name, 1, 1, 0, 0, start, end, {**dict.fromkeys(FACTORS), INPUTS: end - start})
+            for name, (start, end) in pairs.items()
+            if start is not None and end is not None
+        ]
     replay = Replay(*nights)
     links = replay.links(rows)
     scores = replay.scores(links)
@@ -133,13 +148,16 @@ def why_entity(context: Context, before: date, entity: str) -> list[Move]:
 
 
 def move_of(row: Mapping[str, Any]) -> Move:
-    """A row of `moves`."""
+    """A row of `moves`; where the inputs changed, a part more has what is left of the change."""
+    parts = {part: row[f"from_{part}"] for part in PARTS}
+    if parts["data"] is None and parts["leavers"] is not None:
+        parts[INPUTS] = row["value_after"] - row["value_before"] - parts["leavers"] - parts["entrants"]
     return Move(
         measure=row["measure"],
         **{name: row[name] for name in ("rows_before", "rows_after", "rows_entered", "rows_left")},
         before=row["value_before"],
         after=row["value_after"],
-        parts={part: row[f"from_{part}"] for part in PARTS},
+        parts=parts,
     )
 
 
@@ -148,12 +166,44 @@ def moves(before: Night, after: Night) -> pl.DataFrame:
 
     One pass over both nights in flat memory. A row that changed its segment left the one and entered the other.
     """
+    if unlike(before, after):
+        return _outline(before, after)
     replay, portfolio = Replay(before, after), after.context.portfolio
     tally = _Tally()
     for rows in aligned(scored_rows(before), scored_rows(after), portfolio.columns.entity):
         for segments, values in _values(rows, replay, portfolio):
             tally.add(segments, values)
-    return tally.frame(replay, before, portfolio)
+    measures = [MEAN] if _price_unknown(portfolio) else [MEAN, LOSS]
+    return tally.frame(replay.changed, measures, before, portfolio)
+
+
+def _outline(before: Night, after: Night) -> pl.DataFrame:
+    """`moves` of two nights whose inputs are not the same: who left and came, and all that moved the others in one."""
+    tally = _Tally()
+    for rows in aligned(published_scores(before), published_scores(after), "entity"):
+        for frame, when in zip(rows, ("before", "after"), strict=True):
+            if frame.height:
+                values = {f"rows_{when}": np.ones(frame.height)}
+                values |= {f"{measure}_{when}": _filled(frame[name]) for measure, name in _PUBLISHED.items()}
+                tally.add(frame["segment"], values)
+        both = rows[0].join(rows[1], on="entity", how="inner", maintain_order="left", suffix=" after")
+        if both.height:
+            same = pl.when(pl.col("segment") == pl.col("segment after")).then("segment")
+            pairs = {
+                f"{measure}_both": np.column_stack([_filled(both[name]), _filled(both[f"{name} after"])])
+                for measure, name in _PUBLISHED.items()
+            }
+            tally.add(both.select(same)["segment"], {"rows_both": np.ones(both.height)} | pairs)
+    priced = all(run_inputs(night).get("loss") for night in (before, after))
+    return tally.frame((INPUTS,), [MEAN, LOSS] if priced else [MEAN], before, after.context.portfolio)
+
+
+_PUBLISHED = {MEAN: "score", LOSS: "expected_loss"}
+
+
+def _filled(values: pl.Series) -> Array:
+    """Numbers (N,), zero where a row has none."""
+    return values.fill_null(0.0).fill_nan(0.0).to_numpy()
 
 
 def _values(
@@ -229,24 +279,24 @@ class _Tally:
         known = self._sums.get(name, np.zeros((0, width)))
         return np.concatenate([known, np.zeros((len(self._place) - len(known), width))])
 
-    def frame(self, replay: Replay, before: Night, portfolio: Portfolio) -> pl.DataFrame:
+    def frame(
+        self, changed: Sequence[str], measures: Sequence[str], before: Night, portfolio: Portfolio
+    ) -> pl.DataFrame:
         """What was summed, split: frame of SCHEMA, the whole portfolio first, then segments by name."""
         names = [None, *sorted(name for name in self._place if name is not None)]
         order = [self._place[name] for name in names]
         rows = {when: self._of(f"rows_{when}")[order, 0] for when in ("before", "after", "both")}
         frames = []
-        for measure in (MEAN, LOSS):
-            if measure == LOSS and _price_unknown(portfolio):
-                continue
+        for measure in measures:
             sums = Sums(
                 rows["before"],
                 rows["after"],
                 rows["both"],
                 self._of(f"{measure}_before")[order, 0],
                 self._of(f"{measure}_after")[order, 0],
-                self._of(f"{measure}_both", len(replay.mixtures))[order],
+                self._of(f"{measure}_both", 1 << len(changed))[order],
             )
-            parts = sums.of_mean(replay.changed) if measure == MEAN else sums.of_total(replay.changed)
+            parts = sums.of_mean(changed) if measure == MEAN else sums.of_total(changed)
             with np.errstate(invalid="ignore"):
                 scale = (rows["before"], rows["after"]) if measure == MEAN else (1.0, 1.0)
                 values = sums.before / scale[0], sums.after / scale[1]

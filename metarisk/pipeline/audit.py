@@ -12,13 +12,16 @@ from typing import Any
 from metarisk.domain import ConfigError, Scalar, Transaction
 from metarisk.pipeline import archiving
 from metarisk.pipeline.appending import append_rows
+from metarisk.pipeline.backing import Backing
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import text_hash
 from metarisk.pipeline.sealing import (
+    ACCEPTED,
     ERASED,
     EVENTS,
     NOTHING,
     PRUNED,
+    RETRACTION,
     SCORES,
     Rows,
     Seal,
@@ -42,6 +45,10 @@ WHERE portfolio = $portfolio ORDER BY model_id, seq
 _PUBLICATIONS = """
 SELECT as_of, seq, run_id, published_at, reason FROM metarisk.publication
 WHERE portfolio = $portfolio ORDER BY as_of, seq
+"""
+_STOPPED = """
+SELECT run_id, suite, rule, column_name AS "column" FROM metarisk.quality_result
+WHERE portfolio = $portfolio AND run_id IS NOT NULL AND severity = 'critical' AND NOT success ORDER BY run_id
 """
 _OVERRIDES = "SELECT * FROM metarisk.score_override WHERE portfolio = $portfolio"
 
@@ -120,10 +127,16 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
     runs = {row["run_id"]: row for row in context.warehouse.rows(_RUNS, about)}
     faults += _runs_differ(published, runs)
     whole = not faults and len(chain) == len(events)
-    faults += _publications_differ(published, context.warehouse.rows(_PUBLICATIONS, about), _rewritten(trusted), whole)
+    taken = {event["seq"]: json.loads(event["payload"]) for event in trusted if event["kind"] == RETRACTION}
+    faults += _publications_differ(
+        published | taken, context.warehouse.rows(_PUBLICATIONS, about), _rewritten(trusted), whole
+    )
     faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
     faults += _evidence_differs(context.warehouse, trusted)
+    if not any(_broken(events)):
+        faults += _models_unknown(context, Backing.of(events))
     faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
+    faults += _not_accepted(trusted, context.warehouse.rows(_STOPPED, about))
     sealed = {key: found for key, found in sealed_rows(trusted).items() if key[0] in runs}
     scored = [run for (run, table), found in sealed.items() if table == SCORES and found.digest != NOTHING]
     nights = sorted({runs[run]["as_of"] for run in scored})[slice(0 if every_night else -RECENT_NIGHTS, None)]
@@ -171,17 +184,23 @@ def _publications_differ(
     """Publications that are not as the log has them, and, where it is whole, those that it does not know."""
     found = {(str(row["as_of"]), row["run_id"], row["seq"]): row for row in rows}
     names = ("seq", "published_at") if "metarisk.publication" in rewritten else ("seq", "published_at", "reason")
-    known = {(told["as_of"], told["run_id"]) for told in published.values()}
+    moved: set[str] = set()
     for seq, told in published.items():
+        whose = (told["as_of"], told["run_id"])
         if "publication" not in told:
+            found.pop(min((key for key in found if key[:2] == whose), default=(*whose, 0)), None)
             continue
-        row = found.pop((told["as_of"], told["run_id"], told["publication"]["seq"]), None)
+        row = found.pop((*whose, told["publication"]["seq"]), None)
         if row is None or as_told(row, *names) != {name: told["publication"][name] for name in names}:
-            yield Fault(f"the publication of run {told['run_id']} is not as it was logged", seq)
-            known |= {key[:2] for key in found if key[0] == told["as_of"]} if row is None else set()
-    for as_of, run_id, _ in sorted(found) if whole else ():
-        if (as_of, run_id) not in known:
-            yield Fault(f"the log knows no publication of run {run_id} for {as_of}")
+            yield Fault(f"the {_named(told['run_id'])} for {told['as_of']} is not as it was logged", seq)
+            moved |= {told["as_of"]} if row is None else set()
+    for as_of, run_id, _ in sorted(found, key=str) if whole else ():
+        if as_of not in moved:
+            yield Fault(f"the log knows no {_named(run_id)} for {as_of}")
+
+
+def _named(run_id: str | None) -> str:
+    return "retraction" if run_id is None else f"publication of run {run_id}"
 
 
 def _other_rows(run_id: str, table: str, sealed: Seal, as_of: date) -> Fault:
@@ -191,8 +210,9 @@ def _other_rows(run_id: str, table: str, sealed: Seal, as_of: date) -> Fault:
 
 
 def _evidence_differs(source: Rows, events: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
-    """Models for which other rows speak than when their last state was decided."""
-    told = {payload["model_id"]: (seq, payload) for seq, _, payload in _of_models(events) if "evidence" in payload}
+    """Models for which other rows speak than when their first sealed state was decided."""
+    known = reversed(_of_models(events))
+    told = {payload["model_id"]: (seq, payload) for seq, _, payload in known if "evidence" in payload}
     for model, (seq, payload) in told.items():
         if seal_evidence(source, model) != payload["evidence"]:
             yield Fault(f"the evidence of model {model} is not that which the log sealed", seq)
@@ -224,11 +244,31 @@ def _states_differ(events: Sequence[Mapping[str, Any]], states: Sequence[Mapping
             yield Fault(f"model {model} is {row['state']}, and the log says {state}", seq)
 
 
+def _models_unknown(context: Context, log: Backing) -> Iterator[Fault]:
+    """Models, their states and the evidence for them, of which no event tells."""
+    about: dict[str, Scalar] = {"portfolio": context.job.portfolio}
+    for table, what in (("model", "model"), ("model_state", "state of model"), ("evidence", "evidence of model")):
+        sql = f"SELECT DISTINCT model_id FROM metarisk.{table} WHERE portfolio = $portfolio ORDER BY model_id"  # noqa: S608
+        for row in context.warehouse.rows(sql, about):
+            if not log.knows(row["model_id"]):
+                yield Fault(f"the log knows no {what} {row['model_id']}")
+
+
 def _of_models(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, dict[str, Any]]]:
     """Number, actor and contents of each event of a model."""
     return [
         (event["seq"], event["actor"], json.loads(event["payload"])) for event in events if event["kind"] == "model"
     ]
+
+
+def _not_accepted(events: Sequence[Mapping[str, Any]], stopped: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """Published runs that the guard had stopped, by a rule of which the log tells nobody's word."""
+    told = [json.loads(event["payload"]) for event in events if event["kind"] == ACCEPTED]
+    names = ("suite", "rule", "column")
+    accepted = {(event["run_id"], *(line[name] for name in names)) for event in told for line in event["findings"]}
+    for row in stopped:
+        if (row["run_id"], *(row[name] for name in names)) not in accepted:
+            yield Fault(f"run {row['run_id']} was published though {row['rule']} failed, and nobody accepted it")
 
 
 def _rewritten(events: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -13,7 +13,7 @@ from metarisk import evidence as evidences
 from metarisk import report
 from metarisk.metrics import Interval, ReliabilityBin, reliability
 from metarisk.moves import PARTS
-from metarisk.pipeline.attribution import LOSS, MEAN
+from metarisk.pipeline.attribution import LOSS, MEAN, move_of
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Run, score_files
 from metarisk.pipeline.week import Judged, Trained
@@ -52,7 +52,6 @@ def waterfalls(context: Context, moves: pl.DataFrame) -> tuple[report.Waterfall,
     for row in whole.iter_rows(named=True):
         title, form = _MEASURES[row["measure"]]
         probability = row["measure"] != MEAN or context.spec.label == "event"
-        parts = tuple((words, row[f"from_{part}"]) for part, words in PARTS.items())
         out.append(
             report.Waterfall(
                 title,
@@ -60,7 +59,7 @@ def waterfalls(context: Context, moves: pl.DataFrame) -> tuple[report.Waterfall,
                 str(context.job.as_of),
                 row["value_before"],
                 row["value_after"],
-                parts,
+                tuple(move_of(row).told),
                 form if probability else ".4~g",
             )
         )

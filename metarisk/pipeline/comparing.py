@@ -13,6 +13,7 @@ from metarisk.adapt import level as adapted_level
 from metarisk.calibration import GRADED
 from metarisk.domain import ModelError
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.inputs import misfits
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.pipeline.replaying import SCORE
 from metarisk.pipeline.scored import LINK, Spilled, linked
@@ -57,6 +58,9 @@ def compare(context: Context, adapted: Adapted, teach: pl.DataFrame, scored: Spi
     if champion is None:
         return None
     try:
+        if other := misfits(context, champion.model_id):
+            context.reporter.warn(f"the champion before is not compared with the new model: {'; '.join(other)}")
+            return None
         before = adapt(load_model(context, champion.model_id), "", teach, portfolio, context.spec)
         rule = load_card(context, champion.model_id).level
     except ModelError as error:

@@ -44,8 +44,11 @@ WHERE s.run_id = $run_id
 ORDER BY s.segment
 """
 _EVENTS = """
-SELECT as_of, event, segment, feature, metric, detail, author, muted_until, told FROM metarisk.drift_alert
-WHERE portfolio = $portfolio AND as_of <= $as_of AND as_of > $since ORDER BY seq DESC
+SELECT e.as_of, e.event, e.segment, e.feature, e.metric, e.detail, e.author, e.muted_until, e.told
+FROM metarisk.drift_alert AS e
+WHERE e.portfolio = $portfolio AND e.as_of <= $as_of AND e.as_of > $since
+AND NOT EXISTS (SELECT 1 FROM metarisk.retracted_run AS t WHERE t.run_id = e.run_id)
+ORDER BY e.seq DESC
 """
 
 

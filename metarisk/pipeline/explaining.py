@@ -13,11 +13,12 @@ from metarisk import reasons as why
 from metarisk.adapt import Adapted
 from metarisk.calibration import GRADED
 from metarisk.domain import DataError, Target
+from metarisk.pipeline import standing
 from metarisk.pipeline.archiving import require_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import load_adapted, load_level, support
-from metarisk.pipeline.publish import current_publication
 from metarisk.pipeline.replaying import Night, entity_row, published
+from metarisk.pipeline.standing import require_standing
 from metarisk.scoring import mean_score
 from metarisk.tasks import teaching
 
@@ -76,8 +77,7 @@ def explain(context: Context, entity: str) -> EntityExplained:
         _SCORE, {"portfolio": job.portfolio, "as_of": job.as_of, "entity": entity, "target": target}
     )
     if not found:
-        if (publication := current_publication(context)) is not None:
-            require_rows(context, publication["run_id"], job.as_of, "risk_score")
+        require_rows(context, require_standing(context)["run_id"], job.as_of, "risk_score")
         raise DataError(
             f"no published score of {entity!r} for target {target}",
             portfolio=job.portfolio,
@@ -126,14 +126,10 @@ def explain(context: Context, entity: str) -> EntityExplained:
 
 
 def last_night(context: Context) -> date:
-    """The newest published as_of of the job's portfolio. Raises DataError where there is none."""
-    rows = context.warehouse.rows(
-        "SELECT max(as_of) AS last FROM metarisk.publication WHERE portfolio = $portfolio",
-        {"portfolio": context.job.portfolio},
-    )
-    if rows[0]["last"] is None:
+    """The newest night of the job's portfolio that stands. Raises DataError where there is none."""
+    last = standing.last_night(context)
+    if last is None:
         raise DataError("no night is published", portfolio=context.job.portfolio, remedy="run `metarisk nightly` first")
-    last: date = rows[0]["last"]
     return last
 
 

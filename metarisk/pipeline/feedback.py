@@ -18,12 +18,15 @@ from metarisk.pipeline.sealing import SCORES, trusted_events
 
 VERDICTS = ("confirmed", "cleared")
 _SCORED = """
-SELECT DISTINCT s.entity, min(s.as_of) AS first_scored
+SELECT s.entity, min(s.as_of) AS first_scored
 FROM metarisk.risk_score AS s
-JOIN metarisk.publication_current AS p ON p.run_id = s.run_id
-WHERE p.portfolio = $portfolio
+JOIN (
+    SELECT c.run_id, c.as_of FROM metarisk.publication_current AS c WHERE c.portfolio = $portfolio
+    UNION SELECT t.run_id, t.as_of FROM metarisk.retracted_run AS t WHERE t.portfolio = $portfolio
+) AS p ON p.run_id = s.run_id AND p.as_of = s.as_of
 GROUP BY s.entity
 """
+"""What was looked into stays true where its night was taken back."""
 
 
 @dataclass(frozen=True)

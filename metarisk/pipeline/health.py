@@ -1,4 +1,4 @@
-"""What a healthy installation has: looked at without changing anything, each fault with its remedy."""
+"""What a healthy installation has, each fault with its remedy; nothing is changed, but that who died is recorded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from metarisk import lake, registry
-from metarisk.domain import DataError, Finding, Job, MetariskError, ModelError
+from metarisk.domain import DataError, Finding, Job, MetariskError, ModelError, Warehouse
 from metarisk.lake import Store
 from metarisk.pipeline.context import Context, Quiet
 from metarisk.pipeline.deriving import DERIVED
 from metarisk.pipeline.models import champion_for
 from metarisk.pipeline.night import run_folder
+from metarisk.pipeline.portfolio_status import standings
 from metarisk.pipeline.sides import side_tables
 from metarisk.pipeline.storing import from_registry, registry_root
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
@@ -26,6 +27,9 @@ from metarisk.risks import RISKS
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 
+_HAS_VIEW = """
+SELECT 1 AS one FROM information_schema.views WHERE table_schema = 'metarisk' AND table_name = 'portfolio_status'
+"""
 NIGHTS_OF_ROOM = 3
 """The disk holds the lake's largest of the last nights this often, or the next ones may not fit."""
 LEAST_ROOM_MB = 1_024
@@ -47,14 +51,32 @@ def examine(settings: Settings, today: date) -> list[Finding]:
         if warehouse.fine and found[-1].fine:
             found += _champion(settings, name, today)
             found += _newest_night(settings, name, today)
-    return found
+    return [*found, *_standings(settings)] if warehouse.fine else found
+
+
+def _standings(settings: Settings) -> Iterator[Finding]:
+    """Whether nights are owed or stale, attempts failed or died, and models are too old."""
+    try:
+        if not _asked(settings).rows(_HAS_VIEW):
+            yield Finding("status", "is judged once the migrations are applied: `metarisk status` applies them")
+            return
+        for one in standings(settings):
+            yield Finding(
+                f"status of {one.portfolio}", f"{one.reason}; {one.line}" if one.reason else one.line, one.remedy
+            )
+    except MetariskError as error:
+        yield Finding("status", error.what, error.remedy)
+
+
+def _asked(settings: Settings) -> Warehouse:
+    url = settings.warehouse.get_secret_value()
+    return open_warehouse(url, settings.data_dir, threads=1, memory_mb=settings.memory_mb)
 
 
 def _warehouse(settings: Settings) -> Finding:
-    url = settings.warehouse.get_secret_value()
-    subject = f"warehouse {url.split(':')[0]}"
+    subject = f"warehouse {settings.warehouse.get_secret_value().split(':')[0]}"
     try:
-        warehouse = open_warehouse(url, settings.data_dir, threads=1, memory_mb=settings.memory_mb)
+        warehouse = _asked(settings)
         if not warehouse.rows(
             "SELECT 1 AS one FROM information_schema.tables "
             "WHERE table_schema = 'metarisk' AND table_name = 'schema_migration'"
@@ -150,7 +172,7 @@ def _require_whole(context: Context, model_id: str) -> None:
 
 
 def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
-    """Whether the portfolio's model is whole and young enough."""
+    """Whether the portfolio's model is there and whole."""
     context = Context(Job(name, today), settings, Quiet())
     subject = f"champion of {name}"
     try:
@@ -163,15 +185,7 @@ def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
     except MetariskError as error:
         yield Finding(subject, error.what, error.remedy)
         return
-    newest = context.warehouse.rows(
-        "SELECT max(as_of) AS night FROM metarisk.publication WHERE portfolio = $portfolio", {"portfolio": name}
-    )[0]["night"]
-    age = ((newest or champion.as_of) - champion.as_of).days
-    limit = context.portfolio.thresholds.max_model_age_days
-    old = f"{age} days old at the newest night, max_model_age_days is {limit}"
-    said = f"{champion.model_id} ({champion.recipe}) is whole, {old}"
-    remedy = f"run `metarisk weekly --portfolio {name} --as-of {newest}`; look why the weekly did not" * (age > limit)
-    yield Finding(subject, said, remedy)
+    yield Finding(subject, f"{champion.model_id} ({champion.recipe}) of {champion.as_of} is whole")
 
 
 def _newest_night(settings: Settings, name: str, today: date) -> Iterator[Finding]:

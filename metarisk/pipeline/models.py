@@ -15,20 +15,19 @@ from metarisk.adapt import FittedModel
 from metarisk.calibration import LevelRule
 from metarisk.domain import Model, ModelError
 from metarisk.features import KnownRange
+from metarisk.pipeline.backing import Backing, backing, unbacked
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.storing import from_registry, kept_folders, registry_root
 
 _CHAMPIONS = """
-SELECT m.model_id, m.as_of, m.recipe
+SELECT m.model_id, m.as_of, m.recipe, s.seq, s.state, s.since, n.seq AS last_seq, n.state AS last_state,
+    n.since AS last_since
 FROM metarisk.model m
 JOIN metarisk.model_state s ON s.model_id = m.model_id AND s.state = 'champion'
+JOIN metarisk.model_state n ON n.model_id = m.model_id
+AND n.seq = (SELECT max(l.seq) FROM metarisk.model_state l WHERE l.model_id = m.model_id)
 WHERE m.portfolio = $portfolio AND m.as_of <= $as_of
-AND NOT EXISTS (
-    SELECT 1 FROM metarisk.model_state n WHERE n.model_id = m.model_id AND n.state = 'withdrawn'
-    AND n.seq = (SELECT max(l.seq) FROM metarisk.model_state l WHERE l.model_id = m.model_id)
-)
 ORDER BY m.as_of DESC, s.since DESC, s.seq DESC
-LIMIT 1
 """
 
 
@@ -36,15 +35,20 @@ def champion_for(context: Context) -> Model | None:
     """The newest champion, past or present, whose label cut-off is on or before the job's as_of.
 
     A night of the past so meets the model of its own time, and never one that has seen its future. A withdrawn model
-    serves no night.
+    serves no night. Raises ModelError where no event of the log backs the state that decides.
     """
     job = context.job
     rows = context.warehouse.rows(_CHAMPIONS, {"portfolio": job.portfolio, "as_of": job.as_of})
-    if not rows:
-        return None
-    row = rows[0]
-    path = registry_root(context) / job.portfolio / row["model_id"]
-    return Model(row["model_id"], job.portfolio, row["as_of"], row["recipe"], "champion", path)
+    log = backing(context.warehouse, job.portfolio) if rows else Backing()
+    for row in rows:
+        withdrawn = row["last_state"] == "withdrawn"
+        decides = {name: row[f"last_{name}" if withdrawn else name] for name in ("seq", "state", "since")}
+        if not log.backs(decides | {"model_id": row["model_id"]}):
+            raise unbacked(row["model_id"], decides["state"], job.portfolio)
+        if not withdrawn:
+            path = registry_root(context) / job.portfolio / row["model_id"]
+            return Model(row["model_id"], job.portfolio, row["as_of"], row["recipe"], "champion", path)
+    return None
 
 
 SATURDAY = 5

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from statistics import median
 
@@ -21,20 +21,27 @@ from metarisk.adapt import Adapted, Recency, learn_recency
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.adapt import level as adapted_level
 from metarisk.calibration import Calibration
-from metarisk.domain import ConfigError, DataError, ModelError, QualityError, SegmentKey, SourceLate
+from metarisk.domain import ConfigError, DataError, ModelError, QualityError, Scalar, SegmentKey, SourceLate
 from metarisk.pipeline import remedying
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.dating import require_one_day, until
 from metarisk.pipeline.identity import code_version, configuration, identity, text_hash
+from metarisk.pipeline.inputs import INPUTS, inputs_of, misfits, require_fit
 from metarisk.pipeline.models import champion_for, load_card, load_model
+from metarisk.pipeline.sealing import instant
 from metarisk.pipeline.sides import ALSO, extract_sides
-from metarisk.portfolios import extract_sql, scores_suite_path, suite_path
+from metarisk.portfolios import extract_sql, suite_path
 from metarisk.tasks import newest, observed, population, segment_keys
 
 READY_POLL_SECONDS = 30.0
 LEVEL = "level.json"
 DRIFTING = "drifting"
 """In the manifest of an adaptation: names of segments that drifted, as JSON; not there where none did."""
+AROUND = "published_around"
+"""In the manifest of an adaptation: when an earlier night was published or taken back last.
+
+What an attempt that died left is no start for the next one where that is another time now: it rests on what stood then.
+"""
 EXCLUDED = "excluded"
 """In the manifest of an adaptation: the file of rows set aside, below the extract's folder, or null."""
 
@@ -136,7 +143,7 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
     context.reporter.table("quality", f"Quality of {context.job.portfolio} {context.job.as_of}", found.table())
     for warning in (*extracted.warnings, *found.warnings):
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
-    _require(found)
+    require(found)
     return Checked(extracted, found)
 
 
@@ -167,6 +174,7 @@ def adapt(context: Context, checked: Checked) -> Run:
             on=context.job.as_of,
             remedy=f"run `metarisk weekly --portfolio {context.job.portfolio} --as-of {context.job.as_of}` first",
         )
+    require_fit(context, champion.model_id)
     parts = {
         "portfolio": context.job.portfolio,
         "as_of": str(context.job.as_of),
@@ -184,25 +192,33 @@ def adapt(context: Context, checked: Checked) -> Run:
     folder = run_folder(context, run_id)
     about = (run_id, champion.model_id, champion.recipe, champion.as_of)
     run = Run(*about, folder, checked, parts["configuration"], parts["code"])
+    around, done = _published_around(context, run_id)
+    if finished(folder / "adapt") and not done and lake.read_manifest(folder / "adapt").get(AROUND, around) != around:
+        with lake.scratch(folder.parent) as bin_:
+            folder.rename(bin_ / folder.name)
     if not finished(folder / "adapt"):
         lake.verify(checked.extract.directory)
         with lake.staged(folder / "adapt") as into:
             write_adaptation(context, run, into, drifting)
-            lake.write_manifest(into, parts | {EXCLUDED: _excluded(checked)})
+            beside = {EXCLUDED: _excluded(checked), AROUND: around, INPUTS: inputs_of(context.portfolio)}
+            lake.write_manifest(into, parts | beside)
     return run
 
 
-def write_adaptation(context: Context, run: Run, into: Path, drifting: Sequence[str]) -> None:
+def write_adaptation(
+    context: Context, run: Run, into: Path, drifting: Sequence[str], known: datetime | None = None
+) -> None:
     """Adapt the run's model to its support, and write that and the level to a folder.
 
     Args:
         drifting: printable names of segments whose support may be weighted to recent rows.
+        known: of a run that is done again, when it was published first: the night before is the one that stood then.
     """
-    known, model = support(context, run), load_model(context, run.model_id)
-    cells = remedying.cells(drifting, segment_keys(known, context.portfolio)[0])
-    recency = learn_recency(model, known, cells, context.portfolio, context.spec) if cells else Recency()
-    adapted = adapted_to(context, run, run.model_id, known, recency).carried(_last_night(context))
-    level = adapted_level(adapted, known, context.portfolio, load_card(context, run.model_id).level)
+    rows, model = support(context, run), load_model(context, run.model_id)
+    cells = remedying.cells(drifting, segment_keys(rows, context.portfolio)[0])
+    recency = learn_recency(model, rows, cells, context.portfolio, context.spec) if cells else Recency()
+    adapted = adapted_to(context, run, run.model_id, rows, recency).carried(_last_night(context, known))
+    level = adapted_level(adapted, rows, context.portfolio, load_card(context, run.model_id).level)
     files = adapted.to_files() | {LEVEL: json.dumps(asdict(level), sort_keys=True).encode()}
     files |= {remedying.RECENCY: recency.to_bytes()} if recency.segments else {}
     for name, content in files.items():
@@ -250,23 +266,6 @@ def scan(context: Context, checked: Checked) -> pl.LazyFrame:
     return frame.filter(~pl.struct(keys).is_in(unwanted))
 
 
-def guard(context: Context, run: Run) -> quality.Quality:
-    """Run the suite of the score table over what is about to be published; a critical failure stops the run."""
-    lake.verify(run.folder / "score")
-    found = quality.check(
-        scores_suite_path(context.settings.project, context.portfolio),
-        score_files(run),
-        portfolio=context.portfolio,
-        as_of=context.job.as_of,
-        quarantine=run.folder / "quarantine",
-        parameters=quality.score_parameters(context.spec.likelihood, _population_rows(context, run)),
-        memory_mb=context.settings.memory_mb,
-        threads=context.settings.threads,
-    )
-    _require(found)
-    return found
-
-
 def score_files(run: Run) -> list[Path]:
     """Parquet files of the run's scores."""
     return sorted((run.folder / "score").glob("*.parquet"))
@@ -291,6 +290,20 @@ def load_level(run: Run) -> Calibration:
     return Calibration(**json.loads((run.folder / "adapt" / LEVEL).read_bytes()))
 
 
+def _published_around(context: Context, run_id: str) -> tuple[str, bool]:
+    """When publications of earlier nights changed last, empty for never, and whether the run was published itself."""
+    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of, "run_id": run_id}
+    (row,) = context.warehouse.rows(_AROUND, about)
+    return "" if row["last"] is None else instant(row["last"]), row["own"] > 0
+
+
+_AROUND = """
+SELECT
+    max(CASE WHEN as_of < $as_of THEN published_at END) AS last, count(CASE WHEN run_id = $run_id THEN 1 END) AS own
+FROM metarisk.publication WHERE portfolio = $portfolio
+"""
+
+
 def _excluded(checked: Checked) -> str | None:
     path = checked.quality.excluded
     return None if path is None else path.relative_to(checked.extract.directory.parent).as_posix()
@@ -305,7 +318,7 @@ def finished(folder: Path) -> bool:
     return True
 
 
-def _require(found: quality.Quality) -> None:
+def require(found: quality.Quality) -> None:
     """Stop at critical failures; the error carries every verdict, for the record of the failed attempt."""
     try:
         found.require()
@@ -314,17 +327,11 @@ def _require(found: quality.Quality) -> None:
         raise
 
 
-def _population_rows(context: Context, run: Run) -> int:
-    """Rows that must have a score, counted from the extract and not from the scores."""
-    rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
-    return int(rows.select(pl.len()).collect(engine="streaming").item())
-
-
 def _enough_rows(context: Context, extracted: lake.Extract) -> None:
     portfolio, as_of = context.portfolio, context.job.as_of
     share = portfolio.source.min_rows_vs_median
     nights = context.warehouse.rows(
-        "SELECT rows_extracted FROM metarisk.night WHERE portfolio = $portfolio AND as_of < $as_of "
+        "SELECT rows_extracted FROM metarisk.night WHERE portfolio = $portfolio AND as_of < $as_of AND is_current "
         "ORDER BY as_of DESC LIMIT 14",
         {"portfolio": portfolio.name, "as_of": as_of},
     )
@@ -338,28 +345,34 @@ def _enough_rows(context: Context, extracted: lake.Extract) -> None:
         )
 
 
-def _last_night(context: Context) -> dict[str, str]:
-    """Adaptation id of every segment in the newest night before this one."""
-    rows = context.warehouse.rows(_LAST_ADAPTATIONS, {"portfolio": context.job.portfolio, "as_of": context.job.as_of})
-    return {row["segment"]: row["adaptation_id"] for row in rows}
+def _last_night(context: Context, known: datetime | None) -> dict[str, str]:
+    """Adaptation id of every segment in the newest night before this one, of those that stand or stood at `known`."""
+    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of, "known": known}
+    return {row["segment"]: row["adaptation_id"] for row in context.warehouse.rows(_LAST_ADAPTATIONS, about)}
 
 
 _LAST_ADAPTATIONS = """
 SELECT a.segment, a.adaptation_id
 FROM metarisk.adaptation a
 WHERE a.run_id = (
-    SELECT n.run_id FROM metarisk.night n
-    WHERE n.portfolio = $portfolio AND n.as_of < $as_of ORDER BY n.as_of DESC LIMIT 1
+    SELECT p.run_id FROM metarisk.publication AS p
+    JOIN (
+        SELECT as_of, max(seq) AS seq FROM metarisk.publication
+        WHERE portfolio = $portfolio AND as_of < $as_of AND ($known IS NULL OR published_at < $known)
+        GROUP BY as_of
+    ) AS newest ON newest.as_of = p.as_of AND newest.seq = p.seq
+    WHERE p.portfolio = $portfolio AND p.run_id IS NOT NULL ORDER BY p.as_of DESC LIMIT 1
 )
 """
 
 
 def _known_segments(context: Context) -> tuple[SegmentKey, ...] | None:
+    """Segments of the champion; None where there is none, or none that knows what the portfolio now declares."""
     champion = champion_for(context)
     if champion is None:
         return None
     try:
-        return load_model(context, champion.model_id).segments
+        return None if misfits(context, champion.model_id) else load_model(context, champion.model_id).segments
     except ModelError as error:
         # A week replaces it; a night ends at the adapt step.
         context.reporter.warn(str(error))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from metarisk import lake
 from metarisk.domain import Scalar
 from metarisk.pipeline.context import Context
+from metarisk.pipeline.inputs import same_horizon
 from metarisk.tasks import LABEL, labelled
 
 FRESH_DAYS = 31
@@ -26,10 +27,16 @@ FROM metarisk.publication AS p
 JOIN metarisk.run AS r ON r.run_id = p.run_id
 WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of <= $last
 AND ($known IS NULL OR p.published_at <= $known)
+AND NOT EXISTS (
+    SELECT 1 FROM metarisk.publication AS t
+    WHERE t.portfolio = p.portfolio AND t.as_of = p.as_of AND t.run_id IS NULL AND t.seq > p.seq
+    AND ($known IS NULL OR t.published_at <= $known)
+)
 """
 """Of each night the newest publication, and the newest that may prove something: one that was made at its time.
 
-A backfill or a restatement reads what the source has become, unless the source is declared bitemporal.
+A backfill or a restatement reads what the source has become, unless the source is declared bitemporal. What was taken
+back is neither.
 """
 _MONTH_ENDS = f"""
 SELECT as_of, run_id, model_id FROM (
@@ -49,7 +56,7 @@ SELECT entity, opened_on, event_date AS old_event, known_date AS old_known, valu
 FROM metarisk.outcome_current
 WHERE portfolio = $portfolio AND target = $target
 """
-_NEWER = "SELECT 1 AS found FROM metarisk.publication WHERE portfolio = $portfolio AND as_of > $as_of LIMIT 1"
+_NEWER = "SELECT 1 AS found FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of > $as_of LIMIT 1"
 _FRESH = {"entity": pl.String, "published": pl.Date, "score": pl.Float64, "model_id": pl.String}
 _HASH = pl.col("entity").hash()
 
@@ -69,8 +76,9 @@ def month_ends(context: Context, first: date, last: date) -> list[dict[str, Any]
 def first_scores(context: Context, opened: pl.LazyFrame, first: date, last: date) -> Iterator[pl.DataFrame]:
     """Entities with the first score that was published at a month end from `first` to `last`, soon after their opening.
 
-    Nights of a backfill or a restatement do not count, unless the source is bitemporal. Only scores at most FRESH_DAYS
-    old at their month end are taken, for later ones are about survivors.
+    Nights of a backfill or a restatement do not count, unless the source is bitemporal, nor do nights whose model
+    predicted over another horizon. Only scores at most FRESH_DAYS old at their month end are taken, for later ones are
+    about survivors.
 
     Args:
         opened: `entity`, `opened` (date), and what else is wanted of them, one row an entity.
@@ -80,6 +88,11 @@ def first_scores(context: Context, opened: pl.LazyFrame, first: date, last: date
         does not grow with them but for eight bytes of those that opened within a month.
     """
     nights = month_ends(context, first, last)
+    alike = {model: same_horizon(context, model) for model in {night["model_id"] for night in nights} if model}
+    if other := [night["as_of"] for night in nights if not alike.get(night["model_id"], True)]:
+        said = f"scores of {len(other)} month ends up to {max(other)} predicted over another horizon and are not judged"
+        context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {said}")
+    nights = [night for night in nights if alike.get(night["model_id"], True)]
     if not nights:
         return
     rows = int(opened.select(pl.len()).collect(engine="streaming").item())

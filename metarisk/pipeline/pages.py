@@ -59,7 +59,7 @@ def report_night(
         run_id=run.run_id,
         mode=context.job.mode,
         outcome="published",
-        reason=context.job.reason,
+        reason=publication["reason"] or "",
         published_at=publication["published_at"],
         champion=champion,
         score_unit=context.spec.score_unit,
@@ -89,6 +89,7 @@ def report_night(
         },
     )
     write(path, report.render_night(page))
+    retracted_page(context).unlink(missing_ok=True)
     context.reporter.link(f"report-{context.job.portfolio}", f"Report of {context.job.as_of}", path)
     context.reporter.link(f"drift-page-{context.job.portfolio}", f"Drift of {context.job.as_of}", drifted)
     alerting.tell(context, run.run_id, drifted)
@@ -155,6 +156,11 @@ def folder(context: Context) -> Path:
     return context.settings.data_dir / "reports" / context.job.portfolio
 
 
+def retracted_page(context: Context) -> Path:
+    """Where the page of a night that was taken back is; it goes when the night is published again."""
+    return folder(context) / f"{context.job.as_of}-retracted.html"
+
+
 def write(path: Path, html: str) -> Path:
     """Write a page beside its place, then move it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +189,7 @@ def _quality(found: quality.Quality) -> tuple[report.QualityCheck, ...]:
 def _last_run(context: Context) -> pl.LazyFrame | None:
     """Scores of the newest night before this one, if the lake still has them."""
     rows = context.warehouse.rows(
-        "SELECT run_id, as_of FROM metarisk.night WHERE portfolio = $portfolio AND as_of < $as_of "
+        "SELECT run_id, as_of FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of < $as_of "
         "ORDER BY as_of DESC LIMIT 1",
         {"portfolio": context.job.portfolio, "as_of": context.job.as_of},
     )

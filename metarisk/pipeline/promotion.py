@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
-from metarisk.domain import ConfigError, Scalar, Transaction
+from metarisk.domain import ConfigError, ModelError, Scalar, Transaction
 from metarisk.pipeline.appending import append_rows, not_before
 from metarisk.pipeline.audit import append_event, require_person
+from metarisk.pipeline.backing import backing, unbacked
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_model
 from metarisk.pipeline.sealing import Rows, seal_evidence, state_rows
@@ -22,10 +24,11 @@ _OF_WEEKS = f"""
 FROM metarisk.evidence AS e JOIN metarisk.model AS m ON m.model_id = e.model_id
 WHERE e.portfolio = $portfolio AND e.as_of < $as_of AND ($bitemporal OR coalesce(m.mode, '') <> '{BACKFILL}')
 """
-_WEEKS = f"SELECT DISTINCT e.as_of {_OF_WEEKS} AND e.protocol = 'walk_forward' ORDER BY e.as_of DESC"
-_PROOFS = f"""
-SELECT DISTINCT e.as_of, e.candidate {_OF_WEEKS}
-AND e.metric = 'loss_minus_incumbent' AND e.slice = $incumbent AND e.high < 0
+_WEEKS = f"""
+SELECT e.as_of, e.model_id, max(CASE
+    WHEN e.metric = 'loss_minus_incumbent' AND e.slice = $incumbent AND e.high < 0 THEN e.candidate
+END) AS proved {_OF_WEEKS} AND e.protocol = 'walk_forward'
+GROUP BY e.as_of, e.model_id ORDER BY e.as_of DESC, e.model_id
 """
 _MODELS = """
 SELECT m.model_id, m.as_of, m.recipe, s.seq, s.state, s.since, s.by_whom, s.reason, c.champion_since
@@ -51,14 +54,20 @@ ORDER BY metric, value
 def earlier_proofs(context: Context, incumbent: str) -> list[str]:
     """Of the weeks before this one, newest first: the challenger that beat the incumbent for certain, or nothing.
 
-    Weeks that a backfill trained are left out, unless the source is bitemporal: they read what it has become since.
+    It ends with the first week that has none. Weeks that a backfill trained are left out, unless the source is
+    bitemporal: they read what it has become since. So are weeks of which no event tells; evidence that is not as the
+    log sealed it proves nothing.
     """
     about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of}
-    about["bitemporal"] = context.portfolio.source.bitemporal
-    proofs = {
-        row["as_of"]: row["candidate"] for row in context.warehouse.rows(_PROOFS, about | {"incumbent": incumbent})
-    }
-    return [proofs.get(row["as_of"], "") for row in context.warehouse.rows(_WEEKS, about)]
+    about |= {"bitemporal": context.portfolio.source.bitemporal, "incumbent": incumbent}
+    log, proofs = backing(context.warehouse, context.job.portfolio), []
+    told = [row for row in context.warehouse.rows(_WEEKS, about) if log.knows(row["model_id"])]
+    for _, week in groupby(told, key=lambda row: row["as_of"]):
+        proved = [row for row in week if row["proved"] and log.proves(context.warehouse, row["model_id"])]
+        proofs.append(proved[-1]["proved"] if proved else "")
+        if not proved:
+            break
+    return proofs
 
 
 def models(context: Context) -> list[dict[str, Any]]:
@@ -130,7 +139,7 @@ def approve(context: Context, model_id: str, by: str, reason: str) -> str:
                 portfolio=context.job.portfolio,
                 remedy="approve a candidate; `metarisk models promote` brings back a model of the past",
             )
-        _ready(context, model_id)
+        _ready(context, transaction, model_id)
         append_states(_of(context, found), transaction, model_id, ["approved", "champion"], reason, by)
     context.warehouse.snapshot()
     return str(found["recipe"])
@@ -158,7 +167,7 @@ def promote(context: Context, model_id: str, by: str, reason: str) -> str:
                 portfolio=context.job.portfolio,
                 remedy="promote a model with evidence, or run the weekly again",
             )
-        _ready(context, model_id)
+        _ready(context, transaction, model_id)
         append_states(_of(context, found), transaction, model_id, ["champion"], reason, by, withdraw=True)
     context.warehouse.snapshot()
     return str(found["recipe"])
@@ -178,7 +187,7 @@ def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
             remedy="run the weekly, or promote a candidate with `metarisk models promote`",
         )
     now, before = served[0], served[1]
-    _ready(context, before["model_id"])
+    _ready(context, context.warehouse, before["model_id"])
     with context.warehouse.transaction() as transaction:
         after = _of(context, before)
         append_states(after, transaction, before["model_id"], ["champion"], reason, by, withdraw=True)
@@ -188,8 +197,20 @@ def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
     return str(now["model_id"]), str(before["model_id"])
 
 
-def _ready(context: Context, model_id: str) -> None:
-    """A model that is to serve can be read here and, where the lake has a copy, from there. ModelError if not."""
+def _ready(context: Context, source: Rows, model_id: str) -> None:
+    """A model that is to serve is the log's, with its evidence, and can be read here and in the copy, if there is one.
+
+    Raises ModelError if not.
+    """
+    log = backing(source, context.job.portfolio)
+    if not log.knows(model_id):
+        raise unbacked(model_id, "a candidate", context.job.portfolio)
+    if not log.proves(source, model_id):
+        raise ModelError(
+            f"the evidence of model {model_id} is not that which the log sealed",
+            portfolio=context.job.portfolio,
+            remedy="`metarisk audit verify` says what else differs: restore the warehouse first",
+        )
     load_model(context, model_id)
     if (copy := store_of(context)) is not None:
         keep_model(context, copy, model_id)

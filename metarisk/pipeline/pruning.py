@@ -21,6 +21,7 @@ from metarisk.pipeline.context import Context
 from metarisk.pipeline.outcomes import month_ends
 from metarisk.pipeline.promotion import models
 from metarisk.pipeline.sealing import OF_RUN, PRUNED, PRUNED_FILES, SCORES, Seal, seal, sealed_rows, trusted_events
+from metarisk.pipeline.standing import last_night
 from metarisk.pipeline.storing import kept_folders, store_of
 
 LEAVING: Mapping[str, str] = {
@@ -67,10 +68,9 @@ WHERE t.portfolio = $portfolio AND t.run_id = $run_id AND t.as_of = $as_of AND (
 """
 _ROWS = "SELECT * FROM metarisk.{table} WHERE run_id = $run_id AND as_of = $as_of"
 _NIGHTS = """
-SELECT DISTINCT as_of FROM metarisk.publication WHERE portfolio = $portfolio AND as_of <= $cut ORDER BY as_of DESC
+SELECT as_of FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of <= $cut ORDER BY as_of DESC
 """
 _USED = "SELECT DISTINCT model_id FROM metarisk.run WHERE portfolio = $portfolio AND as_of > $cut"
-_NEWEST = "SELECT max(as_of) AS night FROM metarisk.publication WHERE portfolio = $portfolio"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def prune(context: Context, keep_days: int, *, dry_run: bool = False) -> Pruned:
             f"{keep_days} days are to be kept", portfolio=portfolio, remedy="keep one day at least, such as --keep 90d"
         )
     with context.warehouse.lock(portfolio), context.warehouse.lock(f"{portfolio}.weekly"):
-        newest = context.warehouse.rows(_NEWEST, {"portfolio": portfolio})[0]["night"]
+        newest = last_night(context)
         if newest is None:
             return Pruned(portfolio, None)
         cut = newest - timedelta(days=keep_days)

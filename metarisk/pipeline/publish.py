@@ -1,16 +1,12 @@
-"""Publishing a run: all of its rows and one `publication` row in one transaction, and attempts that ended otherwise."""
+"""Publishing a run: all of its rows and one `publication` row in one transaction."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,8 +16,8 @@ import pyarrow.parquet as pq
 from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, pluto_tasche
-from metarisk.domain import Array, MetariskError, Portfolio, Transaction, segment_name
-from metarisk.pipeline import alerting, archiving, outcomes
+from metarisk.domain import Array, Portfolio, Transaction, segment_name
+from metarisk.pipeline import accepting, alerting, archiving, outcomes
 from metarisk.pipeline.appending import append_frame, append_rows, not_before
 from metarisk.pipeline.audit import append_event
 from metarisk.pipeline.chunks import BATCH_ROWS, population_batches
@@ -30,47 +26,13 @@ from metarisk.pipeline.deriving import DERIVED, MEASURES, SCORES
 from metarisk.pipeline.identity import identity, versions
 from metarisk.pipeline.night import Run, load_adapted, load_level, scan, score_files
 from metarisk.pipeline.sealing import publication_event
+from metarisk.pipeline.standing import newest_publication
+from metarisk.pipeline.trying import Attempt, append_end, append_quality
 from metarisk.tasks import LABEL, MISSING_SEGMENT, labelled, segment_keys
 
-Outcome = Literal["published", "already_published", "failed", "source_late", "locked"]
 ROWS_A_BATCH = 65_536
 SHOWN_NUMBERS = 64
 """An adaptation of more numbers than these (a whole network) stays in the lake."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One try at a run: its times and host."""
-
-    attempt_id: str
-    started_at: datetime
-    seconds: Mapping[str, float]
-
-    @classmethod
-    def start(cls, context: Context) -> Attempt:
-        """A new attempt, begun now."""
-        return cls(uuid.uuid4().hex, context.clock(), {})
-
-
-def current_publication(context: Context) -> dict[str, Any] | None:
-    """The current publication of (portfolio, as_of), or None."""
-    rows = context.warehouse.rows(
-        "SELECT p.run_id, p.seq, p.published_at, r.model_id, r.rows_scored FROM metarisk.publication p "
-        "JOIN metarisk.run r ON r.run_id = p.run_id "
-        "WHERE p.portfolio = $portfolio AND p.as_of = $as_of ORDER BY p.seq DESC LIMIT 1",
-        {"portfolio": context.job.portfolio, "as_of": context.job.as_of},
-    )
-    return rows[0] if rows else None
-
-
-def seconds_of(context: Context, run_id: str) -> dict[str, float]:
-    """Seconds of the steps before `publish` in the newest attempt that published a run."""
-    rows = context.warehouse.rows(
-        "SELECT step_seconds FROM metarisk.run_attempt WHERE run_id = $run_id AND outcome = 'published' "
-        "ORDER BY ended_at DESC LIMIT 1",
-        {"run_id": run_id},
-    )
-    return dict(json.loads(rows[0]["step_seconds"])) if rows else {}
 
 
 def publish(
@@ -80,7 +42,7 @@ def publish(
 
     Returns the publication. Publishing a run that is current already changes nothing.
     """
-    current = current_publication(context)
+    current = newest_publication(context)
     if current is not None and current["run_id"] == run.run_id:
         context.warehouse.snapshot()  # the try before may have died, or met a full disk, after its commit
         return current
@@ -102,29 +64,17 @@ def publish(
             append_frame(transaction, "metarisk.drift_alert", alerts)
             append_frame(transaction, "metarisk.score_move_part", _of_run(context, run, moves_folder / "moves.parquet"))
             results = [*run.checked.quality.rows(), *guarded.rows()]
-            _append_quality(context, transaction, attempt, run.run_id, results)
+            append_quality(context, transaction, attempt, run.run_id, results)
         for told in outcomes.to_tell(context, scan(context, run.checked), run.extract.rows):
             append_frame(transaction, "metarisk.outcome", told)
-        published_at = _point(context, transaction, run, 1 + (current["seq"] if current else 0))
-        _append_attempt(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
+        seq, reason = 1 + (current["seq"] if current else 0), accepting.reason_of(context, guarded)
+        published_at = point(context, transaction, seq, run.run_id, reason)
+        append_end(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
         event = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
         append_event(context, transaction, "publication", event)
+        accepting.log(context, transaction, run.run_id, seq, guarded)
     context.warehouse.snapshot()
-    return {"run_id": run.run_id, "published_at": published_at, **summary}
-
-
-def record_failure(
-    context: Context, attempt: Attempt, step: str, error: BaseException, checked: Sequence[Mapping[str, Any]] = ()
-) -> None:
-    """Write an attempt that did not end well, with what its checks found; one that is committed stays as it is."""
-    outcome: Outcome = "source_late" if type(error).__name__ == "SourceLate" else "failed"
-    text = str(error) if isinstance(error, MetariskError) else type(error).__name__
-    known = "SELECT 1 AS found FROM metarisk.run_attempt WHERE attempt_id = $attempt_id"
-    with context.warehouse.transaction() as transaction:
-        if transaction.rows(known, {"attempt_id": attempt.attempt_id}):
-            return
-        _append_attempt(context, transaction, attempt, outcome, run_id=None, step=step, error=text)
-        _append_quality(context, transaction, attempt, None, checked)
+    return {"run_id": run.run_id, "published_at": published_at, "reason": reason, **summary}
 
 
 def _summary(context: Context, run: Run) -> dict[str, int]:
@@ -290,8 +240,8 @@ def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
     )
 
 
-def _point(context: Context, transaction: Transaction, run: Run, seq: int) -> datetime:
-    """Append the publication row; its time is later than that of any other of the portfolio."""
+def point(context: Context, transaction: Transaction, seq: int, run_id: str | None, reason: str | None) -> datetime:
+    """Append a row of `publication`, without a run to take the night back; its time is later than all others' of it."""
     job = context.job
     last = transaction.rows(
         "SELECT max(published_at) AS last FROM metarisk.publication WHERE portfolio = $portfolio",
@@ -302,53 +252,9 @@ def _point(context: Context, transaction: Transaction, run: Run, seq: int) -> da
         "portfolio": job.portfolio,
         "as_of": job.as_of,
         "seq": seq,
-        "run_id": run.run_id,
+        "run_id": run_id,
         "published_at": now,
-        "reason": job.reason or None,
+        "reason": reason or None,
     }
     append_rows(transaction, "metarisk.publication", [row])
     return now
-
-
-def _append_attempt(
-    context: Context,
-    transaction: Transaction,
-    attempt: Attempt,
-    outcome: Outcome,
-    *,
-    run_id: str | None,
-    step: str,
-    error: str | None = None,
-) -> None:
-    row = {
-        "attempt_id": attempt.attempt_id,
-        "run_id": run_id,
-        "portfolio": context.job.portfolio,
-        "as_of": context.job.as_of,
-        "mode": context.job.mode,
-        "step": step,
-        "started_at": attempt.started_at,
-        "ended_at": context.clock(),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "outcome": outcome,
-        "error": error,
-        "step_seconds": json.dumps({name: round(value, 3) for name, value in attempt.seconds.items()}),
-    }
-    append_rows(transaction, "metarisk.run_attempt", [row])
-
-
-def _append_quality(
-    context: Context,
-    transaction: Transaction,
-    attempt: Attempt,
-    run_id: str | None,
-    results: Sequence[Mapping[str, Any]],
-) -> None:
-    common = {
-        "run_id": run_id,
-        "attempt_id": attempt.attempt_id,
-        "portfolio": context.job.portfolio,
-        "as_of": context.job.as_of,
-    }
-    append_rows(transaction, "metarisk.quality_result", [common | dict(result) for result in results])

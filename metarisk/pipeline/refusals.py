@@ -1,4 +1,4 @@
-"""The page of a run that published nothing: what was refused or failed, why, and what to do about it."""
+"""The page of a night that readers do not have: refused, failed or taken back, why, and what to do about it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from metarisk.pipeline import pages
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version
 from metarisk.pipeline.night import Checked
+from metarisk.pipeline.standing import last_night, to_publish_again
+from metarisk.pipeline.trying import Kind
 from metarisk.portfolios import list_portfolios
 
 REFUSED = (SourceLate, DataError)
@@ -24,7 +26,7 @@ REFUSED = (SourceLate, DataError)
 class Stop:
     """A run that ended early: in which step, by what, and what it had until then."""
 
-    error: Exception
+    error: BaseException
     step: str
     seconds: Mapping[str, float]
     results: Mapping[str, object]
@@ -37,6 +39,8 @@ class Stop:
     @property
     def reason(self) -> str:
         """What went wrong, in a sentence."""
+        if not isinstance(self.error, Exception):
+            return f"Step {self.step} was ended from outside by {type(self.error).__name__}."
         if not isinstance(self.error, MetariskError):
             # Its text may hold anything that a library was given.
             return f"Step {self.step} ended in an unexpected {type(self.error).__name__}; the log has its traceback."
@@ -46,7 +50,10 @@ class Stop:
     @property
     def next_steps(self) -> tuple[str, ...]:
         """The remedy."""
-        remedy = self.error.remedy if isinstance(self.error, MetariskError) else "read the log and report the defect"
+        defect = isinstance(self.error, Exception)
+        remedy = "read the log and report the defect" if defect else "look who or what ended it"
+        if isinstance(self.error, MetariskError):
+            remedy = self.error.remedy
         return (f"{remedy[:1].upper()}{remedy[1:]}.",)
 
     @property
@@ -128,7 +135,34 @@ def night(context: Context, stop: Stop) -> Path:
         next_steps=(*stop.next_steps, f"Then run `metarisk nightly --portfolio {job.portfolio} --as-of {job.as_of}`."),
         provenance=stop.provenance,
     )
-    return pages.write(pages.folder(context) / f"{job.as_of}-not-published.html", report.render_night(page))
+    return pages.write(_night_file(context), report.render_night(page))
+
+
+def retracted(context: Context, run_id: str, reason: str, latest: date | None) -> Path | None:
+    """Write the page of a night that was taken back; None, and a warning, where that fails: the night is gone anyhow.
+
+    Args:
+        run_id: that was current until then.
+        reason: who took it back, and why.
+        latest: night that readers have for the latest now.
+    """
+    page = report.NightReport(
+        title=_title(context),
+        portfolio=context.job.portfolio,
+        as_of=context.job.as_of,
+        run_id=run_id,
+        mode=context.job.mode,
+        outcome="retracted",
+        reason=reason,
+        last_published=latest,
+        next_steps=(f"Publish it again once its cause is mended: {to_publish_again(context)}.",),
+        provenance={"run": run_id},
+    )
+    try:
+        return pages.write(pages.retracted_page(context), report.render_night(page))
+    except OSError as error:
+        context.reporter.warn(f"the page of this retraction could not be written: {type(error).__name__}")
+        return None
 
 
 def week(context: Context, stop: Stop) -> Path:
@@ -148,7 +182,25 @@ def week(context: Context, stop: Stop) -> Path:
         next_steps=(*stop.next_steps, f"Then run `metarisk weekly --portfolio {job.portfolio} --as-of {job.as_of}`."),
         provenance=stop.provenance,
     )
-    return pages.write(pages.folder(context) / f"week-{job.as_of}-failed.html", report.render_week(page))
+    return pages.write(_week_file(context), report.render_week(page))
+
+
+PAGES: Mapping[Kind, Page] = {"night": night, "week": week}
+"""What writes the page of a job that ended early."""
+
+
+def withdraw(context: Context, job: Kind) -> None:
+    """Remove the page that says why a night was not published, or a week failed: it is published now."""
+    file = _night_file(context) if job == "night" else _week_file(context)
+    file.unlink(missing_ok=True)
+
+
+def _night_file(context: Context) -> Path:
+    return pages.folder(context) / f"{context.job.as_of}-not-published.html"
+
+
+def _week_file(context: Context) -> Path:
+    return pages.folder(context) / f"week-{context.job.as_of}-failed.html"
 
 
 def _title(context: Context) -> str:
@@ -161,18 +213,13 @@ def _title(context: Context) -> str:
 def _champion(context: Context) -> report.Champion | None:
     try:
         return pages.scoring_now(context)
-    except (ConfigError, WarehouseError):  # its TOML may be what is wrong
+    except MetariskError:  # its TOML, or the champion itself, may be what is wrong
         return None
 
 
 def _last_published(context: Context) -> date | None:
     """Date of the night that readers see; None where there is none, or the warehouse does not answer."""
     try:
-        rows = context.warehouse.rows(
-            "SELECT max(as_of) AS last FROM metarisk.publication WHERE portfolio = $portfolio",
-            {"portfolio": context.job.portfolio},
-        )
+        return last_night(context)
     except WarehouseError:
         return None
-    last: date | None = rows[0]["last"]
-    return last

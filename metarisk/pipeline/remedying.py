@@ -16,9 +16,11 @@ RECENCY = "recency.json"
 _OPEN_THEN = """
 SELECT o.segment FROM metarisk.drift_alert AS o
 WHERE o.portfolio = $portfolio AND o.event = 'opened' AND o.as_of < $as_of AND o.segment IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM metarisk.retracted_run AS t WHERE t.run_id = o.run_id)
   AND NOT EXISTS (
     SELECT 1 FROM metarisk.drift_alert AS c
     WHERE c.portfolio = o.portfolio AND c.alert_id = o.alert_id AND c.event = 'closed' AND c.as_of < $as_of
+      AND NOT EXISTS (SELECT 1 FROM metarisk.retracted_run AS t WHERE t.run_id = c.run_id)
   )
 """
 

@@ -34,6 +34,7 @@ from metarisk.pipeline.night import (
     score_files,
     support,
 )
+from metarisk.pipeline.standing import require_standing
 from metarisk.pipeline.storing import reopened
 from metarisk.scoring import BASE, mean_score
 from metarisk.tasks import population
@@ -43,7 +44,6 @@ SCORE, SEGMENT, BASE_SCORE = "__score", "__segment", "__base"
 _KEPT = {"score": SCORE, "segment": SEGMENT, BASE: BASE_SCORE}
 SAME = 1e-9
 """Replays of what was published agree with it to this."""
-_CURRENT = "SELECT run_id FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of = $as_of"
 _RUN = """
 SELECT r.run_id, r.portfolio, r.as_of, r.model_id, r.extract_hash, r.config_hash, r.code_version, m.recipe,
     m.as_of AS cut_off
@@ -70,18 +70,9 @@ def published(context: Context, as_of: date) -> Night:
     """The published night of an as_of, its files hash-checked.
 
     Raises:
-        DataError: the night is not published, or its files are no longer whole in the lake.
+        DataError: the night is not published or was taken back, or its files are no longer whole in the lake.
     """
-    portfolio = context.job.portfolio
-    found = context.warehouse.rows(_CURRENT, {"portfolio": portfolio, "as_of": as_of})
-    if not found:
-        raise DataError(
-            "no night of this date is published",
-            portfolio=portfolio,
-            on=as_of,
-            remedy="check the date; the view `night` has all that were published",
-        )
-    return night_of(context, found[0]["run_id"])
+    return night_of(context, require_standing(context, as_of)["run_id"])
 
 
 def night_of(context: Context, run_id: str) -> Night:
@@ -266,7 +257,9 @@ class Replay:
         columns = self._portfolio.columns
         told = (columns.opened_on, *columns.segments, *self._portfolio.features, columns.lgd, columns.ead)
         out = np.zeros(rows[0].height, dtype=bool)
-        for name in dict.fromkeys(name for name in told if name is not None):
+        # A feature that was added or removed and that neither model reads scores no row.
+        shared = rows[0].columns, rows[1].columns
+        for name in dict.fromkeys(name for name in told if name and all(name in columns for columns in shared)):
             out |= rows[0][name].ne_missing(rows[1][name]).to_numpy()
         return out
 

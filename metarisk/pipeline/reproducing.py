@@ -22,9 +22,11 @@ from metarisk.pipeline.identity import code_version, configuration, versions
 from metarisk.pipeline.replaying import Night, night_of
 from metarisk.pipeline.sharding import score
 from metarisk.pipeline.sides import ALSO
+from metarisk.pipeline.standing import taken_back
 
 _MANIFEST = "SELECT manifest FROM metarisk.run WHERE run_id = $run_id"
 _KNOWN = "SELECT min(published_at) AS known FROM metarisk.publication WHERE run_id = $run_id"
+_RETRACTED = "SELECT retracted_at AS published_at, reason FROM metarisk.retracted_run WHERE run_id = $run_id"
 _PUBLISHED = "SELECT * FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of"
 
 
@@ -55,6 +57,7 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
     """
     night = night_of(context, run_id)
     then = json.loads(context.warehouse.rows(_MANIFEST, {"run_id": run_id})[0]["manifest"])
+    known = context.warehouse.rows(_KNOWN, {"run_id": run_id})[0]["known"]
     began = lake.read_manifest(night.run.folder / "adapt")
     drifting = json.loads(began.get(nights.DRIFTING, "[]"))
     lines = lake.read_manifest(night.run.extract.directory).get(lake.ERASED, [])
@@ -66,12 +69,11 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
             shutil.copytree(night.run.folder / "adapt", again.folder / "adapt")
         else:
             with lake.staged(again.folder / "adapt") as into:
-                nights.write_adaptation(night.context, again, into, drifting)
+                nights.write_adaptation(night.context, again, into, drifting, known)
                 lake.write_manifest(into, {"run_id": run_id, ALSO: began.get(ALSO, "{}")})
         score(night.context, again)
         scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in nights.score_files(again))
         if night.context.spec.derive is not None and not erased:
-            known = context.warehouse.rows(_KNOWN, {"run_id": run_id})[0]["known"]
             write_derived(night.context, again, again.folder / DERIVED, known)
             scores = pl.concat([scores, pl.read_parquet(again.folder / DERIVED / SCORES)])
         steps = ("adapt",) if erased else ("adapt", "score", DERIVED)
@@ -135,6 +137,8 @@ def _rows_differ(night: Night, scores: pl.DataFrame, erased: Collection[str]) ->
 
 
 def _around(night: Night, then: Mapping[str, Any]) -> Iterator[str]:
+    for row in night.context.warehouse.rows(_RETRACTED, {"run_id": night.run.run_id}):
+        yield f"{taken_back(row)}; no reader sees this run"
     if night.run.code_version != code_version():
         yield f"code was {night.run.code_version} and is {code_version()}"
     if night.run.config_hash != configuration(night.context):

@@ -13,7 +13,7 @@ from metarisk.pipeline.archiving import require_rows
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.driftpages import sides
 from metarisk.pipeline.night import run_folder
-from metarisk.pipeline.publish import current_publication
+from metarisk.pipeline.standing import require_standing
 from metarisk.pipeline.watching import WORST
 
 _FOUND = """
@@ -95,11 +95,6 @@ def _state(row: Mapping[str, Any]) -> str:
 
 
 def _published(context: Context) -> Mapping[str, Any]:
-    found = current_publication(context)
-    if found is None:
-        raise DataError(
-            "no night is published for that date", portfolio=context.job.portfolio, on=context.job.as_of,
-            remedy="leave --as-of out for the newest; `metarisk runs` shows what ran",
-        )  # fmt: skip
+    found = require_standing(context)
     require_rows(context, found["run_id"], context.job.as_of, "drift_metric")
     return found

@@ -27,6 +27,7 @@ from metarisk.pipeline.chunks import BATCH_ROWS
 from metarisk.pipeline.comparing import Comparison, compare
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.identity import code_version, configuration, identity
+from metarisk.pipeline.inputs import INPUTS, inputs_of
 from metarisk.pipeline.modelcards import TAUGHT, taught
 from metarisk.pipeline.models import CARD, Card, champion_for
 from metarisk.pipeline.night import Checked, scan, strangers
@@ -36,6 +37,7 @@ from metarisk.pipeline.replaying import SCORE
 from metarisk.pipeline.scored import LINK, Spilled, score_population
 from metarisk.pipeline.storing import registry_root
 from metarisk.pipeline.trials import keep_trials
+from metarisk.pipeline.trying import Attempt, append_end
 from metarisk.portfolios import dropped_rows, extract_sql, unknown_events
 from metarisk.tasks import LABEL, teaching, tells
 
@@ -207,6 +209,7 @@ def train(context: Context, judged: Judged) -> Trained:
     frame = scan(context, judged.checked)
     teach = training.teaching_rows(frame, portfolio, spec, as_of)
     recipe = judged.decision.recipe
+    training.require_labels(training.teaching_of(recipe, teach, portfolio), portfolio, spec, as_of)
     work = judged.folder / "training"
     model = training.fit(
         recipe,
@@ -251,6 +254,7 @@ def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFram
         "code": code_version(),
         "extract": judged.checked.extract.extract_hash,
         TAUGHT: taught(teach, context),
+        INPUTS: inputs_of(portfolio),
     }
     known = None
     if portfolio.population == "application":
@@ -264,7 +268,7 @@ def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFram
     return registry.save(registry_root(context), portfolio.name, files, about)
 
 
-def register(context: Context, trained: Trained) -> dict[str, Any]:
+def register(context: Context, trained: Trained, attempt: Attempt) -> dict[str, Any]:
     """Write model, state and evidence to the warehouse in one transaction; registering it again changes nothing."""
     job, judged = context.job, trained.judged
     promoted = judged.decision.promote
@@ -308,6 +312,7 @@ def register(context: Context, trained: Trained) -> dict[str, Any]:
                 [keys | target | row for row in trained.backtests.iter_rows(named=True)],
             )
             append_states(context, transaction, trained.model_id, states, judged.decision.reason)
+        append_end(context, transaction, attempt, "registered", step="register")
     context.warehouse.snapshot()
     return {"model_id": trained.model_id, "promoted": promoted}
 

@@ -17,9 +17,11 @@ from metarisk.portfolios.reading import (
     scores_suite_path,
     suite_path,
 )
+from metarisk.portfolios.schedules import Schedule, grace, read_schedule
 
 __all__ = [
     "Finding",
+    "Schedule",
     "also_sql",
     "as_of_from_schedule",
     "calendar_dates",
@@ -29,10 +31,12 @@ __all__ = [
     "dropped_rows",
     "extract_sql",
     "failed",
+    "grace",
     "list_portfolios",
     "load_portfolio",
     "local_day",
     "newest_due",
+    "read_schedule",
     "scores_suite_path",
     "suite_path",
     "unknown_events",

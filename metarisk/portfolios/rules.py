@@ -151,12 +151,20 @@ def _ranges(portfolio: Portfolio) -> Iterator[Broken]:
         "thresholds.max_model_age_days": (limits.max_model_age_days, 1),
         "thresholds.alert_budget": (limits.alert_budget, 0),
         "thresholds.alert_close_nights": (limits.alert_close_nights, 1),
+        "thresholds.min_vanished_rows": (1 if limits.min_vanished_rows is None else limits.min_vanished_rows, 1),
         "validation.folds": (portfolio.validation.folds, 1),
         "validation.fold_months": (portfolio.validation.fold_months, 1),
     }
     for key, (value, lowest) in least.items():
         if value < lowest:
             yield Broken(f"`{key}` is {value}", f"use {lowest} or more")
+    # Written so that NaN breaks them too.
+    if limits.max_score_move is not None and not limits.max_score_move > 0:
+        yield Broken(f"`thresholds.max_score_move` is {limits.max_score_move}", "use a number above 0")
+    if limits.max_score_stretch is not None and not limits.max_score_stretch > 1:
+        yield Broken(f"`thresholds.max_score_stretch` is {limits.max_score_stretch}", "use a number above 1")
+    if limits.min_score_agreement is not None and not -1 <= limits.min_score_agreement < 1:
+        yield Broken(f"`thresholds.min_score_agreement` is {limits.min_score_agreement}", "use -1 or more, below 1")
     if not 1 <= portfolio.source.partitions <= MOST_PARTITIONS:
         yield Broken(f"`source.partitions` is {portfolio.source.partitions}", f"use 1 to {MOST_PARTITIONS}")
     for recipe, times in Counter(portfolio.candidates).items():

@@ -3,6 +3,7 @@
 The only package that knows Great Expectations, which it imports when a check begins and not before.
 """
 
+from metarisk.quality import guarding
 from metarisk.quality.book import FINDINGS, MAX_UNKNOWN_EVENTS
 from metarisk.quality.checking import check
 from metarisk.quality.recoding import segment_recode
@@ -16,6 +17,7 @@ __all__ = [
     "Result",
     "Severity",
     "check",
+    "guarding",
     "score_parameters",
     "segment_recode",
 ]

@@ -52,7 +52,7 @@ def judge(
 
     Raises:
         ConfigError: a rule that Great Expectations does not know or cannot run; a rule that was not judged has not
-            passed, so nothing may go on.
+            passed, so nothing may go on. One that only warns has failed where its column is gone.
     """
     # Its context is global to the process, and so is the filter of warnings that its import needs.
     with _ONE_AT_A_TIME, _quiet():
@@ -160,6 +160,9 @@ def _verdict(rule: Rule, found: Any, columns: Sequence[str], suite: str, portfol
     if problem:
         unknown = [column for column in rule.columns if column not in columns]
         hint = f"there is no column {unknown[0]!r}{did_you_mean(unknown[0], columns)}" if unknown else problem
+        if unknown and rule.severity != "critical" and not rule.excludes:
+            # A column that left the portfolio: what only warns stops no night, and has not passed either.
+            return Verdict(False, None, f"it cannot be judged: {hint}", None)
         raise ConfigError(
             f"expectations/{suite}: {rule.name} cannot be judged: {hint}",
             remedy="correct the rule, or the extract that it reads",

@@ -72,7 +72,7 @@ class Quality:
         rest = f" ({len(critical) - 1} more critical rules failed)" if len(critical) > 1 else ""
         rows = f"look at `{self.failing}`, then " if self.failing and first.failing_rows else ""
         raise QualityError(
-            f"critical rule of {self.suite} failed: {first.rule}: {first.detail}{rest}",
+            f"critical rule of {first.suite} failed: {first.rule}: {first.detail}{rest}",
             remedy=first.remedy or f"{rows}correct the source, or the rule if it is wrong",
             portfolio=self.portfolio,
             column=first.column,

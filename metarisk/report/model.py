@@ -12,8 +12,9 @@ from metarisk.metrics import Interval, ReliabilityBin
 
 Severity = Literal["critical", "warning", "info"]
 DriftStatus = Literal["ok", "watch", "alert", "blind", "concept drift suspected"]
-Outcome = Literal["published", "unchanged", "refused", "failed"]
-"""`unchanged`: the same run was published before; `refused`: a check stopped it; `failed`: an error did."""
+Outcome = Literal["published", "unchanged", "refused", "failed", "retracted"]
+"""`unchanged`: the same run was published before; `refused`: a check stopped it; `failed`: an error did; `retracted`: a
+person took it back."""
 Decision = Literal["promoted", "kept", "waiting", "vetoed", "failed"]
 Role = Literal["champion", "challenger", "candidate", "baseline"]
 
@@ -288,7 +289,7 @@ class NightReport:
     mode: Mode
     outcome: Outcome
     reason: str = ""
-    """Why nothing was published, or why this is a backfill or a restatement."""
+    """Why nothing was published, or why it was taken back, or why this is a backfill or a restatement."""
     published_at: datetime | None = None
     stopped_at: datetime | None = None
     """When a refused or failed attempt ended."""

@@ -116,7 +116,7 @@ def render_week(report: WeekReport) -> str:
 
 def _night_problems(report: NightReport) -> list[Problem]:
     problems = []
-    if report.outcome in ("refused", "failed"):
+    if report.outcome in ("refused", "failed", "retracted"):
         problems.append(Problem("bad", report.reason or "Nothing was published."))
     # The check that stopped the night stands in its reason already.
     problems += _quality_problems(check for check in report.quality if not problems or check.rule not in report.reason)

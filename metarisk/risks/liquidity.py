@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk.domain import ConfigError, Derived, NightView, RiskSpec
+from metarisk.domain import ConfigError, Derived, Limits, NightView, RiskSpec
 from metarisk.liquidity import days_to_liquidate, exit_factor, exogenous_cost
 from metarisk.volatility.books import books
 from metarisk.volatility.panel import LEAST_SCENARIOS, Panel
@@ -153,6 +153,8 @@ SPEC = RiskSpec(
     default="relative",
     promotion="interval",
     score_unit="expected log illiquidity",
+    # an entity is there every night or not at all
+    limits=Limits(min_vanished_rows=5),
     derive=derive,
     options={"value": "amihud_5d", "offset": 1e-5, "participation": 0.1, "spread_scale": 3.0},
 )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, Derived, NightView, RiskSpec
+from metarisk.domain import Array, Derived, Limits, NightView, RiskSpec
 from metarisk.metrics import paired_bootstrap, qlike
 from metarisk.volatility.backtests import (
     acerbi_szekely,
@@ -268,6 +268,8 @@ SPEC = RiskSpec(
     default="episodic",
     promotion="interval",
     score_unit="expected daily variance",
+    # the labels of a crash move the level of every asset
+    limits=Limits(max_score_move=1.0, min_vanished_rows=5),
     derive=derive,
     options={"volatility": "vol_1d", "garch": True},
 )

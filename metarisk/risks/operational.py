@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, DataError, Derived, ModelError, NightView, Portfolio, RiskSpec, segment_name
+from metarisk.domain import Array, DataError, Derived, Limits, ModelError, NightView, Portfolio, RiskSpec, segment_name
 from metarisk.losses import (
     PooledSeverity,
     Rates,
@@ -334,6 +334,8 @@ SPEC = RiskSpec(
     default="segment_head",
     promotion="manual",
     score_unit="expected loss events",
+    # a cell is there every night; mines and plants close by ones
+    limits=Limits(min_vanished_rows=10),
     derive=derive,
     options={"collected_from": 0.0, "currency": "", "correlation": 0.0},
 )

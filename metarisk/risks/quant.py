@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from metarisk.domain import Array, Derived, NightView, RiskSpec, WeekView
+from metarisk.domain import Array, Derived, Limits, NightView, RiskSpec, WeekView
 from metarisk.metrics import Interval, paired_bootstrap
 from metarisk.signals import (
     Path,
@@ -204,6 +204,8 @@ SPEC = RiskSpec(
     default="pooled_logistic",
     promotion="interval",
     score_unit="expected rank by the next five days' return, in standard deviations",
+    # signals are weak: refits on newer weeks agree less than models of risk do
+    limits=Limits(max_score_move=2.0, min_score_agreement=0.4, max_score_stretch=2.5, min_vanished_rows=5),
     derive=derive,
     trials=trials,
     options={

@@ -29,11 +29,16 @@ _KEPT = f"""
     FROM {CATALOG}.metarisk.publication AS p
     JOIN (
         SELECT portfolio, as_of,
-               row_number() OVER (PARTITION BY portfolio ORDER BY as_of DESC) AS age,
-               row_number() OVER (PARTITION BY portfolio, date_trunc('month', as_of) ORDER BY as_of DESC) AS from_end
-        FROM (SELECT DISTINCT portfolio, as_of FROM {CATALOG}.metarisk.publication)
+               count(*) FILTER (stands) OVER (PARTITION BY portfolio ORDER BY as_of DESC) AS age,
+               stands AND row_number() OVER (
+                   PARTITION BY portfolio, stands, date_trunc('month', as_of) ORDER BY as_of DESC
+               ) = 1 AS ends_month
+        FROM (
+            SELECT portfolio, as_of, arg_max(run_id IS NOT NULL, seq) AS stands
+            FROM {CATALOG}.metarisk.publication GROUP BY portfolio, as_of
+        )
     ) AS night USING (portfolio, as_of)
-    WHERE night.age <= {NIGHTS} OR night.from_end = 1
+    WHERE p.run_id IS NOT NULL AND (night.age <= {NIGHTS} OR night.ends_month)
 """  # noqa: S608 - constants only
 
 

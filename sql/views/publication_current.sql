@@ -1,11 +1,11 @@
--- The publication that counts for each portfolio and as_of: its highest seq.
+-- The publication that stands for each portfolio and as_of: its highest seq, unless that takes the night back.
 CREATE VIEW metarisk.publication_current AS
-SELECT portfolio, as_of, seq, run_id, published_at, reason, as_of = max_as_of AS is_latest
+SELECT
+    portfolio, as_of, seq, run_id, published_at, reason, as_of = max(as_of) OVER (PARTITION BY portfolio) AS is_latest
 FROM (
     SELECT
         portfolio, as_of, seq, run_id, published_at, reason,
-        row_number() OVER (PARTITION BY portfolio, as_of ORDER BY seq DESC) AS place,
-        max(as_of) OVER (PARTITION BY portfolio) AS max_as_of
+        row_number() OVER (PARTITION BY portfolio, as_of ORDER BY seq DESC) AS place
     FROM metarisk.publication
 ) AS ranked
-WHERE place = 1;
+WHERE place = 1 AND run_id IS NOT NULL;

@@ -1,5 +1,5 @@
 -- Every score ever published with the time during which it was the current one: known_from <= t < known_to answers
--- "what did we know at t". known_to is null while it is still current.
+-- "what did we know at t". known_to is null while it is still current; a retraction ends it too.
 CREATE VIEW metarisk.score_as_known AS
 SELECT
     s.portfolio, s.as_of, s.entity, s.target, s.segment, s.status, s.score, s.score_low, s.score_high, s.grade, s.points,

@@ -11,7 +11,7 @@ FROM (
         n.newest_as_of
     FROM metarisk.publication_current AS p
     JOIN metarisk.adaptation AS a ON a.run_id = p.run_id
-    JOIN (SELECT portfolio, max(as_of) AS newest_as_of FROM metarisk.publication GROUP BY portfolio) AS n
+    JOIN (SELECT portfolio, max(as_of) AS newest_as_of FROM metarisk.publication_current GROUP BY portfolio) AS n
         ON n.portfolio = p.portfolio
 ) AS ranked
 WHERE place = 1;

@@ -37,8 +37,8 @@ WHERE c.table_schema = 'metarisk' AND t.table_type = 'BASE TABLE' AND c.table_na
 ORDER BY c.table_name, c.ordinal_position
 """
 _NIGHTLY = (
-    "adaptation", "drift_metric", "event_log", "measure", "publication", "quality_result", "risk_score", "run",
-    "run_attempt", "score_move_part",
+    "adaptation", "attempt_start", "drift_metric", "event_log", "measure", "publication", "quality_result",
+    "risk_score", "run", "run_attempt", "score_move_part",
 )  # fmt: skip
 
 

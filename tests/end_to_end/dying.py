@@ -102,6 +102,37 @@ def week(project: Project, as_of: date, step: str, when: When) -> None:
     pipeline.weekly(Context(context.job, context.settings, dying, dying.clock), dying)
 
 
+RETRACT_DEATHS: Mapping[str, Callable[[str, list[Path]], bool]] = {
+    "nothing is appended": lambda event, _: event == "clock 1",
+    "all but the log is appended": lambda event, _: event == "clock 2",
+    "the file for BI is built": lambda event, paths: (
+        event == "open" and paths[0].name == "warehouse-bi.building.duckdb"
+    ),
+    "the page is written": lambda event, paths: event == "open" and paths[0].name.endswith("-retracted.html"),
+}
+"""Until where a retraction gets: it dies where it asks the time, first of the publication, then of the event, or opens
+a file."""
+
+
+def retraction(project: Project, as_of: date, death: str) -> None:
+    """Take a night back, and never end."""
+    asked = 0
+
+    def heard(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and RETRACT_DEATHS[death]("open", [Path(str(arguments[0]))]):
+            die()
+
+    def clock() -> datetime:
+        nonlocal asked
+        asked += 1
+        if RETRACT_DEATHS[death](f"clock {asked}", []):
+            die()
+        return tiny.noon()
+
+    sys.addaudithook(heard)
+    pipeline.retract(replace(project.context(as_of), clock=clock), "Ann Officer", "wrong file")
+
+
 DEATHS: Mapping[str, Callable[[str, list[Path]], bool]] = {
     "the journal is written": lambda event, paths: event == "os.rename" and paths[1].name == f"{NAME}.json",
     "rows are renamed": lambda event, _: event == "clock",

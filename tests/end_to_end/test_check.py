@@ -9,7 +9,7 @@ import pytest
 
 from metarisk import pipeline
 from metarisk.domain import DataError
-from metarisk.pipeline.trying import try_portfolio
+from metarisk.pipeline.portfolio_check import try_portfolio
 from metarisk.portfolios import Finding
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, Project

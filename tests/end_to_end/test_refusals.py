@@ -116,8 +116,8 @@ def test_scores_that_fail_their_guard_show_both_suites(duckdb: Project) -> None:
     error, text = stopped(duckdb, QualityError, pipeline.nightly)
     assert shows(text, error)
     assert "stopped in step guard" in text
-    # Those of the extract, its wrong amounts among them, and those of the scores.
-    assert f"checks failed 2 of {5 + len(rules['expectations'])}" in text
+    # Those of the extract, its wrong amounts among them, those of the scores, and the eight of the night as a whole.
+    assert f"checks failed 2 of {5 + len(rules['expectations']) + 8}" in text
     assert duckdb.count("publication") == 0
 
 

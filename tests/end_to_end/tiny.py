@@ -208,7 +208,7 @@ class Project:
         own = {row["name"] for row in tables if not row["name"].startswith("risk_score_")}
         return {
             name: sorted(_readable(row) for row in self.warehouse.rows(f"SELECT * FROM metarisk.{name}"))
-            for name in sorted(own - {"run_attempt", "schema_migration", "view_set"})
+            for name in sorted(own - {"attempt_start", "run_attempt", "schema_migration", "view_set"})
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -13,8 +14,9 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterNam
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Failed, Pending, Running, Scheduled
+from typer.testing import CliRunner
 
-from flows import server, upkeep
+from flows import ops, server, upkeep
 from metarisk import pipeline
 from metarisk.domain import Job
 from metarisk.pipeline import Context, Quiet
@@ -168,6 +170,14 @@ def test_the_doctor_has_a_remedy_for_all_that_is_wrong(
     ):
         assert what in told[subject].what
         assert remedy in told[subject].remedy
+
+
+def test_the_next_starts_are_those_of_the_server(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", str(client.api_url))
+    told = CliRunner().invoke(ops.app, ["next"])
+    starts = json.loads(told.output)
+    for name in ("nightly", "weekly"):
+        assert starts[name] == f"{upkeep.next_runs(client)[name]:%Y-%m-%d %H:%M} UTC"
 
 
 @pytest.mark.parametrize(("stuck", "freed"), [(Pending, StateType.SCHEDULED), (Running, StateType.CRASHED)])

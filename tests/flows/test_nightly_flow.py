@@ -338,7 +338,7 @@ def test_a_password_reaches_nothing_that_prefect_keeps(
         assert nightly(as_of=FIRST, return_state=True).is_failed()
         assert published(settings, "hushed") == [FIRST]
         with monkeypatch.context() as wrong:
-            wrong.setattr(pipeline.night, "guard", defect)
+            wrong.setattr(pipeline.guarding, "guard", defect)
             state = nightly("hushed", SECOND, return_state=True)
             assert "RuntimeError: a defect, of Context(" in str(state.message)
             monkeypatch.setenv("METARISK_WAREHOUSE", url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -291,9 +292,14 @@ def test_models_and_audit(job: Job) -> None:
 
 def test_doctor(job: Job, tmp_path: Path) -> None:
     call = job[0]
+    # Its book has ended: the schedule would go on, and nobody ran the nights since.
+    assert re.match(r"\d+ owed, 2026-07-01 to 20.*; night 2026-06-30, \d+ days old", _bad(call, "status of tiny"))
+    call = Caller(tiny.copy(call.project, tmp_path / "ended"))
+    call.project.edit("portfolios/tiny.toml", 'timezone = "UTC"', 'timezone = "UTC"\nscheduled = false')
     found = {line["subject"]: line for line in call.json("doctor")["findings"]}
     assert all(line["fine"] for line in found.values())
     assert "is whole" in found["champion of tiny"]["what"]
+    assert "no schedule: no night is due; night 2026-06-30" in found["status of tiny"]["what"]
     assert "will be applied" not in found["warehouse duckdb"]["what"]
     assert "no server is known" in found["Prefect"]["what"]
     assert "are whole in the lake" in found["newest night of tiny"]["what"]
@@ -317,10 +323,35 @@ def test_doctor(job: Job, tmp_path: Path) -> None:
         assert f"{file} is damaged" in _bad(sick, "newest night of tiny")
         file.write_bytes(content)
     sick.project.edit("portfolios/tiny.toml", "[validation]", "[thresholds]\nmax_model_age_days = 1\n\n[validation]")
-    assert "2 days old at the newest night, max_model_age_days is 1" in _bad(sick, "champion of tiny")
+    assert "the model is 2 days old, more than max_model_age_days = 1" in _bad(sick, "status of tiny")
     (data / "warehouse.duckdb").write_bytes(b"not a database, and long enough to be looked at " * 100)
     assert _bad(sick, "warehouse duckdb")
     assert "BAD warehouse duckdb" in sick("doctor", ends=1).stdout
+
+
+def test_status(job: Job, tmp_path: Path) -> None:
+    call = job[0]
+    (row,) = call.json("status", ends=1)["portfolios"]
+    assert (row["portfolio"], row["status"], row["row"]["newest_night"]) == ("tiny", "red", str(SECOND))
+    line = call("status", "-p", "tiny", ends=1).stdout
+    assert line.startswith(f"red   tiny: night {SECOND}, ")
+    for words in (" owed; last attempt night ", "published; model 2026-06-28, ", "0 alerts open; "):
+        assert words in line
+    assert len(line.splitlines()) == 1
+    assert "did you mean 'tiny'" in call("status", "-p", "tinny", ends=1).stderr
+    ended = Caller(tiny.copy(call.project, tmp_path / "ended"))
+    toml = ended.project.settings.project / "portfolios" / "tiny.toml"
+    ended.project.edit("portfolios/tiny.toml", 'timezone = "UTC"', 'timezone = "UTC"\nscheduled = false')
+    told = ended("status")
+    assert told.stdout.startswith("grey  tiny: ")
+    assert "No Prefect server is known here" in told.stderr
+    text = toml.read_text()
+    toml.write_text("risk =")
+    assert "is not TOML" in ended("status", ends=1).stdout
+    toml.write_text(text.replace("scheduled = false", "scheduled = true"))
+    ended("status", ends=1)
+    toml.unlink()
+    assert "portfolios/tiny.toml is gone" in ended("status", ends=1).stdout
 
 
 SICK = {

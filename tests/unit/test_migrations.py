@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metarisk.domain import ConfigError, Warehouse
+from metarisk.domain import ConfigError, DataError, Warehouse
 from metarisk.warehouse import migrations
 from metarisk.warehouse.statements import split
 from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_postgresql, publish_night, user
@@ -91,6 +91,31 @@ def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Wa
     rows = empty_warehouse.rows("SELECT score, expected_loss FROM metarisk.score_current")
     assert [row["expected_loss"] for row in rows] == [None, None]
     assert empty_warehouse.rows("SELECT * FROM metarisk.grade_backtest_current") == []
+
+
+def test_nights_that_were_published_can_be_taken_back(empty_warehouse: Warehouse, folder: Path) -> None:
+    """020 on a warehouse that published before it: its rows and its keys stay."""
+    new = folder / "migrations" / "020_retraction.sql"
+    later = {path: path.read_text() for path in (folder / "migrations").glob("*.sql") if path.name >= new.name}
+    views = {path: path.read_text() for path in (folder / "views").glob("*.sql")}
+    for path in (*later, *(path for path, text in views.items() if "retracted_run" in text)):
+        path.unlink()
+    migrate(empty_warehouse, folder)
+    publish_night(empty_warehouse, date(2026, 3, 27), run_id="old", entities=2)
+    before = empty_warehouse.rows("SELECT * FROM metarisk.publication")
+    for path, text in (later | views).items():
+        path.write_text(text)
+    assert new.stem in migrate(empty_warehouse, folder)
+    assert empty_warehouse.rows("SELECT * FROM metarisk.publication") == before
+    taken = (
+        "INSERT INTO metarisk.publication SELECT portfolio, as_of, {}, NULL, published_at + INTERVAL '1 hour', 'why' "
+        "FROM metarisk.publication"
+    )
+    with pytest.raises(DataError), empty_warehouse.transaction() as transaction:
+        transaction.execute(taken.format(1))
+    with empty_warehouse.transaction() as transaction:
+        transaction.execute(taken.format(2))
+    assert empty_warehouse.rows("SELECT * FROM metarisk.score_current") == []
 
 
 def test_a_file_that_comes_late_is_refused(warehouse: Warehouse, folder: Path) -> None:

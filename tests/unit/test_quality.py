@@ -219,7 +219,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "did you mean 'expect_column_values",
     ),
     "unknown column": (
-        rule("expect_column_values_to_not_be_null", column="incme"),
+        rule("expect_column_values_to_not_be_null", "critical", column="incme"),
         "no column 'incme' (did you mean 'income'?)",
     ),
     "unknown argument": (
@@ -248,6 +248,17 @@ def test_a_rule_that_cannot_be_judged_is_an_error_and_no_pass(tmp_path: Path, ca
     assert expected in text
     assert "expectations/suite.json" in text
     assert "portfolio book" in text
+
+
+def test_a_warning_about_a_column_that_is_gone_has_failed_and_stops_nothing(tmp_path: Path) -> None:
+    found = judged(tmp_path, changed(), rule("expect_column_values_to_not_be_null", "warning", column="incme"))
+    (result,) = of_suite(found)
+    assert (result.success, result.failing_rows) == (False, None)
+    assert found.warnings == [
+        "column incme: column values to not be null failed: it cannot be judged: there is no column 'incme' "
+        "(did you mean 'income'?)"
+    ]
+    found.require()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"expectations": {}}', '{"expectations": []}'])

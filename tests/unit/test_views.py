@@ -1,4 +1,4 @@
-"""What BI sees: the views over published, restated and dropped nights, the five documented queries, the snapshot."""
+"""What BI sees: the views over published, restated and dropped nights, the six documented queries, the snapshot."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def fill(warehouse: Warehouse) -> None:
         insert(
             transaction, "metarisk.run_attempt", attempt_id="late", run_id=None, portfolio="loans", as_of=MONDAY,
             mode="nightly", step="ready", started_at=NOON, ended_at=NOON, host="h", pid=1, outcome="source_late",
+        )  # fmt: skip
+        insert(
+            transaction, "metarisk.portfolio", portfolio="loans", seq=1, told_at=NOON, title="Loans", timezone="UTC",
+            calendar="daily", catch_up="all", scheduled=False, start_minute=255, start_timezone="Europe/Berlin",
+            grace_minutes=360, max_model_age_days=60,
         )  # fmt: skip
         for night, rule in ((FRIDAY, "old"), (MONDAY, "unique")):
             insert(
@@ -147,13 +152,56 @@ def test_the_views_tell_segments_models_and_drift(read: Read) -> None:
     assert summary == [("north|auto", 2, pytest.approx(0.301), 0.3), ("south|auto", 1, pytest.approx(0.301), 0.301)]
 
 
+def test_the_views_skip_what_was_taken_back(warehouse: Warehouse) -> None:
+    fill(warehouse)
+    keys: dict[str, Any] = {"portfolio": "loans", "feature": "income", "metric": "psi", "status": "alert"}
+    keys |= {"happened_at": NOON, "told": "message"}
+    with warehouse.transaction() as transaction:
+        for seq, (alert, event, night, run, author) in enumerate(
+            (
+                ("old", "opened", FRIDAY, "friday", "metarisk"),
+                ("old", "closed", MONDAY, "again", "metarisk"),
+                ("new", "opened", MONDAY, "again", "metarisk"),
+                ("new", "acknowledged", MONDAY, None, "Ann"),
+            ),
+            start=1,
+        ):
+            line = keys | {"seq": seq, "alert_id": alert, "event": event, "as_of": night, "author": author}
+            insert(transaction, "metarisk.drift_alert", **line, run_id=run)
+    opened = "SELECT alert_id, acknowledged_by FROM metarisk.drift_alert_open ORDER BY 1"
+    assert warehouse.rows(opened) == [{"alert_id": "new", "acknowledged_by": "Ann"}]
+    for seq, run in ((3, None), (4, "again")):
+        with warehouse.transaction() as transaction:
+            insert(
+                transaction, "metarisk.publication", portfolio="loans", as_of=MONDAY, seq=seq, run_id=run,
+                published_at=NOON + timedelta(days=seq), reason="wrong file",
+            )  # fmt: skip
+        gone = run is None
+        read = "SELECT DISTINCT as_of, run_id FROM metarisk.score_current WHERE portfolio = 'loans'"
+        assert warehouse.rows(read) == [{"as_of": FRIDAY if gone else MONDAY, "run_id": "friday" if gone else "again"}]
+        taken = "SELECT run_id FROM metarisk.retracted_run ORDER BY 1"
+        assert [row["run_id"] for row in warehouse.rows(taken)] == (["again", "monday"] if gone else ["monday"])
+        assert [row["alert_id"] for row in warehouse.rows(opened)] == (["old"] if gone else ["new"])
+        nights = "SELECT seq, is_current, status FROM metarisk.night WHERE as_of = $as_of ORDER BY seq"
+        lines = [(row["seq"], row["is_current"], row["status"]) for row in warehouse.rows(nights, {"as_of": MONDAY})]
+        assert lines == [(1, False, "retracted"), (2, False, "retracted" if gone else "green"), (3, False, "retracted"),
+                         (4, True, "green")][:seq]  # fmt: skip
+        health = "SELECT max(age_days) AS age FROM metarisk.segment_health WHERE portfolio = 'loans'"
+        assert warehouse.rows(health) == [{"age": 0 if gone else 3}]
+    known = (
+        "SELECT run_id, known_to FROM metarisk.score_as_known WHERE as_of = $as_of AND entity = 'loan-0' ORDER BY seq"
+    )
+    ends = [(row["run_id"], row["known_to"]) for row in warehouse.rows(known, {"as_of": MONDAY})]
+    assert ends == [("monday", NOON + timedelta(days=1)), ("again", NOON + timedelta(days=3)), ("again", None)]
+
+
 def test_the_view_tells_why_the_current_scores_moved(read: Read) -> None:
     found = read("SELECT run_id, segment, change, from_adaptation, is_latest FROM metarisk.score_move")
     assert found == [("again", "south|auto", pytest.approx(0.2), 0.25, True)]
 
 
 def test_the_documented_queries_answer(read: Read) -> None:
-    riskiest, moved, known, look, nights = (read(query) for query in QUERIES)
+    riskiest, moved, known, look, nights, standing = (read(query) for query in QUERIES)
     assert [(row[0], row[3]) for row in riskiest] == [
         *(("cards", f"loan-{number}") for number in (2, 1, 0)),
         *(("loans", f"loan-{number}") for number in (2, 1, 0)),
@@ -174,6 +222,8 @@ def test_the_documented_queries_answer(read: Read) -> None:
         ("loans", FRIDAY),
     ]
     assert {row[12] for row in nights} == {"map_head"}
+    # The attempt that found its source late was before the one that published Monday again.
+    assert [row[:4] for row in standing] == [("loans", "grey", "no schedule: no night is due", MONDAY)]
 
 
 # the snapshot
