@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from metarisk.domain import ConfigError, quoted
 from metarisk.domain.database import Source
+from metarisk.portfolios.bars import RISKS as RISKS_OF_BARS
+from metarisk.portfolios.bars import bars_of, draft_bars
+from metarisk.portfolios.days import INDEXED, PATTERN
 from metarisk.portfolios.profile import Profile, read_profile
-from metarisk.portfolios.roles import Decision, Roles, Wanted, roles_of
+from metarisk.portfolios.roles import Decision, Roles, Wanted, require_columns, roles_of
 
-PATTERN = "CAST({column} AS DATE) <= $as_of"
-INDEXED = f"{PATTERN} AND {{column}} < $as_of + 1"
 MONTHS = (12, 24, 36, 48, 60, 84, 120)
 """Horizons in months that are tried, shortest first."""
 INSIDE = 0.3
@@ -31,7 +32,7 @@ class Draft:
     """Files of a portfolio to be, by path relative to the project, and what was decided of each column."""
 
     files: Mapping[str, str]
-    decisions: tuple[Decision, ...]
+    decisions: Sequence[Decision]
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,32 @@ def draft_portfolio(name: str, table: str, source: Source, wanted: Wanted | None
         raise ConfigError(f"{name!r} cannot name a portfolio", remedy="use a-z, 0-9 and _, beginning with a letter")
     profile = read_profile(table, source, name)
     wanted = wanted or Wanted()
+    require_columns(profile, wanted, name)
+    if (bars := bars_of(profile, wanted)) is not None:
+        return Draft(*draft_bars(name, profile, bars, wanted))
+    if wanted.risk in RISKS_OF_BARS and not wanted.label:
+        raise ConfigError(
+            f"{table} has no bars: a row for each asset and day, with a price or a return",
+            remedy="name asset and day with --entity and --opened, or the value that is predicted with --label",
+            portfolio=name,
+        )
     roles = roles_of(profile, wanted, name)
-    horizon = _horizon(roles, profile)
+    horizon = _horizon(roles, profile, wanted)
     files = {
         f"portfolios/{name}.toml": _toml(name, roles, horizon, _risk(roles, horizon, wanted)),
         f"sql/extracts/{name}.sql": _sql(roles, profile, horizon),
         f"expectations/{name}.json": _suite(name, roles, profile),
     }
-    return Draft(files, tuple(roles.decisions))
+    return Draft(files, roles.decisions)
 
 
-def _horizon(roles: Roles, profile: Profile) -> Horizon:
+def _horizon(roles: Roles, profile: Profile, wanted: Wanted) -> Horizon:
     """The shortest usual horizon that holds events enough, and the delay within which 99 % of them are known."""
     if not roles.event_date:
-        return Horizon(12, 0, 0 if roles.value else 30, "", "nothing in the table shows how late it is known")
+        unseen = "nothing in the table shows how late it is known"
+        if wanted.risk == "fraud" or (not wanted.risk and "fraud" in roles.label.lower()):
+            return Horizon(0, 30, 30, "", unseen)
+        return Horizon(12, 0, 0 if roles.value else 30, "", unseen)
     dates = profile.sample.drop_nulls([roles.event_date])
     delay = (dates[roles.event_date] - dates[roles.opened_on]).dt.total_days()
     lag, lag_why = 30, "nothing in the table shows how late events are known"
@@ -103,8 +116,7 @@ def _risk(roles: Roles, horizon: Horizon, wanted: Wanted) -> str:
     if roles.value:
         return "operational" if roles.exposure else "credit"
     names = (roles.event_date, roles.known_date, roles.label)
-    frauds = any(re.search("fraud", name.lower()) for name in names)
-    return "fraud" if frauds or horizon.days else "credit"
+    return "fraud" if horizon.days or any("fraud" in name.lower() for name in names) else "credit"
 
 
 def _quote(text: str) -> str:
@@ -241,9 +253,9 @@ def _suite(name: str, roles: Roles, profile: Profile) -> str:
     if known := roles.known_date or roles.event_date:
         rules.append(rule("expect_column_values_to_be_between", "critical", column=known, max_value="$as_of"))
     for column in roles.features:
-        # A column may lose some of what it has before somebody must look: half of a gap more, or a hundredth.
+        # A column may lose some of what it has before somebody must look: a fifth of its gap, or of its values.
         share = profile.share(column)
-        mostly = max(0.0, math.floor(100 * (share - max(0.01, 0.5 * (1 - share)))) / 100)
+        mostly = max(0.0, math.floor(100 * (share - max(0.01, 0.2 * min(share, 1 - share)))) / 100)
         if mostly > 0:
             rules.append(rule("expect_column_values_to_not_be_null", "warning", column=column, mostly=mostly))
     return json.dumps({"name": name, "expectations": rules}, indent=2, ensure_ascii=False) + "\n"

@@ -110,7 +110,6 @@ def roles_of(profile: Profile, wanted: Wanted, portfolio: str) -> Roles:
         ConfigError: a column that was named does not exist, or the table has no key or no date to start from.
     """
     roles = Roles()
-    _require(profile, wanted, portfolio)
     _dates(roles, profile, wanted, portfolio)
     _entity(roles, profile, wanted, portfolio)
     _label(roles, profile, wanted)
@@ -131,7 +130,8 @@ def roles_of(profile: Profile, wanted: Wanted, portfolio: str) -> Roles:
     return roles
 
 
-def _require(profile: Profile, wanted: Wanted, portfolio: str) -> None:
+def require_columns(profile: Profile, wanted: Wanted, portfolio: str) -> None:
+    """Raise ConfigError where a column that was named does not exist."""
     names = (wanted.entity, wanted.opened, wanted.event, wanted.known, wanted.label, *(wanted.segments or ()))
     for name in filter(None, names):
         if name not in profile.columns:
@@ -351,6 +351,11 @@ def _told(roles: Roles, profile: Profile) -> Told | None:
         y = flag == roles.event_value if roles.event_value else flag.cast(pl.Float64) == 1
     else:
         return None
+    # Years in which most rows have the event are a selected remainder: whatever belongs to them would seem to tell it.
+    rates = pl.DataFrame({"year": sample[roles.opened_on].dt.year(), "y": y, "kept": rows})
+    usual = rates.select((pl.col("y").filter(pl.col("kept")).mean().over("year") <= 0.5) & pl.col("kept")).to_series()
+    if int(y.filter(usual).sum()) >= 20:
+        rows = usual
     labels = y.filter(rows).cast(pl.Float64).to_numpy()
     return Told(rows, labels) if 10 <= labels.sum() <= len(labels) - 10 else None
 
@@ -410,7 +415,7 @@ def _wanted_first(values: Mapping[str, int]) -> Iterable[str]:
 
 def _feature(roles: Roles, profile: Profile, column: Column) -> None:
     name, distinct = column.name, profile.sample[column.name].n_unique()
-    gaps = f"; {column.nulls / profile.rows:.0%} of rows have none" if column.nulls else ""
+    gaps = f"; {column.nulls:,} rows have none" if column.nulls else ""
     if column.kind == "date":
         roles.features[name] = "date-age"
         roles.decisions.append(
