@@ -1,6 +1,6 @@
 """A first draft of a portfolio from a whole table, for a person to correct: TOML, extract SQL and suite.
 
-What the columns mean is `roles`; here it becomes text.
+What the columns mean is `deciding`; here it becomes text.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metarisk.domain import ConfigError, quoted
 from metarisk.domain.database import Source
 from metarisk.portfolios.bars import RISKS as RISKS_OF_BARS
 from metarisk.portfolios.bars import bars_of, draft_bars
 from metarisk.portfolios.days import INDEXED, PATTERN
+from metarisk.portfolios.deciding import require_columns, roles_of
 from metarisk.portfolios.profile import Profile, read_profile
-from metarisk.portfolios.roles import Decision, Roles, Wanted, require_columns, roles_of
+from metarisk.portfolios.roles import Decision, Roles, Wanted
 
 MONTHS = (12, 24, 36, 48, 60, 84, 120)
 """Horizons in months that are tried, shortest first."""
@@ -76,6 +77,11 @@ def draft_portfolio(name: str, table: str, source: Source, wanted: Wanted | None
             portfolio=name,
         )
     roles = roles_of(profile, wanted, name)
+    if roles.kinds:
+        roles.decisions = [
+            replace(one, why=f"{one.why}; {roles.kinds}", check=True) if one.column == roles.event_date else one
+            for one in roles.decisions
+        ]
     horizon = _horizon(roles, profile, wanted)
     files = {
         f"portfolios/{name}.toml": _toml(name, roles, horizon, _risk(roles, horizon, wanted)),
@@ -180,7 +186,8 @@ def _label_lines(roles: Roles) -> list[str]:
     elif roles.event_date:
         # Without a date of its own the event counts as known on the day it happens.
         known = f"known_date = {_quote(roles.known_date or roles.event_date)}"
-        lines = [f"event_date = {_quote(roles.event_date)}"]
+        doubt = f"  # CHECK: {roles.kinds}" if roles.kinds else ""
+        lines = [f"event_date = {_quote(roles.event_date)}{doubt}"]
         lines.append(known if roles.known_date else f"{known}  # CHECK: no column says when it was known")
     elif roles.value:
         known = roles.known_date or _known_of(roles)

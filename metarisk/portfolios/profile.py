@@ -1,6 +1,6 @@
 """A table as a draft sees it: of every column the type, the nulls and the form of its dates, and rows from all over it.
 
-The whole table is read once, a batch at a time, through a read-only `Source`. What columns mean is `roles`.
+The whole table is read once, a batch at a time, through a read-only `Source`. What columns mean is `deciding`.
 """
 
 from __future__ import annotations

@@ -143,6 +143,16 @@ def test_what_the_outcome_tells_is_no_feature_without_a_person(duckdb: Warehouse
     assert set(toml(draft)["features"]) == {"amount", "income", "rate"}
 
 
+def test_dates_of_other_ends_among_those_of_the_event_are_told(duckdb: Warehouse) -> None:
+    repaid = ~BAD & (pl.col("amount") > 4000)
+    end = pl.when(repaid).then(pl.col("opened_on") + timedelta(days=500))
+    status = pl.when(BAD).then(pl.lit("lost")).when(repaid).then(pl.lit("repaid"))
+    draft = drafted(duckdb, loans(s=status, d1=pl.coalesce("d1", end), d2=pl.coalesce("d2", end)))
+    (line,) = [line for line in draft.files["portfolios/book.toml"].splitlines() if line.startswith("event_date")]
+    assert "CHECK: of its rows s says 'repaid'" in line or "CHECK: of its rows s says 'lost'" in line
+    assert any(one.check and "keep the dates of the event alone" in one.why for one in draft.decisions)
+
+
 def test_rows_from_all_over_the_table_are_read(duckdb: Warehouse) -> None:
     newest = loans(130_000).sort("opened_on", descending=True)
     early = pl.int_range(pl.len()) < 100_000
