@@ -47,6 +47,10 @@ def roles_of(profile: Profile, wanted: Wanted, portfolio: str) -> Roles:
             _feature(roles, profile, profile.columns[name])
     order = list(profile.columns)
     roles.decisions.sort(key=lambda decision: order.index(decision.column))
+    if not roles.segments:
+        said = wanted.segments is not None
+        why = ("as --segments says" if said else "no column has few enough values") + ": the book is one segment"
+        roles.decisions.append(Decision("(none)", "segments", why, check=not said))
     return roles
 
 
