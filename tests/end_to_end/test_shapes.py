@@ -142,9 +142,9 @@ def test_a_week_and_nights_of_such_a_book(make):
 
 def test_evidence_counts_once_nights_have_seen_the_flags(own):
     project = own("duckdb", "published")
-    judged = pl.DataFrame({"fold": ["2026-06-30", "2026-07-01"]})
+    judged = pl.DataFrame({"fold": ["2026-07-31", "2026-08-01"]})
     assert not _retrospective(project.context(CUT_OFF), judged)
     project.edit("portfolios/tiny.toml", 'event_date = "event_date"\nknown_date = "known_date"', 'label = "bad"')
     context = project.context(CUT_OFF)
-    assert "2026-06-30, at the first cut, nobody saw (nights since 2026-07-01)" in _retrospective(context, judged)
+    assert "2026-07-31, at the first cut, nobody saw (nights since 2026-08-01)" in _retrospective(context, judged)
     assert not _retrospective(context, judged.tail(1))
