@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,14 @@ def judge(context: Context, checked: Checked) -> Judged:
         context.reporter.warn(f"{portfolio.name} {as_of}: {unknown}")
     judged = _walked(context, checked, folder, names)
     summary = evidences.summarise(judged, names, BASELINES, portfolio, spec)
+    summary = replace(summary, retrospective=_retrospective(context, judged))
     recipe = champion.recipe if champion else None
     proofs = earlier_proofs(context, recipe) if recipe is not None else []
     proves = context.job.mode != BACKFILL or portfolio.source.bitemporal
     decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs, proves=proves)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
-    level = evidences.choose_level(judged, decision.recipe, portfolio, spec)
+    proof = judged.clear() if summary.retrospective else judged
+    level = evidences.choose_level(proof, decision.recipe, portfolio, spec)
     few = tuple(_held_out(context, checked, folder, decision.recipe, names))
     if few:
         title = f"Segments held out of training, {portfolio.name} {as_of}"
@@ -143,6 +146,25 @@ def _walked(context: Context, checked: Checked, folder: Path, names: Sequence[st
             judged.write_parquet(into / "judged.parquet")
             lake.write_manifest(into, {"week_id": folder.name})
     return pl.read_parquet(folder / "judged" / "judged.parquet")
+
+
+def _retrospective(context: Context, judged: pl.DataFrame) -> str:
+    """Why labels of judged rows cannot be shown to have been known at the cuts; empty where they can.
+
+    A flag has no date: only from the first night on is it seen what it said on each.
+    """
+    label = context.portfolio.columns.label
+    if label is None or judged.is_empty():
+        return ""
+    about = {"portfolio": context.job.portfolio}
+    (row,) = context.warehouse.rows(
+        "SELECT min(published_at) AS first FROM metarisk.publication WHERE portfolio = $portfolio", about
+    )
+    cut = date.fromisoformat(judged["fold"].min())  # type: ignore[arg-type]
+    if row["first"] is not None and row["first"].date() <= cut:
+        return ""
+    since = f"nights since {row['first']:%Y-%m-%d}" if row["first"] else "no night yet"
+    return f"{label} has no dates, and what it said on {cut}, at the first cut, nobody saw ({since})"
 
 
 def _single_features(context: Context, checked: Checked) -> tuple[tuple[dict[str, object], ...], tuple[str, ...]]:

@@ -100,6 +100,9 @@ def _zone(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Finding:
 def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
     columns = portfolio.columns
     opened = f"CAST({quoted(columns.opened_on)} AS DATE)"
+    if columns.label is not None:
+        yield from _flags(portfolio, project, warehouse, as_of)
+        return
     known = f"CAST({quoted(columns.known_date)} AS DATE)" if columns.known_date else "CAST(NULL AS DATE)"
     start = f"CAST({quoted(columns.event_date)} AS DATE)" if columns.event_date else opened
     sql = f"""
@@ -114,9 +117,7 @@ def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_
         yield failed("rows", error)
         return
     if not seen["row_count"]:
-        yield Finding(
-            False, "rows", f"the extract is empty as of {as_of}", "check the source table, or check as of another date"
-        )
+        yield _empty(as_of)
         return
     yield Finding(True, "rows", f"{seen['row_count']:,} rows opened {seen['first_opened']} to {seen['last_opened']}")
     yield from _lag(portfolio, as_of, seen)
@@ -139,6 +140,38 @@ def _days(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date
         yield Finding(
             True, "days", f"every row is there from its own day in {portfolio.timezone} on ({', '.join(columns)})"
         )
+
+
+def _flags(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
+    """What an extract says of a label without dates: no lag can be read off it."""
+    opened, flag = (quoted(str(name)) for name in (portfolio.columns.opened_on, portfolio.columns.label))
+    sql = f"""
+        SELECT count(*) AS row_count, min(CAST({opened} AS DATE)) AS first_opened,
+               max(CAST({opened} AS DATE)) AS last_opened, count({flag}) AS labels,
+               sum(CASE WHEN lower(CAST({flag} AS VARCHAR)) IN ('1', '1.0', 'true') THEN 1 ELSE 0 END) AS events
+        FROM {nested(extract_sql(project, portfolio))} AS extract
+    """  # noqa: S608
+    try:
+        (seen,) = warehouse.rows(sql, {"as_of": as_of})
+    except MetariskError as error:
+        yield failed("rows", error)
+        return
+    if not seen["row_count"]:
+        yield _empty(as_of)
+        return
+    yield Finding(True, "rows", f"{seen['row_count']:,} rows opened {seen['first_opened']} to {seen['last_opened']}")
+    if not seen["labels"]:
+        yield Finding(False, "labels", f"no flag is known as of {as_of}", "check as of a later date")
+        return
+    what = (
+        f"{seen['labels']:,} known flags, {int(seen['events']):,} of them events, without dates: evidence before the "
+    )
+    yield Finding(True, "labels", what + "first night is retrospective and proves nothing")
+
+
+def _empty(as_of: date) -> Finding:
+    remedy = "check the source table, or check as of another date"
+    return Finding(False, "rows", f"the extract is empty as of {as_of}", remedy)
 
 
 def _lag(portfolio: Portfolio, as_of: date, seen: dict[str, Any]) -> Iterator[Finding]:

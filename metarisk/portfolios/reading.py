@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -65,7 +65,7 @@ def load_portfolio(project: Path, name: str, risks: Collection[str] | None = Non
             )
     suite_path(project, portfolio)
     scores_suite_path(project, portfolio)
-    return portfolio
+    return replace(portfolio, columns=portfolio.columns.completed())
 
 
 def extract_sql(project: Path, portfolio: Portfolio) -> str:

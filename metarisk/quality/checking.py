@@ -18,7 +18,7 @@ from metarisk.quality.engine import VIEW, Verdict, judge
 from metarisk.quality.recoding import segment_recode
 from metarisk.quality.results import Quality, Result
 from metarisk.quality.suites import Parameter, Rule, load_suite
-from metarisk.tasks import MISSING_SEGMENT, population
+from metarisk.tasks import MISSING_SEGMENT, known_end, population
 
 MAX_EXCLUDED_SHARE = 0.10
 """Share of rows set aside above which the source, not the rows, is taken to be broken: critical."""
@@ -91,6 +91,8 @@ def check(
     results += [result for result in of_book if not result.success or result.column == portfolio.columns.event_date]
     if portfolio.columns.opened_on in columns:
         results += _rows_of_the_day(suite.stem, files, portfolio, as_of)
+    if portfolio.columns.label in columns:
+        results.append(_flag_missing(suite.stem, files, portfolio, as_of, total))
     if known_segments:
         counts = _segment_counts(files, portfolio, as_of)
         results.append(
@@ -247,6 +249,15 @@ def _rows_of_the_day(suite: str, files: Sequence[Path], portfolio: Portfolio, as
     detail = "" if rows else f"none, {', '.join(f'{count:,}' for count in usual)} on this day of the weeks before"
     remedy = "" if rows else "run `metarisk portfolio check`: it tells a late extract from a late source"
     return [Result(suite, "rows opened on the as_of", column, "warning", rows > 0, None, rows, detail, remedy=remedy)]
+
+
+def _flag_missing(suite: str, files: Sequence[Path], portfolio: Portfolio, as_of: date, total: int) -> Result:
+    """Every row whose horizon and lag are over has its flag: those without one are neither good nor bad."""
+    label, over = str(portfolio.columns.label), known_end(portfolio, portfolio.target) <= pl.lit(as_of)
+    rows = pl.scan_parquet(list(files)).filter(over & pl.col(label).is_null())
+    found = int(rows.select(pl.len()).collect(engine="streaming").item())
+    detail = f"{found:,} rows teach and judge nothing" if found else ""
+    return Result(suite, f"{label} is there once it is known", label, "warning", not found, found, total, detail)
 
 
 def _segment_counts(files: Sequence[Path], portfolio: Portfolio, as_of: date) -> dict[SegmentKey, int]:
