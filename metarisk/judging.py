@@ -145,7 +145,7 @@ def held_out(
         progress(group, GROUPS, f"segments held out: group {group + 1} of {GROUPS}")
         held = sizes.gather_every(GROUPS, group)
         others = older.join(held, on=name, how="anti", nulls_equal=True)
-        if not can_teach(teaching(others, hazard=False), spec):
+        if held.is_empty() or not can_teach(teaching(others, hazard=False), spec):
             continue
         model = fit(
             recipe, others, fit_bases([recipe], others, portfolio, spec), portfolio, spec, seed=seed, progress=_silent

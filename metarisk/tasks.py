@@ -16,18 +16,27 @@ MATURE = "__mature"
 OPPONENT = "__opponent"
 """Of judged rows: the baseline that validation had chosen before any of them."""
 MISSING_SEGMENT = "(missing)"
+WHOLE = "(all)"
+"""The one segment of a book without segment columns."""
 _BATCH_ROWS = 65_536
 
 
 def horizon_end(portfolio: Portfolio, target: Target) -> pl.Expr:
-    """Date at which the horizon of a row ends."""
-    return _later(pl.col(portfolio.columns.opened_on), target.horizon_months, target.horizon_days)
+    """Date at which the horizon of a row ends: where its contract does, if that is earlier."""
+    return _ends(portfolio, target, 0, 0)
 
 
 def known_end(portfolio: Portfolio, target: Target) -> pl.Expr:
     """Date at which all events inside a row's horizon are known."""
-    months = target.horizon_months + target.reporting_lag_months
-    return _later(pl.col(portfolio.columns.opened_on), months, target.horizon_days + target.reporting_lag_days)
+    return _ends(portfolio, target, target.reporting_lag_months, target.reporting_lag_days)
+
+
+def _ends(portfolio: Portfolio, target: Target, lag_months: int, lag_days: int) -> pl.Expr:
+    columns = portfolio.columns
+    end = _later(pl.col(columns.opened_on), target.horizon_months + lag_months, target.horizon_days + lag_days)
+    if columns.matures_on is None:
+        return end
+    return pl.min_horizontal(end, _later(pl.col(columns.matures_on), lag_months, lag_days))
 
 
 def _later(day: pl.Expr, months: int, days: int) -> pl.Expr:
@@ -37,7 +46,9 @@ def _later(day: pl.Expr, months: int, days: int) -> pl.Expr:
 
 def matured(portfolio: Portfolio, target: Target, as_of: date) -> pl.Expr:
     """Whether a row's outcome over the whole horizon is known by as_of: only such rows teach or judge."""
-    return (known_end(portfolio, target) <= pl.lit(as_of)) | settled(portfolio, pl.lit(as_of))
+    over = (known_end(portfolio, target) <= pl.lit(as_of)) | settled(portfolio, pl.lit(as_of))
+    # Of a row whose flag is missing nobody knows whether it is good.
+    return over if portfolio.columns.label is None else over & pl.col(portfolio.columns.label).is_not_null()
 
 
 def settled(portfolio: Portfolio, at: pl.Expr) -> pl.Expr:
@@ -66,6 +77,9 @@ def as_known(frame: pl.LazyFrame, portfolio: Portfolio, as_of: date) -> pl.LazyF
     if columns.known_date is not None:
         told = [name for name in (columns.event_date, columns.value, columns.known_date) if name is not None]
         blank += [pl.when(pl.col(columns.known_date) <= today).then(pl.col(name)) for name in dict.fromkeys(told)]
+    if columns.label is not None:
+        over = (known_end(portfolio, portfolio.target) <= today) | settled(portfolio, today)
+        blank.append(pl.when(over).then(pl.col(columns.label)))
     for name in (columns.exit_date, columns.settled_on):
         if name is not None:
             blank.append(pl.when(pl.col(name) <= today).then(pl.col(name)))
@@ -95,11 +109,15 @@ def observed(frame: pl.LazyFrame, portfolio: Portfolio, spec: RiskSpec, as_of: d
     row is taken as good for a period whose events are still to be reported. LABEL says whether the event fell into
     the PERIODS known ones, the last of which is that of the event. A competing exit keeps a row at risk: the hazard is
     that of the cumulative incidence (Fine and Gray 1999, JASA 94, 496-509). The rows with MATURE and their LABEL are
-    those of `labelled`; for targets whose horizon cannot be cut into equal periods there are no others, and no PERIODS.
+    those of `labelled`; where the horizon cannot be cut into equal periods there are no others, and it is one period.
     """
     target, columns = portfolio.target, portfolio.columns
-    if not target.periods or spec.label != "event":
+    if spec.label != "event":
         return labelled(frame, portfolio, spec, as_of)
+    if not portfolio.periods:
+        return labelled(frame, portfolio, spec, as_of).with_columns(
+            pl.lit(1, pl.Int64).alias(PERIODS), pl.lit(True).alias(MATURE)
+        )
     opened, event = pl.col(columns.opened_on), pl.col(str(columns.event_date))
     by_review, day = settled(portfolio, pl.lit(as_of)), pl.duration(days=1)
     seen = pl.when(by_review).then(target.periods).otherwise(periods_known(portfolio, as_of))

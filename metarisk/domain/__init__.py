@@ -30,6 +30,7 @@ from metarisk.domain.errors import (
 from metarisk.domain.names import PERIODS, did_you_mean, quoted
 from metarisk.domain.nights import Derived, NightView, WeekView
 from metarisk.domain.portfolio import (
+    WHOLE_BOOK,
     Calendar,
     Columns,
     Feature,
@@ -52,6 +53,7 @@ from metarisk.domain.runs import Acceptance, Finding, Job, Mode, Model, Reporter
 
 __all__ = [
     "PERIODS",
+    "WHOLE_BOOK",
     "Acceptance",
     "Adaptation",
     "Array",

@@ -43,17 +43,25 @@ class Transaction(Protocol):
         ...
 
 
-class Warehouse(Protocol):
-    """A database that holds the sources and the schema `metarisk`: DuckDB embedded, or PostgreSQL."""
-
-    @property
-    def dialect(self) -> Literal["duckdb", "postgresql"]: ...
+class Source(Protocol):
+    """Where rows come from, read only. Today the warehouse is it."""
 
     def stream(
         self, sql: str, parameters: Mapping[str, Scalar] | None = None, *, batch_rows: int = 65_536
     ) -> AbstractContextManager[pa.RecordBatchReader]:
-        """Read-only: stream one SELECT (or WITH ... SELECT) in batches of flat memory. Writing SQL is refused."""
+        """Stream one SELECT (or WITH ... SELECT) in batches of flat memory. Writing SQL is refused."""
         ...
+
+    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
+        """A small result."""
+        ...
+
+
+class Warehouse(Source, Protocol):
+    """A database that holds the sources and the schema `metarisk`: DuckDB embedded, or PostgreSQL."""
+
+    @property
+    def dialect(self) -> Literal["duckdb", "postgresql"]: ...
 
     def streams(
         self, sql: str, parameters: Mapping[str, Scalar] | None, ranges: KeyRanges, *, batch_rows: int = 65_536
@@ -62,10 +70,6 @@ class Warehouse(Protocol):
 
         Rows without a value in the key belong to the first range.
         """
-        ...
-
-    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
-        """Read-only: a small result."""
         ...
 
     def transaction(self) -> AbstractContextManager[Transaction]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from metarisk.domain.nights import Derived, NightView, WeekView
 
+WHOLE_BOOK = "whole_book"
+"""Segment column of a book without any; an extract derives it, with one value for all rows."""
 FeatureKind = Literal["numeric", "categorical", "date-age"]
 Calendar = Literal["daily", "business", "month_end", "table"]
 LikelihoodName = Literal[
@@ -64,7 +66,7 @@ class Columns:
     opened_on: str
     """Date from which the target's horizon runs (origination, transaction or price date)."""
     segments: tuple[str, ...]
-    """Segment columns, parents of the cell: a segment's key is the tuple of their values."""
+    """Segment columns, parents of the cell: a segment's key is the tuple of their values. None: the book is one."""
     event_date: str | None = None
     known_date: str | None = None
     """Date at which the event was (or will be) known to the lender; null while none is known."""
@@ -94,6 +96,24 @@ class Columns:
     """Loss given default, a share of the exposure; with `ead` it gives the expected loss."""
     ead: str | None = None
     """Exposure at default, in the book's currency."""
+    label: str | None = None
+    """Flag of an event that has no dates, 0 or 1: it counts as one of the horizon's last day, and is known, either way,
+    once the horizon and the reporting lag are over; null: never known."""
+    matures_on: str | None = None
+    """Date on which the row's contract ends, and its horizon with it where that is longer."""
+
+    def completed(self) -> Columns:
+        """The same with the columns that an extract derives: the segment of a book without any, the dates of a flag."""
+        whole = replace(self, segments=self.segments or (WHOLE_BOOK,))
+        if self.label is None:
+            return whole
+        return replace(whole, event_date=f"{self.label}_event_on", known_date=f"{self.label}_known_on")
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """Columns that no SELECT gives: an extract derives them."""
+        dates = () if self.label is None else (self.event_date, self.known_date)
+        return frozenset(name for name in (*dates, *self.segments) if name in dates or name == WHOLE_BOOK) - {None}
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,8 @@ class Feature:
     """Whether all rows of a date share it: trees would learn dates by heart, so that linear fits alone read it."""
     short: Mapping[int, str] = field(default_factory=dict)
     """Columns that hold what this one would be of an entity with so few observations (see Columns.history)."""
+    outcome_free: bool = False
+    """Whether a person vouches that it was known when the row was opened, though it looks as if it told the outcome."""
 
 
 @dataclass(frozen=True)
@@ -300,6 +322,18 @@ class Portfolio:
         """The first target: the one that trains the model."""
         return self.targets[0]
 
+    @property
+    def periods(self) -> int:
+        """Months or days of its horizon; 0 where rows have no equal ones, or nobody knows in which an event fell."""
+        return 0 if self.columns.label or self.columns.matures_on else self.target.periods
+
+    @property
+    def horizon(self) -> str:
+        """In words: `within 12 months`."""
+        parts = [(self.target.horizon_months, "month"), (self.target.horizon_days, "day")]
+        told = " and ".join(f"{count} {unit}{'s' if count > 1 else ''}" for count, unit in parts if count)
+        return f"by the contract's end, within {told} at most" if self.columns.matures_on else f"within {told}"
+
 
 @dataclass(frozen=True)
 class RiskSpec:
@@ -327,3 +361,7 @@ class RiskSpec:
     look_back: timedelta = timedelta(days=400)
     """How long before the newest mature rows published scores are handed to `derive`; by default a trading year of
     back-tests and a month to spare."""
+
+    def unit_of(self, portfolio: Portfolio) -> str:
+        """Words for reports of a portfolio: what the number is and, of an event, until when it counts."""
+        return f"{self.score_unit} {portfolio.horizon}" if self.label == "event" else self.score_unit

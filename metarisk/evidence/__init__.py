@@ -2,7 +2,7 @@
 
 from metarisk.evidence.decision import MIN_JUDGED_EVENTS, Decision, against, decide, decision_rows
 from metarisk.evidence.held_out import held_out_rows, held_out_table
-from metarisk.evidence.leaks import feature_rows, leak_warnings, leaks, single_feature_auc
+from metarisk.evidence.leaks import Suspect, feature_rows, single_feature_auc, suspects, unjudged
 from metarisk.evidence.level import LevelChoice, choose_level, level_rows
 from metarisk.evidence.segments import by_segment
 from metarisk.evidence.spread import intervals
@@ -14,6 +14,7 @@ __all__ = [
     "Decision",
     "Evidence",
     "LevelChoice",
+    "Suspect",
     "against",
     "by_segment",
     "choose_level",
@@ -24,11 +25,11 @@ __all__ = [
     "held_out_rows",
     "held_out_table",
     "intervals",
-    "leak_warnings",
-    "leaks",
     "level_rows",
     "single_feature_auc",
     "summarise",
+    "suspects",
     "table",
+    "unjudged",
     "words_of",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import polars as pl
@@ -50,40 +50,64 @@ def decide(
     after that (`manual`); or at once (`always`). `earlier` names the challenger that was so far ahead of the incumbent
     in each earlier week, newest first; a week that does not itself count (not `proves`) replaces nobody. The first
     champion waits for nobody and needs one week's proof. The incumbent's own recipe, trained on newer labels, needs
-    none. A pinned recipe is trained whatever the evidence says.
+    none. A pinned recipe is trained whatever the evidence says. Retrospective evidence replaces nobody and chooses no
+    first champion either.
     """
+    if evidence.retrospective:
+        decision = _without_proof(portfolio, spec, champion)
+        why = f"{decision.reason}; the evidence is retrospective and proves nothing: {evidence.retrospective}"
+        return replace(decision, reason=why)
+    return _proved(judged, evidence, portfolio, spec, champion, earlier, proves=proves)
+
+
+def _without_proof(portfolio: Portfolio, spec: RiskSpec, champion: str | None) -> Decision:
+    """What is trained where nothing speaks for a recipe: the pinned one, or the incumbent."""
     pinned, rule = portfolio.learner.name, portfolio.promotion.rule or spec.promotion
-    incumbent = champion or spec.default
-    stays = "stays" if champion else "starts, as the default"
     if pinned != "auto":
-        free = champion in (None, pinned) or rule != "manual"
-        return Decision(pinned, free, f"{pinned} is pinned by the portfolio")
+        return Decision(pinned, champion in (None, pinned) or rule != "manual", f"{pinned} is pinned by the portfolio")
+    stays = "stays" if champion else "starts, as the default"
+    return Decision(champion or spec.default, True, f"{champion or spec.default} {stays}")
+
+
+def _proved(
+    judged: pl.DataFrame,
+    evidence: Evidence,
+    portfolio: Portfolio,
+    spec: RiskSpec,
+    champion: str | None,
+    earlier: Sequence[str],
+    *,
+    proves: bool,
+) -> Decision:
+    """`decide` on evidence whose labels were known at the cuts."""
+    unproved = _without_proof(portfolio, spec, champion)
+    if portfolio.learner.name != "auto":
+        return unproved
+    rule, incumbent, stays = portfolio.promotion.rule or spec.promotion, unproved.recipe, unproved.reason
     if evidence.events < MIN_JUDGED_EVENTS:
-        return Decision(
-            incumbent, True, f"{incumbent} {stays}: {evidence.events} judged events tell no candidates apart"
-        )
+        return Decision(incumbent, True, f"{stays}: {evidence.events} judged events tell no candidates apart")
     best = evidence.candidates[0].name
     if best == incumbent:
-        return Decision(incumbent, True, f"{incumbent} {stays}: it has the lowest validation loss")
+        return Decision(incumbent, True, f"{stays}: it has the lowest validation loss")
     if rule == "always":
         return Decision(best, True, f"{best} has the lowest validation loss, and the rule is `always`")
     interval = against(judged, best, incumbent, portfolio, spec)
     if interval is None:
-        return Decision(incumbent, True, f"{incumbent} {stays}: it and {best} were not judged on the same rows")
+        return Decision(incumbent, True, f"{stays}: it and {best} were not judged on the same rows")
     about = (incumbent, best, interval)
     span = f"{1e4 * interval.mean:+.1f} [{1e4 * interval.low:+.1f}, {1e4 * interval.high:+.1f}] x 1e-4"
     if interval.high >= 0:
-        why = f"{incumbent} {stays}: {best} has the lowest loss, but its difference {span} is not wholly below zero"
+        why = f"{stays}: {best} has the lowest loss, but its difference {span} is not wholly below zero"
         return Decision(incumbent, True, why, *about)
     why = f"the loss of {best} differs from that of {incumbent} by {span}, wholly below zero"
     if champion is None:
         return Decision(best, True, why, *about)
     if not proves:
-        late = f"{incumbent} {stays}: {why}, which proves nothing: a backfill reads what the source has become"
+        late = f"{stays}: {why}, which proves nothing: a backfill reads what the source has become"
         return Decision(incumbent, True, late, *about)
     weeks = 1 + sum(1 for _ in takewhile(lambda name: name == best, earlier))
     if weeks < portfolio.promotion.weeks:
-        short = f"{incumbent} {stays}: {why}, in {weeks} of the {portfolio.promotion.weeks} weeks that are wanted"
+        short = f"{stays}: {why}, in {weeks} of the {portfolio.promotion.weeks} weeks that are wanted"
         return Decision(incumbent, True, short, *about)
     if rule == "manual":
         return Decision(best, False, f"{why}; a person must approve it", *about)

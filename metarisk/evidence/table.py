@@ -60,6 +60,8 @@ class Evidence:
     oracle: str
     """The baseline that is best on the judged rows."""
     candidates: tuple[Candidate, ...]
+    retrospective: str = ""
+    """Why it proves nothing: its labels were never seen as they were at the cuts; empty where they were."""
 
     def candidate(self, name: str) -> Candidate | None:
         """The line of one candidate."""
@@ -126,6 +128,7 @@ def evidence_rows(
     """
     chosen = ", ".join(f"{name} from {fold}" for fold, name in evidence.opponents.items())
     note = f"opponent: {chosen}; oracle: {evidence.oracle}"
+    note += f"; retrospective: {evidence.retrospective}" if evidence.retrospective else ""
     about = {"rows": evidence.rows, "events": evidence.events, "note": note}
     rows: list[dict[str, object]] = []
     for candidate in evidence.candidates:

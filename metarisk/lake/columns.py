@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metarisk.domain import DataError, FeatureKind, Portfolio, did_you_mean
-from metarisk.tasks import MISSING_SEGMENT
+from metarisk.domain import WHOLE_BOOK, DataError, FeatureKind, Portfolio, did_you_mean
+from metarisk.tasks import MISSING_SEGMENT, WHOLE, horizon_end, known_end
 
 Kind = Literal["key", "text", "date", "number", "any"]
 
@@ -65,11 +66,11 @@ def column_kinds(portfolio: Portfolio) -> dict[str, Kind]:
     columns = portfolio.columns
     kinds: dict[str, Kind] = {columns.entity: "key", columns.opened_on: "date"}
     kinds |= dict.fromkeys(columns.segments, "text")
-    dates = (columns.event_date, columns.known_date, columns.exit_date, columns.booked_on, columns.settled_on)
+    roles = ("event_date", "known_date", "exit_date", "matures_on", "booked_on", "settled_on")
+    dates: tuple[str | None, ...] = tuple(getattr(columns, role) for role in roles)
     kinds |= {column: "date" for column in dates if column is not None}
-    if columns.value is not None:
-        kinds[columns.value] = "number"
-    numbers = (columns.exposure, columns.lgd, columns.ead, columns.history, *columns.lags, columns.decayed)
+    numbers: tuple[str | None, ...] = (columns.label, columns.value, columns.exposure, columns.lgd, columns.ead)
+    numbers = (*numbers, columns.history, *columns.lags, columns.decayed)
     kinds |= {column: "number" for column in numbers if column is not None}
     kinds |= {column: "number" for feature in portfolio.features.values() for column in feature.short.values()}
     kinds |= dict.fromkeys(columns.numbers, "number")
@@ -100,6 +101,8 @@ def check_schema(schema: pa.Schema, portfolio: Portfolio, as_of: date) -> dict[s
     """
     kinds = column_kinds(portfolio)
     for column, kind in kinds.items():
+        if column in portfolio.columns.derived:
+            continue
         found = schema.names.count(column)
         if found != 1:
             unclaimed = [name for name in schema.names if name not in kinds]
@@ -133,25 +136,59 @@ def canonical_schema(kinds: Mapping[str, Kind]) -> pa.Schema:
 def canonical(batch: pa.RecordBatch, kinds: Mapping[str, Kind], portfolio: Portfolio, notes: Notes) -> pa.RecordBatch:
     """One batch in canonical form; what was changed is added to `notes`.
 
-    Timestamps with a time zone become the date in the portfolio's own zone; NaN and infinities become null; overlong
-    text is cut; a null segment value becomes `MISSING_SEGMENT`.
+    Timestamps with a time zone become the date in the portfolio's own zone; NaN and infinities become null, but where
+    they make a row unusable and are left for its check; overlong text is cut; a null segment value becomes
+    `MISSING_SEGMENT`.
     """
-    arrays = []
+    columns = portfolio.columns
+    amounts = {columns.exposure, columns.lgd, columns.ead} - {None, *portfolio.features}
+    arrays: dict[str, pa.Array] = {}
     for column, kind in kinds.items():
+        if column in portfolio.columns.derived:
+            continue
         values = _storage(batch.column(column))
         if kind == "date":
             values = _local_date(values, portfolio.timezone)
         elif kind == "number":
-            values = _finite(values.cast(pa.float64(), safe=False), column, notes)
+            values = values.cast(pa.float64(), safe=False)
+            values = values if column in amounts else _finite(values, column, notes)
         else:
             values = _short(values.cast(pa.large_string()), column, notes).cast(pa.string())
         notes.present[column] += len(values) - values.null_count
         if column in portfolio.columns.segments and values.null_count:
             notes.missing_segment[column] += values.null_count
             values = values.fill_null(MISSING_SEGMENT)
-        arrays.append(values)
+        arrays[column] = values
+    arrays |= _derived(arrays, batch.num_rows, portfolio)
+    for column in portfolio.columns.derived:
+        notes.present[column] += batch.num_rows - arrays[column].null_count
     notes.rows += batch.num_rows
-    return pa.RecordBatch.from_arrays(arrays, schema=canonical_schema(kinds))
+    return pa.RecordBatch.from_arrays([arrays[column] for column in kinds], schema=canonical_schema(kinds))
+
+
+def _derived(arrays: Mapping[str, pa.Array], rows: int, portfolio: Portfolio) -> dict[str, pa.Array]:
+    """The columns that no SELECT gives: one segment for all rows, and the dates that a flag stands for."""
+    columns = portfolio.columns
+    found: dict[str, pa.Array] = {}
+    if WHOLE_BOOK in columns.derived:
+        found[WHOLE_BOOK] = pa.array([WHOLE]).take(pa.array(np.zeros(rows, dtype=np.int64)))
+    if columns.label is None:
+        return found
+    flag = arrays[columns.label]
+    if (odd := flag.drop_null().filter(pc.invert(pc.is_in(flag.drop_null(), pa.array([0.0, 1.0]))))) and len(odd):
+        raise DataError(
+            f"the label is {odd[0].as_py():g} where a flag of 0 or 1, false or true was declared",
+            remedy=f"write CASE WHEN ... THEN 1 ELSE 0 END in {portfolio.source.extract}, or name it `columns.value`",
+            portfolio=portfolio.name,
+            column=columns.label,
+        )
+    needed = [columns.opened_on, *([columns.matures_on] if columns.matures_on else [])]
+    frame = pl.DataFrame({name: pl.Series(arrays[name], dtype=pl.Date) for name in needed})
+    happened, target = pl.Series(flag, dtype=pl.Float64) == 1, portfolio.target
+    for name, end in ((columns.event_date, horizon_end), (columns.known_date, known_end)):
+        dates = frame.select(pl.when(happened).then(end(portfolio, target)).cast(pl.Date))
+        found[str(name)] = dates.to_series().to_arrow()
+    return found
 
 
 def _accepts(kind: Kind, column: pa.Field) -> bool:

@@ -89,7 +89,7 @@ def _with_outcomes(schema: pa.Schema, portfolio: Portfolio) -> pa.Schema:
     """The schema with what a new row cannot have: an outcome."""
     columns = portfolio.columns
     outcomes = (columns.event_date, columns.known_date, columns.exit_date, columns.settled_on, columns.booked_on)
-    for name in dict.fromkeys((*outcomes, columns.value)):
+    for name in dict.fromkeys((*outcomes, columns.label, columns.value)):
         if name is not None and name not in schema.names:
             schema = schema.append(pa.field(name, pa.null()))
     return schema

@@ -12,7 +12,7 @@ import polars as pl
 from metarisk import reasons as why
 from metarisk.adapt import Adapted
 from metarisk.calibration import GRADED
-from metarisk.domain import DataError, Target
+from metarisk.domain import DataError, Portfolio
 from metarisk.pipeline import standing
 from metarisk.pipeline.archiving import require_rows
 from metarisk.pipeline.context import Context
@@ -120,7 +120,7 @@ def explain(context: Context, entity: str) -> EntityExplained:
         ),
         tuple(sorted(parts, key=lambda part: -abs(part.link))),
         curve,
-        _milestones(curve, portfolio.target),
+        _milestones(curve, portfolio),
         (lineage[0] if lineage else {}) | _labels(night, row, adapted),
     )
 
@@ -133,11 +133,13 @@ def last_night(context: Context) -> date:
     return last
 
 
-def _milestones(curve: Sequence[float], target: Target) -> dict[str, float]:
+def _milestones(curve: Sequence[float], portfolio: Portfolio) -> dict[str, float]:
     """Probability within 12 months, where the horizon has them, and over all of it."""
     if not curve:
         return {}
-    unit = "months" if target.horizon_months else "days"
+    if not portfolio.periods:
+        return {portfolio.horizon: curve[-1]}
+    unit = "months" if portfolio.target.horizon_months else "days"
     named = {12: "within 12 months"} if unit == "months" else {}
     named[len(curve)] = f"within the whole horizon of {len(curve)} {unit}"
     return {name: curve[period - 1] for period, name in named.items() if period <= len(curve)}

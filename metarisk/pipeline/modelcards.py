@@ -11,7 +11,7 @@ import polars as pl
 
 from metarisk import evidence as evidences
 from metarisk import registry, report
-from metarisk.domain import ConfigError
+from metarisk.domain import WHOLE_BOOK, ConfigError
 from metarisk.features import Encoder
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.models import load_card, load_model
@@ -63,7 +63,7 @@ def write_card(context: Context, model_id: str) -> tuple[Path, Path]:
     facts = {
         "model": model_id,
         "portfolio": f"{portfolio.name}: {portfolio.title}" if portfolio.title else portfolio.name,
-        "predicts": f"{portfolio.target.name}, {context.spec.score_unit}",
+        "predicts": f"{portfolio.target.name}, {context.spec.unit_of(portfolio)}",
         "recipe": row["recipe"],
         "labels until": str(row["as_of"]),
         "trained": f"{row['created_at']:%Y-%m-%d %H:%M %Z}".strip(),
@@ -116,7 +116,10 @@ def _approvals(states: Sequence[Mapping[str, Any]]) -> report.Section:
 
 def _data(context: Context, kept: Mapping[str, Any], model_id: str) -> report.Section:
     model = load_model(context, model_id)
-    sentences = [f"{len(model.segments):,} segments of {' x '.join(context.portfolio.columns.segments)} taught it."]
+    parents = context.portfolio.columns.segments
+    sentences = [f"{len(model.segments):,} segments of {' x '.join(parents)} taught it."]
+    if parents == (WHOLE_BOOK,):
+        sentences = ["The whole book, which has no segments, taught it."]
     if kept:
         opened = " to ".join(kept["opened"])
         what = "at risk, mature or not," if model.recipe.hazard else "whose outcome was known"
@@ -233,8 +236,7 @@ def _limits(context: Context, model_id: str, evidence: Sequence[Mapping[str, Any
         f"Older than {limits.max_model_age_days} days it is too old, and nights say so.",
     ]
     if model.recipe.hazard:
-        periods, unit = context.portfolio.target.periods, "month" if context.portfolio.target.horizon_months else "day"
-        sentences.append(f"It tells nothing beyond the horizon of {periods} {unit}{'s' if periods > 1 else ''}.")
+        sentences.append(f"It tells nothing beyond its horizon, {context.portfolio.horizon}.")
     sentences += [
         f"{row['value']:.1%} of the {row['rows']:,} riskiest rows have another first reason than before."
         for row in evidence

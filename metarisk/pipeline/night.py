@@ -102,7 +102,12 @@ def ready(context: Context) -> None:
 
 def extract(context: Context) -> lake.Extract:
     """Stream the portfolio's SELECT into the lake."""
-    sql, root = extract_sql(context.settings.project, context.portfolio), context.settings.data_dir / "lake"
+    return extract_into(context, context.settings.data_dir / "lake")
+
+
+def extract_into(context: Context, root: Path) -> lake.Extract:
+    """Stream the portfolio's SELECT into a lake."""
+    sql = extract_sql(context.settings.project, context.portfolio)
     ranges = lake.key_ranges(context.portfolio, root)
     try:
         with context.warehouse.streams(sql, {"as_of": context.job.as_of}, ranges) as readers:
@@ -134,21 +139,29 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
     """
     lake.verify(extracted.directory)
     _enough_rows(context, extracted)
-    found = quality.check(
-        suite_path(context.settings.project, context.portfolio),
-        extracted.paths,
-        portfolio=context.portfolio,
-        as_of=context.job.as_of,
-        quarantine=extracted.directory.parent / "quarantine",
-        known_segments=_known_segments(context),
-        memory_mb=context.settings.memory_mb,
-        threads=context.settings.threads,
-    )
+    found = judge_extract(context, extracted, extracted.directory.parent / "quarantine", _known_segments(context))
     context.reporter.table("quality", f"Quality of {context.job.portfolio} {context.job.as_of}", found.table())
     for warning in (*extracted.warnings, *found.warnings):
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
     require(found)
     return Checked(extracted, found)
+
+
+def judge_extract(
+    context: Context, extracted: lake.Extract, quarantine: Path, known_segments: Sequence[SegmentKey] | None
+) -> quality.Quality:
+    """What the suite and the rules of every book say of an extract; failing rows go to `quarantine`."""
+    return quality.check(
+        suite_path(context.settings.project, context.portfolio),
+        extracted.paths,
+        portfolio=context.portfolio,
+        as_of=context.job.as_of,
+        quarantine=quarantine,
+        known_segments=known_segments,
+        missing=extracted.missing_segment,
+        memory_mb=context.settings.memory_mb,
+        threads=context.settings.threads,
+    )
 
 
 def adapt(context: Context, checked: Checked) -> Run:

@@ -62,7 +62,7 @@ def report_night(
         reason=publication["reason"] or "",
         published_at=publication["published_at"],
         champion=champion,
-        score_unit=context.spec.score_unit,
+        score_unit=context.spec.unit_of(context.portfolio),
         rows_extracted=run.extract.rows,
         rows_scored=publication["rows_scored"],
         rows_quarantined=run.checked.quality.excluded_rows,
@@ -130,7 +130,7 @@ def report_week(
         backtests=cards.backtests(trained),
         groups=cards.groups(trained),
         similarity=_similarity(context, trained.model_id),
-        warnings=(*judged.checked.extract.warnings, *judged.warnings),
+        warnings=(*judged.checked.extract.warnings, *judged.warnings, *_unproved(judged.evidence)),
         next_steps=(f"{approve} --model {trained.model_id} --by NAME --reason WHY",) if waits else (),
         provenance={"extract": judged.checked.extract.extract_hash, "code": code_version()},
     )
@@ -247,7 +247,7 @@ def _histogram(context: Context, run: Run, before: pl.LazyFrame | None) -> repor
         now=_counts(now, edges),
         before=_counts(before, edges) if before is not None else None,
         before_label=before.select(pl.col("night").first()).collect().item() if before is not None else "last run",
-        axis=context.spec.score_unit,
+        axis=context.spec.unit_of(context.portfolio),
         log_scale=log,
         number_format=".1%" if context.spec.label == "event" else ".2~g",
     )
@@ -283,6 +283,10 @@ def _drift(folder: Path) -> tuple[report.DriftLine, ...]:
     return tuple(report.DriftLine(**row) for row in found.select(*columns, "detail").iter_rows(named=True))
 
 
+def _unproved(evidence: Evidence) -> tuple[str, ...]:
+    return (f"retrospective evidence proves nothing: {evidence.retrospective}",) if evidence.retrospective else ()
+
+
 def _evidence(evidence: Evidence, chosen: str, spec: RiskSpec) -> report.Evidence | None:
     if not evidence.candidates:
         return None
@@ -304,6 +308,8 @@ def _evidence(evidence: Evidence, chosen: str, spec: RiskSpec) -> report.Evidenc
         f"as they were known at each cut; difference in {loss} with a 95 % interval by bootstrap over opening month x "
         "segment"
     )
+    if evidence.retrospective:
+        note += f". Retrospective: {evidence.retrospective}, so it proves nothing"
     return report.Evidence(tuple(lines), evidence.opponent, evidence.oracle, note, loss, ranking)
 
 

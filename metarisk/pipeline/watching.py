@@ -198,7 +198,7 @@ def _known(context: Context, run: Run) -> early.Known:
         context.portfolio.columns,
     )
     found = early.Known()
-    if not target.periods:
+    if not portfolio.periods:
         return found
     months, days = target.horizon_months + target.reporting_lag_months, target.horizon_days + target.reporting_lag_days
     first: date = pl.select(pl.lit(job.as_of - timedelta(days=days)).dt.offset_by(f"-{months + 1}mo")).item()

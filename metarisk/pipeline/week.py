@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from metarisk import backtests, judging, lake, registry, training
+from metarisk import backtests, judging, lake, quality, registry, training
 from metarisk import evidence as evidences
 from metarisk.adapt import BASELINES, Adapted, adapt
 from metarisk.adapt import level as adapted_level
-from metarisk.domain import MetariskError
+from metarisk.domain import DataError, MetariskError
 from metarisk.features import KnownRange
 from metarisk.pipeline import watching
 from metarisk.pipeline.appending import append_rows
@@ -38,6 +39,7 @@ from metarisk.pipeline.scored import LINK, Spilled, score_population
 from metarisk.pipeline.storing import registry_root
 from metarisk.pipeline.trials import keep_trials
 from metarisk.pipeline.trying import Attempt, append_end
+from metarisk.portfolios import dropped_rows, extract_sql, unknown_events
 from metarisk.tasks import LABEL, teaching, tells
 
 SEED = 0
@@ -98,20 +100,34 @@ def judge(context: Context, checked: Checked) -> Judged:
         }
     )
     folder = context.folder / "weeks" / week_id
+    unknown = require_source(context)
     features, warnings = _single_features(context, checked)
+    if unknown:
+        warnings = (unknown, *warnings)
+        context.reporter.warn(f"{portfolio.name} {as_of}: {unknown}")
     judged = _walked(context, checked, folder, names)
     summary = evidences.summarise(judged, names, BASELINES, portfolio, spec)
+    summary = replace(summary, retrospective=_retrospective(context, judged))
     recipe = champion.recipe if champion else None
     proofs = earlier_proofs(context, recipe) if recipe is not None else []
     proves = context.job.mode != BACKFILL or portfolio.source.bitemporal
     decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs, proves=proves)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
-    level = evidences.choose_level(judged, decision.recipe, portfolio, spec)
+    proof = judged.clear() if summary.retrospective else judged
+    level = evidences.choose_level(proof, decision.recipe, portfolio, spec)
     few = tuple(_held_out(context, checked, folder, decision.recipe, names))
     if few:
         title = f"Segments held out of training, {portfolio.name} {as_of}"
         context.reporter.table("evidence-held-out", title, evidences.held_out_table(few))
     return Judged(checked, week_id, folder, summary, decision, recipe, level, few, features, warnings)
+
+
+def require_source(context: Context) -> str:
+    """What the extract leaves out of its tables and may, in words; DataError where it leaves out what it may not."""
+    portfolio, as_of = context.portfolio, context.job.as_of
+    sql = extract_sql(context.settings.project, portfolio)
+    dropped_rows(sql, portfolio, context.warehouse, as_of)
+    return unknown_events(sql, portfolio, context.warehouse, as_of, quality.MAX_UNKNOWN_EVENTS)
 
 
 def _walked(context: Context, checked: Checked, folder: Path, names: Sequence[str]) -> pl.DataFrame:
@@ -132,22 +148,50 @@ def _walked(context: Context, checked: Checked, folder: Path, names: Sequence[st
     return pl.read_parquet(folder / "judged" / "judged.parquet")
 
 
-def _single_features(context: Context, checked: Checked) -> tuple[tuple[dict[str, object], ...], tuple[str, ...]]:
-    """What each feature alone knows of the newer rows that teach, and a warning of those that know too much.
+def _retrospective(context: Context, judged: pl.DataFrame) -> str:
+    """Why labels of judged rows cannot be shown to have been known at the cuts; empty where they can.
 
-    A history that teaches nothing is a ModelError.
+    A flag has no date: only from the first night on is it seen what it said on each.
+    """
+    label = context.portfolio.columns.label
+    if label is None or judged.is_empty():
+        return ""
+    about = {"portfolio": context.job.portfolio}
+    (row,) = context.warehouse.rows(
+        "SELECT min(published_at) AS first FROM metarisk.publication WHERE portfolio = $portfolio", about
+    )
+    cut = date.fromisoformat(judged["fold"].min())  # type: ignore[arg-type]
+    if row["first"] is not None and row["first"].date() <= cut:
+        return ""
+    since = f"nights since {row['first']:%Y-%m-%d}" if row["first"] else "no night yet"
+    return f"{label} has no dates, and what it said on {cut}, at the first cut, nobody saw ({since})"
+
+
+def _single_features(context: Context, checked: Checked) -> tuple[tuple[dict[str, object], ...], tuple[str, ...]]:
+    """What each feature alone knows of the newer rows that teach, and a warning of those that may know too much.
+
+    A history that teaches nothing is a ModelError, a feature that tells the outcome a DataError.
     """
     portfolio, spec, as_of = context.portfolio, context.spec, context.job.as_of
     teach = training.teaching_rows(scan(context, checked), portfolio, spec, as_of)
     training.require_labels(teach, portfolio, spec, as_of)
-    if spec.label != "event":
-        return (), ()
     older, newer = training.forward_split(teach, portfolio)
-    found = evidences.single_feature_auc(older, newer, portfolio)
-    warnings = evidences.leak_warnings(found)
+    named = evidences.suspects(teach, older, newer, portfolio, spec)
+    event = spec.label == "event"
+    unjudged = evidences.unjudged(older, newer, portfolio) if event else ""
+    warnings = tuple(filter(None, (unjudged, *(f"{one.what}. Remedy: {one.remedy}" for one in named if not one.stops))))
     for warning in warnings:
         context.reporter.warn(f"{portfolio.name} {as_of}: {warning}")
-    return tuple(evidences.feature_rows(found, newer)), warnings
+    if stops := [one for one in named if one.stops]:
+        raise DataError(
+            "; ".join(one.what for one in stops),
+            remedy=stops[0].remedy,
+            portfolio=portfolio.name,
+            column=stops[0].feature,
+            on=as_of,
+        )
+    found = evidences.single_feature_auc(older, newer, portfolio) if event else {}
+    return tuple(evidences.feature_rows(found, newer, named)), warnings
 
 
 def _held_out(

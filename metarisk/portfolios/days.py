@@ -52,7 +52,7 @@ def dated_columns(portfolio: Portfolio) -> list[str]:
     """Columns whose date says from when on the extract has a row, or its label."""
     columns = portfolio.columns
     named = (columns.opened_on, columns.known_date, columns.settled_on)
-    return list(dict.fromkeys(column for column in named if column is not None))
+    return list(dict.fromkeys(column for column in named if column is not None and column not in columns.derived))
 
 
 def days_of(warehouse: Warehouse, extract: str, columns: list[str], as_of: date) -> Days:

@@ -1,166 +1,153 @@
-"""A first draft of a portfolio from a table's columns: guesses by name, type and a sample, for a person to correct."""
+"""A first draft of a portfolio from a whole table, for a person to correct: TOML, extract SQL and suite.
+
+What the columns mean is `deciding`; here it becomes text.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from dataclasses import dataclass, field
-from datetime import date, datetime
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from metarisk.domain import ConfigError, Warehouse, quoted
+from metarisk.domain import ConfigError, quoted
+from metarisk.domain.database import Source
+from metarisk.portfolios.bars import RISKS as RISKS_OF_BARS
+from metarisk.portfolios.bars import bars_of, draft_bars
 from metarisk.portfolios.days import INDEXED, PATTERN
+from metarisk.portfolios.deciding import require_columns, roles_of
+from metarisk.portfolios.profile import Profile, read_profile
+from metarisk.portfolios.roles import Decision, Roles, Wanted
 
-_SAMPLE_ROWS = 5_000
-_MOST_SEGMENTS = 60
-_MOST_CATEGORIES = 100
-
-_NAMED = {
-    "entity": r"(^|_)(id|key|number|no|ref)$|^id_",
-    "opened_on": r"open|orig|issue|start|booked|transaction|trade|price",
-    "exit_date": r"exit|prepa|repaid|closed|redeem",
-    "known_date": r"known|report|confirm|notif",
-    "event_date": r"event|default|fraud|claim|loss|chargeoff|charged",
-    "value": r"^(value|target|outcome|loss|realised|realized)",
-    "segments": r"region|state|country|product|purpose|segment|sector|merchant|branch|channel|line",
-    "protected": r"gender|sex|^age$|age_band|race|ethnic|religio|national|marital|disab|orient",
-    "personal": r"name|mail|phone|address|street|postcode|zip|ssn|iban|birth",
-}
+MONTHS = (12, 24, 36, 48, 60, 84, 120)
+"""Horizons in months that are tried, shortest first."""
+INSIDE = 0.3
+"""Share of all events that a horizon must hold to be drafted: 12 months, where that is enough."""
+SHORT_DAYS = 45
+"""Where nearly all events come within so many days, the horizon is one of days."""
 
 
-@dataclass
-class _Draft:
-    entity: str = ""
-    dates: dict[str, str] = field(default_factory=dict)
-    value: str | None = None
-    segments: list[str] = field(default_factory=list)
-    features: dict[str, str] = field(default_factory=dict)
-    protected: list[str] = field(default_factory=list)
-    personal: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
+@dataclass(frozen=True)
+class Draft:
+    """Files of a portfolio to be, by path relative to the project, and what was decided of each column."""
+
+    files: Mapping[str, str]
+    decisions: Sequence[Decision]
 
 
-def draft_portfolio(name: str, table: str, warehouse: Warehouse) -> dict[str, str]:
+@dataclass(frozen=True)
+class Horizon:
+    """Of a drafted target: its length, how late events are known, and how that was found."""
+
+    months: int
+    days: int
+    lag: int
+    why: str
+    lag_why: str
+
+
+def draft_portfolio(name: str, table: str, source: Source, wanted: Wanted | None = None) -> Draft:
     """Write a first TOML, extract SQL and suite for a table.
 
     Args:
         name: name of the new portfolio.
-        table: `schema.table` in the warehouse.
-        warehouse: where the table is; a sample of it is read.
+        table: `schema.table` of the source.
+        source: where the table is; all of it is read, and nothing is written.
+        wanted: what the user says instead of a guess.
 
     Returns:
-        Text of each file by its path relative to the project. Lines that need a person say CHECK.
+        Files and decisions. Lines and decisions that need a person say CHECK.
 
     Raises:
-        ConfigError: the name cannot name a portfolio, or the table has no rows, no key or no date to start from.
+        ConfigError: the name cannot name a portfolio, a column that was named does not exist, or the table has no rows,
+            no key, no date to start from, or columns that case alone tells apart.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
         raise ConfigError(f"{name!r} cannot name a portfolio", remedy="use a-z, 0-9 and _, beginning with a letter")
-    relation = ".".join(quoted(part) for part in table.split("."))
-    rows = warehouse.rows(f"SELECT * FROM {relation} LIMIT {_SAMPLE_ROWS}")  # noqa: S608
-    if not rows:
-        raise ConfigError(f"{table} has no rows to guess from", remedy="load it first", portfolio=name)
-    draft = _guessed(rows)
-    if not draft.entity or "opened_on" not in draft.dates:
-        lacking = "unique key" if not draft.entity else "date column"
+    profile = read_profile(table, source, name)
+    wanted = wanted or Wanted()
+    require_columns(profile, wanted, name)
+    if (bars := bars_of(profile, wanted)) is not None:
+        return Draft(*draft_bars(name, profile, bars, wanted))
+    if wanted.risk in RISKS_OF_BARS and not wanted.label:
         raise ConfigError(
-            f"{table} has no {lacking} among its columns {', '.join(rows[0])}",
-            remedy=f"give the table (or a view of it) a {lacking}",
+            f"{table} has no bars: a row for each asset and day, with a price or a return",
+            remedy="name asset and day with --entity and --opened, or the value that is predicted with --label",
             portfolio=name,
         )
-    return {
-        f"portfolios/{name}.toml": _toml(name, draft),
-        f"sql/extracts/{name}.sql": _sql(table, relation, draft),
-        f"expectations/{name}.json": _suite(name, draft),
+    roles = roles_of(profile, wanted, name)
+    if roles.kinds:
+        roles.decisions = [
+            replace(one, why=f"{one.why}; {roles.kinds}", check=True) if one.column == roles.event_date else one
+            for one in roles.decisions
+        ]
+    horizon = _horizon(roles, profile, wanted)
+    files = {
+        f"portfolios/{name}.toml": _toml(name, roles, horizon, _risk(roles, horizon, wanted)),
+        f"sql/extracts/{name}.sql": _sql(roles, profile, horizon),
+        f"expectations/{name}.json": _suite(name, roles, profile),
     }
+    return Draft(files, roles.decisions)
 
 
-def _guessed(rows: list[dict[str, Any]]) -> _Draft:
-    draft = _Draft()
-    values = {column: [row[column] for row in rows if row[column] is not None] for column in rows[0]}
-    dates = [column for column, seen in values.items() if seen and isinstance(seen[0], date | datetime)]
-    draft.dates = _date_roles(dates)
-    keys = [column for column in values if column not in dates and _is_key(values[column], len(rows))]
-    # A book of daily prices repeats its entity, so a name that says id will do where no column is unique.
-    named = [column for column in values if column not in dates and _named("entity", column)]
-    draft.entity = next((column for column in [*keys, *named] if _named("entity", column)), keys[0] if keys else "")
-    if "event_date" not in draft.dates:
-        numbers = [column for column, seen in values.items() if seen and isinstance(seen[0], float)]
-        draft.value = next((column for column in numbers if _named("value", column)), None)
-    for column, seen in values.items():
-        if column in (draft.entity, draft.value, *draft.dates.values()):
-            continue
-        _place(draft, column, seen)
-    if not draft.segments:
-        coarse = [column for column, kind in draft.features.items() if kind == "categorical"]
-        draft.segments = sorted(coarse, key=lambda column: len(set(values[column])))[:1]
-    return draft
+def _horizon(roles: Roles, profile: Profile, wanted: Wanted) -> Horizon:
+    """The shortest usual horizon that holds events enough, and the delay within which 99 % of them are known."""
+    if not roles.event_date:
+        unseen = "nothing in the table shows how late it is known"
+        if wanted.risk == "fraud" or (not wanted.risk and "fraud" in roles.label.lower()):
+            return Horizon(0, 30, 30, "", unseen)
+        return Horizon(12, 0, 0 if roles.value else 30, "", unseen)
+    dates = profile.sample.drop_nulls([roles.event_date])
+    delay = (dates[roles.event_date] - dates[roles.opened_on]).dt.total_days()
+    lag, lag_why = 30, "nothing in the table shows how late events are known"
+    if roles.known_date:
+        late = (dates[roles.known_date] - dates[roles.event_date]).dt.total_days()
+        lag = max(0, math.ceil(late.quantile(0.99, "linear") or 0.0))
+        lag_why = f"the 99th percentile of {roles.known_date} less {roles.event_date}"
+    if delay.is_empty():
+        return Horizon(12, 0, lag, "", lag_why)
+    if (nearly := delay.quantile(0.99) or 0.0) <= SHORT_DAYS:
+        days = max(1, math.ceil(nearly))
+        return Horizon(0, days, lag, f"99 % of events come within {days} days", lag_why)
+    inside = {months: (delay <= 30.44 * months).sum() / len(delay) for months in MONTHS}
+    months = next((months for months, share in inside.items() if share >= INSIDE), MONTHS[-1])
+    told = ", ".join(f"{share:.0%} within {one}" for one, share in inside.items() if one <= max(24, months))
+    return Horizon(months, 0, lag, f"months; of all events {told}", lag_why)
 
 
-def _place(draft: _Draft, column: str, seen: list[Any]) -> None:
-    distinct = len(set(seen))
-    if _named("protected", column):
-        draft.protected.append(column)
-    elif _named("personal", column):
-        draft.personal.append(column)
-    elif not seen or distinct == 1:
-        draft.unused.append(column)
-    elif isinstance(seen[0], date | datetime):
-        draft.features[column] = "date-age"
-    elif isinstance(seen[0], str | bool):
-        if isinstance(seen[0], str) and _named("segments", column) and distinct <= _MOST_SEGMENTS:
-            draft.segments.append(column)
-        elif distinct <= _MOST_CATEGORIES:
-            draft.features[column] = "categorical"
-        else:
-            draft.unused.append(column)
-    else:
-        draft.features[column] = "numeric"
+def _risk(roles: Roles, horizon: Horizon, wanted: Wanted) -> str:
+    if wanted.risk:
+        return wanted.risk
+    if roles.value:
+        return "operational" if roles.exposure else "credit"
+    names = (roles.event_date, roles.known_date, roles.label)
+    return "fraud" if horizon.days or any("fraud" in name.lower() for name in names) else "credit"
 
 
-def _date_roles(dates: list[str]) -> dict[str, str]:
-    roles: dict[str, str] = {}
-    for role in ("opened_on", "known_date", "event_date", "exit_date"):
-        found = next((column for column in dates if column not in roles.values() and _named(role, column)), None)
-        if found is not None:
-            roles[role] = found
-    if "opened_on" not in roles and (free := [column for column in dates if column not in roles.values()]):
-        roles["opened_on"] = free[0]
-    return roles
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
-def _is_key(seen: list[Any], rows: int) -> bool:
-    return len(seen) == rows and len(set(seen)) == rows and not isinstance(seen[0], float | bool)
+def _listed(columns: list[str]) -> str:
+    return f"[{', '.join(map(_quote, columns))}]"
 
 
-def _named(role: str, column: str) -> bool:
-    return re.search(_NAMED[role], column.lower()) is not None
-
-
-def _toml(name: str, draft: _Draft) -> str:
-    def quote(text: str) -> str:
-        return json.dumps(text, ensure_ascii=False)
-
-    def listed(columns: list[str]) -> str:
-        return f"[{', '.join(map(quote, columns))}]"
-
-    event, known = draft.dates.get("event_date"), draft.dates.get("known_date")
-    label = [f"event_date = {quote(event)}"] if event else []
-    label += [f"value = {quote(draft.value)}"] if draft.value and not event else []
-    label = label or ['# CHECK: name the label: event_date = "...", or value = "..."']
-    # Without a date of its own the event counts as known on the day it happens.
-    known = known or event
-    label.append(f"known_date = {quote(known)}" if known else '# CHECK: known_date = "..."')
-    if exit_date := draft.dates.get("exit_date"):
-        label.append(f"exit_date = {quote(exit_date)}")
-    protected = [f"{group} = {listed(getattr(draft, group))}" for group in ("protected", "personal")]
-    features = [f'[features.{quote(column)}]\nkind = "{kind}"\n' for column, kind in draft.features.items()]
-    unused = [f"# Not used: {', '.join(draft.unused)}."] if draft.unused else []
+def _toml(name: str, roles: Roles, horizon: Horizon, risk: str) -> str:
+    protected = [f"{group} = {_listed(getattr(roles, group))}" for group in ("protected", "personal")]
+    features = [f'[features.{_quote(column)}]\nkind = "{kind}"\n' for column, kind in roles.features.items()]
+    asked = {decision.column: decision for decision in roles.decisions if decision.check}
+    doubts = [
+        f"# CHECK: {_quote(column)} is left out: {asked[column].why}" for column in roles.left_out if column in asked
+    ]
+    rest = [column for column in roles.left_out if column not in asked]
+    unused = [f"# Not used: {', '.join(rest)}."] if rest else []
+    length = f"horizon_months = {horizon.months}" if horizon.months else f"horizon_days = {horizon.days}"
     return "\n".join(
         [
-            "# A first draft, guessed from names, types and a sample. Every line with CHECK is for a person.",
-            f"title = {quote(name.replace('_', ' ').capitalize())}",
-            'risk = "credit"  # CHECK: the risk type',
+            "# A first draft, guessed from the whole table by what values do. Every line with CHECK is for a person.",
+            f"title = {_quote(name.replace('_', ' ').capitalize())}",
+            f'risk = "{risk}"  # CHECK: the risk type',
             'timezone = "UTC"  # CHECK: where the book\'s days begin; times without a zone are read as local there',
             'calendar = "daily"  # CHECK: daily, business, month_end or table',
             "",
@@ -169,56 +156,113 @@ def _toml(name: str, draft: _Draft) -> str:
             f'suite = "{name}.json"',
             "",
             "[columns]",
-            f"entity = {quote(draft.entity)}",
-            f"opened_on = {quote(draft.dates['opened_on'])}  # CHECK: where the horizon starts",
-            f"segments = {listed(draft.segments)}  # CHECK: parents of the cell",
-            *label,
+            f"entity = {_quote(roles.entity)}",
+            f"opened_on = {_quote(roles.opened_on)}  # CHECK: where the horizon starts",
+            f"segments = {_listed(roles.segments)}  # CHECK: parents of the cell; [] is one segment",
+            *_label_lines(roles),
             *protected,
             "",
             "[[targets]]",
-            'name = "pd_12m"  # CHECK: the target and its horizon',
-            "horizon_months = 12",
-            "reporting_lag_days = 30  # CHECK: `metarisk portfolio check` shows the observed lag",
+            f'name = "{_target(risk, horizon)}"  # CHECK: the target and its horizon',
+            f"{length}  # CHECK: {horizon.why or 'the time in which the event counts'}",
+            f"reporting_lag_days = {horizon.lag}  # {'' if roles.known_date else 'CHECK: '}{horizon.lag_why}",
             "",
+            *doubts,
             *unused,
+            *([""] if doubts or unused else []),
             *features,
         ]
     )
 
 
-def _sql(table: str, relation: str, draft: _Draft) -> str:
-    opened = quoted(draft.dates["opened_on"])
-    known = draft.dates.get("known_date") or draft.dates.get("event_date")
-    lines = [quoted(column) for column in (draft.entity, draft.dates["opened_on"])]
-    for role in ("event_date", "known_date", "exit_date"):
-        if column := draft.dates.get(role):
-            guard = quoted(column if role == "exit_date" or known is None else known)
-            lines.append(f"CASE WHEN {PATTERN.format(column=guard)} THEN {quoted(column)} END AS {quoted(column)}")
-    if draft.value:
-        guard = PATTERN.format(column=quoted(known)) if known else "TRUE /* CHECK: known by $as_of? */"
-        lines.append(f"CASE WHEN {guard} THEN {quoted(draft.value)} END AS {quoted(draft.value)}")
-    others = [*draft.segments, *draft.features, *draft.protected, *draft.personal]
-    lines += [quoted(column) for column in dict.fromkeys(others)]
+def _target(risk: str, horizon: Horizon) -> str:
+    length = f"{horizon.months}m" if horizon.months else f"{horizon.days}d"
+    return {"credit": f"pd_{length}", "fraud": f"fraud_{length}"}.get(risk, f"{risk}_{length}")
+
+
+def _label_lines(roles: Roles) -> list[str]:
+    if roles.label:
+        lines = [f"label = {_quote(roles.label)}  # CHECK: a flag without dates (docs/portfolios.md)"]
+    elif roles.event_date:
+        # Without a date of its own the event counts as known on the day it happens.
+        known = f"known_date = {_quote(roles.known_date or roles.event_date)}"
+        doubt = f"  # CHECK: {roles.kinds}" if roles.kinds else ""
+        lines = [f"event_date = {_quote(roles.event_date)}{doubt}"]
+        lines.append(known if roles.known_date else f"{known}  # CHECK: no column says when it was known")
+    elif roles.value:
+        known = roles.known_date or _known_of(roles)
+        lines = [f"value = {_quote(roles.value)}  # CHECK: the number that is predicted"]
+        lines.append(f"known_date = {_quote(known)}" + ("" if roles.known_date else "  # CHECK: the horizon's end"))
+        lines += [f"exposure = {_quote(roles.exposure)}"] if roles.exposure else []
+    else:
+        lines = ['# CHECK: name the label: event_date = "...", label = "..." or value = "..."']
+        lines.append('# CHECK: known_date = "..."')
+    return lines + ([f"exit_date = {_quote(roles.exit_date)}"] if roles.exit_date else [])
+
+
+def _known_of(roles: Roles) -> str:
+    return f"{roles.value}_known_on"
+
+
+def _sql(roles: Roles, profile: Profile, horizon: Horizon) -> str:
+    columns = profile.columns
+    opened = columns[roles.opened_on].sql
+
+    def plain(name: str) -> str:
+        sql = columns[name].sql
+        return sql if sql == quoted(name) else f"{sql} AS {quoted(name)}"
+
+    def guarded(name: str, guard: str, sql: str = "") -> str:
+        known = PATTERN.format(column=columns[guard].sql)
+        return f"CASE WHEN {known} THEN {sql or columns[name].sql} END AS {quoted(name)}"
+
+    lines = [plain(roles.entity), plain(roles.opened_on)]
+    if roles.event_date:
+        known = roles.known_date or roles.event_date
+        lines += [guarded(name, known) for name in dict.fromkeys((roles.event_date, known))]
+    if roles.exit_date:
+        lines.append(guarded(roles.exit_date, roles.exit_date))
+    months, days = horizon.months, horizon.days
+    if roles.label or (roles.value and not roles.known_date):
+        lag = horizon.lag + days
+        due = f"CAST({opened} + INTERVAL '{months} months' + INTERVAL '{lag} days' AS DATE)"
+        told = quoted(roles.label or roles.value)
+        if roles.event_value:
+            event = "'" + roles.event_value.replace("'", "''") + "'"
+            told = f"CASE WHEN {told} = {event} THEN 1 WHEN {told} IS NOT NULL THEN 0 END"
+        lines.append(f"CASE WHEN {due} <= $as_of THEN {told} END AS {quoted(roles.label or roles.value)}")
+        if roles.value:
+            lines.append(f"CASE WHEN {due} <= $as_of THEN {due} END AS {quoted(_known_of(roles))}")
+    elif roles.value:
+        lines += [guarded(name, roles.known_date) for name in (roles.value, roles.known_date)]
+    lines += [plain(roles.exposure)] if roles.exposure else []
+    others = [*roles.segments, *roles.features, *roles.protected, *roles.personal]
+    lines += [plain(column) for column in dict.fromkeys(others)]
     return (
-        f"-- Every row of {table} opened by $as_of; what became known later is null.\n"
+        f"-- Every row of {profile.table} opened by $as_of; what became known later is null.\n"
         "-- CAST gives a row's day in the portfolio's time zone; the bound beside it lets an index serve.\nSELECT\n    "
         + ",\n    ".join(lines)
-        + f"\nFROM {relation}\nWHERE {INDEXED.format(column=opened)}\n"
+        + f"\nFROM {profile.relation}\nWHERE {INDEXED.format(column=opened)}\n"
     )
 
 
-def _suite(name: str, draft: _Draft) -> str:
+def _suite(name: str, roles: Roles, profile: Profile) -> str:
+    """Rules that the table keeps as it is."""
+
     def rule(kind: str, severity: str, **kwargs: object) -> dict[str, object]:
         return {"type": kind, "severity": severity, "kwargs": kwargs}
 
-    opened = draft.dates["opened_on"]
+    opened = roles.opened_on
     rules = [
         rule("expect_column_values_to_not_be_null", "critical", column=opened),
         rule("expect_column_values_to_be_between", "critical", column=opened, max_value="$as_of"),
     ]
-    if known := draft.dates.get("known_date") or draft.dates.get("event_date"):
+    if known := roles.known_date or roles.event_date:
         rules.append(rule("expect_column_values_to_be_between", "critical", column=known, max_value="$as_of"))
-    rules += [
-        rule("expect_column_values_to_not_be_null", "warning", column=column, mostly=0.5) for column in draft.features
-    ]
+    for column in roles.features:
+        # A column may lose some of what it has before somebody must look: a fifth of its gap, or of its values.
+        share = profile.share(column)
+        mostly = max(0.0, math.floor(100 * (share - max(0.01, 0.2 * min(share, 1 - share)))) / 100)
+        if mostly > 0:
+            rules.append(rule("expect_column_values_to_not_be_null", "warning", column=column, mostly=mostly))
     return json.dumps({"name": name, "expectations": rules}, indent=2, ensure_ascii=False) + "\n"

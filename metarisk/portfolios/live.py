@@ -40,6 +40,8 @@ class Finding:
     about: str
     what: str
     remedy: str = ""
+    told: bool = False
+    """Whether it is good enough to go on, and still worth a look."""
 
 
 def check_portfolio(
@@ -83,7 +85,7 @@ def _columns(
         if any(has_zone(kind) for kind in schema.types):
             yield _zone(portfolio, warehouse, as_of)
     except MetariskError as error:
-        yield _failed("extract", error)
+        yield failed("extract", error)
 
 
 def _zone(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Finding:
@@ -98,6 +100,9 @@ def _zone(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Finding:
 def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
     columns = portfolio.columns
     opened = f"CAST({quoted(columns.opened_on)} AS DATE)"
+    if columns.label is not None:
+        yield from _flags(portfolio, project, warehouse, as_of)
+        return
     known = f"CAST({quoted(columns.known_date)} AS DATE)" if columns.known_date else "CAST(NULL AS DATE)"
     start = f"CAST({quoted(columns.event_date)} AS DATE)" if columns.event_date else opened
     sql = f"""
@@ -109,12 +114,10 @@ def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_
     try:
         (seen,) = warehouse.rows(sql, {"as_of": as_of})
     except MetariskError as error:
-        yield _failed("rows", error)
+        yield failed("rows", error)
         return
     if not seen["row_count"]:
-        yield Finding(
-            False, "rows", f"the extract is empty as of {as_of}", "check the source table, or check as of another date"
-        )
+        yield _empty(as_of)
         return
     yield Finding(True, "rows", f"{seen['row_count']:,} rows opened {seen['first_opened']} to {seen['last_opened']}")
     yield from _lag(portfolio, as_of, seen)
@@ -126,7 +129,7 @@ def _days(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date
     try:
         off = list(off_their_day(lambda when: days_of(warehouse, extract, columns, when), as_of))
     except MetariskError as error:
-        yield _failed("days", error)
+        yield failed("days", error)
         return
     for found in off:
         # Of a bitemporal source some rows of a day may have been recorded after it; all of them are not.
@@ -139,9 +142,49 @@ def _days(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date
         )
 
 
+def _flags(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
+    """What an extract says of a label without dates: no lag can be read off it."""
+    opened, flag = (quoted(str(name)) for name in (portfolio.columns.opened_on, portfolio.columns.label))
+    sql = f"""
+        SELECT count(*) AS row_count, min(CAST({opened} AS DATE)) AS first_opened,
+               max(CAST({opened} AS DATE)) AS last_opened, count({flag}) AS labels,
+               sum(CASE WHEN lower(CAST({flag} AS VARCHAR)) IN ('1', '1.0', 'true') THEN 1 ELSE 0 END) AS events
+        FROM {nested(extract_sql(project, portfolio))} AS extract
+    """  # noqa: S608
+    try:
+        (seen,) = warehouse.rows(sql, {"as_of": as_of})
+    except MetariskError as error:
+        yield failed("rows", error)
+        return
+    if not seen["row_count"]:
+        yield _empty(as_of)
+        return
+    yield Finding(True, "rows", f"{seen['row_count']:,} rows opened {seen['first_opened']} to {seen['last_opened']}")
+    if not seen["labels"]:
+        yield Finding(False, "labels", f"no flag is known as of {as_of}", "check as of a later date")
+        return
+    what = (
+        f"{seen['labels']:,} known flags, {int(seen['events']):,} of them events, without dates: evidence before the "
+    )
+    yield Finding(True, "labels", what + "first night is retrospective and proves nothing")
+
+
+def _empty(as_of: date) -> Finding:
+    remedy = "check the source table, or check as of another date"
+    return Finding(False, "rows", f"the extract is empty as of {as_of}", remedy)
+
+
 def _lag(portfolio: Portfolio, as_of: date, seen: dict[str, Any]) -> Iterator[Finding]:
     if not seen["labels"]:
         yield Finding(False, "labels", f"no label is known as of {as_of}", "check as of a later date")
+        return
+    if not portfolio.columns.event_date:
+        # A value counts from its known date on, however late: none of them can teach as another one.
+        yield Finding(
+            True,
+            "labels",
+            f"{seen['labels']:,} known values; the 99th percentile of their delay is {seen['delay']:.0f} days",
+        )
         return
     for number, target in enumerate(portfolio.targets):
         horizon = 0 if portfolio.columns.event_date else target.horizon_days + 31 * target.horizon_months
@@ -168,7 +211,7 @@ def _ready(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Iterator[
     try:
         rows = warehouse.rows(portfolio.source.ready_sql, {"as_of": as_of})
     except MetariskError as error:
-        yield _failed("source.ready_sql", error)
+        yield failed("source.ready_sql", error)
         return
     values = [value for row in rows for value in row.values()]
     good = len(values) == 1 and isinstance(values[0], bool)
@@ -186,7 +229,7 @@ def _calendar(portfolio: Portfolio, warehouse: Warehouse) -> Iterator[Finding]:
     try:
         rows = warehouse.rows(portfolio.calendar_sql)
     except MetariskError as error:
-        yield _failed("calendar_sql", error)
+        yield failed("calendar_sql", error)
         return
     dates = [value for row in rows for value in row.values()]
     good = bool(dates) and all(isinstance(value, date) for value in dates)
@@ -198,6 +241,7 @@ def _calendar(portfolio: Portfolio, warehouse: Warehouse) -> Iterator[Finding]:
     )
 
 
-def _failed(about: str, error: MetariskError) -> Finding:
+def failed(about: str, error: MetariskError) -> Finding:
+    """An error as a finding."""
     place = f"column {error.column}: " if isinstance(error, DataError) and error.column else ""
     return Finding(False, about, f"{place}{error.what}", error.remedy)

@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -17,6 +17,8 @@ from metarisk.domain import ConfigError, Portfolio, did_you_mean
 from metarisk.portfolios.rules import broken_rules
 
 _ADAPTER: TypeAdapter[Portfolio] = TypeAdapter(Portfolio)
+_LONGEST_NAME = 255
+"""Bytes, of most file systems."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -63,19 +65,19 @@ def load_portfolio(project: Path, name: str, risks: Collection[str] | None = Non
             )
     suite_path(project, portfolio)
     scores_suite_path(project, portfolio)
-    return portfolio
+    return replace(portfolio, columns=portfolio.columns.completed())
 
 
 def extract_sql(project: Path, portfolio: Portfolio) -> str:
     """Text of the portfolio's extract. Raises ConfigError when the file is missing or outside `sql/extracts`."""
     path = _inside(project, "sql/extracts", portfolio.source.extract, "source.extract", portfolio.name)
-    return path.read_text(encoding="utf-8")
+    return _text(path, portfolio.name)
 
 
 def also_sql(project: Path, portfolio: Portfolio) -> dict[str, str]:
     """Texts of the portfolio's further extracts by name. Raises ConfigError as `extract_sql` does."""
     return {
-        key: _inside(project, "sql/extracts", file, f"source.also.{key}", portfolio.name).read_text(encoding="utf-8")
+        key: _text(_inside(project, "sql/extracts", file, f"source.also.{key}", portfolio.name), portfolio.name)
         for key, file in sorted(portfolio.source.also.items())
     }
 
@@ -120,6 +122,11 @@ def _parsed(project: Path, name: str) -> Portfolio:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} is not TOML: {error}", remedy="correct that place", portfolio=name) from error
+    except (RecursionError, OSError) as error:
+        what, remedy = "its tables or lists are nested too deep", "no key of a portfolio takes more than three levels"
+        if isinstance(error, OSError):
+            what, remedy = f"it cannot be read: {error.strerror}", "look at its type and its rights"
+        raise ConfigError(f"{where}: {what}", remedy=remedy, portfolio=name) from None
     if raw.setdefault("name", name) != name:
         raise ConfigError(
             f"{where}: `name` is {raw['name']!r} but the file is called {name!r}",
@@ -129,6 +136,12 @@ def _parsed(project: Path, name: str) -> Portfolio:
     try:
         # Strict JSON takes an array for a tuple yet never "3" for 3, which strict Python input cannot tell apart.
         return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
+    except RecursionError:
+        raise ConfigError(
+            f"{where}: its tables or lists are nested too deep",
+            remedy="no key of a portfolio takes more than three levels",
+            portfolio=name,
+        ) from None
     except ValidationError as error:
         raise _explained(error, where, name) from None
 
@@ -171,8 +184,27 @@ def _item(kind: Any) -> Any:
     return arguments[1] if kind.__origin__ is Mapping else arguments[0]
 
 
+def _text(path: Path, portfolio: str) -> str:
+    """An SQL file. Raises ConfigError where it is no text that a warehouse takes."""
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{where} cannot be read: {said}", remedy="write it as UTF-8", portfolio=portfolio) from None
+    if "\0" in text:
+        raise ConfigError(f"{where} holds a NUL character", remedy="take it out", portfolio=portfolio)
+    return text
+
+
 def _inside(project: Path, folder: str, name: str, key: str, portfolio: str) -> Path:
     root = (project / folder).resolve()
+    if "\0" in name or len(name.encode(errors="replace")) > _LONGEST_NAME:
+        raise ConfigError(
+            f"portfolios/{portfolio}.toml: `{key}` is {name[:40]!r}..., which can be no file's name",
+            remedy=f"use up to {_LONGEST_NAME} bytes without NUL",
+            portfolio=portfolio,
+        )
     path = (root / name).resolve()
     if not path.is_relative_to(root):
         raise ConfigError(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from metarisk.domain import Portfolio
+from metarisk.domain import WHOLE_BOOK, Portfolio
 
 MOST_PARTITIONS = 64
 """Each one is a connection to the warehouse."""
-_LABEL_ROLES = ("event_date", "known_date", "value", "exit_date", "booked_on", "settled_on")
+_LABEL_ROLES = ("label", "event_date", "known_date", "value", "exit_date", "booked_on", "settled_on")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ def _targets(portfolio: Portfolio) -> Iterator[Broken]:
             yield Broken(f"two targets are called {name!r}", "give every target a name of its own")
     for number, target in enumerate(portfolio.targets):
         key = f"targets[{number}]"
+        if portfolio.columns.matures_on and re.search(r"_\d+[md]$", target.name):
+            remedy = f"call it {target.name.rsplit('_', 1)[0]}_lifetime"
+            yield Broken(f"`{key}.name` is {target.name!r}, but its horizon ends with the contract", remedy)
         if not target.name.strip():
             yield Broken(f"`{key}.name` is empty", "name the target")
         lags = (target.reporting_lag_months, target.reporting_lag_days)
@@ -54,9 +58,19 @@ def _targets(portfolio: Portfolio) -> Iterator[Broken]:
 
 def _label(portfolio: Portfolio) -> Iterator[Broken]:
     columns = portfolio.columns
-    if columns.event_date is None and columns.value is None:
+    if columns.label is not None:
+        for role in ("event_date", "known_date", "value", "settled_on"):
+            if getattr(columns, role) is not None:
+                yield Broken(
+                    f"`columns.label` is a flag without dates, and `columns.{role}` is there too",
+                    f"take `columns.{role}` out, or `columns.label` where the dates are to be believed",
+                    columns.label,
+                )
+    elif columns.event_date is None and columns.value is None:
         yield Broken(
-            "there is no label", "name `columns.event_date` (when the event happened) or `columns.value` (a number)"
+            "there is no label",
+            "name `columns.event_date` (when the event happened), `columns.value` (a number) or `columns.label` (a "
+            "flag)",
         )
     elif columns.known_date is None:
         yield Broken(
@@ -67,15 +81,16 @@ def _label(portfolio: Portfolio) -> Iterator[Broken]:
 
 def _roles(portfolio: Portfolio) -> Iterator[Broken]:
     columns = portfolio.columns
-    if not columns.segments:
-        yield Broken("`columns.segments` is empty", "name at least one segment column")
+    if WHOLE_BOOK in columns.segments:
+        remedy = "write `segments = []` for a book without segment columns, or rename the column in the extract"
+        yield Broken("it is the segment of a book that has no segment columns", remedy, WHOLE_BOOK)
     if portfolio.population == "application" and columns.booked_on is None:
         yield Broken(
             '`population` is "application" but no `columns.booked_on`: rejected rows would be taken for good ones',
             "name the date column that is null for rows that were never booked",
         )
     role_of: dict[str, str] = {}
-    roles = [(role, getattr(columns, role)) for role in ("entity", "opened_on", *_LABEL_ROLES)]
+    roles = [(role, getattr(columns, role)) for role in ("entity", "opened_on", "matures_on", *_LABEL_ROLES)]
     for role, column in (*roles, *(("segments", column) for column in columns.segments)):
         if column is None:
             continue
@@ -121,7 +136,7 @@ def _time(portfolio: Portfolio) -> Iterator[Broken]:
         ZoneInfo(portfolio.timezone)
     except (KeyError, ValueError, OSError):  # unknown; not relative; a folder of zones
         yield Broken(
-            f"`timezone` is {portfolio.timezone!r}, which is no time zone", 'use an IANA name: "Europe/Berlin"'
+            f"`timezone` is {portfolio.timezone[:80]!r}, which is no time zone", 'use an IANA name: "Europe/Berlin"'
         )
     if portfolio.calendar == "table" and portfolio.calendar_sql is None:
         yield Broken('`calendar` is "table" but there is no `calendar_sql`', "write the SELECT that yields its dates")

@@ -4,9 +4,20 @@ The only package that knows Great Expectations, which it imports when a check be
 """
 
 from metarisk.quality import guarding
+from metarisk.quality.book import FINDINGS, MAX_UNKNOWN_EVENTS
 from metarisk.quality.checking import check
 from metarisk.quality.recoding import segment_recode
 from metarisk.quality.results import Quality, Result, Severity
 from metarisk.quality.suites import score_parameters
 
-__all__ = ["Quality", "Result", "Severity", "check", "guarding", "score_parameters", "segment_recode"]
+__all__ = [
+    "FINDINGS",
+    "MAX_UNKNOWN_EVENTS",
+    "Quality",
+    "Result",
+    "Severity",
+    "check",
+    "guarding",
+    "score_parameters",
+    "segment_recode",
+]

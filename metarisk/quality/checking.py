@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import duckdb
 import polars as pl
 
 from metarisk.domain import Portfolio, SegmentKey, quoted
+from metarisk.quality.book import BookRule, book_rules, judge_book, segment_values
 from metarisk.quality.engine import VIEW, Verdict, judge
 from metarisk.quality.recoding import segment_recode
 from metarisk.quality.results import Quality, Result
 from metarisk.quality.suites import Parameter, Rule, load_suite
-from metarisk.tasks import MISSING_SEGMENT, population
+from metarisk.tasks import MISSING_SEGMENT, known_end, population
 
 MAX_EXCLUDED_SHARE = 0.10
 """Share of rows set aside above which the source, not the rows, is taken to be broken: critical."""
@@ -35,6 +36,7 @@ def check(
     quarantine: Path,
     known_segments: Collection[SegmentKey] | None = None,
     parameters: Mapping[str, Parameter] | None = None,
+    missing: Mapping[str, int] | None = None,
     memory_mb: int = 1024,
     threads: int = 1,
 ) -> Quality:
@@ -48,6 +50,7 @@ def check(
         quarantine: folder for failing rows; each suite and set of parameters has its own folder in it.
         known_segments: segments that the model has seen: judges whether their key was recoded. None: not asked.
         parameters: further parameters, as `score_parameters` gives for `scores.json`.
+        missing: rows of each segment column that had no value in the source.
         memory_mb: ceiling of DuckDB's memory in MiB.
         threads: threads of DuckDB.
 
@@ -74,13 +77,22 @@ def check(
         folder = quarantine / _digest(suite, filled)
         with duckdb.connect(database, config=_config(memory_mb, threads)) as connection:
             connection.execute("SET enable_progress_bar = false")
-            failing, excluded, excluded_rows = _set_aside(connection, rules, verdicts, columns, folder)
+            broken = _broken(connection, rules, verdicts, columns)
+            held = book_rules(portfolio, as_of, columns)
+            _make_kept(connection, [part.rows for part in broken if part.excludes], portfolio.columns.entity)
+            of_book = judge_book(connection, held, portfolio.columns.entity, suite.stem, total)
+            if held:
+                of_book = [*segment_values(connection, portfolio, suite.stem, total, missing or {}), *of_book]
+            broken += _of_book(held, of_book, columns)
+            failing, excluded, excluded_rows = _set_aside(connection, broken, columns, folder)
     if any(rule.excludes for rule in rules):
         results.append(_excluded_share(suite.stem, excluded_rows, total))
-    if {portfolio.columns.event_date, portfolio.columns.opened_on} <= set(columns):
-        results.append(_dated_after_opening(suite.stem, files, excluded, portfolio, as_of, total))
+    # What always holds is listed where it does not, but for the dates that every label rests on.
+    results += [result for result in of_book if not result.success or result.column == portfolio.columns.event_date]
     if portfolio.columns.opened_on in columns:
         results += _rows_of_the_day(suite.stem, files, portfolio, as_of)
+    if portfolio.columns.label in columns:
+        results.append(_flag_missing(suite.stem, files, portfolio, as_of, total))
     if known_segments:
         counts = _segment_counts(files, portfolio, as_of)
         results.append(
@@ -116,27 +128,65 @@ def _result(suite: str, rule: Rule, verdict: Verdict, total: int) -> Result:
     )  # fmt: skip
 
 
-def _set_aside(
-    connection: duckdb.DuckDBPyConnection,
-    rules: Sequence[Rule],
-    verdicts: Sequence[Verdict],
-    columns: Sequence[str],
-    folder: Path,
-) -> tuple[Path | None, Path | None, int]:
-    """Write failing rows with their rule, and once more, without duplicates, those that are left out of the run."""
+@dataclass(frozen=True)
+class _Broken:
+    """A rule that rows break, and the SELECT of these."""
+
+    name: str
+    rows: str
+    excludes: bool
+    shown: bool
+
+
+def _broken(
+    connection: duckdb.DuckDBPyConnection, rules: Sequence[Rule], verdicts: Sequence[Verdict], columns: Sequence[str]
+) -> list[_Broken]:
+    """Of the suite's rules."""
     names = ", ".join(quoted(column) for column in columns)
-    failing, excluding = [], []
+    found = []
     for rule, verdict in zip(rules, verdicts, strict=True):
         if not verdict.failing_rows or verdict.query is None:
             continue
         rows = _rows_query(connection, verdict.query, columns, names)
-        if rows is None:
-            continue
-        if rule.excludes:
-            excluding.append(rows)
-        if rule.excludes or (not verdict.success and rule.severity != "info"):
-            label = "'" + rule.name.replace("'", "''") + "'"
-            failing.append(f"SELECT {label} AS broken_rule, {names} FROM ({rows})")  # noqa: S608
+        if rows is not None:
+            shown = rule.excludes or (not verdict.success and rule.severity != "info")
+            found.append(_Broken(rule.name, rows, rule.excludes, shown))
+    return found
+
+
+def _of_book(rules: Sequence[BookRule], results: Sequence[Result], columns: Sequence[str]) -> list[_Broken]:
+    """Of the rules of any book."""
+    names, failed = (
+        ", ".join(quoted(column) for column in columns),
+        {result.rule for result in results if not result.success},
+    )
+    found = []
+    for rule in rules:
+        if rule.name in failed:
+            rows = f"SELECT {names} FROM {VIEW} WHERE {rule.broken}"  # noqa: S608
+            found.append(_Broken(rule.name, rows, rule.line.happens == "row set aside", shown=True))
+    return found
+
+
+def _make_kept(connection: duckdb.DuckDBPyConnection, excluding: Sequence[str], entity: str) -> None:
+    """A view `kept`: rows of entities of which the suite sets no row aside."""
+    key = quoted(entity)
+    aside = " UNION ALL ".join(f"SELECT {key} FROM ({rows})" for rows in excluding)  # noqa: S608
+    out = f" WHERE {key} NOT IN (SELECT {key} FROM ({aside}) WHERE {key} IS NOT NULL)" if aside else ""  # noqa: S608
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW kept AS SELECT * FROM {VIEW}{out}")  # noqa: S608
+
+
+def _set_aside(
+    connection: duckdb.DuckDBPyConnection, broken: Sequence[_Broken], columns: Sequence[str], folder: Path
+) -> tuple[Path | None, Path | None, int]:
+    """Write failing rows with their rule, and once more, without duplicates, those that are left out of the run."""
+    names = ", ".join(quoted(column) for column in columns)
+    failing = []
+    for part in broken:
+        if part.shown:
+            label = "'" + part.name.replace("'", "''") + "'"
+            failing.append(f"SELECT {label} AS broken_rule, {names} FROM ({part.rows})")  # noqa: S608
+    excluding = [part.rows for part in broken if part.excludes]
     failing_path = _written(connection, " UNION ALL ".join(failing), folder / "failing.parquet")
     excluded_path = _written(connection, " UNION ".join(excluding), folder / "excluded.parquet", distinct=True)
     if excluded_path is None:
@@ -183,24 +233,6 @@ def _excluded_share(suite: str, excluded: int, total: int) -> Result:
     )
 
 
-def _dated_after_opening(
-    suite: str, files: Sequence[Path], excluded: Path | None, portfolio: Portfolio, as_of: date, total: int
-) -> Result:
-    """No row that is kept has an event before its horizon begins: it would teach an outcome that was known then.
-
-    What was not known by as_of is not looked at: it may not stop a night of before.
-    """
-    event, opened, entity = str(portfolio.columns.event_date), portfolio.columns.opened_on, portfolio.columns.entity
-    known = pl.col(portfolio.columns.known_date or event) <= pl.lit(as_of)
-    early = pl.scan_parquet(list(files)).filter(known & (pl.col(event) < pl.col(opened))).select(entity, event, opened)
-    if excluded is not None:
-        early = early.join(pl.scan_parquet(excluded).select(entity), on=entity, how="anti")
-    found = early.sort(entity).collect(engine="streaming")
-    detail = f"{found.height:,} rows, {found[entity][0]} for one" if found.height else ""
-    rule = f"no event is dated before {opened}"
-    return Result(suite, rule, event, "critical", found.is_empty(), found.height, total, detail)
-
-
 def _rows_of_the_day(suite: str, files: Sequence[Path], portfolio: Portfolio, as_of: date) -> list[Result]:
     """Whether rows opened on as_of, where so many did on that day of the weeks before that chance leaves none out.
 
@@ -217,6 +249,15 @@ def _rows_of_the_day(suite: str, files: Sequence[Path], portfolio: Portfolio, as
     detail = "" if rows else f"none, {', '.join(f'{count:,}' for count in usual)} on this day of the weeks before"
     remedy = "" if rows else "run `metarisk portfolio check`: it tells a late extract from a late source"
     return [Result(suite, "rows opened on the as_of", column, "warning", rows > 0, None, rows, detail, remedy=remedy)]
+
+
+def _flag_missing(suite: str, files: Sequence[Path], portfolio: Portfolio, as_of: date, total: int) -> Result:
+    """Every row whose horizon and lag are over has its flag: those without one are neither good nor bad."""
+    label, over = str(portfolio.columns.label), known_end(portfolio, portfolio.target) <= pl.lit(as_of)
+    rows = pl.scan_parquet(list(files)).filter(over & pl.col(label).is_null())
+    found = int(rows.select(pl.len()).collect(engine="streaming").item())
+    detail = f"{found:,} rows teach and judge nothing" if found else ""
+    return Result(suite, f"{label} is there once it is known", label, "warning", not found, found, total, detail)
 
 
 def _segment_counts(files: Sequence[Path], portfolio: Portfolio, as_of: date) -> dict[SegmentKey, int]:

@@ -15,6 +15,7 @@ from metarisk.quality.results import Severity
 
 Parameter = str | int | float | date
 _NAMED = re.compile(r"\$([a-z_]+)")
+_COLUMNS = ("column", "column_A", "column_B")
 _KEYS = {"type", "kwargs", "severity", "description", "meta", "notes", "id"}
 
 
@@ -49,7 +50,7 @@ class Rule:
     @property
     def columns(self) -> list[str]:
         """All columns that it names."""
-        named = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
+        named = [self.kwargs[key] for key in _COLUMNS if key in self.kwargs]
         return [*named, *self.kwargs.get("column_list", [])]
 
     @property
@@ -87,7 +88,7 @@ def load_suite(path: Path, parameters: Mapping[str, Parameter], portfolio: str) 
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         rules = raw["expectations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{where} is no suite ({type(error).__name__}: {error})",
             remedy='write {"name": ..., "expectations": [...]}; see expectations/README.md',
@@ -104,6 +105,16 @@ def _rule(raw: Any, parameters: Mapping[str, Parameter], where: str, portfolio: 
 
     if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
         raise refuse("it has no `type`", "name the expectation, as in expect_column_values_to_not_be_null")
+    for key in ("kwargs", "meta"):
+        if not isinstance(raw.get(key, {}), dict):
+            raise refuse(f"its {key} is {json.dumps(raw[key])[:40]}, no object", f'write "{key}": {{...}}')
+    kwargs = raw.get("kwargs", {})
+    named = [kwargs[key] for key in _COLUMNS if key in kwargs]
+    listed = kwargs.get("column_list", [])
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in [*named, *listed]):
+        raise refuse("it names no column where one belongs", "write the column's name as text")
+    if "\\u0000" in json.dumps(kwargs):
+        raise refuse("it holds a NUL character", "take it out")
     for key in raw.keys() - _KEYS:
         raise refuse(f"unknown key {key!r}{did_you_mean(key, _KEYS)}", f"use {', '.join(sorted(_KEYS))}")
     if raw.get("severity") not in get_args(Severity):

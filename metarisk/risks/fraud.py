@@ -118,7 +118,10 @@ def _judged(view: NightView, column: str) -> pl.DataFrame:
         y=pl.col(str(columns.event_date)).is_not_null().cast(pl.Float64),
         amount=pl.lit(1.0) if columns.ead is None else pl.col(columns.ead).fill_null(0.0),
         settled=settled.is_not_null(),
+        told=pl.lit(True) if columns.label is None else pl.col(columns.label).is_not_null(),
     )
+    if columns.label is not None:
+        known = known.filter(pl.col("told"))
     joined = scores.lazy().join(known, on="entity").filter(pl.col("opened") <= pl.col("as_of"))
     return joined.sort("as_of", "entity").collect(engine="streaming")
 

@@ -94,6 +94,15 @@ REFUSED = {
         "no event is dated before opened_on: 1 rows, T00123 for one",
         "event_date",
     ),
+    "event known before it happened": Case(
+        lambda frame: frame.with_columns(
+            known_date=pl.when(loan_id="T00123").then(date(2026, 1, 1)).otherwise("known_date"),
+            event_date=pl.when(loan_id="T00123").then(date(2026, 2, 1)).otherwise("event_date"),
+        ),
+        QualityError,
+        "no event is known before its event_date: 1 rows, T00123 for one",
+        "known_date",
+    ),
     "too many wrong rows": Case(some(200, amount=-1.0), QualityError, "at most 10% of rows are set aside: 201 rows"),
     "recoded segments": Case(
         lambda frame: frame.with_columns(pl.col("region").replace({"north": "N", "south": "S"})),
@@ -242,7 +251,7 @@ def test_one_segment_is_a_book_like_any_other(make: Callable[..., Project]) -> N
     assert "no model has seen" not in week.page.read_text()
 
 
-def test_a_feature_that_leaks_is_named_to_everyone(make: Callable[..., Project]) -> None:
+def test_a_feature_that_leaks_is_refused_and_named_to_everyone_who_vouches_for_it(make: Callable[..., Project]) -> None:
     """Collection costs are booked once a loan has defaulted."""
     costs = pl.when(pl.col("event_date").is_not_null()).then(pl.col("amount")).otherwise(None)
     project = make(
@@ -250,11 +259,17 @@ def test_a_feature_that_leaks_is_named_to_everyone(make: Callable[..., Project])
         toml=tiny.TOML.replace("[features.income]", '[features.costs]\nkind = "numeric"\n\n[features.income]'),
         sql=EVERYTHING,
     )
+    with pytest.raises(DataError, match=r"feature costs tells the outcome: a missing value means no event") as caught:
+        project.weekly()
+    assert (caught.value.portfolio, caught.value.column) == (NAME, "costs")
+    assert project.count("model") == 0
+    assert "feature costs tells the outcome" in caught.value.page.read_text()
+    project.edit("portfolios/tiny.toml", "[features.costs]", "[features.costs]\noutcome_free = true")
     reporter = Listener()
     week = pipeline.weekly(project.context(tiny.CUT_OFF, reporter=reporter))
     (warning,) = [text for text in reporter.warnings if "feature" in text]
-    assert "feature costs may tell the outcome: by itself it ranks validation rows with an AUC of" in warning
-    assert "feature costs may tell the outcome" in week.page.read_text()
+    assert "declares it `outcome_free`" in warning
+    assert "feature costs tells the outcome" in week.page.read_text()
     rows = project.warehouse.rows("SELECT candidate, value, note FROM metarisk.evidence WHERE protocol = 'features'")
     found = {row["candidate"]: row for row in rows}
     assert set(found) == {"amount", "income", "costs", "channel", "first_credit_on"}

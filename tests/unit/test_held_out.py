@@ -89,22 +89,5 @@ def test_a_feature_alone_ranks_as_its_own_values_do_in_either_direction():
     assert found["burden"] == pytest.approx(area, abs=1e-12)
     turned = evidence.single_feature_auc(older, newer.with_columns(burden=-pl.col("burden")), PORTFOLIO)
     assert turned["burden"] == pytest.approx(area, abs=1e-12)
-    assert evidence.leaks(found) == []
     few = newer.with_columns(pl.lit(0.0).alias(LABEL))
     assert evidence.single_feature_auc(older, few, PORTFOLIO) == {}
-
-
-@pytest.mark.parametrize(
-    ("found", "named"),
-    [
-        ({"a": 0.7, "b": 0.65}, []),
-        ({"a": 0.96, "b": 0.95}, ["a", "b"]),
-        ({"a": 0.85, "b": 0.65}, ["a"]),
-        ({"a": 0.85, "b": 0.75}, []),
-        ({"a": 0.82}, ["a"]),
-        ({}, []),
-    ],
-)
-def test_too_good_or_far_ahead_of_all_others_is_a_leak(found, named):
-    assert evidence.leaks(found) == named
-    assert len(evidence.leak_warnings(found)) == len(named)

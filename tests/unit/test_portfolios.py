@@ -118,7 +118,7 @@ REFUSED = {
     ),
     "no label": ('event_date = "event"\nknown_date = "known"', "", "there is no label"),
     "no known date": ('known_date = "known"', "", "`columns.known_date` is missing"),
-    "no segments": ('segments = ["region"]', "segments = []", "`columns.segments` is empty"),
+    "a reserved segment": ('segments = ["region"]', 'segments = ["whole_book"]', "a book that has no segment columns"),
     "segment twice": ('["region"]', '["region", "region"]', "column region"),
     "one column, two roles": ('opened_on = "opened"', 'opened_on = "event"', "both `columns."),
     "protected feature": (

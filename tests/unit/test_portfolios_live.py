@@ -144,7 +144,7 @@ def cards() -> pa.RecordBatchReader:
 
 def test_a_drafted_portfolio_runs_without_any_python(empty_warehouse: Warehouse, tmp_path: Path) -> None:
     empty_warehouse.load("cards", cards())
-    for path, text in draft_portfolio("cards", "source.cards", empty_warehouse).items():
+    for path, text in draft_portfolio("cards", "source.cards", empty_warehouse).files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     shutil.copy(ROOT / "expectations/scores.json", tmp_path / "expectations")
