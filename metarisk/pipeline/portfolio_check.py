@@ -16,6 +16,7 @@ import polars as pl
 
 from metarisk import evidence, lake, quality, scoring, training
 from metarisk.domain import MetariskError, Portfolio, RiskSpec
+from metarisk.learners.cost import expected_cost
 from metarisk.pipeline import night, week
 from metarisk.pipeline.context import Context
 from metarisk.pipeline.night import Checked, scan
@@ -136,10 +137,13 @@ def _segments(frame: pl.LazyFrame, portfolio: Portfolio) -> Iterator[Finding]:
         yield Finding(True, "segments", what)
         return
     widest = names[each.index(max(each))]
+    rows = frame.select(pl.len()).collect(engine="streaming").item()
+    seconds, megabytes = expected_cost(min(rows, portfolio.thresholds.max_training_rows), cells, each)
     yield Finding(
         True,
         "segments",
-        f"{what}; a week's time and memory grow with them, not with its rows alone (docs/scaling.md)",
+        f"{what}; a fit of the hierarchical head will take about {max(seconds, 1):,.0f} s on one thread and "
+        f"{max(megabytes, 1):,.0f} MiB, and a week has one a fold, a candidate and the champion (docs/scaling.md)",
         f"make {widest} coarser, as in a region for a branch, unless each value has events of its own",
         told=True,
     )
