@@ -4,7 +4,7 @@ No I/O and no mathematics lives here, and nothing heavier than numpy is imported
 that has torch and numpy alone.
 """
 
-from metarisk.domain.database import KeyRanges, Scalar, Transaction, Warehouse
+from metarisk.domain.database import KeyRanges, LoadMode, Scalar, Transaction, Warehouse
 from metarisk.domain.episodes import (
     Adaptation,
     Array,
@@ -72,6 +72,7 @@ __all__ = [
     "LearnerChoice",
     "LikelihoodName",
     "Limits",
+    "LoadMode",
     "LockedError",
     "MetariskError",
     "Mode",

@@ -1,0 +1,409 @@
+"""Files as a table that can be loaded: what is in them, decided over all rows, and a stream of exactly typed batches."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from metarisk.domain import ConfigError, DataError, did_you_mean, quoted
+from metarisk.loading.cells import Cells, TextFile
+from metarisk.loading.deciding import Decided, decide
+from metarisk.loading.dialects import literal
+from metarisk.loading.model import Column, Limits, Options, Understood
+from metarisk.loading.naming import column_names
+from metarisk.loading.places import files_of, kind_of
+from metarisk.loading.readings import TEXT
+from metarisk.loading.records import read_json_lines, read_sheet
+from metarisk.loading.rejects import Rejects
+from metarisk.loading.typed import WHOLE, TypedColumn, folder_values, read_parquet
+
+_EXACT_DISTINCT = 100_000
+"""Rows up to which distinct values are counted one by one; above, they are estimated."""
+_LONGEST_EXAMPLE = 30
+
+
+@dataclass
+class _Planned:
+    """A column as it will be loaded."""
+
+    name: str
+    value: str
+    type: str
+    raw: str
+    """SQL of what the file holds."""
+    conversion: list[str] = field(default_factory=list)
+    unfit: str | None = None
+    """SQL of whether a row's value cannot be of the wanted type."""
+    unfit_rows: int = 0
+    seen: Decided | None = None
+
+
+@dataclass
+class Table:
+    """What was understood of files, and their rows as batches."""
+
+    understood: Understood
+    rejects: Rejects
+    _connection: duckdb.DuckDBPyConnection
+    _relation: str
+    _columns: Sequence[_Planned]
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The rows that are loaded, in the order of the files."""
+        kept = f" WHERE NOT ({_unfit(self._columns)})" if any(column.unfit for column in self._columns) else ""
+        return self._connection.execute(
+            f"SELECT {_selected(self._columns)} FROM {self._relation}{kept}"  # noqa: S608
+        ).to_arrow_reader(65_536)
+
+
+@contextmanager
+def open_table(places: Sequence[str], options: Options, limits: Limits) -> Iterator[Table]:
+    """Read files, folders or patterns of files as one table.
+
+    Args:
+        places: paths; a folder stands for the files in it, a pattern (`*`, `?`, `**`) for those that it names.
+        options: what somebody says about them.
+        limits: threads, memory, and a folder for what is decoded; nothing is left in it.
+
+    Yields:
+        The table; its reader works while the context is open.
+
+    Raises:
+        ConfigError: no such file, files of several kinds, or an option that fits nothing.
+        DataError: a file that cannot be read, cells that can be read in several ways, cells that are not of a wanted
+            type, or, unless rejects are kept, rows that cannot be read.
+    """
+    files, root = files_of(places)
+    limits.scratch.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        scratch = Path(tempfile.mkdtemp(dir=limits.scratch))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        connection = stack.enter_context(_connection(limits, scratch))
+        rejects = stack.enter_context(Rejects(scratch / "rejects.csv"))
+        try:
+            table = _understand(connection, files, root, options, scratch, rejects)
+            _refuse(table, options)
+            yield table
+        except duckdb.Error as error:
+            raise _explained(error, files) from None
+
+
+def _understand(
+    connection: duckdb.DuckDBPyConnection,
+    files: list[Path],
+    root: Path,
+    options: Options,
+    scratch: Path,
+    rejects: Rejects,
+) -> Table:
+    kind = kind_of(files)
+    found = Understood([str(file) for file in files], kind)
+    if kind == "parquet":
+        relation, rows, columns = _typed_plan(connection, files, root, options, found)
+        found.kind = "Parquet"
+    else:
+        relation, rows, columns = _cells_plan(connection, files, root, kind, options, scratch, rejects, found)
+    if not columns:
+        raise DataError("there is no column to load", remedy="give the file a header, or say --flatten")
+    found.rows = rows
+    _set_aside(connection, relation, columns, rejects, found, options)
+    found.rejected = rejects.count
+    found.columns = _described(connection, relation, columns, rows)
+    return Table(found, rejects, connection, relation, columns)
+
+
+def _cells_plan(
+    connection: duckdb.DuckDBPyConnection,
+    files: list[Path],
+    root: Path,
+    kind: str,
+    options: Options,
+    scratch: Path,
+    rejects: Rejects,
+    found: Understood,
+) -> tuple[str, int, list[_Planned]]:
+    """Delimited text is read by DuckDB; where that fails, or misses a line, it is read again row by row."""
+    texts: list[TextFile] = []
+    others: list[Cells] = []
+    for number, file in enumerate(files):
+        own = scratch / f"file-{number}"
+        if kind == "text":
+            texts.append(TextFile.open(connection, file, options, own))
+        else:
+            others.append((read_json_lines if kind == "json" else read_sheet)(file, options, own, rejects))
+    while True:
+        cells = [text.cells(rejects) for text in texts] if texts else others
+        relation, names, positions = _together(cells, files, root)
+        _check_names(options, names)
+        point = all(one.point for one in cells)
+        try:
+            rows, decided = decide(connection, relation, names, positions, options.types, point=point)
+            if all(text.holds(connection, rows if len(texts) == 1 else None) for text in texts):
+                break
+        except duckdb.Error:
+            if all(text.exactly for text in texts):
+                raise
+        for text in texts:
+            text.exactly = True
+    found.kind = "; ".join(dict.fromkeys(one.kind for one in cells))
+    found.notes += [note for one in cells for note in one.notes]
+    found.notes += column_names(cells[0].raw_names)[1]
+    for one in cells:
+        found.left_out |= one.left_out
+    return relation, rows, [_planned(column) for column in decided]
+
+
+def _together(cells: Sequence[Cells], files: Sequence[Path], root: Path) -> tuple[str, list[str], list[int]]:
+    """One relation of the files' rows, its names, and the columns that are loaded; folders (`region=north/`) give some.
+
+    Raises DataError where files name other columns.
+    """
+    first, folders = cells[0], [folder_values(file, root) for file in files]
+    for one, file, values in zip(cells[1:], files[1:], folders[1:], strict=True):
+        if one.raw_names != first.raw_names or list(values) != list(folders[0]):
+            raise DataError(
+                f"{files[0].name} has the columns {', '.join(map(str, [*first.raw_names, *folders[0]]))}, "
+                f"{file.name} has {', '.join(map(str, [*one.raw_names, *values]))}",
+                remedy="load files of the same columns in the same order at a time",
+            )
+        if one.positions != first.positions:
+            raise DataError(
+                f"{files[0].name} and {file.name} leave out other columns",
+                remedy="say --flatten, or load them one by one",
+            )
+    width, parts = len(first.raw_names), []
+    for one, values in zip(cells, folders, strict=True):
+        more = "".join(f", {literal(value)} AS c{width + at}" for at, value in enumerate(values.values()))
+        parts.append(f"SELECT *{more} FROM {one.relation}")  # noqa: S608
+    relation = f"({' UNION ALL '.join(parts)})" if len(parts) > 1 or folders[0] else first.relation
+    positions = list(range(width)) if first.positions is None else first.positions
+    names = column_names([*first.raw_names, *folders[0]])[0]
+    return relation, names, [*positions, *range(width, len(names))]
+
+
+def _planned(column: Decided) -> _Planned:
+    assert column.reading is not None  # noqa: S101
+    reading, wanted = column.reading, column.wanted
+    kind = wanted.type if wanted is not None else reading.type
+    value = column.value if kind == reading.type else f"CAST({column.value} AS {kind})"
+    unfit = column.is_unfit if column.unfit else None
+    means = [] if reading is TEXT and column.present else [reading.means or "no value"]
+    return _Planned(column.name, value, kind, column.cell, [*means, *column.notes], unfit, column.unfit, column)
+
+
+def _typed_plan(
+    connection: duckdb.DuckDBPyConnection, files: list[Path], root: Path, options: Options, found: Understood
+) -> tuple[str, int, list[_Planned]]:
+    typed = read_parquet(connection, files, root, flatten=options.flatten)
+    found.left_out |= typed.left_out
+    names, notes = column_names([column.raw_name for column in typed.columns])
+    found.notes += notes
+    _check_names(options, names)
+    read = {
+        at
+        for at, column in enumerate(typed.columns)
+        if column.is_cell or (column.type == "VARCHAR" and names[at] in options.types)
+    }
+    # What is text there and was asked to be something else is read as cells are.
+    cells = ", ".join(
+        f"{column.value} AS c{at}" if at in read else f"NULL::VARCHAR AS c{at}"
+        for at, column in enumerate(typed.columns)
+    )
+    relation = f"(SELECT {cells} FROM {typed.relation})"  # noqa: S608
+    rows, decided = decide(
+        connection,
+        relation,
+        names,
+        sorted(read),
+        options.types,
+        point=True,
+    )
+    by_position = {column.position: column for column in decided}
+    columns = []
+    for at, column in enumerate(typed.columns):
+        if at not in by_position:
+            columns.append(_typed_column(connection, typed.relation, names[at], column, options))
+            continue
+        planned = _planned(by_position[at])
+        # There a cell has the name of its place; here it is what the file holds there.
+        planned.value, planned.raw = re.sub(rf"\bc{at}\b", column.value, planned.value), column.raw
+        planned.unfit = re.sub(rf"\bc{at}\b", column.value, planned.unfit) if planned.unfit else None
+        columns.append(planned)
+    return typed.relation, rows, columns
+
+
+def _typed_column(
+    connection: duckdb.DuckDBPyConnection, relation: str, name: str, column: TypedColumn, options: Options
+) -> _Planned:
+    value, kind, notes = column.value, column.type, list[str]()
+    wanted = options.types.get(name)
+    if wanted is not None:
+        cast = f"TRY_CAST({value} AS {wanted.type})"
+        back = f"TRY_CAST({cast} AS {column.written})"
+        unfit = f"({value} IS NOT NULL AND ({cast} IS NULL OR {back} IS DISTINCT FROM {value}))"
+        (count,) = _one(connection, f"SELECT count(*) FILTER (WHERE {unfit}) FROM {relation}")  # noqa: S608
+        return _Planned(
+            name, cast, wanted.type, column.raw, [f"{column.written}, as asked"], unfit if count else None, count
+        )
+    if kind == WHOLE:
+        (fits,) = _one(
+            connection,
+            f"SELECT count({value}) = count(TRY_CAST({value} AS BIGINT)) FROM {relation}",  # noqa: S608
+        )
+        kind = "BIGINT" if fits else "VARCHAR"
+        value = f"CAST({value} AS {kind})"
+        notes = [column.written if fits else f"{column.written}: beyond 64 bits, kept digit by digit"]
+    elif column.written == "TIMESTAMP_NS":
+        (lost,) = _one(
+            connection,
+            f"SELECT count(*) FILTER (WHERE epoch_ns({column.raw}) % 1000 <> 0) FROM {relation}",  # noqa: S608
+        )
+        notes = [f"{lost:,} times finer than a microsecond were cut"] if lost else []
+    elif kind != column.written:
+        notes = [column.written.lower()]
+    return _Planned(name, value, kind, column.raw, notes)
+
+
+def _set_aside(
+    connection: duckdb.DuckDBPyConnection,
+    relation: str,
+    columns: Sequence[_Planned],
+    rejects: Rejects,
+    found: Understood,
+    options: Options,
+) -> None:
+    """Rows with a value that is not of a wanted type go to the rejects; unless they are kept, the first ones only."""
+    unfit = [column for column in columns if column.unfit]
+    if not unfit:
+        return
+    if not options.keep_rejects:
+        worst = max(unfit, key=lambda column: column.unfit_rows)
+        rows = connection.execute(
+            f"SELECT row, {worst.raw} FROM (SELECT row_number() OVER () AS row, * FROM {relation}) "  # noqa: S608
+            f"WHERE {worst.unfit} LIMIT 3"
+        ).fetchall()
+        raise DataError(
+            f"{worst.unfit_rows:,} of {found.rows:,} values are no {worst.type}: "
+            + ", ".join(f"{value!r} (row {row})" for row, value in rows),
+            column=worst.name,
+            remedy="correct them, leave the type out, or say --rejects FILE to set their rows aside",
+        )
+    flags = ", ".join(str(column.unfit) for column in unfit)
+    raw = ", ".join(f"CAST({column.raw} AS VARCHAR)" for column in columns)
+    reader = connection.cursor().execute(
+        f"SELECT row, [{flags}], [{raw}] FROM (SELECT row_number() OVER () AS row, * FROM {relation}) "  # noqa: S608
+        f"WHERE {_unfit(columns)}"
+    )
+    name = Path(found.files[0]).name if len(found.files) == 1 else f"{len(found.files)} files"
+    while block := reader.fetchmany(10_000):
+        for row, wrong, cells in block:
+            about = ", ".join(column.name for column, bad in zip(unfit, wrong, strict=True) if bad)
+            rejects.add(name, f"row {row}", f"not of the type asked: {about}", ",".join(cell or "" for cell in cells))
+            found.rows -= 1
+
+
+def _described(
+    connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequence[_Planned], rows: int
+) -> list[Column]:
+    """The table of what was understood; of large files with what was seen of their cells on the way."""
+    exact = rows <= _EXACT_DISTINCT
+    aside = any(column.unfit for column in columns)
+    asked = [column for column in columns if exact or aside or column.seen is None]
+    distinct = "count(DISTINCT {})" if exact else "approx_count_distinct({})"
+    counted: dict[str, tuple[int, int, object]] = {
+        column.name: (
+            column.seen.present - column.seen.missing,
+            column.seen.distinct,
+            next(iter(column.seen.seen), None),
+        )
+        for column in columns
+        if column.seen is not None
+    }
+    if asked:
+        wanted = [
+            f"count({name}), {distinct.format(name)}, any_value({name})" for name in (quoted(c.name) for c in asked)
+        ]
+        kept = f" WHERE NOT ({_unfit(columns)})" if aside else ""
+        selected = f"SELECT {_selected(asked)} FROM {relation}{kept}"  # noqa: S608
+        told = _one(connection, f"SELECT {', '.join(wanted)} FROM ({selected})")  # noqa: S608
+        for at, column in enumerate(asked):
+            counted[column.name] = (told[3 * at], told[3 * at + 1], told[3 * at + 2])
+    described = []
+    for column in columns:
+        present, different, example = counted[column.name]
+        shown = "" if example is None else str(example).replace("\n", " ")
+        short = shown if len(shown) <= _LONGEST_EXAMPLE else shown[: _LONGEST_EXAMPLE - 1] + "…"
+        about = "; ".join(column.conversion)
+        described.append(Column(column.name, column.type, rows - present, different, exact, short, about))
+    return described
+
+
+def _refuse(table: Table, options: Options) -> None:
+    rejects = table.rejects
+    if rejects.count and not options.keep_rejects:
+        first = "; ".join(f"{one.place}: {one.why}" for one in rejects.first)
+        raise DataError(
+            f"{rejects.count:,} rows of {', '.join(dict.fromkeys(one.file for one in rejects.first))} cannot be read, "
+            f"{table.understood.rows:,} can ({table.understood.kind}): {first}",
+            remedy="correct them, or say --rejects FILE to load the others and have these in FILE",
+        )
+    if not table.understood.rows:
+        raise DataError(f"{table.understood.files[0]} has no rows", remedy="load a file with rows")
+
+
+def _selected(columns: Sequence[_Planned]) -> str:
+    return ", ".join(f"{column.value} AS {quoted(column.name)}" for column in columns)
+
+
+def _unfit(columns: Sequence[_Planned]) -> str:
+    return " OR ".join(column.unfit for column in columns if column.unfit) or "FALSE"
+
+
+def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = connection.execute(sql).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    return row
+
+
+def _check_names(options: Options, names: Sequence[str]) -> None:
+    for name in options.types:
+        if name not in names:
+            raise ConfigError(
+                f"there is no column {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}",
+                remedy="correct --types",
+            )
+
+
+@contextmanager
+def _connection(limits: Limits, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty DuckDB within the limits; it fetches nothing from a network."""
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": limits.threads,
+            "memory_limit": f"{limits.memory_mb}MB",
+            "temp_directory": str(scratch / "spill"),
+            "autoinstall_known_extensions": False,
+            "python_enable_replacements": False,
+        },
+    )
+    try:
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")
+        yield connection
+    finally:
+        connection.close()
+
+
+def _explained(error: duckdb.Error, files: Sequence[Path]) -> DataError:
+    said = str(error).strip().split("\n")[0]
+    return DataError(f"{files[0].name} cannot be read: {said}", remedy="correct or convert the file")
