@@ -41,17 +41,21 @@ class TextFile:
     exactly: bool = False
 
     @classmethod
-    def open(cls, connection: duckdb.DuckDBPyConnection, path: Path, options: Options, scratch: Path) -> TextFile:
-        """Find encoding, dialect and names. Raises DataError for an empty file."""
+    def open(
+        cls, connection: duckdb.DuckDBPyConnection, path: Path, options: Options, scratch: Path, *, whole: bool = False
+    ) -> TextFile:
+        """Find encoding, dialect and names, by all lines if `whole`. Raises DataError for an empty file."""
         text = open_text(path, options.encoding, scratch.with_suffix(".txt"))
-        dialect = found_dialect(connection, text.plain, path.name, options)
+        dialect = found_dialect(connection, text.plain, path.name, options, whole=whole or not text.clean)
         lines = dialect.rows(head(text.plain)[dialect.skip :])
         first = next((row for row in lines if any(cell.strip() for cell in row)), None)
         if first is None:
             raise DataError(f"{path.name} is empty", remedy="load a file with a header and rows")
         names: list[str | None] = list(first) if dialect.header else [None] * len(first)
         # Of a file of one column DuckDB takes blank lines for rows.
-        return cls(text, dialect, names, scratch.with_suffix(".csv"), exactly=not text.clean or len(names) == 1)
+        return cls(
+            text, dialect, names, scratch.with_suffix(".csv"), exactly=whole or not text.clean or len(names) == 1
+        )
 
     def cells(self, rejects: Rejects) -> Cells:
         """The file as a relation; rows that are none are rejected if it is read exactly."""

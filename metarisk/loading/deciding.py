@@ -53,6 +53,8 @@ class Decided:
     reading: Reading | None = None
     present: int = 0
     """Cells that are neither empty nor blank."""
+    filled: int = 0
+    """Cells that are not empty."""
     missing: int = 0
     """Of these, words for 'no value' that become NULL."""
     distinct: int = 0
@@ -79,11 +81,13 @@ class Decided:
     @property
     def words(self) -> str:
         """SQL of whether the cell is a word for 'no value' that this column does not mean."""
-        return f"lower(trim({self.cell})) IN ({_WORDS})"
+        return f"CASE WHEN length({self.cell}) < 20 THEN lower(trim({self.cell})) IN ({_WORDS}) ELSE FALSE END"
 
     @property
     def value(self) -> str:
         """SQL of the column's values."""
+        if self.reading is TEXT and self.present == self.filled:
+            return self.cell
         if self.reading is None or self.reading is TEXT:
             return f"CASE WHEN trim({self.cell}) <> '' THEN {self.cell} END"
         return self.reading.value_of(self.cell)
@@ -189,6 +193,7 @@ def _prove(connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequen
         fits += [f"{one.fits(cell, f'v{name}')} AS f{name}" for one, name in zip(column.proposed, names, strict=True)]
         rest = f"CASE WHEN {' OR '.join(f'f{name}' for name in names)} THEN FALSE ELSE {{}} END" if names else "{}"
         said = f"trim({cell}) <> ''"
+        present = f"CASE WHEN {' OR '.join(f'f{name}' for name in names)} THEN TRUE ELSE {said} END" if names else said
         word, odd = rest.format(column.words), rest.format(f"{said} AND NOT {column.words}")
         for name in names:
             outer += [f"count(*) FILTER (WHERE f{name})", f"min(v{name}) FILTER (WHERE f{name})"]
@@ -198,7 +203,7 @@ def _prove(connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequen
         looked = bool(names) or not column.seen
         outer += [f"{end}({cell}, {_EXAMPLES}) FILTER (WHERE {odd})" if looked else "NULL" for end in ("min", "max")]
         if first:
-            outer += [f"count(*) FILTER (WHERE {said})", f"approx_count_distinct({cell})"]
+            outer += [f"count(*) FILTER (WHERE {present})", f"count({cell})", f"approx_count_distinct({cell})"]
     valued = f"(SELECT {', '.join(values) or '1'} FROM {relation})"  # noqa: S608
     judged = f"(SELECT {', '.join(fits) or '1'} FROM {valued})"  # noqa: S608
     answer = connection.execute(
@@ -213,7 +218,7 @@ def _prove(connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequen
         column.missing, column.word = next(told), next(told)
         column.misfits = [*(next(told) or []), *(next(told) or [])]
         if first:
-            column.present, column.distinct = next(told), next(told)
+            column.present, column.filled, column.distinct = next(told), next(told), next(told)
         column.proved = [one for one, fit in counts.items() if fit and fit + column.missing == column.present]
         column.refuted |= {one: fit for one, fit in counts.items() if one not in column.proved}
         column.ends = ends[column.proved[0]] if column.proved else []

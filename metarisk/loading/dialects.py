@@ -1,4 +1,4 @@
-"""Delimiter, quotes and header of a text file, by DuckDB's sniffer over the whole of it."""
+"""Delimiter, quotes and header of a text file, by DuckDB's sniffer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 
@@ -15,8 +16,11 @@ from metarisk.loading.model import Options
 _DELIMITERS = {",": "comma", ";": ";", "\t": "tab", "|": "|"}
 _WORDS = {"comma": ",", "tab": "\t", "\\t": "\t", "pipe": "|", "semicolon": ";", "space": " "}
 _HEAD_LINES = 100
+_FIRST_ROWS = 20_480
 LONGEST_ROW = 2**20
 """Characters; a longer row is taken for a quote that never closes."""
+_LINE_BYTES = 5 * LONGEST_ROW
+"""A character has four bytes at most; a cell in quotes has some more. DuckDB's buffers follow from it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Dialect:
 
     def reader(self, lines: Iterable[str], *, strict: bool = False) -> Iterator[list[str]]:
         """Cells of each row of lines; quotes escaped by a backslash have to be doubled before."""
-        quoting = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
         return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting, strict=strict)
 
     def relation(self, path: Path, columns: int) -> str:
@@ -56,12 +60,14 @@ class Dialect:
             f"read_csv({literal(str(path))}, auto_detect = false, delim = {literal(self.delimiter)}, "
             f"quote = {literal(self.quote)}, escape = {literal(self.escape)}, header = {str(self.header).lower()}, "
             f"skip = {self.skip}, columns = {{{kinds}}}, comment = '', strict_mode = true, "
-            f"max_line_size = {8 * LONGEST_ROW})"
+            f"max_line_size = {_LINE_BYTES}, buffer_size = {2 * _LINE_BYTES})"
         )
 
 
-def found_dialect(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: Options) -> Dialect:
-    """The dialect of a UTF-8 file.
+def found_dialect(
+    connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: Options, *, whole: bool
+) -> Dialect:
+    """The dialect of a UTF-8 file, by all of its lines if `whole`, else by the first ones; the rest must prove it.
 
     Raises:
         ConfigError: a delimiter or quote of more than one character.
@@ -71,7 +77,9 @@ def found_dialect(connection: duckdb.DuckDBPyConnection, path: Path, name: str, 
     best = None
     # A file without any fault; one whose faulty lines are told later; one with lines above its header.
     for attempt in ("skip = 0", "skip = 0, ignore_errors = true", "ignore_errors = false"):
-        settings = ", ".join([attempt, "comment = ''", "sample_size = -1", "all_varchar = true", *given])
+        settings = ", ".join(
+            [attempt, "comment = ''", f"sample_size = {-1 if whole else _FIRST_ROWS}", "all_varchar = true", *given]
+        )
         try:
             found = connection.execute(
                 "SELECT Delimiter, Quote, Escape, HasHeader, SkipRows, len(Columns) "  # noqa: S608
@@ -120,9 +128,10 @@ def _ask(dialect: Dialect, path: Path, name: str) -> None:
     first = next((line for line in head(path)[dialect.skip :] if line.strip()), "").strip("\r\n")
     inside = [mark for mark in _DELIMITERS if mark in first]
     if inside:
+        mark = _DELIMITERS[inside[0]]
         raise DataError(
-            f"{name} reads as one column named {first[:80]!r}: is it separated by {_DELIMITERS[inside[0]]}?",
-            remedy=f"say so with --delimiter '{_DELIMITERS[inside[0]]}', or correct lines that have more or fewer cells",
+            f"{name} reads as one column named {first[:80]!r}: is it separated by {mark}?",
+            remedy=f"say so with --delimiter '{mark}', or correct lines of another number of cells",
         )
 
 

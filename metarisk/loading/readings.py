@@ -37,7 +37,7 @@ _CENTURY = "two digits of a year: 69 to 99 are 19xx, 00 to 68 are 20xx"
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read the cells of a column; in SQL `{x}` stands for the trimmed cell."""
+    """One way to read the cells of a column; in SQL `{c}` stands for the cell, `{x}` for the trimmed one."""
 
     type: str
     """The SQL type that DuckDB and PostgreSQL share."""
@@ -58,13 +58,13 @@ class Reading:
 
     def value_of(self, cell: str) -> str:
         """SQL of the value of a cell, given as SQL."""
-        return self.value.replace("{x}", f"trim({cell})")
+        return self.value.replace("{x}", f"trim({cell})").replace("{c}", cell)
 
     def fits(self, cell: str, value: str) -> str:
         """SQL of whether a cell fits, given as SQL with its value; NULL or false where it does not."""
         shaped = f"regexp_full_match({{x}}, '{_sql(self.shape)}', 'i') AND {{v}} IS NOT NULL AND {self.also}"
         whole = f"CASE WHEN {self.sure} THEN TRUE ELSE {shaped} END" if self.sure else f"({shaped})"
-        return whole.replace("{x}", f"trim({cell})").replace("{v}", value)
+        return whole.replace("{x}", f"trim({cell})").replace("{c}", cell).replace("{v}", value)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -93,19 +93,19 @@ WHOLE = Reading(
     "BIGINT",
     "whole numbers",
     r"-?(?:0|[1-9]\d{0,18})",
-    "TRY_CAST({x} AS BIGINT)",
+    "TRY_CAST({c} AS BIGINT)",
     rank=2,
-    sure="CAST({v} AS VARCHAR) = {x}",
+    sure="CAST({v} AS VARCHAR) = {c}",
 )
 NUMBER = Reading(
     "DOUBLE PRECISION",
     "numbers",
     r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|[-+]?inf(?:inity)?",
-    "TRY_CAST({x} AS DOUBLE)",
+    "TRY_CAST({c} AS DOUBLE)",
     f"(isfinite({{v}}) OR contains(lower({{x}}), 'inf')) AND {_EXACT}",
     rank=3,
     option="DOUBLE:point",
-    sure="isfinite({v}) AND CAST({v} AS VARCHAR) = {x}",
+    sure="isfinite({v}) AND CAST({v} AS VARCHAR) = {c}",
 )
 MANY_DIGITS = Reading(
     "DECIMAL", "numbers of more digits than a double holds", r"-?(?:0|[1-9]\d*)(?:\.\d+)?", "{x}", rank=4
@@ -199,21 +199,21 @@ def all_readings() -> tuple[Reading, ...]:
     iso = r"\d{4}-\d{1,2}-\d{1,2}"
     days = _days()
     iso_day = Reading(
-        "DATE", "dates", r"\d{4}-\d{2}-\d{2}", "TRY_CAST({x} AS DATE)", "{v} >= DATE '0001-01-01'", 5,
-        sure="length({x}) = 10 AND CAST({v} AS VARCHAR) = {x}",
+        "DATE", "dates", r"\d{4}-\d{2}-\d{2}", "TRY_CAST({c} AS DATE)", "{v} >= DATE '0001-01-01'", 0,
+        sure="length({c}) = 10 AND CAST({v} AS VARCHAR) = {c}",
     )  # fmt: skip
     iso_time = Reading(
         "TIMESTAMP",
         "times",
         rf"{iso}(?:[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}}(?:\.\d+)?)?)?",
-        "TRY_CAST({x} AS TIMESTAMP)",
+        "TRY_CAST({c} AS TIMESTAMP)",
         rank=10,
     )
     zoned = Reading(
         "TIMESTAMPTZ",
         "moments, by the zone in each",
         rf"{iso}[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}}(?:\.\d+)?)?{_ZONE}",
-        "TRY_CAST({x} AS TIMESTAMPTZ)",
+        "TRY_CAST({c} AS TIMESTAMPTZ)",
         rank=10,
     )
     return (

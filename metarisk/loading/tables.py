@@ -1,4 +1,4 @@
-"""Files as a table that can be loaded: what is in them, decided over all rows, and a stream of exactly typed batches."""
+"""Files as a table that can be loaded: what is in them, decided over all rows, and a stream of typed batches."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from metarisk.loading.places import files_of, kind_of
 from metarisk.loading.readings import TEXT
 from metarisk.loading.records import read_json_lines, read_sheet
 from metarisk.loading.rejects import Rejects
+from metarisk.loading.scratch import explained, scratch_connection
 from metarisk.loading.typed import WHOLE, TypedColumn, folder_values, read_parquet
 
 _EXACT_DISTINCT = 100_000
@@ -87,14 +88,14 @@ def open_table(places: Sequence[str], options: Options, limits: Limits) -> Itera
     with ExitStack() as stack:
         scratch = Path(tempfile.mkdtemp(dir=limits.scratch))
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        connection = stack.enter_context(_connection(limits, scratch))
+        connection = stack.enter_context(scratch_connection(limits, scratch))
         rejects = stack.enter_context(Rejects(scratch / "rejects.csv"))
         try:
             table = _understand(connection, files, root, options, scratch, rejects)
             _refuse(table, options)
             yield table
         except duckdb.Error as error:
-            raise _explained(error, files) from None
+            raise explained(error, files) from None
 
 
 def _understand(
@@ -116,7 +117,7 @@ def _understand(
         raise DataError("there is no column to load", remedy="give the file a header, or say --flatten")
     found.rows = rows
     _set_aside(connection, relation, columns, rejects, found, options)
-    found.rejected = rejects.count
+    found.rejected, found.rejects = rejects.count, rejects.first
     found.columns = _described(connection, relation, columns, rows)
     return Table(found, rejects, connection, relation, columns)
 
@@ -152,8 +153,8 @@ def _cells_plan(
         except duckdb.Error:
             if all(text.exactly for text in texts):
                 raise
-        for text in texts:
-            text.exactly = True
+        again = zip(files, range(len(files)), strict=True)
+        texts = [TextFile.open(connection, file, options, scratch / f"again-{at}", whole=True) for file, at in again]
     found.kind = "; ".join(dict.fromkeys(one.kind for one in cells))
     found.notes += [note for one in cells for note in one.notes]
     found.notes += column_names(cells[0].raw_names)[1]
@@ -381,29 +382,3 @@ def _check_names(options: Options, names: Sequence[str]) -> None:
                 f"there is no column {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}",
                 remedy="correct --types",
             )
-
-
-@contextmanager
-def _connection(limits: Limits, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An empty DuckDB within the limits; it fetches nothing from a network."""
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": limits.threads,
-            "memory_limit": f"{limits.memory_mb}MB",
-            "temp_directory": str(scratch / "spill"),
-            "autoinstall_known_extensions": False,
-            "python_enable_replacements": False,
-        },
-    )
-    try:
-        connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        connection.execute("SET enable_progress_bar = false")
-        yield connection
-    finally:
-        connection.close()
-
-
-def _explained(error: duckdb.Error, files: Sequence[Path]) -> DataError:
-    said = str(error).strip().split("\n")[0]
-    return DataError(f"{files[0].name} cannot be read: {said}", remedy="correct or convert the file")

@@ -31,7 +31,7 @@ _MARKS = (
 )
 _NAMES = {"utf-8-sig": "UTF-8", "utf-8": "UTF-8", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16",
           "utf-32": "UTF-32", "cp1252": "Windows-1252"}  # fmt: skip
-_BROKEN, _WIDE = re.compile("[\udc80-\udcff]"), re.compile("[^\x00-\x7f\udc80-\udcff]")
+_WIDE = re.compile("[^\x00-\x7f\ud800-\udfff]")
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -98,25 +98,20 @@ def open_text(path: Path, encoding: str | None, target: Path) -> Text:
         ConfigError: no such encoding.
         DataError: a damaged archive.
     """
-    chosen = _known(encoding) if encoding else _found(path)
-    decoder = codecs.getincrementaldecoder(chosen)(_ESCAPE)
-    breaks, clean, last = 0, True, "\n"
+    chosen = _known(encoding) if encoding else _marked(path)
+    seen = _scanned(path, chosen or "utf-8")
+    # Text in Windows-1252 has next to no sequence that UTF-8 knows, and UTF-8 next to no byte that it does not.
+    if chosen is None and seen.broken > seen.wide:
+        chosen, seen = "cp1252", _scanned(path, "cp1252")
+    chosen, clean = chosen or "utf-8", not seen.unusable
     in_place = chosen in ("utf-8", "utf-8-sig") and path.suffix.lower() not in PACKED
-    with unpacked(path) as source:
-        while True:
-            block = source.read(_BLOCK)
-            text = decoder.decode(block, final=not block)
-            clean = clean and ((text.isascii() and "\0" not in text) or not unusable(text))
-            breaks, last = breaks + text.count("\n"), text[-1:] or last
-            if not block:
-                break
     if not (in_place and clean):
         with unpacked(path) as source, target.open("w", encoding="utf-8", newline="") as sink:
-            decoder.reset()
+            decoder = codecs.getincrementaldecoder(chosen)(_ESCAPE)
             while block := source.read(_BLOCK):
                 sink.write(_UNUSABLE.sub("?", decoder.decode(block)))
             sink.write(_UNUSABLE.sub("?", decoder.decode(b"", final=True)))
-    return Text(path, chosen, path if in_place and clean else target, clean, breaks + (last != "\n"))
+    return Text(path, chosen, path if in_place and clean else target, clean, seen.breaks)
 
 
 def _known(encoding: str) -> str:
@@ -131,8 +126,39 @@ def _known(encoding: str) -> str:
     return name
 
 
-def _found(path: Path) -> str:
-    """The encoding by the mark at the beginning, by the NULs of UTF-16, or by whether the bytes are UTF-8."""
+@dataclass
+class _Seen:
+    """What a pass over a file saw."""
+
+    breaks: int = 0
+    unusable: bool = False
+    broken: int = 0
+    """Bytes that the encoding does not know."""
+    wide: int = 0
+    """Characters beyond ASCII."""
+
+
+def _scanned(path: Path, encoding: str) -> _Seen:
+    seen, last = _Seen(), "\n"
+    decoder = codecs.getincrementaldecoder(encoding)(_ESCAPE)
+    with unpacked(path) as source:
+        while True:
+            block = source.read(_BLOCK)
+            text = decoder.decode(block, final=not block)
+            seen.breaks, last = seen.breaks + text.count("\n"), text[-1:] or last
+            seen.unusable = seen.unusable or "\0" in text
+            if not text.isascii():
+                broken = text.count(UNREADABLE)
+                seen.broken, seen.wide = seen.broken + broken, seen.wide + len(_WIDE.findall(text))
+                seen.unusable = seen.unusable or unusable(text)
+            if not block:
+                break
+    seen.breaks += last != "\n"
+    return seen
+
+
+def _marked(path: Path) -> str | None:
+    """The encoding by the mark at the beginning, or by the NULs of UTF-16; None where neither is there."""
     with unpacked(path) as source:
         start = source.read(4096)
     for mark, name in _MARKS:
@@ -142,12 +168,4 @@ def _found(path: Path) -> str:
     # Latin letters are every other byte NUL in UTF-16.
     if half and max(even, odd) > half / 2 and min(even, odd) < half / 10:
         return "utf-16-be" if even > odd else "utf-16-le"
-    wide = broken = 0
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    with unpacked(path) as source:
-        while block := source.read(_BLOCK):
-            text = decoder.decode(block)
-            if not text.isascii():
-                broken, wide = broken + len(_BROKEN.findall(text)), wide + len(_WIDE.findall(text))
-    # Text in Windows-1252 has next to no sequence that UTF-8 knows, and UTF-8 next to no byte that it does not.
-    return "cp1252" if broken > wide else "utf-8"
+    return None
