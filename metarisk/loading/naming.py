@@ -27,7 +27,7 @@ def column_names(raw: Sequence[str | None]) -> tuple[list[str], list[str]]:
             number += 1
         taken.add(name.lower())
         names.append(name)
-        if name != clean:
+        if name != (written or "").strip():
             twin = next((other for other in names[:-1] if other.lower() == base.lower()), None)
             reason = f", for there is {twin!r} already" if twin is not None else ""
             notes.append(f"column {position} {written or ''!r} is loaded as {name!r}{reason}")

@@ -32,6 +32,7 @@ _MONTH_NAMES = "(?:january|february|march|april|may|june|july|august|september|o
 _TIME = r"[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?: ?[AaPp][Mm])?"
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p", "%I:%M:%S%p", "%I:%M%p")
 _ZONE = r"(?: ?(?:Z|UTC)|[-+]\d{2}(?::?\d{2})?)"
+_CALENDAR = "TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999'"
 _CENTURY = "two digits of a year: 69 to 99 are 19xx, 00 to 68 are 20xx"
 
 
@@ -180,7 +181,7 @@ def dated(form: str, shape: str = ".*", rank: int = 0, *, time: bool = False) ->
         means,
         shape,
         parsed if time else f"CAST({parsed} AS DATE)",
-        "{v} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999'",
+        f"{{v}} BETWEEN {_CALENDAR}",
         rank,
         f"{kind}:{form}",
     )
@@ -207,6 +208,7 @@ def all_readings() -> tuple[Reading, ...]:
         "times",
         rf"{iso}(?:[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}}(?:\.\d+)?)?)?",
         "TRY_CAST({c} AS TIMESTAMP)",
+        f"{{v}} BETWEEN {_CALENDAR}",
         rank=10,
     )
     zoned = Reading(
@@ -214,6 +216,7 @@ def all_readings() -> tuple[Reading, ...]:
         "moments, by the zone in each",
         rf"{iso}[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}}(?:\.\d+)?)?{_ZONE}",
         "TRY_CAST({c} AS TIMESTAMPTZ)",
+        f"{{v}} BETWEEN {_CALENDAR}",
         rank=10,
     )
     return (

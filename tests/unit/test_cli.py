@@ -164,8 +164,13 @@ def test_load_then_draft_then_check(suffix: str, tmp_path: Path) -> None:
     call, file = made(tmp_path), tmp_path / f"loans.{suffix}"
     book = tiny.book().head(100)
     book.write_parquet(file) if suffix == "parquet" else book.write_csv(file)
-    assert call.json("load", str(file), "--table", "source.mine") == {"table": "source.mine", "rows": 100}
-    said = call("load", str(file), "--table", "source.mine").stdout
+    loaded = call.json("load", str(file), "--table", "source.mine")
+    assert (loaded["table"], loaded["rows"], loaded["rejected"]) == ("source.mine", 100, 0)
+    assert [column["name"] for column in loaded["columns"]] == book.columns
+    assert "--replace to take its place" in call("load", str(file), "--table", "source.mine", ends=1).stderr
+    assert call.json("load", str(file), "--table", "source.mine", "--append")["rows"] == 100
+    assert call.project.warehouse().rows("SELECT count(*) AS n FROM source.mine") == [{"n": 200}]
+    said = call("load", str(file), "--table", "source.mine", "--replace").stdout
     assert "100 rows in source.mine\nNext: metarisk portfolio new NAME --table source.mine" in said
     written = call.json("portfolio", "new", "mine", "--table", "source.mine")["written"]
     assert all((call.project.settings.project / path).is_file() for path in written)
@@ -215,9 +220,9 @@ WRONG = {
         "swap the dates",
     ),
     "schema": (["load", "FILE", "--table", "metarisk.run"], "metarisk.run is not in schema source", "source.NAME"),
-    "kind": (["load", "FILE.txt", "--table", "source.x"], "neither .parquet nor .csv", "convert it"),
+    "kind": (["load", "FILE.doc", "--table", "source.x"], "book.doc is of no kind that is known", "use .csv"),
     "file": (["load", "FILE", "--table", "source.x"], "book.parquet cannot be read", "correct or convert the file"),
-    "mixed": (["load", "FILE.csv", "--table", "source.x"], "book.csv cannot be read", "correct or convert the file"),
+    "ragged": (["load", "FILE.csv", "--table", "source.x"], "line 3: 1 cells where the header has 2", "--rejects FILE"),
     "report": (["report", "-p", "tiny", "--as-of", "2020-01-01"], "there is no report", "run `metarisk nightly` first"),
     "drafted": (["portfolio", "new", "tiny", "--table", "source.tiny_loans"], "exist already", "choose another name"),
     "check": (["portfolio", "check", "nobody"], "portfolios/nobody.toml does not exist", "use one of tiny"),
@@ -233,11 +238,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Caller:
 @pytest.mark.parametrize("name", WRONG)
 def test_errors_end_with_1_and_a_remedy(name: str, bare: Caller, tmp_path: Path) -> None:
     arguments, what, remedy = WRONG[name]
-    files = {"FILE": tmp_path / "book.parquet", "FILE.txt": tmp_path / "book.txt", "FILE.csv": tmp_path / "book.csv"}
+    files = {"FILE": tmp_path / "book.parquet", "FILE.doc": tmp_path / "book.doc", "FILE.csv": tmp_path / "book.csv"}
     files["FILE"].write_bytes(b"PAR1 is not enough")
-    files["FILE.txt"].touch()
-    # The type of a column is taken from the first megabyte.
-    files["FILE.csv"].write_text("a,b\n" + "1,2\n" * 500_000 + "one,two\n")
+    files["FILE.doc"].touch()
+    files["FILE.csv"].write_text("a,b\n1,2\n3\n")
     filled = [str(files.get(argument, argument)) for argument in arguments]
     error = bare.json(*filled, ends=1)
     assert set(error) == {"error", "what", "remedy", "page"}
