@@ -169,7 +169,7 @@ def test_load_then_draft_then_check(suffix: str, tmp_path: Path) -> None:
     assert [column["name"] for column in loaded["columns"]] == book.columns
     assert "--replace to take its place" in call("load", str(file), "--table", "source.mine", ends=1).stderr
     assert call.json("load", str(file), "--table", "source.mine", "--append")["rows"] == 100
-    assert call.project.warehouse().rows("SELECT count(*) AS n FROM source.mine") == [{"n": 200}]
+    assert call.project.warehouse.rows("SELECT count(*) AS n FROM source.mine") == [{"n": 200}]
     said = call("load", str(file), "--table", "source.mine", "--replace").stdout
     assert "100 rows in source.mine\nNext: metarisk portfolio new NAME --table source.mine" in said
     written = call.json("portfolio", "new", "mine", "--table", "source.mine")["written"]
