@@ -15,7 +15,7 @@ from rich.console import Console
 from metarisk.cli.console import errors, rich_table, say
 from metarisk.cli.running import Json, warehouse_of
 from metarisk.domain import ConfigError, DataError, LoadMode, Warehouse, did_you_mean
-from metarisk.loading import Limits, Options, Table, Wanted, open_table, wanted_type
+from metarisk.loading import Limits, Options, Table, Wanted, counted, open_table, wanted_type
 
 _NEXT_TYPE = re.compile(r",(?=[^,=()]+=\s*[A-Za-z])")
 
@@ -150,6 +150,6 @@ def _tell(found: Table, table: str, rows: int, rejects: Path | None, as_json: bo
     lines = [f"Not loaded: column {name}, {why}" for name, why in understood.left_out.items()]
     lines += [f"Note: {note}" for note in understood.notes]
     if understood.rejected:
-        lines.append(f"{understood.rejected:,} rows could not be read; they are in {rejects}")
-    lines.append(f"{rows:,} rows in {table}\nNext: metarisk portfolio new NAME --table {table}")
+        lines.append(f"{counted(understood.rejected, 'row')} could not be read: see {rejects}")
+    lines.append(f"{counted(rows, 'row')} in {table}\nNext: metarisk portfolio new NAME --table {table}")
     say({}, "\n".join(lines), False)

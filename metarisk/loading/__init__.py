@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from metarisk.loading.model import Column, Limits, Options, Reject, Understood, Wanted, wanted_type
+from metarisk.loading.model import Column, Limits, Options, Reject, Understood, Wanted, counted, wanted_type
 from metarisk.loading.tables import Table, open_table
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Table",
     "Understood",
     "Wanted",
+    "counted",
     "open_table",
     "wanted_type",
 ]

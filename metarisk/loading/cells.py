@@ -10,7 +10,7 @@ import duckdb
 from metarisk.domain import DataError
 from metarisk.loading.dialects import Dialect, found_dialect, head
 from metarisk.loading.exact import NORMAL, read_exactly
-from metarisk.loading.model import Options
+from metarisk.loading.model import Options, counted
 from metarisk.loading.rejects import Rejects
 from metarisk.loading.texts import Text, open_text
 
@@ -63,14 +63,16 @@ class TextFile:
         notes = [] if self.dialect.header else ["there is no header, so columns are numbered"]
         if self.dialect.skip:
             above = "".join(head(self.text.plain)[: self.dialect.skip])
-            notes.append(f"{self.dialect.skip} lines above the header are no part of the table: {above.strip()[:80]!r}")
+            notes.append(
+                f"not in the table: {counted(self.dialect.skip, 'line')} above the header, {above.strip()[:80]!r}"
+            )
         if self.text.encoding == "cp1252":
             notes.append("bytes that are no UTF-8 are read as Windows-1252; --encoding says otherwise")
         if self.exactly:
             good, rows = read_exactly(self.text, self.dialect, len(self.names), self.scratch, rejects)
             if rows and not good:
                 raise DataError(
-                    f"no row of {self.text.path.name} has {len(self.names)} cells, as its header has "
+                    f"no row of {self.text.path.name} has {counted(len(self.names), 'cell')}, as its header has "
                     f"({kind}; {rejects.first[0].place} has {rejects.first[0].why})",
                     remedy="correct the header, or say --delimiter, --quote or --header",
                 )

@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 
 import duckdb
 
 from metarisk.domain import DataError
-from metarisk.loading.model import Wanted
+from metarisk.loading.model import Wanted, counted
 from metarisk.loading.readings import (
     COMMA,
     CURRENCY,
+    LATEST,
     MANY_DIGITS,
     MISSING,
     NUMBER,
@@ -27,6 +29,7 @@ from metarisk.loading.readings import (
     all_readings,
     exact,
     of_type,
+    set_aside,
 )
 
 _SAMPLE = 500
@@ -72,6 +75,8 @@ class Decided:
     unfit: int = 0
     """Cells of a wanted type that do not fit it."""
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """Notes of what was lost, or decided by a convention."""
 
     @property
     def cell(self) -> str:
@@ -147,7 +152,7 @@ def decide(
         Rows of the relation, and the columns in order.
 
     Raises:
-        DataError: the cells of a column can be read in more than one way.
+        DataError: the cells of a column can be read in more than one way, or in more than one century.
     """
     columns = [Decided(position, names[position], wanted.get(names[position])) for position in positions]
     for cells, column in zip(_sample(connection, relation, columns), columns, strict=True):
@@ -163,6 +168,7 @@ def decide(
     ]
     if questions:
         raise _asked(questions)
+    _ask_centuries(columns)
     for column in columns:
         _finish(connection, relation, column)
     return rows, columns
@@ -229,18 +235,48 @@ def _ambiguous(
     connection: duckdb.DuckDBPyConnection, relation: str, column: Decided, *, point: bool
 ) -> tuple[Decided, str] | None:
     """The column with a cell that its readings read differently; None where they do not, and the first is taken."""
-    if (point and NUMBER in column.proved) or (point and POINT in column.proved):
-        column.proved = [one for one in column.proved if one is not COMMA]
-    one, *others = column.proved
-    differ = " OR ".join(
-        f"({one.value_of(column.cell)}) IS DISTINCT FROM ({other.value_of(column.cell)})" for other in others
-    )
-    if not differ:
+    aside = set_aside(column.proved, point=point)
+    column.proved = [one for one in column.proved if one not in aside]
+    others = column.proved[1:]
+    cell = _read_differently(connection, relation, column, aside)
+    if cell is not None:
+        column.warnings.append(f"{cell!r} may be {aside[0].option}, too; --types would say so")
+    cell = _read_differently(connection, relation, column, others)
+    return None if cell is None else (column, cell)
+
+
+def _read_differently(
+    connection: duckdb.DuckDBPyConnection, relation: str, column: Decided, others: Sequence[Reading]
+) -> str | None:
+    """A cell of which the value is another by one of the other readings than by the first that was proved."""
+    if not others:
         return None
+    value = column.proved[0].value_of(column.cell)
+    differ = " OR ".join(f"({value}) IS DISTINCT FROM ({other.value_of(column.cell)})" for other in others)
     found = connection.execute(
         f"SELECT min({column.cell}) FROM {relation} WHERE {differ}"  # noqa: S608
     ).fetchone()
-    return None if found is None or found[0] is None else (column, str(found[0]))
+    return None if found is None or found[0] is None else str(found[0])
+
+
+def _ask_centuries(columns: Sequence[Decided]) -> None:
+    """Years of two digits are asked about where they would lie in the future. Raises DataError."""
+    today, told, choices = datetime.now(UTC).date(), [], []
+    for column in columns:
+        one = column.proved[0] if column.proved else None
+        if one is None or "%y" not in one.option or "@" in one.option:
+            continue
+        last = column.ends[1]
+        if isinstance(last, date) and (last.date() if isinstance(last, datetime) else last) > today:
+            told.append(f"{column.name} ({last:%Y-%m-%d}, or in {last.year - 100})")
+            choices.append((column.name, one.option))
+    if told:
+        past, ahead = (",".join(f"{name}={form}@{year}" for name, form in choices) for year in (today.year, LATEST))
+        raise DataError(
+            f"years of two digits would lie in the future: {'; '.join(told)}",
+            remedy=f"say the latest year that they mean: --types '{past}', or {LATEST} as in --types '{ahead}'",
+            column=choices[0][0],
+        )
 
 
 def _asked(questions: Sequence[tuple[Decided, str]]) -> DataError:
@@ -271,6 +307,13 @@ def _finish(connection: duckdb.DuckDBPyConnection, relation: str, column: Decide
         column.reading = _scaled(connection, relation, column)
     if column.reading in (POINT, COMMA) and column.wanted is None:
         _one_currency(connection, relation, column)
+    if column.reading.cut:
+        (cut,) = connection.execute(
+            f"SELECT count(*) FROM {relation} WHERE regexp_matches({column.cell}, '{column.reading.cut}')"  # noqa: S608
+        ).fetchone() or (0,)
+        column.warnings.append(f"{counted(cut, 'time')} finer than a microsecond, cut there")
+    if column.reading.option == "DATE:%Y%m%d" and column.wanted is None:
+        column.warnings.append(f"whole numbers, all of which are dates; --types '{column.name}=BIGINT' keeps numbers")
     column.notes += _notes(column)
 
 
@@ -306,9 +349,9 @@ def _notes(column: Decided) -> list[str]:
     notes = []
     text = column.reading is TEXT
     if column.missing and text:
-        notes.append(f"{column.missing:,} cells such as {column.word!r} are kept as text")
+        notes.append(f"{counted(column.missing, 'cell')} such as {column.word!r} kept as text")
     elif column.missing:
-        notes.append(f"{column.missing:,} cells such as {column.word!r} are NULL")
+        notes.append(f"{counted(column.missing, 'cell')} such as {column.word!r} read as NULL")
     if column.wanted is None and text and not column.notes and column.seen:
         if any(_ZEROS.fullmatch(cell.strip()) for cell in column.seen):
             notes.append("leading zeros kept")

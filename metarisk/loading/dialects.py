@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
 
 from metarisk.domain import ConfigError, DataError
 from metarisk.loading.model import Options
+from metarisk.loading.scratch import FAILED
 
 _DELIMITERS = {",": "comma", ";": ";", "\t": "tab", "|": "|"}
 _WORDS = {"comma": ",", "tab": "\t", "\\t": "\t", "pipe": "|", "semicolon": ";", "space": " "}
 _HEAD_LINES = 100
+_SPREAD_LINES = 200
+_BLOCK = 2**20
 _FIRST_ROWS = 20_480
 LONGEST_ROW = 2**20
 """Characters; a longer row is taken for a quote that never closes."""
 _LINE_BYTES = 5 * LONGEST_ROW
 """A character has four bytes at most; a cell in quotes has some more. DuckDB's buffers follow from it."""
+
+
+@contextmanager
+def long_cells() -> Iterator[None]:
+    """Python's reader, which takes 131,072 characters of a cell at most, takes those of a longest row."""
+    limit = csv.field_size_limit(2 * LONGEST_ROW)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,8 @@ class Dialect:
         """Lines as cells, leniently."""
         if self.escape == "\\" and self.quote:
             lines = [line.replace(f"\\{self.quote}", self.quote * 2) for line in lines]
-        return list(self.reader(lines))
+        with long_cells():
+            return list(self.reader(lines))
 
     def reader(self, lines: Iterable[str], *, strict: bool = False) -> Iterator[list[str]]:
         """Cells of each row of lines; quotes escaped by a backslash have to be doubled before."""
@@ -67,14 +82,32 @@ class Dialect:
 def found_dialect(
     connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: Options, *, whole: bool
 ) -> Dialect:
-    """The dialect of a UTF-8 file, by all of its lines if `whole`, else by the first ones; the rest must prove it.
+    """The dialect of a UTF-8 file, by all of its lines if `whole`, or if another quote comes late, else by the first ones.
+
+    What fits all lines fits the first ones, so that more lines can only refute what these show, which reading does, or
+    show another quote.
 
     Raises:
         ConfigError: a delimiter or quote of more than one character.
-        DataError: a file in which nothing separates the columns of its header.
+        DataError: a file in which nothing, or more than one character, separates the columns of its header.
     """
-    given = _given(options)
-    best = None
+    delimiter, quote, escape, header, skip, columns = _sniffed(connection, path, options, whole=whole)
+    if not whole and options.quote is None and _quoted_otherwise(path, delimiter, quote):
+        delimiter, quote, escape, header, skip, columns = _sniffed(connection, path, options, whole=True)
+    quote = '"' if quote in ("(empty)", "") else quote
+    quote = quote if options.quote is None else "" if options.quote == "none" else options.quote
+    # What is said holds, too, where the sniffer finds nothing with it.
+    delimiter, header = _delimiter(options) or delimiter, header if options.header is None else options.header
+    dialect = Dialect(delimiter, quote, quote if escape in ("(empty)", "") else escape, bool(header), int(skip))
+    if options.delimiter is None:
+        ask = _ask if columns == 1 else _ask_which
+        ask(dialect, path, name)
+    return dialect
+
+
+def _sniffed(connection: duckdb.DuckDBPyConnection, path: Path, options: Options, *, whole: bool) -> tuple[Any, ...]:
+    """Delimiter, quote, escape, header, lines above it and columns, as DuckDB finds them."""
+    given, best = _given(options), None
     # A file without any fault; one whose faulty lines are told later; one with lines above its header.
     for attempt in ("skip = 0", "skip = 0, ignore_errors = true", "ignore_errors = false"):
         settings = ", ".join(
@@ -85,22 +118,26 @@ def found_dialect(
                 "SELECT Delimiter, Quote, Escape, HasHeader, SkipRows, len(Columns) "  # noqa: S608
                 f"FROM sniff_csv({literal(str(path))}, {settings})"
             ).fetchone()
-        except duckdb.Error:
+        except FAILED:
             continue
         assert found is not None  # noqa: S101
         best = best or found
         if found[5] > 1:
             best = found
             break
-    if best is None:
-        best = (",", '"', '"', True, 0, 1)
-    delimiter, quote, escape, header, skip, columns = best
-    quote = '"' if quote in ("(empty)", "") else quote
-    quote = quote if options.quote is None else "" if options.quote == "none" else options.quote
-    dialect = Dialect(delimiter, quote, quote if escape in ("(empty)", "") else escape, bool(header), int(skip))
-    if columns == 1 and options.delimiter is None:
-        _ask(dialect, path, name)
-    return dialect
+    return best or (",", '"', '"', True, 0, 1)
+
+
+def _quoted_otherwise(path: Path, delimiter: str, quote: str) -> bool:
+    """Whether cells begin with the quote that the first lines did not show; double quotes are no surprise."""
+    other = ('"' if quote == "'" else "'").encode()
+    before, last = (delimiter.encode() + other, b"\n" + other), b""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            if any(mark in last + block for mark in before):
+                return True
+            last = block[-1:]
+    return False
 
 
 def head(path: Path) -> list[str]:
@@ -109,12 +146,29 @@ def head(path: Path) -> list[str]:
         return [line for line, _ in zip(iter(lambda: file.readline(LONGEST_ROW), ""), range(_HEAD_LINES), strict=False)]
 
 
+def _spread(path: Path) -> Iterator[str]:
+    """Lines from all over a UTF-8 file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for part in range(1, _SPREAD_LINES):
+            file.seek(size * part // _SPREAD_LINES)
+            file.readline(LONGEST_ROW)  # the end of one
+            if line := file.readline(LONGEST_ROW):
+                yield line.decode(errors="replace").partition("\r")[0]
+
+
+def _delimiter(options: Options) -> str | None:
+    if options.delimiter is None:
+        return None
+    delimiter = _WORDS.get(options.delimiter.lower(), options.delimiter)
+    if len(delimiter) != 1 or delimiter in '\r\n"':
+        raise ConfigError(f"{options.delimiter!r} cannot separate cells", remedy="use one character, or tab")
+    return delimiter
+
+
 def _given(options: Options) -> list[str]:
     given = []
-    if options.delimiter is not None:
-        delimiter = _WORDS.get(options.delimiter.lower(), options.delimiter)
-        if len(delimiter) != 1 or delimiter in '\r\n"':
-            raise ConfigError(f"{options.delimiter!r} cannot separate cells", remedy="use one character, or tab")
+    if delimiter := _delimiter(options):
         given.append(f"delim = {literal(delimiter)}")
     if options.quote not in (None, "none") and len(options.quote or "") != 1:
         raise ConfigError(f"{options.quote!r} cannot quote cells", remedy="use one character, or none")
@@ -133,6 +187,19 @@ def _ask(dialect: Dialect, path: Path, name: str) -> None:
             f"{name} reads as one column named {first[:80]!r}: is it separated by {mark}?",
             remedy=f"say so with --delimiter '{mark}', or correct lines of another number of cells",
         )
+
+
+def _ask_which(dialect: Dialect, path: Path, name: str) -> None:
+    """Where two characters cut every line, that of the header too, into one number of cells, a person is asked."""
+    lines = [line for line in [*head(path)[dialect.skip :], *_spread(path)] if line.strip()]
+    for mark, shown in _DELIMITERS.items():
+        counts = {len(row) for row in replace(dialect, delimiter=mark).rows(lines)}
+        if mark != dialect.delimiter and len(counts) == 1 and counts != {1}:
+            asked = [_DELIMITERS.get(dialect.delimiter, dialect.delimiter), shown]
+            raise DataError(
+                f"{name} may be separated by {' or by '.join(asked)}: every line has cells by both",
+                remedy=f"say --delimiter '{asked[0]}' or --delimiter '{asked[1]}'",
+            )
 
 
 def literal(text: str) -> str:

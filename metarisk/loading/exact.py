@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metarisk.domain import DataError
-from metarisk.loading.dialects import LONGEST_ROW, Dialect
+from metarisk.loading.dialects import LONGEST_ROW, Dialect, long_cells
+from metarisk.loading.model import counted
 from metarisk.loading.rejects import Rejects
 from metarisk.loading.texts import Text, unusable
 
@@ -81,8 +82,7 @@ def read_exactly(text: Text, dialect: Dialect, columns: int, target: Path, rejec
     with text.lines() as raw, target.open("w", encoding="utf-8", newline="") as sink:
         lines = _Lines(raw, dialect)
         writer = csv.writer(sink, lineterminator="\n")
-        limit = csv.field_size_limit(2 * LONGEST_ROW)
-        try:
+        with long_cells():
             for place, row, why in _records(lines, dialect):
                 if row is not None and (not row or (len(row) == 1 and not row[0].strip())):
                     continue
@@ -100,8 +100,6 @@ def read_exactly(text: Text, dialect: Dialect, columns: int, target: Path, rejec
                         remedy="if nothing is quoted in it, say so with --quote none",
                     )
                 rejects.add(text.path.name, place, str(why), "".join(lines.taken[:1] if row is None else lines.taken))
-        finally:
-            csv.field_size_limit(limit)
     return good, good + bad
 
 
@@ -133,7 +131,7 @@ def _records(lines: _Lines, dialect: Dialect) -> Iterator[tuple[str, list[str] |
 
 def _fault(row: list[str], columns: int) -> str | None:
     if len(row) != columns:
-        return f"{len(row)} cells where the header has {columns}"
+        return f"{counted(len(row), 'cell')} where the header has {columns}"
     if any(map(unusable, row)):
         return "a NUL, or bytes that the encoding does not know"
     if sum(map(len, row)) > LONGEST_ROW:

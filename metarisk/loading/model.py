@@ -9,6 +9,11 @@ from pathlib import Path
 from metarisk.domain import ConfigError, did_you_mean
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Limits:
     """What reading may use: threads, MiB of DuckDB's memory, and a folder for what is decoded."""
@@ -113,10 +118,14 @@ def wanted_type(text: str, column: str) -> Wanted:
         raise ConfigError(
             f"{text.strip()!r} is no type that is offered for column {column}{did_you_mean(kind, _ALIASES)}",
             remedy=f"use {', '.join(TYPES)}; DATE:%d/%m/%Y and TIMESTAMP:%d.%m.%Y %H:%M say a format, "
-            "DOUBLE:comma and DOUBLE:point a decimal mark",
+            "DATE:%d/%m/%y@2030 that of years until 2030, DOUBLE:comma and DOUBLE:point a decimal mark",
         )
     return Wanted(found, form)
 
 
 def _unusable(kind: str, form: str) -> bool:
-    return kind == "DOUBLE PRECISION" and form not in ("comma", "point")
+    if kind == "DOUBLE PRECISION":
+        return form not in ("comma", "point")
+    form, at, latest = form.partition("@")
+    # Two digits are the years from 1969 to 2068, which may be moved by one century.
+    return bool(at) and not ("%y" in form and latest.isdecimal() and 1969 <= int(latest) <= 2167)

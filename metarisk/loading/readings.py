@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 MISSING = (
@@ -33,7 +33,8 @@ _TIME = r"[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?: ?[AaPp][Mm])?"
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p", "%I:%M:%S%p", "%I:%M%p")
 _ZONE = r"(?: ?(?:Z|UTC)|[-+]\d{2}(?::?\d{2})?)"
 _CALENDAR = "TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999'"
-_CENTURY = "two digits of a year: 69 to 99 are 19xx, 00 to 68 are 20xx"
+LATEST = 2068
+"""Year that two digits mean at most, as POSIX has it; `@YEAR` behind a format says another."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Reading:
     """What `--types` says to choose this one."""
     sure: str = ""
     """SQL that is cheaper than the shape, and enough where it is true."""
+    cut: str = ""
+    """Regular expression of cells of which the value lacks something; they are counted and told."""
 
     def value_of(self, cell: str) -> str:
         """SQL of the value of a cell, given as SQL."""
@@ -153,8 +156,7 @@ def _days() -> list[tuple[str, str, int]]:
     for mark in "-/.":
         sep = re.escape(mark) if mark == "." else mark
         found.append((rf"\d{{4}}{sep}\d{{1,2}}{sep}\d{{1,2}}", f"%Y{mark}%m{mark}%d", 5))
-        # With dots the day comes first wherever dots are written; with other marks both orders are in use.
-        orders = ("%d-%m-%y",) if mark == "." else ("%d-%m-%y", "%m-%d-%y", "%y-%m-%d")
+        orders = ("%d-%m-%y", "%m-%d-%y") if mark == "." else ("%d-%m-%y", "%m-%d-%y", "%y-%m-%d")
         pair, forms = rf"\d{{1,2}}{sep}\d{{1,2}}{sep}\d\d", [order.replace("-", mark) for order in orders]
         found += [(pair + r"\d\d", form.replace("%y", "%Y"), 6) for form in forms[:2]]
         found += [(pair, form, 7) for form in forms]
@@ -169,29 +171,51 @@ def _days() -> list[tuple[str, str, int]]:
 
 def dated(form: str, shape: str = ".*", rank: int = 0, *, time: bool = False) -> Reading:
     """Dates, or times without a zone, of one `strptime` format; with `time`, that of a date before any clock."""
-    forms = [form.replace(",", mark) for mark in ((",", "") if "," in form else ("",))] if "," in form else [form]
-    if time:
-        forms = [f"{day}{mark}{clock}" for day in forms for mark in " T" for clock in _CLOCKS] + forms
-    listed = ", ".join(f"'{_sql(one)}'" for one in forms)
-    parsed = f"try_strptime({{x}}, [{listed}])"
-    kind = "TIMESTAMP" if time else "DATE"
-    means = f"{'times' if time else 'dates'}, {form}" + (f"; {_CENTURY}" if "%y" in form else "")
-    return Reading(
-        kind,
-        means,
-        shape,
-        parsed if time else f"CAST({parsed} AS DATE)",
-        f"{{v}} BETWEEN {_CALENDAR}",
-        rank,
-        f"{kind}:{form}",
-    )
+    if not time:
+        return _parsed("DATE", form, [form], shape, rank)
+    forms = [f"{day}{mark}{clock}" for day in (form, *_uncomma(form)) for mark in " T" for clock in _CLOCKS]
+    return _parsed("TIMESTAMP", form, [*forms, form], shape, rank)
 
 
-def stamped(form: str) -> Reading:
-    """Times of one whole `strptime` format, as `--types` gives it."""
-    day = dated(form)
-    parsed = day.value.removeprefix("CAST(").removesuffix(" AS DATE)")
-    return Reading("TIMESTAMP", f"times, {form}", ".*", parsed, day.also, option=f"TIMESTAMP:{form}")
+def _uncomma(form: str) -> tuple[str, ...]:
+    """`%B %d %Y` of `%B %d, %Y`: both are written."""
+    return (form.replace(",", ""),) if "," in form else ()
+
+
+def _parsed(kind: str, form: str, forms: Sequence[str], shape: str, rank: int) -> Reading:
+    """DATE or TIMESTAMP cells of any of some formats; `form` is what `--types` says, which may end with `@YEAR`."""
+    latest = int(form.rpartition("@")[2]) if "@" in form else LATEST
+    bare = [one.partition("@")[0] for one in forms]
+    listed = ", ".join(f"'{_sql(one)}'" for one in dict.fromkeys([*bare, *(o for one in bare for o in _uncomma(one))]))
+    value = f"try_strptime({{x}}, [{listed}])"
+    means = f"{'dates' if kind == 'DATE' else 'times'}, {form.partition('@')[0]}"
+    if "%y" in form:
+        means += f"; two digits are the years {latest - 99} to {latest}"
+        value = _within_century(value, latest) if latest != LATEST else value
+    value = f"CAST({value} AS DATE)" if kind == "DATE" else value
+    return Reading(kind, means, shape, value, f"{{v}} BETWEEN {_CALENDAR}", rank, f"{kind}:{form}")
+
+
+def _within_century(value: str, latest: int) -> str:
+    """SQL of a time, moved by a century into those that end with `latest`; NULL where it has no such 29 February."""
+    years = f"CASE WHEN year({value}) > {latest} THEN -100 WHEN year({value}) <= {latest - 100} THEN 100 ELSE 0 END"
+    moved = f"({value} + to_years({years}))"
+    return f"CASE WHEN day({moved}) = day({value}) THEN {moved} END"
+
+
+def set_aside(proved: Sequence[Reading], *, point: bool) -> list[Reading]:
+    """Of readings that fit all cells those against which a convention speaks.
+
+    Where commas separate the cells (`point`) a comma is no decimal mark, and with dots the day comes before the month.
+    """
+    options = {one.option for one in proved}
+    plain = point and any(one in proved for one in (NUMBER, POINT, PERCENTS[0]))
+    return [
+        one
+        for one in proved
+        if (plain and one in (COMMA, PERCENTS[1]))
+        or ("%m.%d." in one.option and one.option.replace("%m.%d.", "%d.%m.") in options)
+    ]
 
 
 @cache
@@ -203,21 +227,17 @@ def all_readings() -> tuple[Reading, ...]:
         "DATE", "dates", r"\d{4}-\d{2}-\d{2}", "TRY_CAST({c} AS DATE)", "{v} >= DATE '0001-01-01'", 0,
         sure="length({c}) = 10 AND CAST({v} AS VARCHAR) = {c}",
     )  # fmt: skip
-    iso_time = Reading(
-        "TIMESTAMP",
-        "times",
-        rf"{iso}(?:[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}}(?:\.\d+)?)?)?",
-        "TRY_CAST({c} AS TIMESTAMP)",
-        f"{{v}} BETWEEN {_CALENDAR}",
-        rank=10,
+    clock = r"[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?"
+    times = Reading(
+        "TIMESTAMP", "times", rf"{iso}(?:{clock})?", "TRY_CAST({c} AS TIMESTAMP)", f"{{v}} BETWEEN {_CALENDAR}", 11
     )
-    zoned = Reading(
+    moments = Reading(
         "TIMESTAMPTZ",
         "moments, by the zone in each",
-        rf"{iso}[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}}(?:\.\d+)?)?{_ZONE}",
+        rf"{iso}{clock}{_ZONE}",
         "TRY_CAST({c} AS TIMESTAMPTZ)",
-        f"{{v}} BETWEEN {_CALENDAR}",
-        rank=10,
+        times.also,
+        11,
     )
     return (
         BOOLEAN,
@@ -229,8 +249,8 @@ def all_readings() -> tuple[Reading, ...]:
         POINT,
         COMMA,
         *PERCENTS,
-        iso_time,
-        zoned,
+        *(replace(one, shape=one.shape.replace(r"\.\d+", r"\.\d{1,6}0*"), rank=10) for one in (times, moments)),
+        *(replace(one, cut=r"\.\d{6}0*[1-9]") for one in (times, moments)),
         *(
             dated(form, rf"(?:{shape})(?:{_TIME})?", rank + 10, time=True)
             for shape, form, rank in days
@@ -257,7 +277,7 @@ _ASKED = (
 def of_type(kind: str, form: str) -> Sequence[Reading]:
     """The readings among which a column of a wanted type (and format, or none) has one; empty where there is none."""
     if kind in ("DATE", "TIMESTAMP") and form:
-        return (dated(form) if kind == "DATE" else stamped(form),)
+        return (_parsed(kind, form, [form], ".*", 0),)
     numbers = {"point": (WHOLE, NUMBER, POINT, PERCENTS[0]), "comma": (WHOLE, COMMA, PERCENTS[1])}
     if kind == "DOUBLE PRECISION":
         return numbers.get(form, ()) if form else (WHOLE, NUMBER, POINT, COMMA, *PERCENTS)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from metarisk.domain import ConfigError, DataError, did_you_mean
 from metarisk.loading.cells import Cells
-from metarisk.loading.model import Options
+from metarisk.loading.model import Options, counted
 from metarisk.loading.rejects import Rejects
 from metarisk.loading.texts import open_text, unusable
 
@@ -82,7 +82,7 @@ def read_json_lines(path: Path, options: Options, scratch: Path, rejects: Reject
     if not rows and not rejects.count:
         raise DataError(f"{path.name} is empty", remedy="load a file with rows")
     relation = spool.relation()
-    left_out = {name: f"nested in {count:,} rows; --flatten loads it" for name, count in nested.items()}
+    left_out = {name: f"nested in {counted(count, 'row')}; --flatten loads it" for name, count in nested.items()}
     names = list(spool.positions)
     positions = [at for at, name in enumerate(names) if name not in nested]
     return Cells(f"JSON lines, {text.encoding_name}", list(names), relation, [], left_out, positions)
@@ -228,7 +228,7 @@ def _spooled(
     # Titles above a table fill a cell or two.
     start = next(at for at, (_, cells) in enumerate(ahead) if 2 * sum(map(bool, cells)) >= width)
     if start:
-        notes.append(f"{start} rows above the header are no part of the table: {' '.join(ahead[0][1])[:80]!r}")
+        notes.append(f"not in the table: {counted(start, 'row')} above the header, {' '.join(ahead[0][1])[:80]!r}")
     ahead = ahead[start:]
     headed = options.header is not False
     names: list[str | None] = [name or None for name in ahead[0][1]] if headed else []
@@ -243,7 +243,9 @@ def _spooled(
 
 def _spool_row(spool: _Spool, number: int, cells: list[str], width: int, path: Path, rejects: Rejects) -> None:
     if len(cells) > width:
-        rejects.add(path.name, f"line {number}", f"{len(cells)} cells where the header has {width}", ",".join(cells))
+        rejects.add(
+            path.name, f"line {number}", f"{counted(len(cells), 'cell')} where the header has {width}", ",".join(cells)
+        )
     elif any(map(unusable, cells)):
         rejects.add(path.name, f"line {number}", "a character that cannot be stored", ",".join(cells))
     else:

@@ -10,8 +10,8 @@ from types import TracebackType
 from metarisk.loading.model import Reject
 
 _FIRST = 5
-_LONGEST = 10_000
-"""Characters of a row that are kept."""
+_LONGEST = 1_000
+"""Characters of a row that `first` holds; the file has all of them."""
 
 
 class Rejects:
@@ -36,10 +36,10 @@ class Rejects:
     def add(self, file: str, place: str, why: str, text: str) -> None:
         """Keep one row."""
         self.count += 1
-        reject = Reject(file, place, why, text.rstrip("\r\n").replace("\0", "\\x00")[:_LONGEST])
+        row = text.rstrip("\r\n").replace("\0", "\\x00")
         if len(self.first) < _FIRST:
-            self.first.append(reject)
-        self._writer.writerow([reject.file, reject.place, reject.why, reject.text])
+            self.first.append(Reject(file, place, why, row[:_LONGEST]))
+        self._writer.writerow([file, place, why, row])
 
     def write_to(self, path: Path) -> None:
         """Copy all of them to a CSV file: file, place, why, row."""

@@ -11,6 +11,9 @@ import duckdb
 from metarisk.domain import DataError, MetariskError, WarehouseError
 from metarisk.loading.model import Limits
 
+FAILED = (duckdb.Error, UnicodeDecodeError)
+"""What DuckDB raises; the second where it cuts a message within a character."""
+
 
 @contextmanager
 def scratch_connection(limits: Limits, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -33,7 +36,7 @@ def scratch_connection(limits: Limits, scratch: Path) -> Iterator[duckdb.DuckDBP
         connection.close()
 
 
-def explained(error: duckdb.Error, files: Sequence[Path]) -> MetariskError:
+def explained(error: Exception, files: Sequence[Path]) -> MetariskError:
     """DuckDB's exception as an error of this job; its text may quote data, so only its first line is kept."""
     said = str(error).strip().split("\n")[0]
     if isinstance(error, duckdb.OutOfMemoryException):

@@ -18,13 +18,13 @@ from metarisk.domain import ConfigError, DataError, did_you_mean, quoted
 from metarisk.loading.cells import Cells, TextFile
 from metarisk.loading.deciding import Decided, decide
 from metarisk.loading.dialects import literal
-from metarisk.loading.model import Column, Limits, Options, Understood
+from metarisk.loading.model import Column, Limits, Options, Understood, counted
 from metarisk.loading.naming import column_names
 from metarisk.loading.places import files_of, kind_of
 from metarisk.loading.readings import TEXT
 from metarisk.loading.records import read_json_lines, read_sheet
 from metarisk.loading.rejects import Rejects
-from metarisk.loading.scratch import explained, scratch_connection
+from metarisk.loading.scratch import FAILED, explained, scratch_connection
 from metarisk.loading.typed import WHOLE, TypedColumn, folder_values, read_parquet
 
 _EXACT_DISTINCT = 100_000
@@ -94,7 +94,7 @@ def open_table(places: Sequence[str], options: Options, limits: Limits) -> Itera
             table = _understand(connection, files, root, options, scratch, rejects)
             _refuse(table, options)
             yield table
-        except duckdb.Error as error:
+        except FAILED as error:
             raise explained(error, files) from None
 
 
@@ -150,7 +150,7 @@ def _cells_plan(
             rows, decided = decide(connection, relation, names, positions, options.types, point=point)
             if all(text.holds(connection, rows if len(texts) == 1 else None) for text in texts):
                 break
-        except duckdb.Error:
+        except FAILED:
             if all(text.exactly for text in texts):
                 raise
         again = zip(files, range(len(files)), strict=True)
@@ -160,7 +160,12 @@ def _cells_plan(
     found.notes += column_names(cells[0].raw_names)[1]
     for one in cells:
         found.left_out |= one.left_out
+    found.notes += _warnings(decided)
     return relation, rows, [_planned(column) for column in decided]
+
+
+def _warnings(decided: Sequence[Decided]) -> list[str]:
+    return [f"column {column.name}: {warning}" for column in decided for warning in column.warnings]
 
 
 def _together(cells: Sequence[Cells], files: Sequence[Path], root: Path) -> tuple[str, list[str], list[int]]:
@@ -198,7 +203,8 @@ def _planned(column: Decided) -> _Planned:
     value = column.value if kind == reading.type else f"CAST({column.value} AS {kind})"
     unfit = column.is_unfit if column.unfit else None
     means = [] if reading is TEXT and column.present else [reading.means or "no value"]
-    return _Planned(column.name, value, kind, column.cell, [*means, *column.notes], unfit, column.unfit, column)
+    told = [*means, *column.notes, *column.warnings]
+    return _Planned(column.name, value, kind, column.cell, told, unfit, column.unfit, column)
 
 
 def _typed_plan(
@@ -228,6 +234,7 @@ def _typed_plan(
         options.types,
         point=True,
     )
+    found.notes += _warnings(decided)
     by_position = {column.position: column for column in decided}
     columns = []
     for at, column in enumerate(typed.columns):
@@ -268,7 +275,7 @@ def _typed_column(
             connection,
             f"SELECT count(*) FILTER (WHERE epoch_ns({column.raw}) % 1000 <> 0) FROM {relation}",  # noqa: S608
         )
-        notes = [f"{lost:,} times finer than a microsecond were cut"] if lost else []
+        notes = [f"{counted(lost, 'time')} finer than a microsecond, cut there"] if lost else []
     elif kind != column.written:
         notes = [column.written.lower()]
     return _Planned(name, value, kind, column.raw, notes)
@@ -293,7 +300,7 @@ def _set_aside(
             f"WHERE {worst.unfit} LIMIT 3"
         ).fetchall()
         raise DataError(
-            f"{worst.unfit_rows:,} of {found.rows:,} values are no {worst.type}: "
+            f"no {worst.type} in {worst.unfit_rows:,} of {counted(found.rows, 'row')}: "
             + ", ".join(f"{value!r} (row {row})" for row, value in rows),
             column=worst.name,
             remedy="correct them, leave the type out, or say --rejects FILE to set their rows aside",
@@ -353,8 +360,8 @@ def _refuse(table: Table, options: Options) -> None:
     if rejects.count and not options.keep_rejects:
         first = "; ".join(f"{one.place}: {one.why}" for one in rejects.first)
         raise DataError(
-            f"{rejects.count:,} rows of {', '.join(dict.fromkeys(one.file for one in rejects.first))} cannot be read, "
-            f"{table.understood.rows:,} can ({table.understood.kind}): {first}",
+            f"{counted(rejects.count, 'row')} of {', '.join(dict.fromkeys(one.file for one in rejects.first))} "
+            f"cannot be read, {table.understood.rows:,} can ({table.understood.kind}): {first}",
             remedy="correct them, or say --rejects FILE to load the others and have these in FILE",
         )
     if not table.understood.rows:

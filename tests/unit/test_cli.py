@@ -222,7 +222,7 @@ WRONG = {
     "schema": (["load", "FILE", "--table", "metarisk.run"], "metarisk.run is not in schema source", "source.NAME"),
     "kind": (["load", "FILE.doc", "--table", "source.x"], "book.doc is of no kind that is known", "use .csv"),
     "file": (["load", "FILE", "--table", "source.x"], "book.parquet cannot be read", "correct or convert the file"),
-    "ragged": (["load", "FILE.csv", "--table", "source.x"], "line 3: 1 cells where the header has 2", "--rejects FILE"),
+    "ragged": (["load", "FILE.csv", "--table", "source.x"], "line 3: 1 cell where the header has 2", "--rejects FILE"),
     "report": (["report", "-p", "tiny", "--as-of", "2020-01-01"], "there is no report", "run `metarisk nightly` first"),
     "drafted": (["portfolio", "new", "tiny", "--table", "source.tiny_loans"], "exist already", "choose another name"),
     "check": (["portfolio", "check", "nobody"], "portfolios/nobody.toml does not exist", "use one of tiny"),
