@@ -57,9 +57,8 @@ def load(
             raise ConfigError(f"{table} exists", remedy="say --append to add rows to it, --replace to take its place")
         if append and not held:
             raise ConfigError(f"there is no {table} to append to", remedy="leave --append out to create it")
-        asked = _of_table(held) if append else {}
-        asked |= _types(types or [])
-        options = Options(encoding, delimiter, quote, header, sheet, flatten, asked, rejects is not None)
+        asked, joined = _types(types or []), _of_table(held) if append else {}
+        options = Options(encoding, delimiter, quote, header, sheet, flatten, asked, joined, rejects is not None)
         limits = Limits(settings.threads, settings.memory_mb, settings.data_dir / "tmp" / "load")
         mode: LoadMode = "append" if append else "replace" if replace else "create"
         with open_table(files, options, limits) as found:

@@ -66,6 +66,8 @@ class TextFile:
             notes.append(
                 f"not in the table: {counted(self.dialect.skip, 'line')} above the header, {above.strip()[:80]!r}"
             )
+        if len(self.names) == 1:
+            notes.append("every line is one cell; --delimiter says otherwise")
         if self.text.encoding == "cp1252":
             notes.append("bytes that are no UTF-8 are read as Windows-1252; --encoding says otherwise")
         if self.exactly:

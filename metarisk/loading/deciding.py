@@ -202,14 +202,15 @@ def _prove(connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequen
         present = f"CASE WHEN {' OR '.join(f'f{name}' for name in names)} THEN TRUE ELSE {said} END" if names else said
         word, odd = rest.format(column.words), rest.format(f"{said} AND NOT {column.words}")
         for name in names:
-            outer += [f"count(*) FILTER (WHERE f{name})", f"min(v{name}) FILTER (WHERE f{name})"]
-            outer += [f"max(v{name}) FILTER (WHERE f{name})"]
-        outer += [f"count(*) FILTER (WHERE {word})", f"min({cell}) FILTER (WHERE {word})"]
+            outer += [_count(f"f{name}")]
+            outer += [f"{end}(CASE WHEN f{name} THEN v{name} END)" for end in ("min", "max")]
+        outer += [_count(word), f"min(CASE WHEN {word} THEN {cell} END)"]
         # Of a column that is text already nothing more is to be learnt.
         looked = bool(names) or not column.seen
-        outer += [f"{end}({cell}, {_EXAMPLES}) FILTER (WHERE {odd})" if looked else "NULL" for end in ("min", "max")]
+        odd_cell = f"CASE WHEN {odd} THEN {cell} END"
+        outer += [f"{end}({odd_cell}, {_EXAMPLES})" if looked else "NULL" for end in ("min", "max")]
         if first:
-            outer += [f"count(*) FILTER (WHERE {present})", f"count({cell})", f"approx_count_distinct({cell})"]
+            outer += [_count(present), f"count({cell})", f"approx_count_distinct({cell})"]
     valued = f"(SELECT {', '.join(values) or '1'} FROM {relation})"  # noqa: S608
     judged = f"(SELECT {', '.join(fits) or '1'} FROM {valued})"  # noqa: S608
     answer = connection.execute(
@@ -229,6 +230,11 @@ def _prove(connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequen
         column.refuted |= {one: fit for one, fit in counts.items() if one not in column.proved}
         column.ends = ends[column.proved[0]] if column.proved else []
     return int(answer[0])
+
+
+def _count(condition: str) -> str:
+    """SQL of how often it holds; FILTER, of many aggregates, would copy all columns for each."""
+    return f"count(CASE WHEN {condition} THEN 1 END)"
 
 
 def _ambiguous(
@@ -321,9 +327,17 @@ def _scaled(connection: duckdb.DuckDBPyConnection, relation: str, column: Decide
     x = f"trim({column.cell})"
     found = connection.execute(
         f"SELECT max(length(split_part(ltrim({x}, '-'), '.', 1))), max(length(split_part({x}, '.', 2))) "  # noqa: S608
-        f"FROM {relation} WHERE NOT {column.words}"
+        f"FROM {relation} WHERE {MANY_DIGITS.fits(column.cell, x)}"
     ).fetchone()
-    whole, scale = found or (0, 0)
+    whole, scale = (found[0] or 0, found[1] or 0) if found else (0, 0)
+    if column.wanted is not None and whole + scale <= _DECIMAL_DIGITS:
+        return exact(_DECIMAL_DIGITS, scale)
+    if column.wanted is not None:
+        raise DataError(
+            f"its numbers have {whole} digits before the point and {scale} behind, more than a DECIMAL holds",
+            column=column.name,
+            remedy="make it VARCHAR",
+        )
     if scale == 0:
         column.notes.append("whole numbers beyond 64 bits, kept digit by digit")
         return TEXT

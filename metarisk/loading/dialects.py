@@ -82,7 +82,7 @@ class Dialect:
 def found_dialect(
     connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: Options, *, whole: bool
 ) -> Dialect:
-    """The dialect of a UTF-8 file, by all of its lines if `whole`, or if another quote comes late, else by the first ones.
+    """The dialect of a UTF-8 file, by all lines if `whole`, or if another quote comes late, else by the first ones.
 
     What fits all lines fits the first ones, so that more lines can only refute what these show, which reading does, or
     show another quote.
@@ -134,7 +134,7 @@ def _quoted_otherwise(path: Path, delimiter: str, quote: str) -> bool:
     before, last = (delimiter.encode() + other, b"\n" + other), b""
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            if any(mark in last + block for mark in before):
+            if last + block[:1] in before or any(mark in block for mark in before):
                 return True
             last = block[-1:]
     return False

@@ -43,8 +43,15 @@ class Options:
     sheet: str | None = None
     flatten: bool = False
     types: Mapping[str, Wanted] = field(default_factory=dict)
+    table: Mapping[str, Wanted] = field(default_factory=dict)
+    """Types of the table that the rows join, for the columns that the files have."""
     keep_rejects: bool = False
     """Whether rows that cannot be read are set aside; otherwise they stop the load."""
+
+    @property
+    def wanted(self) -> dict[str, Wanted]:
+        """The type of each column that has to have one."""
+        return {**self.table, **self.types}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from metarisk.domain import ConfigError, DataError, did_you_mean, quoted
 from metarisk.loading.cells import Cells, TextFile
 from metarisk.loading.deciding import Decided, decide
 from metarisk.loading.dialects import literal
-from metarisk.loading.model import Column, Limits, Options, Understood, counted
+from metarisk.loading.model import Column, Limits, Options, Understood, Wanted, counted
 from metarisk.loading.naming import column_names
 from metarisk.loading.places import files_of, kind_of
 from metarisk.loading.readings import TEXT
@@ -42,6 +42,8 @@ class _Planned:
     raw: str
     """SQL of what the file holds."""
     conversion: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What of `conversion` is told as a note, too."""
     unfit: str | None = None
     """SQL of whether a row's value cannot be of the wanted type."""
     unfit_rows: int = 0
@@ -116,9 +118,10 @@ def _understand(
     if not columns:
         raise DataError("there is no column to load", remedy="give the file a header, or say --flatten")
     found.rows = rows
+    found.notes += [f"column {column.name}: {warning}" for column in columns for warning in column.warnings]
     _set_aside(connection, relation, columns, rejects, found, options)
     found.rejected, found.rejects = rejects.count, rejects.first
-    found.columns = _described(connection, relation, columns, rows)
+    found.columns = _described(connection, relation, columns, rows, found.rows)
     return Table(found, rejects, connection, relation, columns)
 
 
@@ -147,7 +150,7 @@ def _cells_plan(
         _check_names(options, names)
         point = all(one.point for one in cells)
         try:
-            rows, decided = decide(connection, relation, names, positions, options.types, point=point)
+            rows, decided = decide(connection, relation, names, positions, options.wanted, point=point)
             if all(text.holds(connection, rows if len(texts) == 1 else None) for text in texts):
                 break
         except FAILED:
@@ -160,12 +163,7 @@ def _cells_plan(
     found.notes += column_names(cells[0].raw_names)[1]
     for one in cells:
         found.left_out |= one.left_out
-    found.notes += _warnings(decided)
     return relation, rows, [_planned(column) for column in decided]
-
-
-def _warnings(decided: Sequence[Decided]) -> list[str]:
-    return [f"column {column.name}: {warning}" for column in decided for warning in column.warnings]
 
 
 def _together(cells: Sequence[Cells], files: Sequence[Path], root: Path) -> tuple[str, list[str], list[int]]:
@@ -199,12 +197,13 @@ def _together(cells: Sequence[Cells], files: Sequence[Path], root: Path) -> tupl
 def _planned(column: Decided) -> _Planned:
     assert column.reading is not None  # noqa: S101
     reading, wanted = column.reading, column.wanted
-    kind = wanted.type if wanted is not None else reading.type
+    # DECIMAL alone is of the scale that its values have.
+    kind = wanted.type if wanted is not None and wanted.type != "DECIMAL" else reading.type
     value = column.value if kind == reading.type else f"CAST({column.value} AS {kind})"
     unfit = column.is_unfit if column.unfit else None
     means = [] if reading is TEXT and column.present else [reading.means or "no value"]
     told = [*means, *column.notes, *column.warnings]
-    return _Planned(column.name, value, kind, column.cell, told, unfit, column.unfit, column)
+    return _Planned(column.name, value, kind, column.cell, told, column.warnings, unfit, column.unfit, column)
 
 
 def _typed_plan(
@@ -218,7 +217,7 @@ def _typed_plan(
     read = {
         at
         for at, column in enumerate(typed.columns)
-        if column.is_cell or (column.type == "VARCHAR" and names[at] in options.types)
+        if column.is_cell or (column.type == "VARCHAR" and names[at] in options.wanted)
     }
     # What is text there and was asked to be something else is read as cells are.
     cells = ", ".join(
@@ -231,10 +230,9 @@ def _typed_plan(
         relation,
         names,
         sorted(read),
-        options.types,
+        options.wanted,
         point=True,
     )
-    found.notes += _warnings(decided)
     by_position = {column.position: column for column in decided}
     columns = []
     for at, column in enumerate(typed.columns):
@@ -253,14 +251,27 @@ def _typed_column(
     connection: duckdb.DuckDBPyConnection, relation: str, name: str, column: TypedColumn, options: Options
 ) -> _Planned:
     value, kind, notes = column.value, column.type, list[str]()
-    wanted = options.types.get(name)
+    warnings = ["nanoseconds in the file, of which whole microseconds are read"] if column.is_fine else []
+    wanted = options.wanted.get(name)
+    if wanted is not None and wanted.type == "DECIMAL":
+        own = column.written.startswith("DECIMAL")
+        wanted = Wanted(
+            column.written if own else "DECIMAL(38, 10)" if "DOUBLE" in kind or "FLOAT" in kind else "DECIMAL(38, 0)"
+        )
     if wanted is not None:
         cast = f"TRY_CAST({value} AS {wanted.type})"
         back = f"TRY_CAST({cast} AS {column.written})"
         unfit = f"({value} IS NOT NULL AND ({cast} IS NULL OR {back} IS DISTINCT FROM {value}))"
         (count,) = _one(connection, f"SELECT count(*) FILTER (WHERE {unfit}) FROM {relation}")  # noqa: S608
         return _Planned(
-            name, cast, wanted.type, column.raw, [f"{column.written}, as asked"], unfit if count else None, count
+            name,
+            cast,
+            wanted.type,
+            column.raw,
+            [f"{column.written}, as asked", *warnings],
+            warnings,
+            unfit if count else None,
+            count,
         )
     if kind == WHOLE:
         (fits,) = _one(
@@ -275,10 +286,10 @@ def _typed_column(
             connection,
             f"SELECT count(*) FILTER (WHERE epoch_ns({column.raw}) % 1000 <> 0) FROM {relation}",  # noqa: S608
         )
-        notes = [f"{counted(lost, 'time')} finer than a microsecond, cut there"] if lost else []
+        warnings = [f"{counted(lost, 'time')} finer than a microsecond, cut there"] if lost else []
     elif kind != column.written:
         notes = [column.written.lower()]
-    return _Planned(name, value, kind, column.raw, notes)
+    return _Planned(name, value, kind, column.raw, [*notes, *warnings], warnings)
 
 
 def _set_aside(
@@ -320,7 +331,7 @@ def _set_aside(
 
 
 def _described(
-    connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequence[_Planned], rows: int
+    connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequence[_Planned], rows: int, kept_rows: int
 ) -> list[Column]:
     """The table of what was understood; of large files with what was seen of their cells on the way."""
     exact = rows <= _EXACT_DISTINCT
@@ -351,7 +362,7 @@ def _described(
         shown = "" if example is None else str(example).replace("\n", " ")
         short = shown if len(shown) <= _LONGEST_EXAMPLE else shown[: _LONGEST_EXAMPLE - 1] + "…"
         about = "; ".join(column.conversion)
-        described.append(Column(column.name, column.type, rows - present, different, exact, short, about))
+        described.append(Column(column.name, column.type, kept_rows - present, different, exact, short, about))
     return described
 
 

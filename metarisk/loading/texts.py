@@ -31,6 +31,7 @@ _MARKS = (
 )
 _NAMES = {"utf-8-sig": "UTF-8", "utf-8": "UTF-8", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16",
           "utf-32": "UTF-32", "cp1252": "Windows-1252"}  # fmt: skip
+_WIDTHS = ("utf-16", "utf-32")
 _WIDE = re.compile("[^\x00-\x7f\ud800-\udfff]")
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -99,6 +100,10 @@ def open_text(path: Path, encoding: str | None, target: Path) -> Text:
         DataError: a damaged archive.
     """
     chosen = _known(encoding) if encoding else _marked(path)
+    if encoding and chosen in _WIDTHS:
+        # Python decodes these with a mark only; without one, what the NULs show, or the order of most machines.
+        marked = _marked(path) or ""
+        chosen = marked if marked.startswith(str(chosen)) else f"{chosen}-le"
     seen = _scanned(path, chosen or "utf-8")
     # Text in Windows-1252 has next to no sequence that UTF-8 knows, and UTF-8 next to no byte that it does not.
     if chosen is None and seen.broken > seen.wide:

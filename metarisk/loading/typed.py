@@ -39,6 +39,8 @@ class TypedColumn:
     """SQL of what the file holds."""
     is_cell: bool = False
     """Text of a folder's name, whose type its values tell."""
+    is_fine: bool = False
+    """Nanoseconds of a kind of which DuckDB does not hand on what is finer than a microsecond."""
 
 
 @dataclass
@@ -74,8 +76,17 @@ def read_parquet(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], r
         if name in keys:
             typed.columns.append(TypedColumn(name, f"c{at}", "VARCHAR", "folder", f"c{at}", is_cell=True))
         else:
+            first = len(typed.columns)
             _add(typed, name, f"c{at}", kind, flatten)
+            for column in typed.columns[first:]:
+                lost = column.written.startswith("TIME") and column.written != "TIMESTAMP_NS"
+                column.is_fine = lost and _is_fine(schema.field(at).type)
     return typed
+
+
+def _is_fine(kind: pa.DataType) -> bool:
+    inside = [kind.field(at).type for at in range(kind.num_fields)]
+    return any(map(_is_fine, inside)) or (pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns")
 
 
 def folder_values(path: Path, root: Path) -> dict[str, str]:

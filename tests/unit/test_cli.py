@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from metarisk.demo import DEMO_AS_OF
 from metarisk.pipeline import health
 from metarisk.settings import Settings
 from metarisk.warehouse.duckdb import DuckDBWarehouse
+from tests.conftest import BOTH
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project
-from tests.warehouses import MIGRATIONS
+from tests.warehouses import MIGRATIONS, ROOT
 
 WEEKLY = ["weekly", "--portfolio", "tiny", "--as-of", str(CUT_OFF)]
 NIGHTLY = ["nightly", "--portfolio", "tiny", "--as-of", str(FIRST)]
@@ -157,6 +159,35 @@ def test_seed_writes_the_demo_book(tmp_path: Path) -> None:
     said = call("seed", "--scale", "0.02").stdout
     assert f"{data['rows']['demo_loans']:,} rows in source.demo_loans" in said
     assert f"Next: metarisk weekly --portfolio consumer_loans --as-of {DEMO_AS_OF}" in said
+
+
+LOADING = (ROOT / "docs" / "loading.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_the_page_on_loading_does_as_it_says(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files, its commands in order, and what it says that they answer."""
+    if kind == "postgresql":
+        server = request.getfixturevalue("postgresql")
+        call = Caller(tiny.make(tmp_path / "project"), {"METARISK_WAREHOUSE": server.url(server.create_database())})
+    else:
+        call = made(tmp_path)
+    for name, content in re.findall(r"^`(\S+)`:\n```text\n(.*?)```", LOADING, flags=re.DOTALL | re.MULTILINE):
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```console\n(.*?)```", LOADING, flags=re.DOTALL)
+    steps = re.findall(r"^\$ metarisk (.*)\n((?:[^$].*\n)*)", block, flags=re.MULTILINE)
+    assert len(steps) == 4
+    for command, answers in steps:
+        result = call(*shlex.split(command), ends=int("Error" in answers))
+        said = " ".join((result.stdout + result.stderr).split())
+        for answer in answers.splitlines():
+            assert " ".join(answer.split()) in said
+    assert (tmp_path / "refused.csv").read_text().splitlines()[1:] == [
+        "june.csv,line 3,2 cells where the header has 3,010;x"
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
