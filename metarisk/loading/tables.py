@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from metarisk.domain import ConfigError, DataError, did_you_mean, quoted
+from metarisk.domain import DataError, quoted
 from metarisk.loading.cells import Cells, TextFile
-from metarisk.loading.deciding import Decided, decide
+from metarisk.loading.deciding import decide
 from metarisk.loading.dialects import literal
-from metarisk.loading.model import Column, Limits, Options, Understood, Wanted, counted
+from metarisk.loading.model import Column, Limits, Options, Understood, counted
 from metarisk.loading.naming import column_names
 from metarisk.loading.places import files_of, kind_of
-from metarisk.loading.readings import TEXT
+from metarisk.loading.planning import Planned, check_names, one_row, planned, typed_plan
 from metarisk.loading.records import read_json_lines, read_sheet
 from metarisk.loading.rejects import Rejects
 from metarisk.loading.scratch import FAILED, explained, scratch_connection
-from metarisk.loading.typed import WHOLE, TypedColumn, folder_values, read_parquet
+from metarisk.loading.typed import folder_values
 
 _EXACT_DISTINCT = 100_000
 """Rows up to which distinct values are counted one by one; above, they are estimated."""
 _LONGEST_EXAMPLE = 30
-
-
-@dataclass
-class _Planned:
-    """A column as it will be loaded."""
-
-    name: str
-    value: str
-    type: str
-    raw: str
-    """SQL of what the file holds."""
-    conversion: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    """What of `conversion` is told as a note, too."""
-    unfit: str | None = None
-    """SQL of whether a row's value cannot be of the wanted type."""
-    unfit_rows: int = 0
-    seen: Decided | None = None
 
 
 @dataclass
@@ -58,7 +38,7 @@ class Table:
     rejects: Rejects
     _connection: duckdb.DuckDBPyConnection
     _relation: str
-    _columns: Sequence[_Planned]
+    _columns: Sequence[Planned]
 
     def reader(self) -> pa.RecordBatchReader:
         """The rows that are loaded, in the order of the files."""
@@ -111,7 +91,7 @@ def _understand(
     kind = kind_of(files)
     found = Understood([str(file) for file in files], kind)
     if kind == "parquet":
-        relation, rows, columns = _typed_plan(connection, files, root, options, found)
+        relation, rows, columns = typed_plan(connection, files, root, options, found)
         found.kind = "Parquet"
     else:
         relation, rows, columns = _cells_plan(connection, files, root, kind, options, scratch, rejects, found)
@@ -134,7 +114,7 @@ def _cells_plan(
     scratch: Path,
     rejects: Rejects,
     found: Understood,
-) -> tuple[str, int, list[_Planned]]:
+) -> tuple[str, int, list[Planned]]:
     """Delimited text is read by DuckDB; where that fails, or misses a line, it is read again row by row."""
     texts: list[TextFile] = []
     others: list[Cells] = []
@@ -147,7 +127,7 @@ def _cells_plan(
     while True:
         cells = [text.cells(rejects) for text in texts] if texts else others
         relation, names, positions = _together(cells, files, root)
-        _check_names(options, names)
+        check_names(options, names)
         point = all(one.point for one in cells)
         try:
             rows, decided = decide(connection, relation, names, positions, options.wanted, point=point)
@@ -163,7 +143,7 @@ def _cells_plan(
     found.notes += column_names(cells[0].raw_names)[1]
     for one in cells:
         found.left_out |= one.left_out
-    return relation, rows, [_planned(column) for column in decided]
+    return relation, rows, [planned(column) for column in decided]
 
 
 def _together(cells: Sequence[Cells], files: Sequence[Path], root: Path) -> tuple[str, list[str], list[int]]:
@@ -194,108 +174,10 @@ def _together(cells: Sequence[Cells], files: Sequence[Path], root: Path) -> tupl
     return relation, names, [*positions, *range(width, len(names))]
 
 
-def _planned(column: Decided) -> _Planned:
-    assert column.reading is not None  # noqa: S101
-    reading, wanted = column.reading, column.wanted
-    # DECIMAL alone is of the scale that its values have.
-    kind = wanted.type if wanted is not None and wanted.type != "DECIMAL" else reading.type
-    value = column.value if kind == reading.type else f"CAST({column.value} AS {kind})"
-    unfit = column.is_unfit if column.unfit else None
-    means = [] if reading is TEXT and column.present else [reading.means or "no value"]
-    told = [*means, *column.notes, *column.warnings]
-    return _Planned(column.name, value, kind, column.cell, told, column.warnings, unfit, column.unfit, column)
-
-
-def _typed_plan(
-    connection: duckdb.DuckDBPyConnection, files: list[Path], root: Path, options: Options, found: Understood
-) -> tuple[str, int, list[_Planned]]:
-    typed = read_parquet(connection, files, root, flatten=options.flatten)
-    found.left_out |= typed.left_out
-    names, notes = column_names([column.raw_name for column in typed.columns])
-    found.notes += notes
-    _check_names(options, names)
-    read = {
-        at
-        for at, column in enumerate(typed.columns)
-        if column.is_cell or (column.type == "VARCHAR" and names[at] in options.wanted)
-    }
-    # What is text there and was asked to be something else is read as cells are.
-    cells = ", ".join(
-        f"{column.value} AS c{at}" if at in read else f"NULL::VARCHAR AS c{at}"
-        for at, column in enumerate(typed.columns)
-    )
-    relation = f"(SELECT {cells} FROM {typed.relation})"  # noqa: S608
-    rows, decided = decide(
-        connection,
-        relation,
-        names,
-        sorted(read),
-        options.wanted,
-        point=True,
-    )
-    by_position = {column.position: column for column in decided}
-    columns = []
-    for at, column in enumerate(typed.columns):
-        if at not in by_position:
-            columns.append(_typed_column(connection, typed.relation, names[at], column, options))
-            continue
-        planned = _planned(by_position[at])
-        # There a cell has the name of its place; here it is what the file holds there.
-        planned.value, planned.raw = re.sub(rf"\bc{at}\b", column.value, planned.value), column.raw
-        planned.unfit = re.sub(rf"\bc{at}\b", column.value, planned.unfit) if planned.unfit else None
-        columns.append(planned)
-    return typed.relation, rows, columns
-
-
-def _typed_column(
-    connection: duckdb.DuckDBPyConnection, relation: str, name: str, column: TypedColumn, options: Options
-) -> _Planned:
-    value, kind, notes = column.value, column.type, list[str]()
-    warnings = ["nanoseconds in the file, of which whole microseconds are read"] if column.is_fine else []
-    wanted = options.wanted.get(name)
-    if wanted is not None and wanted.type == "DECIMAL":
-        own = column.written.startswith("DECIMAL")
-        wanted = Wanted(
-            column.written if own else "DECIMAL(38, 10)" if "DOUBLE" in kind or "FLOAT" in kind else "DECIMAL(38, 0)"
-        )
-    if wanted is not None:
-        cast = f"TRY_CAST({value} AS {wanted.type})"
-        back = f"TRY_CAST({cast} AS {column.written})"
-        unfit = f"({value} IS NOT NULL AND ({cast} IS NULL OR {back} IS DISTINCT FROM {value}))"
-        (count,) = _one(connection, f"SELECT count(*) FILTER (WHERE {unfit}) FROM {relation}")  # noqa: S608
-        return _Planned(
-            name,
-            cast,
-            wanted.type,
-            column.raw,
-            [f"{column.written}, as asked", *warnings],
-            warnings,
-            unfit if count else None,
-            count,
-        )
-    if kind == WHOLE:
-        (fits,) = _one(
-            connection,
-            f"SELECT count({value}) = count(TRY_CAST({value} AS BIGINT)) FROM {relation}",  # noqa: S608
-        )
-        kind = "BIGINT" if fits else "VARCHAR"
-        value = f"CAST({value} AS {kind})"
-        notes = [column.written if fits else f"{column.written}: beyond 64 bits, kept digit by digit"]
-    elif column.written == "TIMESTAMP_NS":
-        (lost,) = _one(
-            connection,
-            f"SELECT count(*) FILTER (WHERE epoch_ns({column.raw}) % 1000 <> 0) FROM {relation}",  # noqa: S608
-        )
-        warnings = [f"{counted(lost, 'time')} finer than a microsecond, cut there"] if lost else []
-    elif kind != column.written:
-        notes = [column.written.lower()]
-    return _Planned(name, value, kind, column.raw, [*notes, *warnings], warnings)
-
-
 def _set_aside(
     connection: duckdb.DuckDBPyConnection,
     relation: str,
-    columns: Sequence[_Planned],
+    columns: Sequence[Planned],
     rejects: Rejects,
     found: Understood,
     options: Options,
@@ -331,7 +213,7 @@ def _set_aside(
 
 
 def _described(
-    connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequence[_Planned], rows: int, kept_rows: int
+    connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequence[Planned], rows: int, kept_rows: int
 ) -> list[Column]:
     """The table of what was understood; of large files with what was seen of their cells on the way."""
     exact = rows <= _EXACT_DISTINCT
@@ -353,7 +235,7 @@ def _described(
         ]
         kept = f" WHERE NOT ({_unfit(columns)})" if aside else ""
         selected = f"SELECT {_selected(asked)} FROM {relation}{kept}"  # noqa: S608
-        told = _one(connection, f"SELECT {', '.join(wanted)} FROM ({selected})")  # noqa: S608
+        told = one_row(connection, f"SELECT {', '.join(wanted)} FROM ({selected})")  # noqa: S608
         for at, column in enumerate(asked):
             counted[column.name] = (told[3 * at], told[3 * at + 1], told[3 * at + 2])
     described = []
@@ -379,24 +261,9 @@ def _refuse(table: Table, options: Options) -> None:
         raise DataError(f"{table.understood.files[0]} has no rows", remedy="load a file with rows")
 
 
-def _selected(columns: Sequence[_Planned]) -> str:
+def _selected(columns: Sequence[Planned]) -> str:
     return ", ".join(f"{column.value} AS {quoted(column.name)}" for column in columns)
 
 
-def _unfit(columns: Sequence[_Planned]) -> str:
+def _unfit(columns: Sequence[Planned]) -> str:
     return " OR ".join(column.unfit for column in columns if column.unfit) or "FALSE"
-
-
-def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    row: tuple[Any, ...] | None = connection.execute(sql).fetchone()
-    assert row is not None  # noqa: S101 - an aggregate has one row
-    return row
-
-
-def _check_names(options: Options, names: Sequence[str]) -> None:
-    for name in options.types:
-        if name not in names:
-            raise ConfigError(
-                f"there is no column {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}",
-                remedy="correct --types",
-            )

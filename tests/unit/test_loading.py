@@ -313,6 +313,8 @@ def test_parquet_keeps_its_types(tmp_path: Path, read: Read) -> None:
     }  # fmt: skip
     assert {column.name: column.conversion for column in understood.columns}["fine"].startswith("1 time finer")
     assert "column zoned: nanoseconds in the file, of which whole microseconds are read" in understood.notes
+    joined, _ = read(None, "b.parquet", table={"money": wanted_type("numeric", "money")})
+    assert joined.column("money").to_pylist() == [Decimal("1.10"), None]
     flat, _ = read(None, "b.parquet", flatten=True)
     assert (flat.column("address_zip").to_pylist(), flat.column("tags").to_pylist()) == (["1", None], ['["a"]', None])
 
