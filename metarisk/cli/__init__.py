@@ -10,12 +10,8 @@ import os
 import subprocess
 import sys
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
-import pyarrow.csv as csv
-import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -25,13 +21,14 @@ from metarisk.cli.console import errors, hint, plain, readable, rich_table, say
 from metarisk.cli.drift import drift_app
 from metarisk.cli.erasure import forget
 from metarisk.cli.governance import audit_app, models_app, replay, retract
+from metarisk.cli.loading import load
 from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.overrides import override_app
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.review import feedback, score
 from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, migrate, run, settings_of, warehouse_of
 from metarisk.cli.upkeep import doctor, prune, status, unstick
-from metarisk.domain import Acceptance, ConfigError, DataError, Job, did_you_mean
+from metarisk.domain import Acceptance, ConfigError, Job, did_you_mean
 
 if TYPE_CHECKING:
     from metarisk.pipeline import Context, NightResult
@@ -66,29 +63,6 @@ def seed(
             {"rows": rows, "as_of": str(chosen.as_of), "portfolio": portfolio},
             "\n".join(f"{count:>12,} rows in source.{name}" for name, count in rows.items())
             + f"\nNext: metarisk weekly --portfolio {portfolio} --as-of {chosen.as_of}",
-            as_json,
-        )
-
-
-@app.command()
-def load(
-    file: Annotated[Path, typer.Argument(help="Parquet or CSV.", exists=True, dir_okay=False)],
-    table: Annotated[str, typer.Option(help="Table to create or replace: source.NAME.")],
-    as_json: Json = False,
-) -> None:
-    """Load a file into schema `source`."""
-    with errors(as_json):
-        warehouse, _ = warehouse_of()
-        schema, _, name = table.rpartition(".")
-        if schema != "source" or not name:
-            raise ConfigError(f"{table} is not in schema source", remedy="name the table source.NAME")
-        try:
-            rows = warehouse.load(name, _read(file))
-        except pa.ArrowException as error:
-            raise DataError(f"{file.name} cannot be read: {error}", remedy="correct or convert the file") from None
-        say(
-            {"table": table, "rows": rows},
-            f"{rows:,} rows in {table}\nNext: metarisk portfolio new NAME --table {table}",
             as_json,
         )
 
@@ -247,7 +221,7 @@ def run_demo(
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo", *portfolios]))  # noqa: S603
 
 
-for command in (evaluate, explain, why, score, feedback, replay, retract, forget, status, doctor, unstick, prune):
+for command in (load, evaluate, explain, why, score, feedback, replay, retract, forget, status, doctor, unstick, prune):
     app.command()(command)
 
 
@@ -262,19 +236,6 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Entry point of the `metarisk` script."""
     app()
-
-
-def _read(file: Path) -> Any:
-    if file.suffix == ".parquet":
-        parquet = pq.ParquetFile(file)
-        return _reader(parquet)
-    if file.suffix == ".csv":
-        return csv.open_csv(file)
-    raise ConfigError(f"{file.name} is neither .parquet nor .csv", remedy="convert it to Parquet or CSV")
-
-
-def _reader(parquet: pq.ParquetFile) -> Any:
-    return pa.RecordBatchReader.from_batches(parquet.schema_arrow, parquet.iter_batches())
 
 
 def _night_text(result: NightResult) -> str:

@@ -4,7 +4,7 @@ No I/O and no mathematics lives here, and nothing heavier than numpy is imported
 that has torch, numpy and scipy alone.
 """
 
-from metarisk.domain.database import KeyRanges, Scalar, Transaction, Warehouse
+from metarisk.domain.database import KeyRanges, LoadMode, Scalar, Transaction, Warehouse
 from metarisk.domain.episodes import (
     Adaptation,
     Array,
@@ -74,6 +74,7 @@ __all__ = [
     "LearnerChoice",
     "LikelihoodName",
     "Limits",
+    "LoadMode",
     "LockedError",
     "MetariskError",
     "Mode",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LoadMode = Literal["create", "replace", "append"]
 Scalar = str | int | float | bool | date | datetime | None
 
 
@@ -84,8 +85,12 @@ class Warehouse(Source, Protocol):
         """Apply numbered migrations not applied yet, then drop, create and re-grant all views in one transaction."""
         ...
 
-    def load(self, table: str, batches: pa.RecordBatchReader) -> int:
-        """Create or replace `source.<table>` from batches; any other schema is refused."""
+    def load(self, table: str, batches: pa.RecordBatchReader, *, mode: LoadMode = "replace") -> int:
+        """Create, replace or lengthen `source.<table>` by batches, whose decimals stay exact; the number of rows.
+
+        Raises ConfigError for any other schema, or where `create` finds a table, and DataError for a column
+        that does not fit.
+        """
         ...
 
     def snapshot(self) -> Path | None:

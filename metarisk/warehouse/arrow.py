@@ -17,22 +17,29 @@ _FIRST, _LAST = pa.scalar(-719_162, pa.int32()), pa.scalar(2_932_896, pa.int32()
 _FIRST_US, _LAST_US = pa.scalar(-62_135_596_800_000_000), pa.scalar(253_402_300_799_999_999)
 
 
-def plain_type(kind: pa.DataType, column: str) -> pa.DataType:
-    """The type under which a query's column is handed on. Raises DataError where there is none."""
+ANY_DECIMAL = pa.decimal256(76, 38)
+"""Stands for a column of PostgreSQL's NUMERIC, which takes decimals of every scale as they are."""
+
+
+def plain_type(kind: pa.DataType, column: str, *, exact: bool = False) -> pa.DataType:
+    """The type under which a query's column is handed on; with `exact`, that of a column which tables hold.
+
+    The two differ in decimals, which queries hand on as float64. Raises DataError where there is none.
+    """
     if isinstance(kind, pa.OpaqueType):
         if kind.type_name == "numeric":
-            return pa.float64()
+            return ANY_DECIMAL if exact else pa.float64()
         if not pa.types.is_string(kind.storage_type):
             raise DataError(
                 f"the database type {kind.type_name} cannot be read", column=column, remedy="cast it to text in the SQL"
             )
         return pa.string()
     if isinstance(kind, pa.BaseExtensionType):
-        return pa.string() if isinstance(kind, pa.UuidType) else plain_type(kind.storage_type, column)
+        return pa.string() if isinstance(kind, pa.UuidType) else plain_type(kind.storage_type, column, exact=exact)
     if pa.types.is_decimal(kind):
-        return pa.float64()
+        return kind if exact else pa.float64()
     if pa.types.is_dictionary(kind):
-        return plain_type(kind.value_type, column)
+        return plain_type(kind.value_type, column, exact=exact)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_timestamp(kind):
@@ -46,12 +53,12 @@ def plain_type(kind: pa.DataType, column: str) -> pa.DataType:
     return kind
 
 
-def plain_schema(schema: pa.Schema) -> pa.Schema:
+def plain_schema(schema: pa.Schema, *, exact: bool = False) -> pa.Schema:
     """`plain_type` of every column, without metadata. Raises DataError for two columns of one name."""
     if len(set(schema.names)) != len(schema.names):
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         raise DataError("the query returns this column twice", column=twice[0], remedy="name each column once with AS")
-    return pa.schema([(field.name, plain_type(field.type, field.name)) for field in schema])
+    return pa.schema([(field.name, plain_type(field.type, field.name, exact=exact)) for field in schema])
 
 
 def plain_batches(
@@ -72,7 +79,14 @@ def _plain(column: pa.Array, field: pa.Field) -> pa.Array:
         column = column.storage
     if column.type != field.type:
         # Truncating nanoseconds to microseconds is meant; every other cast here loses nothing that a float64 holds.
-        column = column.cast(field.type, safe=not pa.types.is_timestamp(field.type))
+        try:
+            column = column.cast(field.type, safe=not pa.types.is_timestamp(field.type))
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"{column.type} does not fit {field.type} ({str(error).splitlines()[0]})",
+                column=field.name,
+                remedy="cast the column to text, as whole numbers beyond 64 bits are kept",
+            ) from None
     return _in_calendar(column, field)
 
 
@@ -104,16 +118,17 @@ def conform(batches: Iterable[pa.RecordBatch], target: pa.Schema, table: str) ->
         yield pa.RecordBatch.from_arrays(columns, schema=target)
 
 
-def appended_schema(columns: list[str], target: pa.Schema, table: str) -> pa.Schema:
-    """The part of a table's schema that `columns` fill. Raises DataError for a column the table lacks."""
-    unknown = [name for name in columns if name not in target.names]
+def appended_schema(incoming: pa.Schema, target: pa.Schema, table: str) -> pa.Schema:
+    """The part of a table's schema that `incoming` fills. Raises DataError for a column the table lacks."""
+    unknown = [name for name in incoming.names if name not in target.names]
     if unknown:
         raise DataError(
             f"{table} has no such column (it has {', '.join(target.names)})",
             column=unknown[0],
             remedy="name the columns as docs/data-dictionary.md does",
         )
-    return pa.schema([field for field in target if field.name in columns])
+    kept = [field for field in target if field.name in incoming.names]
+    return pa.schema([incoming.field(one.name) if one.type == ANY_DECIMAL else one for one in kept])
 
 
 def _fit(column: pa.Array, field: pa.Field, table: str) -> pa.Array:

@@ -15,12 +15,16 @@ from typing import IO, Any, Literal
 import duckdb
 import pyarrow as pa
 
-from metarisk.domain import ConfigError, KeyRanges, Scalar, SnapshotError, WarehouseError
+from metarisk.domain import ConfigError, KeyRanges, LoadMode, Scalar, SnapshotError, WarehouseError
 from metarisk.warehouse import arrow, snapshot, statements
 from metarisk.warehouse.duckfile import Limits, duck_file, explained
 from metarisk.warehouse.locks import file_lock
 from metarisk.warehouse.migrations import apply
 
+_EXISTS = (
+    "SELECT 1 AS one FROM information_schema.tables WHERE table_catalog = current_database() "
+    "AND table_schema = 'source' AND lower(table_name) = lower($name)"
+)
 _SPOOL_IN_MEMORY = 16 * 2**20
 _ROWS_A_STATEMENT = 2**20
 """DuckDB holds on to most batches that it has taken until the statement ends, beside its memory limit."""
@@ -39,8 +43,9 @@ class DuckDBTransaction:
         if first is None:
             return 0
         with explained(self._path):
-            whole = arrow.plain_schema(self._cursor.execute(f"FROM {quoted} LIMIT 0").to_arrow_reader(1).schema)
-        target = arrow.appended_schema(first.schema.names, whole, table)
+            held = self._cursor.execute(f"FROM {quoted} LIMIT 0").to_arrow_reader(1).schema
+            whole = arrow.plain_schema(held, exact=True)
+        target = arrow.appended_schema(first.schema, whole, table)
         return self.insert(
             f"INSERT INTO {quoted} BY NAME", target, arrow.conform(chain([first], upcoming), target, table)
         )
@@ -170,13 +175,18 @@ class DuckDBWarehouse:
                 pass
         return apply(self, migrations, views)
 
-    def load(self, table: str, batches: pa.RecordBatchReader) -> int:
-        """Create or replace `source.<table>`; the number of rows."""
-        quoted = statements.quote_table(statements.source_table(table))
-        schema = arrow.plain_schema(batches.schema)
+    def load(self, table: str, batches: pa.RecordBatchReader, *, mode: LoadMode = "replace") -> int:
+        """Create, replace or lengthen `source.<table>`; the number of rows."""
+        named = statements.source_table(table)
+        quoted = statements.quote_table(named)
+        schema = arrow.plain_schema(batches.schema, exact=True)
+        plain = arrow.plain_batches(batches, schema)
         with self.transaction() as transaction:
             transaction.execute("CREATE SCHEMA IF NOT EXISTS source")
-            plain = arrow.plain_batches(batches, schema)
+            if mode == "append":
+                return transaction.append(named, plain)
+            if mode == "create" and transaction.rows(_EXISTS, {"name": statements.split_table(named)[1]}):
+                raise statements.exists_already(named)
             transaction.insert(f"CREATE OR REPLACE TABLE {quoted} AS", schema, [])
             return transaction.insert(f"INSERT INTO {quoted}", schema, plain)
 

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from adbc_driver_manager import dbapi
 from adbc_driver_manager._reader import AdbcRecordBatchReader
 
-from metarisk.domain import KeyRanges, LockedError, Scalar
+from metarisk.domain import KeyRanges, LoadMode, LockedError, Scalar
 from metarisk.warehouse import arrow, statements
 from metarisk.warehouse.locks import backoff
 from metarisk.warehouse.migrations import apply
@@ -66,8 +66,8 @@ class PostgreSQLTransaction:
             return 0
         schema, name = statements.split_table(table)
         with explained(self._warehouse.connector.secrets):
-            whole = _table(self._connection, f"TABLE {quoted} LIMIT 0").schema
-        target = arrow.appended_schema(first.schema.names, whole, table)
+            whole = _schema(self._connection, f"TABLE {quoted}", exact=True)
+        target = arrow.appended_schema(first.schema, whole, table)
         key = partition_key(self, table)
         months = partial(months_of, key=key if key in target.names else None)
         rows = 0
@@ -216,15 +216,26 @@ class PostgreSQLWarehouse:
         """Apply what was not applied yet; the names of what was done, empty when all stood already."""
         return apply(self, migrations, views)
 
-    def load(self, table: str, batches: pa.RecordBatchReader) -> int:
-        """Create or replace `source.<table>`; the number of rows."""
-        schema, name = statements.split_table(statements.source_table(table))
-        columns, quoted = arrow.plain_schema(batches.schema), statements.quote_table(f"{schema}.{name}")
+    def load(self, table: str, batches: pa.RecordBatchReader, *, mode: LoadMode = "replace") -> int:
+        """Create, replace or lengthen `source.<table>`; the number of rows."""
+        named = statements.source_table(table)
+        schema, name = statements.split_table(named)
+        quoted = statements.quote_table(named)
+        columns = arrow.plain_schema(batches.schema, exact=True)
+        plain = arrow.plain_batches(batches, columns)
         with self.transaction() as transaction:
             if not transaction.rows("SELECT 1 AS one FROM pg_namespace WHERE nspname = 'source'"):
                 transaction.execute("CREATE SCHEMA IF NOT EXISTS source")
-            transaction.execute(f"DROP TABLE IF EXISTS {quoted}")
-            rows = transaction.ingest(schema, name, columns, arrow.plain_batches(batches, columns), mode="create")
+            if mode == "append":
+                rows = transaction.append(named, plain)
+            else:
+                if (
+                    mode == "create"
+                    and transaction.rows("SELECT to_regclass($name) IS NOT NULL AS one", {"name": quoted})[0]["one"]
+                ):
+                    raise statements.exists_already(named)
+                transaction.execute(f"DROP TABLE IF EXISTS {quoted}")
+                rows = transaction.ingest(schema, name, columns, plain, mode="create")
             transaction.execute(f"ANALYZE {quoted}")
             return rows
 
@@ -286,10 +297,10 @@ def _table(connection: dbapi.Connection, statement: str) -> pa.Table:
     return pa.Table.from_batches(arrow.plain_batches(result.to_batches(), schema), schema)
 
 
-def _schema(connection: dbapi.Connection, statement: str) -> pa.Schema:
+def _schema(connection: dbapi.Connection, statement: str, *, exact: bool = False) -> pa.Schema:
     """Columns of a SELECT as plain types; nothing is read."""
     with closing(connection.cursor()) as cursor:
-        return arrow.plain_schema(cursor.adbc_execute_schema(statement))
+        return arrow.plain_schema(cursor.adbc_execute_schema(statement), exact=exact)
 
 
 def _one(connection: dbapi.Connection, statement: str) -> dict[str, Any]:

@@ -68,6 +68,11 @@ def source_table(table: str) -> str:
     return named
 
 
+def exists_already(table: str) -> ConfigError:
+    """The error of a load that would take the place of a table without being told so."""
+    return ConfigError(f"{table} exists", remedy="say --append to add rows to it, or --replace to take its place")
+
+
 def literal(value: Scalar) -> str:
     """The value as a typed SQL literal that DuckDB and PostgreSQL read alike.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from metarisk.demo import DEMO_AS_OF
 from metarisk.pipeline import health
 from metarisk.settings import Settings
 from metarisk.warehouse.duckdb import DuckDBWarehouse
+from tests.conftest import BOTH
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project
-from tests.warehouses import MIGRATIONS
+from tests.warehouses import MIGRATIONS, ROOT
 
 WEEKLY = ["weekly", "--portfolio", "tiny", "--as-of", str(CUT_OFF)]
 NIGHTLY = ["nightly", "--portfolio", "tiny", "--as-of", str(FIRST)]
@@ -159,13 +161,47 @@ def test_seed_writes_the_demo_book(tmp_path: Path) -> None:
     assert f"Next: metarisk weekly --portfolio consumer_loans --as-of {DEMO_AS_OF}" in said
 
 
+LOADING = (ROOT / "docs" / "loading.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_the_page_on_loading_does_as_it_says(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files, its commands in order, and what it says that they answer."""
+    if kind == "postgresql":
+        server = request.getfixturevalue("postgresql")
+        call = Caller(tiny.make(tmp_path / "project"), {"METARISK_WAREHOUSE": server.url(server.create_database())})
+    else:
+        call = made(tmp_path)
+    for name, content in re.findall(r"^`(\S+)`:\n```text\n(.*?)```", LOADING, flags=re.DOTALL | re.MULTILINE):
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```console\n(.*?)```", LOADING, flags=re.DOTALL)
+    steps = re.findall(r"^\$ metarisk (.*)\n((?:[^$].*\n)*)", block, flags=re.MULTILINE)
+    assert len(steps) == 4
+    for command, answers in steps:
+        result = call(*shlex.split(command), ends=int("Error" in answers))
+        said = " ".join((result.stdout + result.stderr).split())
+        for answer in answers.splitlines():
+            assert " ".join(answer.split()) in said
+    assert (tmp_path / "refused.csv").read_text().splitlines()[1:] == [
+        "june.csv,line 3,2 cells where the header has 3,010;x"
+    ]
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_load_then_draft_then_check(suffix: str, tmp_path: Path) -> None:
     call, file = made(tmp_path), tmp_path / f"loans.{suffix}"
     book = tiny.book().head(100)
     book.write_parquet(file) if suffix == "parquet" else book.write_csv(file)
-    assert call.json("load", str(file), "--table", "source.mine") == {"table": "source.mine", "rows": 100}
-    said = call("load", str(file), "--table", "source.mine").stdout
+    loaded = call.json("load", str(file), "--table", "source.mine")
+    assert (loaded["table"], loaded["rows"], loaded["rejected"]) == ("source.mine", 100, 0)
+    assert [column["name"] for column in loaded["columns"]] == book.columns
+    assert "--replace to take its place" in call("load", str(file), "--table", "source.mine", ends=1).stderr
+    assert call.json("load", str(file), "--table", "source.mine", "--append")["rows"] == 100
+    assert call.project.warehouse.rows("SELECT count(*) AS n FROM source.mine") == [{"n": 200}]
+    said = call("load", str(file), "--table", "source.mine", "--replace").stdout
     assert "100 rows in source.mine\nNext: metarisk portfolio new NAME --table source.mine" in said
     written = call.json("portfolio", "new", "mine", "--table", "source.mine")["written"]
     assert all((call.project.settings.project / path).is_file() for path in written)
@@ -202,7 +238,7 @@ def test_version_and_help(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "date": (["weekly", "-p", "tiny", "--as-of", "tomorrow"], "'yesterday' is not a date", "YYYY-MM-DD"),
+    "date": (["weekly", "-p", "tiny", "--as-of", "tomorrow"], "'tomorrow' is not a date", "YYYY-MM-DD"),
     "portfolio": (
         ["nightly", "-p", "tinny", "--as-of", str(FIRST)],
         r"portfolios/tinny.toml does not exist (did you mean 'tiny'?)",
@@ -215,9 +251,9 @@ WRONG = {
         "swap the dates",
     ),
     "schema": (["load", "FILE", "--table", "metarisk.run"], "metarisk.run is not in schema source", "source.NAME"),
-    "kind": (["load", "FILE.txt", "--table", "source.x"], "neither .parquet nor .csv", "convert it"),
+    "kind": (["load", "FILE.doc", "--table", "source.x"], "book.doc is of no kind that is known", "use .csv"),
     "file": (["load", "FILE", "--table", "source.x"], "book.parquet cannot be read", "correct or convert the file"),
-    "mixed": (["load", "FILE.csv", "--table", "source.x"], "book.csv cannot be read", "correct or convert the file"),
+    "ragged": (["load", "FILE.csv", "--table", "source.x"], "line 3: 1 cell where the header has 2", "--rejects FILE"),
     "report": (["report", "-p", "tiny", "--as-of", "2020-01-01"], "there is no report", "run `metarisk nightly` first"),
     "drafted": (["portfolio", "new", "tiny", "--table", "source.tiny_loans"], "exist already", "choose another name"),
     "check": (["portfolio", "check", "nobody"], "portfolios/nobody.toml does not exist", "use one of tiny"),
@@ -233,11 +269,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Caller:
 @pytest.mark.parametrize("name", WRONG)
 def test_errors_end_with_1_and_a_remedy(name: str, bare: Caller, tmp_path: Path) -> None:
     arguments, what, remedy = WRONG[name]
-    files = {"FILE": tmp_path / "book.parquet", "FILE.txt": tmp_path / "book.txt", "FILE.csv": tmp_path / "book.csv"}
+    files = {"FILE": tmp_path / "book.parquet", "FILE.doc": tmp_path / "book.doc", "FILE.csv": tmp_path / "book.csv"}
     files["FILE"].write_bytes(b"PAR1 is not enough")
-    files["FILE.txt"].touch()
-    # The type of a column is taken from the first megabyte.
-    files["FILE.csv"].write_text("a,b\n" + "1,2\n" * 500_000 + "one,two\n")
+    files["FILE.doc"].touch()
+    files["FILE.csv"].write_text("a,b\n1,2\n3\n")
     filled = [str(files.get(argument, argument)) for argument in arguments]
     error = bare.json(*filled, ends=1)
     assert set(error) == {"error", "what", "remedy", "page"}

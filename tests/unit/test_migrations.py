@@ -98,7 +98,7 @@ def test_nights_that_were_published_can_be_taken_back(empty_warehouse: Warehouse
     new = folder / "migrations" / "020_retraction.sql"
     later = {path: path.read_text() for path in (folder / "migrations").glob("*.sql") if path.name >= new.name}
     views = {path: path.read_text() for path in (folder / "views").glob("*.sql")}
-    for path in (*later, *(path for path, text in views.items() if "retracted_run" in text)):
+    for path in (*later, *views):  # views of today read what later migrations make
         path.unlink()
     migrate(empty_warehouse, folder)
     publish_night(empty_warehouse, date(2026, 3, 27), run_id="old", entities=2)
