@@ -157,7 +157,7 @@ class Child:
 def healthy(api: str) -> bool:
     """Whether a Prefect server answers at `api`."""
     try:
-        with urllib.request.urlopen(f"{api}/health", timeout=2) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=2) as answer:  # noqa: S310
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

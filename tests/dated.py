@@ -72,7 +72,7 @@ def transactions(zone: str, made: list[datetime], kind: str) -> pa.Table:
 
 def drafted(warehouse: Warehouse, name: str, zone: str, folder: Path) -> Portfolio:
     """The draft of `source.<name>` written to a folder, for a horizon of one day in a time zone."""
-    for path, text in draft_portfolio(name, f"source.{name}", warehouse).items():
+    for path, text in draft_portfolio(name, f"source.{name}", warehouse).files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     shutil.copy(ROOT / "expectations" / "scores.json", folder / "expectations")

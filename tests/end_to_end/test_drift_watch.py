@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from metarisk import pipeline, registry
 from metarisk.cli import app
 from metarisk.domain import DataError
-from metarisk.pipeline import Quiet, alerting
+from metarisk.pipeline import Quiet, alerting, promotion
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project
 
@@ -151,11 +151,12 @@ def other_champion(project: Project, change: Mapping[str, bytes | None]) -> None
     files = {name: content for name, content in (registry.load(root, NAME, old) | dict(change)).items() if content}
     new, _ = registry.save(root, NAME, files, {"by": "test"})
     with project.warehouse.transaction() as transaction:
-        for table in ("model", "model_state"):
-            found = transaction.rows(f"SELECT * FROM metarisk.{table} WHERE model_id = $id", {"id": old})
-            later = {name: found[0][name] + timedelta(hours=1) for name in ("created_at", "since") if name in found[0]}
-            frame = pl.DataFrame([row | {"model_id": new} | later for row in found], infer_schema_length=None)
-            transaction.append(f"metarisk.{table}", frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
+        (row,) = transaction.rows("SELECT * FROM metarisk.model WHERE model_id = $id", {"id": old})
+        later = {"model_id": new, "created_at": row["created_at"] + timedelta(hours=1)}
+        frame = pl.DataFrame([row | later], infer_schema_length=None)
+        transaction.append("metarisk.model", frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
+        context = project.context(row["as_of"])
+        promotion.append_states(context, transaction, new, ["candidate", "champion"], "of another version")
 
 
 def parquet(frame: pl.DataFrame) -> bytes:

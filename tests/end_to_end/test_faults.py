@@ -59,7 +59,7 @@ def test_a_source_that_is_late(project: Project, undisturbed: dict[str, list[str
     with refused(project, SourceLate, "the source was not ready within 0 minutes; nothing was published"):
         project.nightly()
     assert project.count("publication") == 0
-    attempts = project.warehouse.rows("SELECT outcome, step FROM metarisk.run_attempt WHERE outcome <> 'published'")
+    attempts = project.warehouse.rows("SELECT outcome, step FROM metarisk.attempt WHERE job = 'night'")
     assert attempts == [{"outcome": "source_late", "step": "ready"}]
     project.warehouse.load("source.arrived", days.to_arrow().to_reader())
     assert project.nightly().outcome == "published"

@@ -202,7 +202,10 @@ CHANGES = {
         "DELETE FROM metarisk.drift_metric WHERE metric = (SELECT min(metric) FROM metarisk.drift_metric)",
         "rows of drift_metric of run",
     ),
-    "a check": ("UPDATE metarisk.quality_result SET success = NOT success", "rows of quality_result of run"),
+    "a check": (
+        "DELETE FROM metarisk.quality_result WHERE rule = (SELECT min(rule) FROM metarisk.quality_result)",
+        "rows of quality_result of run",
+    ),
 }
 
 

@@ -79,7 +79,7 @@ def test_another_future_changes_no_bit(
 
 def test_the_future_that_was_altered_does_matter_later(tmp_path: Path, duckdb: Project) -> None:
     """The alteration is no empty one: it reaches scores as soon as it is the past."""
-    later = AS_OF + timedelta(days=45)
+    later = AS_OF + timedelta(days=33)
     duckdb.nightly(later)
     before = duckdb.scores(later)
     other = tiny.copy(duckdb, tmp_path / "other")

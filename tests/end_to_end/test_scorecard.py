@@ -7,6 +7,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
@@ -18,9 +19,11 @@ from metarisk.adapt import LEVEL_RULES
 from metarisk.cli import app
 from metarisk.domain import DataError, Target, Warehouse
 from metarisk.pipeline import deriving, explaining, outcomes
+from metarisk.portfolios import load_portfolio
 from metarisk.registry import load
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, Project
+from tests.warehouses import ROOT
 
 
 def published(warehouse: Warehouse, columns: str = "*") -> list[dict[str, object]]:
@@ -106,15 +109,16 @@ def test_explain_adds_up_to_what_was_published(published_project: Project) -> No
 
 
 def test_a_curve_has_its_points_by_name() -> None:
+    def milestones(curve: list[float], target: Target) -> dict[str, float]:
+        return explaining._milestones(curve, replace(load_portfolio(ROOT, "consumer_loans"), targets=(target,)))
+
     curve = [period / 1000 for period in range(1, 37)]
-    assert explaining._milestones(curve, Target("pd", horizon_months=36)) == {
+    assert milestones(curve, Target("pd", horizon_months=36)) == {
         "within 12 months": 0.012,
         "within the whole horizon of 36 months": 0.036,
     }
-    assert list(explaining._milestones(curve[:30], Target("pd", horizon_days=30))) == [
-        "within the whole horizon of 30 days"
-    ]
-    assert explaining._milestones([], Target("pd", horizon_months=12)) == {}
+    assert list(milestones(curve[:30], Target("pd", horizon_days=30))) == ["within the whole horizon of 30 days"]
+    assert milestones([], Target("pd", horizon_months=12)) == {}
 
 
 def test_explain_says_what_it_cannot_explain(published: Project) -> None:
@@ -122,7 +126,7 @@ def test_explain_says_what_it_cannot_explain(published: Project) -> None:
     with pytest.raises(DataError, match=r"no published score of 'nobody'.*Remedy: check the entity's id"):
         explaining.explain(context, "nobody")
     entity = str(published.scores()["entity"][0])
-    with pytest.raises(DataError, match="no published score"):
+    with pytest.raises(DataError, match="no night of this date is published"):
         explaining.explain(published.context(CUT_OFF), entity)
     shutil.rmtree(published.settings.data_dir / "lake" / NAME / str(FIRST))
     with pytest.raises(DataError, match=r"no longer whole in the lake.*--restate"):

@@ -68,20 +68,19 @@ def test_a_deployed_cron_has_future_runs(deployment: str, client: SyncPrefectCli
 def three_nights(
     prefect: Prefect, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Settings, list[FlowRun], list[FlowRun]]]:
-    """Project and runs before and after: no worker was there for the first three crons, then one came.
+    """Project and runs before and after: no worker was there for three starts of the last days, then one came.
 
-    Time is not moved: the scheduler's own runs of the next three nights are made due, each a day after the other.
+    Time is not moved: the runs are made as the scheduler made them then, for starts that are past.
     """
     with SyncPrefectClient(prefect.api) as client:
-        before = soonest(client, "nightly", NIGHTS)
+        nightly, now = client.read_deployment_by_name("nightly/nightly"), datetime.now(UTC)
+        starts = [Scheduled(scheduled_time=now - timedelta(days=days)) for days in range(NIGHTS, 0, -1)]
+        before = [client.create_flow_run_from_deployment(nightly.id, state=start) for start in starts]
         last = local_day_before(before[-1])
         settings = make_project(tmp_path_factory.mktemp("backlog") / "project", last + timedelta(days=1))
         first = local_day_before(before[0])
         pipeline.weekly(Context(Job("tiny", first - timedelta(days=2)), settings, Quiet()))
         pipeline.nightly(Context(Job("tiny", first - timedelta(days=1)), settings, Quiet()))
-        for days, run in zip(range(NIGHTS, 0, -1), before, strict=True):
-            due = datetime.now(UTC) - timedelta(days=days)
-            client.set_flow_run_state(run.id, Scheduled(scheduled_time=due), force=True)
 
         def ended() -> list[FlowRun]:
             after = [client.read_flow_run(run.id) for run in before]
@@ -93,7 +92,7 @@ def three_nights(
     yield settings, before, after
 
 
-def test_a_worker_runs_what_the_cron_scheduled(
+def test_a_worker_runs_what_was_scheduled(
     three_nights: tuple[Settings, list[FlowRun], list[FlowRun]],
 ) -> None:
     _, _, after = three_nights
@@ -174,7 +173,10 @@ def test_the_doctor_has_a_remedy_for_all_that_is_wrong(
 
 def test_the_next_starts_are_those_of_the_server(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", str(client.api_url))
+    for name in ("nightly", "weekly"):
+        soonest(client, name, 1)
     told = CliRunner().invoke(ops.app, ["next"])
+    assert told.exit_code == 0, told.exception
     starts = json.loads(told.output)
     for name in ("nightly", "weekly"):
         assert starts[name] == f"{upkeep.next_runs(client)[name]:%Y-%m-%d %H:%M} UTC"
