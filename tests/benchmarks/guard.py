@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import date, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
 
+from metarisk import pipeline
 from metarisk.calibration import grade_numbers
 from metarisk.domain import Array, MetariskError
 from metarisk.domain.portfolio import DOUBLING_SCALE, Source
@@ -243,10 +244,11 @@ def real(number: int) -> tuple[int, int]:
         stopped = 0
         for n in range(number):
             day = tiny.FIRST + timedelta(days=n + 40 * (n >= number // 2))  # a gap of forty nights in the middle
+            now = datetime.combine(day + timedelta(days=1), time(12), tzinfo=UTC)
             try:
                 if n % 7 == 6:
-                    project.weekly(day - timedelta(days=1))
-                project.nightly(day)
+                    pipeline.weekly(replace(project.context(day - timedelta(days=1)), clock=lambda now=now: now))
+                pipeline.nightly(replace(project.context(day), clock=lambda now=now: now))
             except MetariskError as error:
                 print(f"{day}: {error}")
                 stopped += 1
