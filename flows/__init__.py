@@ -1,4 +1,4 @@
-"""Prefect flows: thin wrappers of metarisk.pipeline, and the processes that run them.
+"""Prefect flows: thin wrappers of metarisk.jobs, and the processes that run them.
 
 Prefect reads the environment when it is imported, so its telemetry is turned off here, before.
 """

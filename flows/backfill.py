@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.running import Line, as_task, conclude, failure, open_context, when_free
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import MetariskError
 
 
@@ -25,7 +25,7 @@ def backfill(portfolio: str, start: date, end: date, train: bool = True) -> Stat
     """
     try:
         context = open_context(portfolio, end, "backfill")
-        found = when_free(context, lambda: pipeline.backfill(context, start, as_task, train=train))
+        found = when_free(context, lambda: jobs.backfill(context, start, as_task, train=train))
     except MetariskError as error:
         return conclude("backfill", [failure(portfolio, None, error)])
     lines = [Line(portfolio, week.as_of, "trained", week.reason, week.page) for week in found.weeks]
@@ -36,5 +36,5 @@ def backfill(portfolio: str, start: date, end: date, train: bool = True) -> Stat
     return conclude("backfill", lines)
 
 
-def _note(night: pipeline.NightResult) -> str:
+def _note(night: jobs.NightResult) -> str:
     return "left alone" if night.outcome == "retracted" else f"{night.rows_scored:,} rows"

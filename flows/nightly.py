@@ -9,7 +9,7 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
 from flows.running import Line, as_task, attempt, conclude, day_before_start, open_context, outcome, when_free
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.settings import Settings
 
 
@@ -25,7 +25,7 @@ def night(portfolio: str, as_of: date) -> State[Any]:
 
     def work() -> Line:
         context = open_context(portfolio, as_of)
-        result = when_free(context, lambda: pipeline.nightly(context, as_task))
+        result = when_free(context, lambda: jobs.nightly(context, as_task))
         if result.outcome == "already_published":
             return Line(portfolio, as_of, "already published")
         note = f"{result.rows_scored:,} rows in {sum(result.seconds.values()):.0f} s, run {result.run_id[:12]}"
@@ -43,7 +43,7 @@ def nightly(portfolio: str | None = None, as_of: date | None = None) -> State[An
         as_of: last night to publish; empty: the day before the scheduled start, in each portfolio's time zone.
     """
     lines: list[Line] = []
-    for name in [portfolio] if portfolio else pipeline.portfolio_names(Settings()):
+    for name in [portfolio] if portfolio else jobs.portfolio_names(Settings()):
         lines += nights(name, as_of)
     return conclude("nightly", lines)
 
@@ -54,9 +54,9 @@ def nights(portfolio: str, as_of: date | None) -> list[Line]:
     try:
         context = open_context(portfolio, as_of)
         day = context.job.as_of
-        due = pipeline.due(context)
+        due = jobs.due(context)
         if not due:
-            return [Line(portfolio, day, "retracted" if pipeline.retracted(context) else "already published")]
+            return [Line(portfolio, day, "retracted" if jobs.retracted(context) else "already published")]
     except Exception:  # its sub-flow meets the same error, and has a state and a notice for it
         due = [day]
     return [outcome(portfolio, day, night(portfolio, day, return_state=True)) for day in due]

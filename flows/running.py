@@ -27,7 +27,7 @@ from flows import configuration
 from flows.reporter import PrefectReporter, report_address
 from flows.spreading import spread_of
 from metarisk.domain import Job, LockedError, MetariskError, Mode, QualityError, SourceLate, WarehouseError
-from metarisk.pipeline import Context, as_of_from_schedule
+from metarisk.jobs import Context, as_of_from_schedule
 from metarisk.settings import Settings
 
 Result = TypeVar("Result")

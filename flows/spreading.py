@@ -17,7 +17,7 @@ from prefect.tasks import Task
 from prefect.transactions import BaseTransaction
 
 from metarisk.domain import ConfigError
-from metarisk.pipeline import Spread
+from metarisk.jobs import Spread
 from metarisk.settings import Settings
 
 Part = TypeVar("Part")

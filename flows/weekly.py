@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 
 from flows.nightly import run_name
 from flows.running import Line, as_task, attempt, conclude, day_before_start, open_context, outcome, when_free
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.settings import Settings
 
 
@@ -20,7 +20,7 @@ def week(portfolio: str, as_of: date) -> State[Any]:
 
     def work() -> Line:
         context = open_context(portfolio, as_of)
-        result = when_free(context, lambda: pipeline.weekly(context, as_task))
+        result = when_free(context, lambda: jobs.weekly(context, as_task))
         standing = "champion" if result.promoted else "candidate, the champion stays"
         seconds = sum(result.seconds.values())
         note = f"{result.recipe} is {standing}: {result.reason} (model {result.model_id[:12]}, {seconds:.0f} s)"
@@ -39,7 +39,7 @@ def weekly(portfolio: str | None = None, as_of: date | None = None, instead_of: 
         instead_of: scheduled start of the run that this one replaces; empty: its own.
     """
     lines: list[Line] = []
-    for name in [portfolio] if portfolio else pipeline.portfolio_names(Settings()):
+    for name in [portfolio] if portfolio else jobs.portfolio_names(Settings()):
         try:
             day = open_context(name, as_of, scheduled=instead_of).job.as_of
         except Exception:  # its sub-flow meets the same error, and has a state and a notice for it

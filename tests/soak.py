@@ -28,13 +28,13 @@ import polars as pl
 
 from metarisk.domain import Mode
 from metarisk.lake.folders import MANIFEST
-from metarisk.pipeline import audit
+from metarisk.upkeep import audit
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.test_kills import whole
 from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project
 from tests.warehouses import Server, server
 
-PRELOADED = ["great_expectations", "lightgbm", "torch", "metarisk.pipeline", "tests.end_to_end.tiny"]
+PRELOADED = ["great_expectations", "lightgbm", "torch", "metarisk.jobs", "tests.end_to_end.tiny"]
 PAUSE = 0.25
 """Seconds between two looks of the reader."""
 TRIES = 3

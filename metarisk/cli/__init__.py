@@ -31,7 +31,7 @@ from metarisk.cli.upkeep import doctor, prune, status, unstick
 from metarisk.domain import Acceptance, ConfigError, Job, did_you_mean
 
 if TYPE_CHECKING:
-    from metarisk.pipeline import Context, NightResult
+    from metarisk.jobs import Context, NightResult
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(portfolio_app, name="portfolio")
@@ -71,12 +71,12 @@ def seed(
 def weekly(portfolio: Name, as_of: AsOf = YESTERDAY, as_json: Json = False) -> None:
     """Judge the candidates, train the chosen one, and register it."""
 
-    from metarisk import pipeline
+    from metarisk import jobs
 
     day = day_of(as_of, portfolio, as_json)
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        result = pipeline.weekly(context)
+        result = jobs.weekly(context)
         state = "champion" if result.promoted else "candidate"
         text = (
             f"model {result.model_id} ({result.recipe}) is {state}: {result.reason}\n"
@@ -102,10 +102,10 @@ def nightly(
 ) -> None:
     """Adapt, score, watch for drift, publish."""
 
-    from metarisk import pipeline
+    from metarisk import jobs
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        result = pipeline.nightly(context)
+        result = jobs.nightly(context)
         return plain(result), f"{_night_text(result)}\n{_after_night(result)}"
 
     day, word = day_of(as_of, portfolio, as_json), Acceptance(accept, by) if accept or by else None
@@ -121,12 +121,12 @@ def backfill(
     as_json: Json = False,
 ) -> None:
     """Train the weeks that are missing, then run past nights of the calendar, oldest first; what is done is skipped."""
-    from metarisk import pipeline
+    from metarisk import jobs
 
     first = day_of(start, portfolio, as_json)
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        found = pipeline.backfill(context, first, train=train)
+        found = jobs.backfill(context, first, train=train)
         done = [night for night in found.nights if night.outcome == "published"]
         weeks = [f"{week.as_of}: {week.recipe} trained as model {week.model_id}" for week in found.weeks]
         text = "\n".join([*weeks, *map(_night_text, found.nights)])
@@ -146,10 +146,10 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """Show the latest attempts, with how they ended."""
-    from metarisk.pipeline import Context, Quiet
-    from metarisk.pipeline.archiving import archives
-    from metarisk.pipeline.sealing import SCORES, trusted_events
-    from metarisk.pipeline.trying import look_for_deaths
+    from metarisk.job.archive import archives
+    from metarisk.job.attempts import look_for_deaths
+    from metarisk.jobs import Context, Quiet
+    from metarisk.record.seals import SCORES, trusted_events
 
     with errors(as_json):
         warehouse, settings = warehouse_of()

@@ -16,7 +16,7 @@ from metarisk.domain import Job
 from metarisk.portfolios import local_day
 
 if TYPE_CHECKING:
-    from metarisk.pipeline import Context
+    from metarisk.jobs import Context
 
 drift_app = typer.Typer(help="Show what drifted; acknowledge and mute alerts.")
 Alert = Annotated[str, typer.Option("--alert", help="Id of the alert: `metarisk drift` lists them.")]
@@ -41,7 +41,7 @@ def show(
         return
     if not portfolio:
         raise typer.BadParameter("is missing", param_hint="--portfolio")
-    from metarisk.pipeline import showing
+    from metarisk.answers import drift as showing
 
     with errors(as_json):
         context = _night(portfolio, as_of, as_json)
@@ -66,10 +66,10 @@ def show(
 @drift_app.command()
 def ack(portfolio: Name, alert: Alert, by: By, reason: Why, as_json: Json = False) -> None:
     """Acknowledge an open alert: somebody looks after it."""
-    from metarisk.pipeline import alerting
+    from metarisk.upkeep import alerts
 
     with errors(as_json):
-        sentence = alerting.acknowledge(_today(portfolio), alert, by, reason)
+        sentence = alerts.acknowledge(_today(portfolio), alert, by, reason)
         say({"alert": alert, "by": by}, f"acknowledged by {by}: {sentence}", as_json)
 
 
@@ -83,11 +83,11 @@ def mute(
     as_json: Json = False,
 ) -> None:
     """Tell nobody of an alert until a date, should it open again too."""
-    from metarisk.pipeline import alerting
+    from metarisk.upkeep import alerts
 
     day = date_of(until, as_json)
     with errors(as_json):
-        sentence = alerting.mute(_today(portfolio), alert, day, by, reason)
+        sentence = alerts.mute(_today(portfolio), alert, day, by, reason)
         say({"alert": alert, "by": by, "until": str(day)}, f"muted by {by} until {day}: {sentence}", as_json)
 
 
@@ -116,7 +116,8 @@ def _picture(context: Context, picture: Any, as_json: bool) -> None:
 
 
 def _night(portfolio: str, as_of: str, as_json: bool) -> Context:
-    from metarisk.pipeline import Context, Quiet, explaining
+    from metarisk.answers import explain as explaining
+    from metarisk.jobs import Context, Quiet
 
     day = day_of(as_of, portfolio, as_json) if as_of else date.min
     context = Context(Job(portfolio, day), settings_of(), Quiet())
@@ -124,7 +125,7 @@ def _night(portfolio: str, as_of: str, as_json: bool) -> Context:
 
 
 def _today(portfolio: str) -> Context:
-    from metarisk.pipeline import Context, Quiet, utc_now
+    from metarisk.jobs import Context, Quiet, utc_now
 
     context = Context(Job(portfolio, date.min), settings_of(), Quiet())
     return replace(context, job=Job(portfolio, local_day(utc_now(), context.timezone)))

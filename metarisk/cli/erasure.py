@@ -13,7 +13,7 @@ from metarisk.cli.governance import By, Why, on_portfolio
 from metarisk.cli.running import Json, Name
 
 if TYPE_CHECKING:
-    from metarisk.pipeline import Context
+    from metarisk.jobs import Context
 
 
 def forget(
@@ -26,7 +26,7 @@ def forget(
     """Erase an entity: published scores keep a pseudonym, the lake loses its rows, the log never had the name."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import forgetting
+        from metarisk.upkeep import forget as forgetting
 
         found = forgetting.forget(context, entity, by, reason)
         if found.changed and not as_json:

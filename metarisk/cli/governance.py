@@ -16,7 +16,7 @@ from metarisk.cli.running import Json, Name, run, settings_of
 from metarisk.domain import Job
 
 if TYPE_CHECKING:
-    from metarisk.pipeline import Context
+    from metarisk.jobs import Context
 
 models_app = typer.Typer(no_args_is_help=True, help="Which model serves, and by whose word.")
 audit_app = typer.Typer(no_args_is_help=True, help="Whether the log and what it tells of are as they were written.")
@@ -31,7 +31,7 @@ def list_models(portfolio: Name, as_json: Json = False) -> None:
     """Show every model with its state, the newest first."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import promotion
+        from metarisk.upkeep import models as promotion
 
         rows = promotion.models(context)
         if rows and not as_json:
@@ -57,7 +57,7 @@ def show(portfolio: Name, model: Model, as_json: Json = False) -> None:
     """Show one model: what it was made from, its evidence, and every state that it had."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import promotion
+        from metarisk.upkeep import models as promotion
 
         found = promotion.describe(context, model)
         if not as_json:
@@ -77,7 +77,7 @@ def card(portfolio: Name, model: Model, as_json: Json = False) -> None:
     """Write the model card: data, features, evidence, calibration, limits, hashes, and who approved it."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import modelcards
+        from metarisk.pages import model_card as modelcards
 
         markdown, html = modelcards.write_card(context, model)
         return {"markdown": markdown, "html": html}, f"{markdown}\n{html}\nNext: open it in a browser"
@@ -88,17 +88,17 @@ def card(portfolio: Name, model: Model, as_json: Json = False) -> None:
 @models_app.command()
 def approve(portfolio: Name, model: Model, by: By, reason: Why, as_json: Json = False) -> None:
     """Make a candidate that waits for a person champion."""
-    from metarisk import pipeline
+    from metarisk import jobs
 
-    _make_champion(pipeline.approve, "approved by", portfolio, model, by, reason, as_json)
+    _make_champion(jobs.approve, "approved by", portfolio, model, by, reason, as_json)
 
 
 @models_app.command()
 def promote(portfolio: Name, model: Model, by: By, reason: Why, as_json: Json = False) -> None:
     """Make any model with evidence champion; newer champions are withdrawn."""
-    from metarisk import pipeline
+    from metarisk import jobs
 
-    _make_champion(pipeline.promote, "by the word of", portfolio, model, by, reason, as_json)
+    _make_champion(jobs.promote, "by the word of", portfolio, model, by, reason, as_json)
 
 
 def _make_champion(
@@ -113,7 +113,7 @@ def _make_champion(
     """Make a model champion on a person's word, and write its card anew."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import modelcards
+        from metarisk.pages import model_card as modelcards
 
         recipe = decide(context, model, by, reason)
         modelcards.write_card(context, model)
@@ -128,10 +128,10 @@ def rollback(portfolio: Name, by: By, reason: Why, as_json: Json = False) -> Non
     """Withdraw the champion and bring back the one before it."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk import pipeline
-        from metarisk.pipeline import modelcards
+        from metarisk import jobs
+        from metarisk.pages import model_card as modelcards
 
-        gone, back = pipeline.roll_back(context, by, reason)
+        gone, back = jobs.roll_back(context, by, reason)
         modelcards.write_card(context, back)
         text = f"model {gone} is withdrawn, {back} is champion again\nNext: metarisk nightly --restate REASON"
         return {"withdrawn": gone, "champion": back, "by": by}, text
@@ -149,7 +149,7 @@ def verify(
     """Read the event log and what it tells of again; exit 1 where one row is not as it was written."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import audit
+        from metarisk.upkeep import audit
 
         found = audit.verify(context, every_night=every_night, head=head)
         faults.extend(found.faults)
@@ -178,11 +178,11 @@ def retract(
     as_json: Json = False,
 ) -> None:
     """Take a published night back: readers get the night before at once; what was known before stays as it was."""
-    from metarisk import pipeline
+    from metarisk import jobs
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        pipeline.migrate(context)
-        found = pipeline.retract(context, by, reason)
+        jobs.migrate(context)
+        found = jobs.retract(context, by, reason)
         done = "was retracted before, nothing was done: taken back" if found.already else "retracted: taken back"
         lines = [
             f"{portfolio} {found.as_of} {done} by {found.by}: {found.reason}",
@@ -202,7 +202,7 @@ def replay(
     """Do a past run again from its manifest: bit for bit the same, or exactly what differs (then exit 1)."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import reproducing
+        from metarisk.answers import replay as reproducing
 
         found = reproducing.reproduce(context, run_id)
         same.append(found.identical)
@@ -225,10 +225,10 @@ def replay(
 
 def on_portfolio(portfolio: str, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
     """Do work that belongs to no date."""
-    from metarisk import pipeline
+    from metarisk import jobs
 
     with errors(as_json):
-        context = pipeline.Context(Job(portfolio, date.min), settings_of(), pipeline.Quiet())
-        pipeline.migrate(context)
+        context = jobs.Context(Job(portfolio, date.min), settings_of(), jobs.Quiet())
+        jobs.migrate(context)
         content, text = work(context)
         say(content, text, as_json)

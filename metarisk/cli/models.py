@@ -19,8 +19,8 @@ from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, run, setti
 from metarisk.domain import ConfigError, Job
 
 if TYPE_CHECKING:
-    from metarisk.pipeline import Context
-    from metarisk.pipeline.attribution import Move
+    from metarisk.jobs import Context
+    from metarisk.steps.attribute import Move
 
 
 def evaluate(
@@ -35,18 +35,18 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge all candidates on the same rows; nothing is trained for the nights."""
-    from metarisk import pipeline
+    from metarisk import jobs
 
     day = day_of(as_of, portfolio, as_json)
 
     def walk_forward(context: Context) -> tuple[dict[str, Any], str]:
-        judged = pipeline.evaluate(context)
+        judged = jobs.evaluate(context)
         text = f"{judged.decision.reason}\nNext: metarisk weekly --portfolio {portfolio} --as-of {day}"
         told = {"held_out": judged.held_out, "features": judged.features, "warnings": judged.warnings}
         return {"evidence": plain(judged.evidence), "decision": plain(judged.decision), **told}, text
 
     def on_rows(context: Context) -> tuple[dict[str, Any], str]:
-        found = pipeline.study(context, Path(str(rows)), protocol, recipe or ())
+        found = jobs.study(context, Path(str(rows)), protocol, recipe or ())
         text = f"{found.evidence.rows:,} rows judged, {found.evidence.events:,} events"
         if out is not None:
             found.write(out, context.portfolio.columns.entity)
@@ -63,8 +63,9 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show one published score with all that made it: contributions, reasons, segment, support and model."""
-    from metarisk.pipeline import Context, Quiet, explaining
-    from metarisk.pipeline.explaining import Part
+    from metarisk.answers import explain as explaining
+    from metarisk.answers.explain import Part
+    from metarisk.jobs import Context, Quiet
 
     with errors(as_json):
         settings, day = settings_of(), day_of(as_of, portfolio, as_json) if as_of else date.min
@@ -131,18 +132,16 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Split the change between two nights into book, data, adaptation, model and calibration; the parts sum exactly."""
-    from metarisk.pipeline import Context, Quiet, attribution
+    from metarisk.answers import why as answers
+    from metarisk.jobs import Context, Quiet
 
     with errors(as_json):
         if segment is not None and entity is not None:
             raise ConfigError("a segment and an entity were asked for", remedy="leave out --segment or --entity")
         first, last = (day_of(text, portfolio, as_json) for text in (start, end))
         context = Context(Job(portfolio, last), settings_of(), Quiet())
-        if entity is None:
-            moves = attribution.why(context, first, segment)
-        else:
-            moves = attribution.why_entity(context, first, entity)
-        untold = attribution.untold(context, first)
+        moves = answers.why(context, first, segment) if entity is None else answers.why_entity(context, first, entity)
+        untold = answers.untold(context, first)
         about = {"portfolio": portfolio, "from": first, "to": last, "segment": segment, "entity": entity}
         if as_json:
             say(about | {"moves": [asdict(move) for move in moves], "untold": untold}, "", True)

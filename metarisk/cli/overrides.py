@@ -12,7 +12,7 @@ from metarisk.cli.governance import By, Why, on_portfolio
 from metarisk.cli.running import Json, Name
 
 if TYPE_CHECKING:
-    from metarisk.pipeline import Context
+    from metarisk.jobs import Context
 
 override_app = typer.Typer(no_args_is_help=True, help="Scores that a person decides in place of the model.")
 
@@ -33,7 +33,7 @@ def set_score(
     last_night = date_of(until, as_json) if until else None
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import overriding
+        from metarisk.upkeep import override as overriding
 
         row = overriding.override(context, entity, score, by, reason, last_night)
         text = f"{entity}: {row['score']:g} stands in place of the model's {row['model_score']:g}, by {by}"
@@ -47,7 +47,7 @@ def lift(portfolio: Name, entity: Entity, by: By, reason: Why, as_json: Json = F
     """Let the model's score stand again."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import overriding
+        from metarisk.upkeep import override as overriding
 
         overriding.lift(context, entity, by, reason)
         return {"entity": entity, "by": by}, f"{entity}: the model's score stands again, by {by}"
@@ -60,7 +60,7 @@ def list_overrides(portfolio: Name, as_json: Json = False) -> None:
     """Show the overrides that stand at the latest night."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pipeline import overriding
+        from metarisk.upkeep import override as overriding
 
         rows = overriding.current(context)
         if rows and not as_json:

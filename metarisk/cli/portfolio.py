@@ -30,8 +30,8 @@ def portfolio_check(name: str, as_of: AsOf = YESTERDAY, as_json: Json = False) -
     """Validate a portfolio against the live warehouse."""
     day = day_of(as_of, name, as_json)
     with errors(as_json):
-        from metarisk.pipeline import Context, Quiet
-        from metarisk.pipeline.portfolio_check import try_portfolio
+        from metarisk.jobs import Context, Quiet
+        from metarisk.jobs.portfolio_check import try_portfolio
 
         findings = try_portfolio(Context(Job(name, day), settings_of(), Quiet()))
         wrong = [finding for finding in findings if not finding.ok]

@@ -13,7 +13,7 @@ from metarisk.cli.running import AsOf, Json, Name, day_of, run
 from metarisk.domain import ConfigError, Job
 
 if TYPE_CHECKING:
-    from metarisk.pipeline import Context
+    from metarisk.jobs import Context
 
 File = Annotated[Path, typer.Argument(help="CSV or Parquet.", exists=True, dir_okay=False)]
 
@@ -27,7 +27,8 @@ def score(
 ) -> None:
     """Score the rows of a file by a night's adapted model; nothing is published."""
 
-    from metarisk.pipeline import answering, explaining
+    from metarisk.answers import explain as explaining
+    from metarisk.answers import score as answering
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         day = day_of(as_of, portfolio, as_json) if as_of else explaining.last_night(context)
@@ -52,7 +53,7 @@ def feedback(
     as_json: Json = False,
 ) -> None:
     """Record what reviewers found: entity, verdict (confirmed, cleared), decided_on, note."""
-    from metarisk.pipeline.feedback import give_feedback
+    from metarisk.upkeep.feedback import give_feedback
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         taken = give_feedback(context, file, by)

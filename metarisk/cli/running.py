@@ -16,7 +16,7 @@ from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 
 if TYPE_CHECKING:
-    from metarisk.pipeline import Context
+    from metarisk.jobs import Context
 
 Name = Annotated[str, typer.Option("--portfolio", "-p", help="Name of a file in portfolios/, without .toml.")]
 AsOf = Annotated[
@@ -32,7 +32,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 def run(job: Job, work: Callable[[Context], tuple[dict[str, Any], str]], as_json: bool) -> None:
     """Do a job's work under a reporter, and say what came of it."""
-    from metarisk.pipeline import Context, Quiet
+    from metarisk.jobs import Context, Quiet
 
     with errors(as_json):
         if as_json:
@@ -47,7 +47,7 @@ def day_of(text: str, portfolio: str, as_json: bool) -> date:
     """The date of an option; `yesterday` is the newest of the portfolio's calendar that is over where it lives."""
     if text != YESTERDAY:
         return date_of(text, as_json)
-    from metarisk.pipeline import Context, Quiet, newest_over
+    from metarisk.jobs import Context, Quiet, newest_over
 
     with errors(as_json):
         return newest_over(Context(Job(portfolio, date.min), settings_of(), Quiet()))

@@ -27,7 +27,7 @@ OPS = [sys.executable, "-m", "flows.ops"]
 
 def doctor(as_json: Json = False) -> None:
     """Look at warehouse, disk, portfolios, models, versions and, where one is known, Prefect; exit 1 on a fault."""
-    from metarisk.pipeline import health
+    from metarisk.upkeep import doctor as health
 
     with errors(as_json):
         settings = settings_of()
@@ -49,7 +49,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say in a line how each portfolio stands: nights, last attempt, model, alerts, next start; 1 if one is red."""
-    from metarisk.pipeline.portfolio_status import standings
+    from metarisk.upkeep.status import standings
 
     with errors(as_json):
         warehouse, settings = warehouse_of()
@@ -112,8 +112,8 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Move rows of old nights to Parquet, and remove old files of lake and registry."""
-    from metarisk import pipeline
-    from metarisk.pipeline import pruning
+    from metarisk import jobs
+    from metarisk.upkeep import prune as pruning
 
     with errors(as_json):
         if (days := re.fullmatch(r"(\d+)d?", keep)) is None:
@@ -122,8 +122,8 @@ def prune(
         names = [portfolio] if portfolio else list_portfolios(settings.project)
         found = []
         for name in names:
-            context = pipeline.Context(Job(name, date.min), settings, pipeline.Quiet())
-            pipeline.migrate(context)
+            context = jobs.Context(Job(name, date.min), settings, jobs.Quiet())
+            jobs.migrate(context)
             found.append(pruning.prune(context, int(days[1]), dry_run=dry_run))
     lines = [
         f"{one.portfolio}: {len(one.runs)} runs ({sum(one.rows.values()):,} rows) to the archive, "

@@ -4,7 +4,7 @@ No I/O and no mathematics lives here, and nothing heavier than numpy is imported
 that has torch, numpy and scipy alone.
 """
 
-from metarisk.domain.database import KeyRanges, LoadMode, Scalar, Transaction, Warehouse
+from metarisk.domain.database import KeyRanges, LoadMode, Rows, Scalar, Transaction, Warehouse
 from metarisk.domain.episodes import (
     Adaptation,
     Array,
@@ -89,6 +89,7 @@ __all__ = [
     "Reasons",
     "Reporter",
     "RiskSpec",
+    "Rows",
     "Scalar",
     "Scorecard",
     "SegmentKey",

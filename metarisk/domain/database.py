@@ -100,3 +100,11 @@ class Warehouse(Source, Protocol):
     def purge(self, tables: Sequence[str]) -> None:
         """Let what was updated or deleted in `schema.table`s leave the files too, and readers' copies with it."""
         ...
+
+
+class Rows(Protocol):
+    """A warehouse or a transaction on it."""
+
+    def rows(self, sql: str, parameters: Mapping[str, Scalar] | None = None) -> list[dict[str, Any]]:
+        """A small result."""
+        ...

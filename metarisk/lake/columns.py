@@ -20,6 +20,9 @@ import pyarrow.compute as pc
 from metarisk.domain import WHOLE_BOOK, DataError, FeatureKind, Portfolio, did_you_mean
 from metarisk.tasks import MISSING_SEGMENT, WHOLE, horizon_end, known_end
 
+BATCH_ROWS = 131_072
+"""Rows that are held at once where files are streamed."""
+
 Kind = Literal["key", "text", "date", "number", "any"]
 
 LONGEST_TEXT = 1_024

@@ -64,20 +64,25 @@ class Quality:
         return texts
 
     def require(self) -> None:
-        """Raise QualityError, naming the first critical rule that failed, if one did: nothing may be published."""
+        """Raise QualityError, naming the first critical rule that failed, if one did: nothing may be published.
+
+        It carries every verdict, for the record of the failed attempt.
+        """
         critical = [result for result in self.failures if result.severity == "critical"]
         if not critical:
             return
         first = critical[0]
         rest = f" ({len(critical) - 1} more critical rules failed)" if len(critical) > 1 else ""
         rows = f"look at `{self.failing}`, then " if self.failing and first.failing_rows else ""
-        raise QualityError(
+        error = QualityError(
             f"critical rule of {first.suite} failed: {first.rule}: {first.detail}{rest}",
             remedy=first.remedy or f"{rows}correct the source, or the rule if it is wrong",
             portfolio=self.portfolio,
             column=first.column,
             on=self.as_of,
         )
+        error.results = self.rows()
+        raise error
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows for the table `quality_result`."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.calibration import grade_numbers
 from metarisk.domain import Array, MetariskError
 from metarisk.domain.portfolio import DOUBLING_SCALE, Source
@@ -247,8 +247,8 @@ def real(number: int) -> tuple[int, int]:
             now = datetime.combine(day + timedelta(days=1), time(12), tzinfo=UTC)
             try:
                 if n % 7 == 6:
-                    pipeline.weekly(replace(project.context(day - timedelta(days=1)), clock=lambda now=now: now))
-                pipeline.nightly(replace(project.context(day), clock=lambda now=now: now))
+                    jobs.weekly(replace(project.context(day - timedelta(days=1)), clock=lambda now=now: now))
+                jobs.nightly(replace(project.context(day), clock=lambda now=now: now))
             except MetariskError as error:
                 print(f"{day}: {error}")
                 stopped += 1

@@ -18,9 +18,9 @@ from unittest.mock import patch
 
 import polars as pl
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import Transaction
-from metarisk.pipeline import Context, direct
+from metarisk.jobs import Context, direct
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.benchmarks.harness import Figure, main
 from tests.end_to_end import tiny
@@ -146,7 +146,7 @@ def _night(project: Project, ahead: int) -> dict[str, float]:
 
     build = DuckDBWarehouse.snapshot
     with patch.object(DuckDBWarehouse, "snapshot", lambda warehouse: timed("snapshot", build, warehouse)):
-        timed("night", pipeline.nightly, project.context(FIRST + timedelta(days=ahead)), measured)
+        timed("night", jobs.nightly, project.context(FIRST + timedelta(days=ahead)), measured)
     return seconds
 
 

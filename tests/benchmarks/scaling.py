@@ -29,11 +29,15 @@ from pydantic import SecretStr
 
 from flows import server as prefect_server
 from flows.spreading import spread_of
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.demo import DEMO_AS_OF, DEMO_LOANS, generate
 from metarisk.domain import Job
-from metarisk.pipeline import Context, Quiet, chunks, direct, sharding, week
+from metarisk.job import chunks
+from metarisk.jobs import Context, Quiet, direct
 from metarisk.settings import Settings
+from metarisk.steps import judge
+from metarisk.steps import score as sharding
+from metarisk.steps import train as week
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks.harness import Figure, main
 from tests.warehouses import server
@@ -123,7 +127,7 @@ def night(case: Case, quick: bool) -> None:
         teaching.start()
         teaching.join()
         steps = Measured()
-        result = pipeline.nightly(Context(Job(NAME, DEMO_AS_OF), settings, Quiet()), steps)
+        result = jobs.nightly(Context(Job(NAME, DEMO_AS_OF), settings, Quiet()), steps)
         steps.sum_up()
         ray = _on_ray(settings, steps.run) if case.ray else {}
         lake = settings.data_dir / "lake" / NAME / str(DEMO_AS_OF)
@@ -144,7 +148,7 @@ def _warehouse(case: Case) -> Iterator[str]:
 def _teach(settings: Settings, rows: int) -> None:
     """Train the champion and load so many loans; memory that it takes is gone when its process is."""
     _load(settings, DEMO_LOANS)
-    pipeline.weekly(Context(Job(NAME, DEMO_AS_OF - timedelta(1)), settings, Quiet()))
+    jobs.weekly(Context(Job(NAME, DEMO_AS_OF - timedelta(1)), settings, Quiet()))
     _load(settings, rows)
 
 
@@ -154,7 +158,7 @@ def _week(settings: Settings, run: Any) -> dict[str, dict[str, float]]:
     limit = f"[thresholds]\nmax_training_rows = {DEMO_LOANS}\n\n[validation]"
     toml.write_text(toml.read_text().replace("[validation]", limit))
     context, steps = Context(Job(NAME, DEMO_AS_OF), settings, Quiet()), Measured()
-    steps(week.train, context, steps(week.judge, context, run.checked))
+    steps(week.train, context, steps(judge.judge, context, run.checked))
     return steps.found
 
 
@@ -230,7 +234,7 @@ def _project(folder: Path, segments: int, url: str) -> Settings:
     assert "    l.region,\n" in text
     sql.write_text(text.replace("    l.region,\n", f"    {split} AS region,\n"))
     settings = Settings(project=folder, warehouse=SecretStr(url))
-    pipeline.migrate(Context(Job(NAME, date.min), settings, Quiet()))
+    jobs.migrate(Context(Job(NAME, date.min), settings, Quiet()))
     return settings
 
 

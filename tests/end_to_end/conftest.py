@@ -161,5 +161,5 @@ def make(kind: str, database: NewDatabase, tmp_path: Path) -> Callable[..., Proj
 def forked() -> Iterator[ForkServerContext]:
     """Processes that are forked from one that has imported everything and started nothing."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["great_expectations", "lightgbm", "torch", "metarisk.pipeline"])
+    context.set_forkserver_preload(["great_expectations", "lightgbm", "torch", "metarisk.jobs"])
     yield context

@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
-from metarisk import lake, pipeline
+from metarisk import jobs, lake
 from metarisk.domain import DataError
-from metarisk.pipeline import Context
+from metarisk.jobs import Context
 from tests.end_to_end import dying
 from tests.end_to_end.tiny import FIRST, Project
 
@@ -74,7 +74,7 @@ def night(project: Project, disk: Path, step: str, room: int, orders: Connection
     def filling(called: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if called.__name__ == step:
             fill(disk, room)
-        return pipeline.direct(called, context, *inputs)
+        return jobs.direct(called, context, *inputs)
 
     try:
         mount(disk)
@@ -82,7 +82,7 @@ def night(project: Project, disk: Path, step: str, room: int, orders: Connection
         orders.send(error)
         return
     try:
-        pipeline.nightly(project.context(FIRST), filling)
+        jobs.nightly(project.context(FIRST), filling)
     except Exception as error:
         orders.send(error)
     else:

@@ -18,9 +18,11 @@ from typing import Literal, TypeVar
 import duckdb
 import pytest
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import MetariskError, Mode
-from metarisk.pipeline import Context, Quiet, forgetting, pruning
+from metarisk.jobs import Context, Quiet
+from metarisk.upkeep import forget as forgetting
+from metarisk.upkeep import prune as pruning
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, Project
@@ -92,14 +94,14 @@ def night(project: Project, as_of: date, step: str, when: When) -> None:
     """Run a night that never ends."""
     dying = Dying(step, when)
     context = project.context(as_of)
-    pipeline.nightly(Context(context.job, context.settings, dying, dying.clock), dying)
+    jobs.nightly(Context(context.job, context.settings, dying, dying.clock), dying)
 
 
 def week(project: Project, as_of: date, step: str, when: When) -> None:
     """Run a week that never ends."""
     dying = Dying(step, when)
     context = project.context(as_of)
-    pipeline.weekly(Context(context.job, context.settings, dying, dying.clock), dying)
+    jobs.weekly(Context(context.job, context.settings, dying, dying.clock), dying)
 
 
 RETRACT_DEATHS: Mapping[str, Callable[[str, list[Path]], bool]] = {
@@ -130,7 +132,7 @@ def retraction(project: Project, as_of: date, death: str) -> None:
         return tiny.noon()
 
     sys.addaudithook(heard)
-    pipeline.retract(replace(project.context(as_of), clock=clock), "Ann Officer", "wrong file")
+    jobs.retract(replace(project.context(as_of), clock=clock), "Ann Officer", "wrong file")
 
 
 DEATHS: Mapping[str, Callable[[str, list[Path]], bool]] = {
@@ -205,9 +207,9 @@ def telling(project: Project, week: bool, as_of: date, mode: Mode, orders: Conne
 
     def told(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         orders.send(step.__name__)
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
-    (pipeline.weekly if week else pipeline.nightly)(project.context(as_of, mode, "soak"), told)
+    (jobs.weekly if week else jobs.nightly)(project.context(as_of, mode, "soak"), told)
 
 
 def current(project: Project) -> Seen:
@@ -242,9 +244,9 @@ def hold(project: Project, as_of: date, orders: Connection) -> None:
         if step.__name__ == "score":
             orders.send("holding")
             orders.recv()
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
-    orders.send(pipeline.nightly(project.context(as_of), waiting).outcome)
+    orders.send(jobs.nightly(project.context(as_of), waiting).outcome)
 
 
 def race(project: Project, as_of: date, gate: Barrier, results: SimpleQueue[str]) -> None:
@@ -264,10 +266,10 @@ def fill_up(project: Project, as_of: date, step: str, limit: int, orders: Connec
         if called.__name__ == step:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        return pipeline.direct(called, context, *inputs)
+        return jobs.direct(called, context, *inputs)
 
     try:
-        pipeline.nightly(project.context(as_of), limited)
+        jobs.nightly(project.context(as_of), limited)
     except Exception as error:
         orders.send(error)
     else:

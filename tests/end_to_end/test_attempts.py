@@ -15,11 +15,12 @@ from duckdb import connect
 from polars.exceptions import PanicException
 from typer.testing import CliRunner
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.cli import app
 from metarisk.domain import MetariskError, ModelError
-from metarisk.pipeline import Context, health
-from metarisk.pipeline.portfolio_status import Standing, standings
+from metarisk.jobs import Context
+from metarisk.upkeep import doctor as health
+from metarisk.upkeep.status import Standing, standings
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.test_kills import kill
@@ -50,10 +51,10 @@ def test_whatever_is_raised_is_recorded_and_has_a_page(project: Project) -> None
     def interrupted(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if step.__name__ == "score":
             raise KeyboardInterrupt
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.nightly(project.context(FIRST), interrupted)
+        jobs.nightly(project.context(FIRST), interrupted)
     assert attempts(project) == [
         {"job": "night", "as_of": FIRST, "mode": "nightly", "outcome": "failed", "step": "score",
          "error": "KeyboardInterrupt"}
@@ -71,12 +72,12 @@ def test_a_panic_of_polars_is_an_error_of_its_night_alone(duckdb: Project) -> No
     def panicking(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if step.__name__ == "extract":
             raise PanicException("called `Option::unwrap()` on a `None` value")
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
     with pytest.raises(
         MetariskError, match=rf"tiny, as of {FIRST}: the step extract ended in a panic of Polars. Remedy"
     ):
-        pipeline.nightly(duckdb.context(FIRST), panicking)
+        jobs.nightly(duckdb.context(FIRST), panicking)
     assert [row["outcome"] for row in attempts(duckdb)] == ["failed"]
 
 
@@ -106,7 +107,7 @@ def test_the_next_attempt_tells_who_died_and_a_second_death_is_another(
     kill(forked, dying.night, duckdb, FIRST, "adapt", "before")
     kill(forked, dying.night, duckdb, FIRST, "score", "before")
     listener = Listener()
-    pipeline.nightly(duckdb.context(FIRST, reporter=listener))
+    jobs.nightly(duckdb.context(FIRST, reporter=listener))
     assert [row["outcome"] for row in attempts(duckdb)] == ["died", "died", "published"]
     assert len([line for line in listener.warnings if "died" in line]) == 1
 
@@ -128,7 +129,7 @@ def test_a_week_is_told_as_a_week(project: Project, forked: ForkServerContext) -
     assert week == {"job": "week", "mode": "weekly", "outcome": "registered", "step": "register"}
     project.load(tiny.book().with_columns(event_date=pl.lit(None, pl.Date), known_date=pl.lit(None, pl.Date)))
     with pytest.raises(ModelError, match="teach nothing"):  # by a clock that goes on: the last attempt counts
-        pipeline.weekly(replace(project.context(SECOND), clock=pipeline.utc_now))
+        jobs.weekly(replace(project.context(SECOND), clock=jobs.utc_now))
     (failed,) = attempts(project)
     assert (failed["job"], failed["mode"], failed["outcome"], failed["step"]) == ("week", "weekly", "failed", "judge")
     assert f"the last week ({SECOND}) failed in step judge" in standing(project).reason

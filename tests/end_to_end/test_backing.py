@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from metarisk import pipeline, registry
+from metarisk import jobs, registry
 from metarisk.domain import ModelError, Transaction
-from metarisk.pipeline import audit, promotion, sealing
-from metarisk.pipeline.health import examine
-from metarisk.pipeline.models import champion_for
+from metarisk.job import states
+from metarisk.job.champion import champion_for
+from metarisk.record import seals as sealing
+from metarisk.upkeep import audit
+from metarisk.upkeep import models as promotion
+from metarisk.upkeep.doctor import examine
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project
 
 BY, WHY = "A. Validator", "written beside the job"
@@ -65,7 +68,7 @@ def test_a_planted_champion_scores_no_night(published_project: Project) -> None:
     (finding,) = (one for one in examine(project.settings, SECOND) if one.subject == f"champion of {NAME}")
     assert (finding.fine, new in finding.what) == (False, True)
     assert unknown(project) == [f"the log knows no model {new}", f"the log knows no state of model {new}"]
-    assert pipeline.roll_back(context, BY, WHY) == (new, old)
+    assert jobs.roll_back(context, BY, WHY) == (new, old)
     assert project.nightly(SECOND).outcome == "published"
     assert {row["model_id"] for row in project.warehouse.rows("SELECT model_id FROM metarisk.night")} == {old}
     assert unknown(project) == [f"the log knows no model {new}", f"the log knows no state of model {new}"]
@@ -75,7 +78,7 @@ def test_a_planted_candidate_with_planted_evidence_serves_on_nobodys_word(publis
     new = plant(published, "candidate")
     with published.warehouse.transaction() as transaction:
         transaction.execute(EVIDENCE, {"model": new, "slice": "hazard_head"})
-    for decide in (pipeline.approve, pipeline.promote):
+    for decide in (jobs.approve, jobs.promote):
         with pytest.raises(ModelError, match=f"no event of the log made model {new} a candidate"):
             decide(published.context(SECOND), new, BY, WHY)
     assert unknown(published)[-1] == f"the log knows no evidence of model {new}"
@@ -94,22 +97,22 @@ def test_one_state_of_nobodys_decides_nothing(published: Project) -> None:
 def test_only_a_week_of_the_log_proves(duckdb: Project) -> None:
     context, old = duckdb.context(LATER), champion(duckdb)
     (recipe,) = (row["recipe"] for row in promotion.models(context))
-    assert promotion.earlier_proofs(context, recipe) == [""]
+    assert states.earlier_proofs(context, recipe) == [""]
     with duckdb.warehouse.transaction() as transaction:
         transaction.execute(EVIDENCE, {"model": old, "slice": recipe})
-    assert promotion.earlier_proofs(context, recipe) == [""]  # it is not what the log sealed
+    assert states.earlier_proofs(context, recipe) == [""]  # it is not what the log sealed
     said = f"the evidence of model {old} is not that which the log sealed"
     assert unknown(duckdb) == [said]
     with duckdb.warehouse.transaction() as transaction:
-        promotion.append_states(duckdb.context(CUT_OFF), transaction, old, ["retired"], "by hand")
+        states.append_states(duckdb.context(CUT_OFF), transaction, old, ["retired"], "by hand")
     with pytest.raises(ModelError, match=said):
-        pipeline.promote(duckdb.context(SECOND), old, BY, WHY)
+        jobs.promote(duckdb.context(SECOND), old, BY, WHY)
     with duckdb.warehouse.transaction() as transaction:
         transaction.execute("DELETE FROM metarisk.evidence WHERE low = -0.02 AND high = -0.005")
         transaction.execute(EVIDENCE, {"model": "nobody", "slice": recipe})
         transaction.execute(MODEL, {"model": "nobody"})
         transaction.execute("UPDATE metarisk.evidence SET as_of = as_of + INTERVAL '1 day' WHERE model_id = 'nobody'")
-    assert promotion.earlier_proofs(context, recipe) == [""]
+    assert states.earlier_proofs(context, recipe) == [""]
     assert unknown(duckdb) == ["the log knows no model nobody", "the log knows no evidence of model nobody"]
 
 
@@ -147,9 +150,9 @@ def test_champions_of_versions_before_serve_and_prove(
     context = published.context(CUT_OFF)
     with published.warehouse.transaction() as transaction:
         transaction.execute(MODEL, {"model": "newer"})
-        promotion.append_states(context, transaction, "newer", ["candidate", "champion"], "of this version")
+        states.append_states(context, transaction, "newer", ["candidate", "champion"], "of this version")
     assert (champion(published), unknown(published)) == ("newer", [])
-    assert pipeline.roll_back(context, BY, WHY) == ("newer", old)
+    assert jobs.roll_back(context, BY, WHY) == ("newer", old)
     assert champion(published) == old
     new = plant(published)
     with pytest.raises(ModelError, match=f"no event of the log made model {new} champion"):

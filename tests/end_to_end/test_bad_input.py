@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import ConfigError, DataError, MetariskError, ModelError, QualityError
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CAREFUL, EVERYTHING, FIRST, NAME, SECOND, Listener, Project
@@ -157,7 +157,7 @@ def test_sql_of_a_portfolio_that_writes_is_refused(place: str, project: Project)
             (project.settings.project / "sql" / "extracts" / f"{name}.sql").write_text(sql)
         with pytest.raises(ConfigError):
             if place == "calendar_sql":
-                pipeline.due(project.context(SECOND))
+                jobs.due(project.context(SECOND))
             else:
                 project.nightly(FIRST)
         assert (project.count("model"), project.count("publication")) == (models, 0)
@@ -266,7 +266,7 @@ def test_a_feature_that_leaks_is_refused_and_named_to_everyone_who_vouches_for_i
     assert "feature costs tells the outcome" in caught.value.page.read_text()
     project.edit("portfolios/tiny.toml", "[features.costs]", "[features.costs]\noutcome_free = true")
     reporter = Listener()
-    week = pipeline.weekly(project.context(tiny.CUT_OFF, reporter=reporter))
+    week = jobs.weekly(project.context(tiny.CUT_OFF, reporter=reporter))
     (warning,) = [text for text in reporter.warnings if "feature" in text]
     assert "declares it `outcome_free`" in warning
     assert "feature costs tells the outcome" in week.page.read_text()

@@ -14,13 +14,14 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from metarisk import demo, pipeline
+from metarisk import demo, jobs
+from metarisk.answers import score as answering
 from metarisk.cli import app
 from metarisk.domain import DataError, Job
-from metarisk.pipeline import Context, Quiet, answering
-from metarisk.pipeline.feedback import give_feedback
+from metarisk.jobs import Context, Quiet
 from metarisk.portfolios import extract_sql
 from metarisk.settings import Settings
+from metarisk.upkeep.feedback import give_feedback
 from metarisk.warehouse import open_warehouse
 from tests.end_to_end.tiny import REPOSITORY
 
@@ -56,9 +57,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     warehouse = open_warehouse("duckdb:///warehouse.duckdb", settings.data_dir, threads=1, memory_mb=256)
     for name, reader in demo.generate_cards(0.08).items():
         warehouse.load(name, reader)
-    pipeline.weekly(context(settings, CUT_OFF))
+    jobs.weekly(context(settings, CUT_OFF))
     for night in (EARLIER, LAST):
-        assert pipeline.nightly(context(settings, night)).outcome == "published"
+        assert jobs.nightly(context(settings, night)).outcome == "published"
     return settings
 
 

@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from metarisk import pipeline
+from metarisk import jobs
+from metarisk.answers import why
 from metarisk.cli import app
 from metarisk.domain import ModelError
+from metarisk.job.champion import champion_for
+from metarisk.job.inputs import INPUTS, inputs_of, inputs_of_model, misfits
+from metarisk.job.published import published as night_of
+from metarisk.job.unlike import unlike
 from metarisk.moves import FACTORS
-from metarisk.pipeline import attribution
-from metarisk.pipeline.inputs import INPUTS, inputs_of, inputs_of_model, misfits
-from metarisk.pipeline.models import champion_for
-from metarisk.pipeline.replaying import published as night_of
-from metarisk.pipeline.unlike import unlike
 from tests.end_to_end.test_refusals import text_of
 from tests.end_to_end.tiny import FIRST, SECOND, Listener, Project
 
@@ -79,7 +79,7 @@ def test_a_model_of_before_inputs_were_kept_shows_its_features_and_how_many_segm
     champion = champion_for(context)
     assert champion is not None
     assert inputs_of_model(context, champion.model_id) != inputs_of(context.portfolio)
-    monkeypatch.setattr("metarisk.pipeline.inputs.INPUTS", "not kept")
+    monkeypatch.setattr("metarisk.job.inputs.INPUTS", "not kept")
     assert misfits(context, champion.model_id) == [
         "the feature channel was removed",
         "the segment columns are region, before 2 of them",
@@ -89,7 +89,7 @@ def test_a_model_of_before_inputs_were_kept_shows_its_features_and_how_many_segm
 def night(project: Project, as_of: object) -> list[str]:
     """Run a night; its warnings of what cannot be told."""
     listener = Listener()
-    assert pipeline.nightly(project.context(as_of, reporter=listener)).outcome == "published"  # type: ignore[arg-type]
+    assert jobs.nightly(project.context(as_of, reporter=listener)).outcome == "published"  # type: ignore[arg-type]
     return [line for line in listener.warnings if "cannot be split" in line or "does not read" in line]
 
 
@@ -147,7 +147,7 @@ def told_by_cli(project: Project, stayed: pl.DataFrame, monkeypatch: pytest.Monk
         assert told.exit_code == 0, told.output
         assert "cannot be split: " in told.output
         assert "the feature wealth was added" in " ".join(told.output.split())
-    (move,) = attribution.why_entity(project.context(THIRD), FIRST, entity)
+    (move,) = why.why_entity(project.context(THIRD), FIRST, entity)
     row = stayed.row(0, named=True)
     assert move.parts == {**dict.fromkeys(FACTORS), "inputs": row["score_after"] - row["score"]}
 

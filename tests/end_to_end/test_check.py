@@ -7,9 +7,9 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import DataError
-from metarisk.pipeline.portfolio_check import try_portfolio
+from metarisk.jobs.portfolio_check import try_portfolio
 from metarisk.portfolios import Finding
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, Project
@@ -50,7 +50,7 @@ def test_what_is_wrong_is_what_the_week_refuses(make: Callable[..., Project]) ->
     (what,) = wrong(try_portfolio(project.context(CUT_OFF)))
     assert "joins of tiny.sql drop" in what
     with pytest.raises(DataError) as caught:
-        pipeline.weekly(project.context(CUT_OFF))
+        jobs.weekly(project.context(CUT_OFF))
     assert caught.value.what == what
     project.edit("sql/extracts/tiny.sql", "JOIN (", "LEFT JOIN (")
     assert wrong(try_portfolio(project.context(CUT_OFF))) == []

@@ -11,9 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import ConfigError, Job, SourceLate
-from metarisk.pipeline import Context, dating
+from metarisk.job import dates as dating
+from metarisk.jobs import Context
 from metarisk.portfolios import draft_portfolio
 from metarisk.settings import Settings
 from tests.dated import STEP
@@ -116,13 +117,13 @@ def test_a_date_is_over_when_its_last_instant_is_in_the_zone_of_the_book(zone: s
 
 
 RUNS: dict[str, Callable[[Context], object]] = {
-    "nightly": pipeline.nightly,
-    "restatement": lambda context: pipeline.nightly(
+    "nightly": jobs.nightly,
+    "restatement": lambda context: jobs.nightly(
         replace(context, job=replace(context.job, mode="restatement", reason="why not"))
     ),
-    "weekly": pipeline.weekly,
-    "backfill": lambda context: pipeline.backfill(context, FIRST),
-    "due": pipeline.due,
+    "weekly": jobs.weekly,
+    "backfill": lambda context: jobs.backfill(context, FIRST),
+    "due": jobs.due,
 }
 
 
@@ -150,7 +151,7 @@ def test_candidates_may_be_judged_at_a_date_to_come(duckdb: Project) -> None:
         raise Begun
 
     with pytest.raises(Begun):
-        pipeline.evaluate(duckdb.context(date(2030, 1, 1)), begin)  # type: ignore[arg-type]
+        jobs.evaluate(duckdb.context(date(2030, 1, 1)), begin)  # type: ignore[arg-type]
 
 
 def test_a_portfolio_whose_toml_is_wrong_fails_on_record(project: Project) -> None:
@@ -180,7 +181,7 @@ def test_yesterday_is_the_newest_date_due_that_is_over(project: Project) -> None
         toml.write_text(tiny.TOML.replace('timezone = "UTC"', f'timezone = "America/New_York"\n{calendar}'))
         context = replace(project.context(date(2026, 6, 28)), clock=lambda: monday)
         assert dating.newest_over(context) == newest
-        assert pipeline.due(context) == [newest]
+        assert jobs.due(context) == [newest]
 
 
 def test_a_source_that_may_never_be_ready_says_how_long_it_is_asked(
@@ -190,11 +191,11 @@ def test_a_source_that_may_never_be_ready_says_how_long_it_is_asked(
     duckdb.edit("portfolios/tiny.toml", "[columns]", f"{ready}\n\n[columns]")
     duckdb.edit("portfolios/tiny.toml", 'timezone = "UTC"', 'timezone = "Europe/Berlin"')
     waited: list[float] = []
-    monkeypatch.setattr("metarisk.pipeline.night.time.sleep", waited.append)
-    monkeypatch.setattr("metarisk.pipeline.night.time.monotonic", lambda: 60.0 * 30 * len(waited))
+    monkeypatch.setattr("metarisk.steps.adapt.time.sleep", waited.append)
+    monkeypatch.setattr("metarisk.steps.adapt.time.monotonic", lambda: 60.0 * 30 * len(waited))
     listener = Listener()
     with pytest.raises(SourceLate, match="within 60 minutes"):
-        pipeline.nightly(duckdb.context(FIRST, reporter=listener))
+        jobs.nightly(duckdb.context(FIRST, reporter=listener))
     assert len(waited) > 1
     assert listener.warnings == [
         "tiny: the source is not ready for 2026-06-29, asking until 2026-08-01 15:00 in Europe/Berlin, 60 minutes"
@@ -217,5 +218,5 @@ def test_a_night_without_rows_of_its_day_is_amber_where_its_weekday_always_has_s
     project = make(frame=pl.concat([frame.filter(pl.col("opened_on") != FIRST), crowd]))
     project.weekly(CUT_OFF)
     listener = Listener()
-    pipeline.nightly(project.context(FIRST, reporter=listener))
+    jobs.nightly(project.context(FIRST, reporter=listener))
     assert any("rows opened on the as_of failed: none, " in line for line in listener.warnings)

@@ -15,10 +15,13 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from metarisk import pipeline, registry
+from metarisk import jobs, registry
 from metarisk.cli import app
 from metarisk.domain import DataError
-from metarisk.pipeline import Quiet, alerting, promotion
+from metarisk.job import states
+from metarisk.jobs import Quiet
+from metarisk.steps import alerts as alerting
+from metarisk.upkeep import alerts
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project
 
@@ -46,7 +49,7 @@ class Heard(Quiet):
 def night(project: Project, day: date) -> Heard:
     """Run a night and listen."""
     heard = Heard()
-    pipeline.nightly(project.context(day, reporter=heard))
+    jobs.nightly(project.context(day, reporter=heard))
     return heard
 
 
@@ -128,7 +131,7 @@ def test_people_acknowledge_and_mute_by_name(drifted: Project, monkeypatch: pyte
     wrong = run("-p", NAME, "--feature", "incme")
     assert wrong.exit_code == 1
     with pytest.raises(DataError, match="no open alert 'nobody'"):
-        alerting.acknowledge(drifted.context(SECOND), "nobody", "ann", "why")
+        alerts.acknowledge(drifted.context(SECOND), "nobody", "ann", "why")
 
 
 def test_the_drift_page_shows_what_moved_and_the_nights_page_leads_to_it(drifted: Project) -> None:
@@ -156,7 +159,7 @@ def other_champion(project: Project, change: Mapping[str, bytes | None]) -> None
         frame = pl.DataFrame([row | later], infer_schema_length=None)
         transaction.append("metarisk.model", frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
         context = project.context(row["as_of"])
-        promotion.append_states(context, transaction, new, ["candidate", "champion"], "of another version")
+        states.append_states(context, transaction, new, ["candidate", "champion"], "of another version")
 
 
 def parquet(frame: pl.DataFrame) -> bytes:

@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from metarisk import pipeline, registry
+from metarisk import jobs, registry
 from metarisk.domain import (
     ConfigError,
     DataError,
@@ -31,8 +31,11 @@ from metarisk.domain import (
     SourceLate,
     WarehouseError,
 )
-from metarisk.pipeline import Context, audit, promotion
-from metarisk.pipeline.models import champion_for
+from metarisk.job import states
+from metarisk.job.champion import champion_for
+from metarisk.jobs import Context
+from metarisk.upkeep import audit
+from metarisk.upkeep import models as promotion
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.conftest import POSTGRESQL
 from tests.end_to_end import disks, dying, tiny
@@ -130,10 +133,10 @@ def test_a_server_whose_disk_is_full(
         def filling(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
             if step.__name__ == "publish":
                 disks.fill(disk, 8 << 10)
-            return pipeline.direct(step, context, *inputs)
+            return jobs.direct(step, context, *inputs)
 
         with refused(project, WarehouseError, "is full .*No space left on device"):
-            pipeline.nightly(project.context(FIRST), filling)
+            jobs.nightly(project.context(FIRST), filling)
         assert (project.count("publication"), project.count("risk_score")) == (0, 0)
         disks.empty(disk)
         project.nightly()
@@ -165,10 +168,10 @@ def test_a_server_that_goes_away_while_it_publishes(
         now.append(step.__name__)
         if fault == "cut" and step.__name__ == "score":  # between two steps, where only the lock has a connection
             postgresql.cut(name)
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
     with refused(project, WarehouseError, "connection"):
-        pipeline.nightly(replace(project.context(FIRST), clock=clock), cutting)
+        jobs.nightly(replace(project.context(FIRST), clock=clock), cutting)
     assert "gone" in now
     assert (project.count("publication"), project.count("risk_score")) == (0, 0)
     project.nightly()
@@ -180,8 +183,8 @@ def test_a_clock_that_goes_back(published_project: Project) -> None:
     back = replace(published.context(SECOND), clock=lambda: tiny.noon() - timedelta(days=20))
     again = Job(NAME, FIRST, "restatement", "wrong signs")
     published.load(tiny.book().with_columns(pl.col("amount").abs()))
-    assert pipeline.nightly(back).outcome == "published"
-    assert pipeline.nightly(replace(back, job=again)).outcome == "published"
+    assert jobs.nightly(back).outcome == "published"
+    assert jobs.nightly(replace(back, job=again)).outcome == "published"
     known = published.warehouse.rows(
         "SELECT DISTINCT as_of, seq, known_from, known_to FROM metarisk.score_as_known ORDER BY known_from"
     )
@@ -196,7 +199,7 @@ def test_a_clock_that_goes_back(published_project: Project) -> None:
             "SELECT 'newer', portfolio, as_of, recipe, created_at, path, metrics, config_hash, code_version "
             "FROM metarisk.model"
         )
-        promotion.append_states(replace(back, job=Job(NAME, old["as_of"])), transaction, "newer", ["champion"], "test")
+        states.append_states(replace(back, job=Job(NAME, old["as_of"])), transaction, "newer", ["champion"], "test")
     champion = champion_for(back)
     assert champion is not None
     assert champion.model_id == "newer"
@@ -260,7 +263,7 @@ def test_a_night_without_its_file_for_bi_is_told_as_published(duckdb: Project, m
     with monkeypatch.context() as patch:
         patch.setattr(DuckDBWarehouse, "snapshot", full)
         with refused(duckdb, SnapshotError, "all is committed"):
-            pipeline.nightly(context)
+            jobs.nightly(context)
     (attempt,) = duckdb.warehouse.rows("SELECT outcome, step, error FROM metarisk.run_attempt WHERE mode = 'nightly'")
     assert attempt == {"outcome": "published", "step": "publish", "error": None}
     assert not [line for line in listener.warnings if "recorded" in line]
@@ -330,10 +333,10 @@ def test_files_damaged_between_steps(
         if step.__name__ == before:
             for path in project.settings.data_dir.rglob(f"{FIRST}/**/{pattern}"):
                 damage(path)
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
     with refused(project, DataError, "is damaged: SHA-256"):
-        pipeline.nightly(project.context(FIRST), damaging)
+        jobs.nightly(project.context(FIRST), damaging)
     assert project.count("publication") == 0
     project.nightly()
     assert differences(without_quality(project.contents()), without_quality(undisturbed)) == []

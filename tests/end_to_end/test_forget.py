@@ -14,9 +14,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from metarisk import lake
+from metarisk.answers import replay as reproducing
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError, QualityError
-from metarisk.pipeline import audit, forgetting, overriding, reproducing
+from metarisk.upkeep import audit
+from metarisk.upkeep import forget as forgetting
+from metarisk.upkeep import override as overriding
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.test_kills import kill
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project, book

@@ -15,10 +15,17 @@ import pytest
 from click.testing import Result as Called
 from typer.testing import CliRunner
 
-from metarisk import pipeline
+from metarisk import jobs
+from metarisk.answers import replay as reproducing
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError
-from metarisk.pipeline import Context, alerting, audit, forgetting, overriding, promotion, reproducing, sealing
+from metarisk.jobs import Context
+from metarisk.record import events
+from metarisk.record import seals as sealing
+from metarisk.upkeep import alerts, audit
+from metarisk.upkeep import forget as forgetting
+from metarisk.upkeep import models as promotion
+from metarisk.upkeep import override as overriding
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book
 
 Result = TypeVar("Result")
@@ -53,17 +60,17 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(
 
     (old,) = states(project)
     with pytest.raises(ConfigError, match="no champion before this one"):
-        pipeline.roll_back(context, "A. Validator", "too early")
+        jobs.roll_back(context, "A. Validator", "too early")
     new = ""
 
     def promoting(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         nonlocal new
         if step.__name__ == "score":
             new = project.weekly(LATER).model_id
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
     # A week that promotes while a night runs: the night keeps the model that it began with.
-    pipeline.nightly(context, promoting)
+    jobs.nightly(context, promoting)
     assert states(project) == {old: "retired", new: "champion"}
     assert project.warehouse.rows("SELECT model_id FROM metarisk.night") == [{"model_id": old}]
     assert used(project, "promoted meanwhile") == new
@@ -76,7 +83,7 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(
     assert used(project, "rolled back") == old
     assert [row["status"] for row in project.warehouse.rows(standing)] == ["green"] * 3
     with pytest.raises(ConfigError, match="is champion already"):
-        pipeline.promote(context, old, "A. Validator", "again")
+        jobs.promote(context, old, "A. Validator", "again")
     back = call("promote", "B. Owner", "it was the source", "--model", new)
     assert back == {"model_id": new, "recipe": "hazard_head", "by": "B. Owner"}
     assert states(project) == {old: "retired", new: "champion"}
@@ -90,21 +97,21 @@ def test_a_champion_is_withdrawn_and_the_one_before_it_serves_again(
     with project.warehouse.transaction() as transaction:
         transaction.execute("DELETE FROM metarisk.evidence WHERE model_id = $model", {"model": old})
     with pytest.raises(ConfigError, match="has no evidence"):
-        pipeline.promote(context, old, "A. Validator", "from memory")
+        jobs.promote(context, old, "A. Validator", "from memory")
 
 
 @pytest.mark.parametrize(("by", "reason", "said"), [(" ", "why not", "who decides"), ("Ann", "", "why")])
 def test_a_decision_has_a_name_and_a_reason(by: str, reason: str, said: str, trained_on_duckdb: Project) -> None:
     context = trained_on_duckdb.context(FIRST)
     for decide in (
-        lambda: pipeline.approve(context, "any", by, reason),
-        lambda: pipeline.promote(context, "any", by, reason),
-        lambda: pipeline.roll_back(context, by, reason),
+        lambda: jobs.approve(context, "any", by, reason),
+        lambda: jobs.promote(context, "any", by, reason),
+        lambda: jobs.roll_back(context, by, reason),
         lambda: overriding.override(context, "any", 0.1, by, reason),
         lambda: overriding.lift(context, "any", by, reason),
         lambda: forgetting.forget(context, "any", by, reason),
-        lambda: alerting.acknowledge(context, "any", by, reason),
-        lambda: alerting.mute(context, "any", SECOND, by, reason),
+        lambda: alerts.acknowledge(context, "any", by, reason),
+        lambda: alerts.mute(context, "any", SECOND, by, reason),
     ):
         with pytest.raises(ConfigError, match=f"nothing says {said}"):
             decide()
@@ -225,12 +232,12 @@ def test_events_that_seal_less_still_hold(published: Project, monkeypatch: pytes
     def of_before(*inputs: Any) -> dict[str, Any]:
         return {name: value for name, value in whole(*inputs).items() if name not in {"publication", "tables"}}
 
-    monkeypatch.setattr(importlib.import_module("metarisk.pipeline.publish"), "publication_event", of_before)
+    monkeypatch.setattr(importlib.import_module("metarisk.steps.publish"), "publication_event", of_before)
     published.nightly(SECOND)
     with published.warehouse.transaction() as transaction:
         (model,) = states(published)
         told = {"model_id": model, "state": "champion", "states": {model: "champion"}, "reason": ""}
-        audit.append_event(context, transaction, "model", told)
+        events.append_event(transaction, context.job.portfolio, context.clock(), "model", told)
     found = audit.verify(context)
     assert (found.faults, found.unsealed) == ((), 2)
     with published.warehouse.transaction() as transaction:

@@ -14,13 +14,14 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from metarisk import pipeline, registry
+from metarisk import jobs, registry
 from metarisk.cli import app
 from metarisk.domain import Acceptance, ConfigError, QualityError
-from metarisk.pipeline import audit, promotion
-from metarisk.pipeline.appending import append_rows
-from metarisk.pipeline.storing import registry_root
+from metarisk.job import states
+from metarisk.job.storage import registry_root
 from metarisk.quality import guarding
+from metarisk.record.appending import append_rows
+from metarisk.upkeep import audit
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Listener, Project, book
 
 THIRD = SECOND + timedelta(days=1)
@@ -63,7 +64,7 @@ def plant(project: Project, files: Mapping[str, bytes], about: Mapping[str, Any]
     with project.warehouse.transaction() as transaction:
         new = {"model_id": model_id, "as_of": FIRST, "path": f"registry/{NAME}/{model_id}"}
         append_rows(transaction, "metarisk.model", [row | new])
-        promotion.append_states(context, transaction, model_id, ["candidate", "champion"], "a refit")
+        states.append_states(context, transaction, model_id, ["candidate", "champion"], "a refit")
     return model_id
 
 
@@ -77,7 +78,7 @@ def test_a_damaged_model_is_stopped_and_published_only_on_a_persons_word(
     plant(project, turned(registry.load(root, NAME, champion["model_id"])), about | {"as_of": str(FIRST)})
     accepting = replace(project.context(SECOND).job, acceptance=Acceptance("the new model ranks anew", "A. Validator"))
     with pytest.raises(ConfigError, match="nothing to accept"):
-        pipeline.nightly(replace(project.context(SECOND), job=accepting))
+        jobs.nightly(replace(project.context(SECOND), job=accepting))
     assert judged(project, published=False) == {}
 
     with pytest.raises(QualityError, match="their order agrees by -") as caught:
@@ -128,7 +129,7 @@ def test_a_word_covers_what_was_shown_and_nothing_else(published_project: Projec
     word = Acceptance("the south was sold", "B. Owner")
     job = replace(project.context(SECOND).job, acceptance=word)
     with pytest.raises(QualityError, match="no attempt has shown before"):
-        pipeline.nightly(replace(project.context(SECOND), job=job))
+        jobs.nightly(replace(project.context(SECOND), job=job))
     assert project.count("publication") == 1
 
 
@@ -150,7 +151,7 @@ def test_what_data_explain_is_published_and_seen(published: Project) -> None:
         book().with_columns(pl.when(odd).then(to).otherwise(name).alias(name) for name, to in changed.items())
     )
     listener = Listener()
-    pipeline.nightly(published.context(SECOND, reporter=listener))
+    jobs.nightly(published.context(SECOND, reporter=listener))
     assert list(judged(published, published=True)) == [guarding.LEVEL]
     severity, detail = judged(published, published=True)[guarding.LEVEL]
     assert severity == "warning"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from duckdb import connect
 
-from metarisk import lake, pipeline
+from metarisk import jobs, lake
 from metarisk.domain import DataError
+from metarisk.jobs import NightResult, Quiet
 from metarisk.lake.folders import MANIFEST
-from metarisk.pipeline import NightResult, Quiet
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.dying import When
 from tests.end_to_end.tiny import CUT_OFF, FIRST, Project, differences
@@ -87,8 +87,8 @@ def test_a_week_killed_while_it_trains_goes_on_from_its_checkpoint(tmp_path: Pat
     (checkpoint,) = checkpoints(untouched)
     checkpoint.unlink()
     again, whole = Trainings(), Trainings()
-    found = pipeline.weekly(project.context(CUT_OFF, reporter=again))
-    assert found.model_id == pipeline.weekly(untouched.context(CUT_OFF, reporter=whole)).model_id
+    found = jobs.weekly(project.context(CUT_OFF, reporter=again))
+    assert found.model_id == jobs.weekly(untouched.context(CUT_OFF, reporter=whole)).model_id
     assert (again.steps, whole.steps) == ([20, 30], [10, 20, 30])
     assert differences(project.contents(), untouched.contents()) == []
     assert [*checkpoints(project), *checkpoints(untouched)] == []

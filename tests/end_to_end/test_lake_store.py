@@ -15,14 +15,17 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 from pydantic import SecretStr
 
-from metarisk import lake, pipeline, registry
+from metarisk import jobs, lake, registry
+from metarisk.answers.replay import reproduce
 from metarisk.domain import ConfigError, DataError, ModelError
-from metarisk.pipeline import archiving, audit, models, pruning
-from metarisk.pipeline.forgetting import forget
-from metarisk.pipeline.health import examine
-from metarisk.pipeline.models import load_model
-from metarisk.pipeline.reproducing import reproduce
-from metarisk.pipeline.storing import from_registry, keep_model
+from metarisk.job import archive as archiving
+from metarisk.job import champion as models
+from metarisk.job.champion import load_model
+from metarisk.job.storage import from_registry, keep_model
+from metarisk.upkeep import audit
+from metarisk.upkeep import prune as pruning
+from metarisk.upkeep.doctor import examine
+from metarisk.upkeep.forget import forget
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project
 
@@ -138,7 +141,7 @@ def test_a_model_is_copied_before_the_warehouse_names_it(
     candidate = "UPDATE metarisk.model_state SET state = 'candidate' WHERE state = 'champion'"
     with project.warehouse.transaction() as transaction:
         transaction.execute(candidate)
-    pipeline.approve(project.context(FIRST), done.model_id, "Ann Officer", "fits")
+    jobs.approve(project.context(FIRST), done.model_id, "Ann Officer", "fits")
     leave(project)
     assert load_model(project.context(FIRST), done.model_id).recipe_name == done.recipe
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import Job
-from metarisk.pipeline import Context, Quiet
+from metarisk.jobs import Context, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.end_to_end.tiny import REPOSITORY
@@ -41,7 +41,7 @@ def test_a_week_and_a_night(tmp_path: Path) -> None:
         file = pq.ParquetFile(DATA / f"{name}.parquet")
         warehouse.load(name, pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches()))
 
-    week = pipeline.weekly(Context(Job("lending_club", CUT_OFF), settings, Quiet()))
+    week = jobs.weekly(Context(Job("lending_club", CUT_OFF), settings, Quiet()))
     assert week.promoted
     evidence = warehouse.rows(
         "SELECT candidate, metric, value, low, high, rows, events FROM metarisk.evidence_current "
@@ -57,7 +57,7 @@ def test_a_week_and_a_night(tmp_path: Path) -> None:
     (against,) = (row for row in evidence if (row["candidate"], row["metric"]) == ("hazard_head", DIFFERENCE))
     assert against["low"] < 0 < against["high"] < 0.005
 
-    result = pipeline.nightly(Context(Job("lending_club", NIGHT), settings, Quiet()))
+    result = jobs.nightly(Context(Job("lending_club", NIGHT), settings, Quiet()))
     expected = warehouse.rows(
         "SELECT count(*) AS n FROM source.loans l LEFT JOIN source.outcomes o ON o.id = l.id "
         "WHERE l.issue_d <= DATE '2011-01-31' AND l.issue_d + INTERVAL 12 MONTH > DATE '2011-01-31' "

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from metarisk import pipeline
+from metarisk import jobs
+from metarisk.answers.replay import reproduce
 from metarisk.demo import prices
 from metarisk.domain import Job, Warehouse
-from metarisk.pipeline import Context, NightResult, Quiet
-from metarisk.pipeline.reproducing import reproduce
+from metarisk.jobs import Context, NightResult, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.warehouses import ROOT
@@ -44,8 +44,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         if name == "market_bars":
             rows = rows.filter(pl.col("day") >= SINCE)
         warehouse.load(f"source.{name}", rows.to_arrow(compat_level=pl.CompatLevel.oldest()).to_reader())
-    assert pipeline.weekly(Context(Job("liquidity_5d", FRIDAY), settings, Quiet())).promoted
-    nights = [pipeline.nightly(Context(Job("liquidity_5d", day), settings, Quiet())) for day in (MONDAY, TUESDAY)]
+    assert jobs.weekly(Context(Job("liquidity_5d", FRIDAY), settings, Quiet())).promoted
+    nights = [jobs.nightly(Context(Job("liquidity_5d", day), settings, Quiet())) for day in (MONDAY, TUESDAY)]
     assert [night.outcome for night in nights] == ["published", "published"]
     yield settings, warehouse, nights[-1]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.demo import prices
 from metarisk.domain import Job, Warehouse
-from metarisk.pipeline import Context, NightResult, Quiet
+from metarisk.jobs import Context, NightResult, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.warehouses import ROOT
@@ -39,9 +39,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Warehouse, 
     warehouse.migrate(project / "sql" / "migrations", project / "sql" / "views")
     for name, reader in prices.generate(0.25).items():
         warehouse.load(f"source.{name}", reader)
-    week = pipeline.weekly(Context(Job("market_vol", FRIDAY), settings, Quiet()))
+    week = jobs.weekly(Context(Job("market_vol", FRIDAY), settings, Quiet()))
     assert week.promoted
-    yield warehouse, pipeline.nightly(Context(Job("market_vol", MONDAY), settings, Quiet()))
+    yield warehouse, jobs.nightly(Context(Job("market_vol", MONDAY), settings, Quiet()))
 
 
 def test_every_asset_that_trades_has_its_risks(done: tuple[Warehouse, NightResult]) -> None:

@@ -12,9 +12,10 @@ from typing import TypeVar
 import polars as pl
 import pytest
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import DataError, LockedError, ModelError
-from metarisk.pipeline import Context, outcomes
+from metarisk.job import outcomes
+from metarisk.jobs import Context
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Listener, Project, differences
 
@@ -165,25 +166,25 @@ def test_restated_from_the_same_inputs_is_the_same_run(published: Project) -> No
 
 
 def test_what_is_due_is_caught_up_and_backfill_skips_what_is_done(project: Project) -> None:
-    assert pipeline.due(project.context(THIRD)) == [THIRD]
+    assert jobs.due(project.context(THIRD)) == [THIRD]
     project.nightly(FIRST)
-    assert pipeline.due(project.context(THIRD)) == [SECOND, THIRD]
+    assert jobs.due(project.context(THIRD)) == [SECOND, THIRD]
     project.nightly(THIRD)
-    assert pipeline.due(project.context(THIRD)) == [SECOND]
-    found = pipeline.backfill(project.context(THIRD, "backfill"), FIRST)
+    assert jobs.due(project.context(THIRD)) == [SECOND]
+    found = jobs.backfill(project.context(THIRD, "backfill"), FIRST)
     results = found.nights
     assert found.weeks == ()
     assert [result.as_of for result in results] == [FIRST, SECOND, THIRD]
     assert [result.outcome for result in results] == ["already_published", "published", "already_published"]
     assert nights(project) == [(FIRST, "nightly", 1), (THIRD, "nightly", 1), (SECOND, "backfill", 1)]
-    assert pipeline.due(project.context(THIRD)) == []
+    assert jobs.due(project.context(THIRD)) == []
     project.edit("portfolios/tiny.toml", 'risk = "credit"', 'risk = "credit"\ncatch_up = "latest"')
-    assert pipeline.due(project.context(THIRD + timedelta(days=3))) == [THIRD + timedelta(days=3)]
+    assert jobs.due(project.context(THIRD + timedelta(days=3))) == [THIRD + timedelta(days=3)]
 
 
 def test_a_backfilled_night_is_the_night_itself(duckdb: Project, undisturbed: dict[str, list[str]]) -> None:
     duckdb.nightly(THIRD)
-    pipeline.backfill(duckdb.context(FIRST, "backfill"), FIRST)
+    jobs.backfill(duckdb.context(FIRST, "backfill"), FIRST)
     both, alone = duckdb.contents(), undisturbed
     for table in ("risk_score", "adaptation", "drift_metric"):
         assert [row for row in both[table] if f"datetime.date{(2026, 6, 29)}" in row] == alone[table]
@@ -198,18 +199,18 @@ def test_a_backfill_trains_the_missing_weeks_first_and_goes_on_where_it_was_kill
     friday, saturday = date(2026, 6, 26), date(2026, 6, 27)
     context = project.context(saturday)
     with pytest.raises(ModelError, match="no champion has a label cut-off on or before 2026-06-26"):
-        pipeline.backfill(context, friday, train=False)
+        jobs.backfill(context, friday, train=False)
     assert project.count("model") == 0
 
     def killed(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if (step.__name__, context.job.as_of) == ("train", saturday):
             raise Stops
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
     with pytest.raises(Stops):
-        pipeline.backfill(context, friday, killed)
+        jobs.backfill(context, friday, killed)
     assert (project.count("model"), project.count("publication")) == (1, 0)
-    found = pipeline.backfill(context, friday)
+    found = jobs.backfill(context, friday)
     assert [week.as_of for week in found.weeks] == [saturday]
     assert [(night.as_of, night.outcome) for night in found.nights] == [(friday, "published"), (saturday, "published")]
     # the cut-offs are the Saturdays of the schedule: of the week before for Friday, of the day itself for Saturday
@@ -226,7 +227,7 @@ def test_a_backfill_trains_the_missing_weeks_first_and_goes_on_where_it_was_kill
         (saturday, "backfill", "backfill", saturday, known),
     ]
     written = project.contents()
-    again = pipeline.backfill(context, friday)
+    again = jobs.backfill(context, friday)
     assert again.weeks == ()
     assert {night.outcome for night in again.nights} == {"already_published"}
     assert differences(project.contents(), written) == []
@@ -238,10 +239,10 @@ def test_a_week_that_cannot_be_trained_is_told_and_its_nights_take_the_champion_
     def failing(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if step.__name__ == "judge":
             raise DataError("the history has a hole", remedy="load it")
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
     late = CUT_OFF + timedelta(days=8)
-    pipeline.backfill(duckdb.context(late, reporter=listener), late, failing)
+    jobs.backfill(duckdb.context(late, reporter=listener), late, failing)
     assert [
         line
         for line in listener.warnings
@@ -251,7 +252,7 @@ def test_a_week_that_cannot_be_trained_is_told_and_its_nights_take_the_champion_
     assert duckdb.warehouse.rows("SELECT model_id FROM metarisk.night") == [{"model_id": champion["model_id"]}]
     # before any champion the week's own error is the one that helps
     with pytest.raises(DataError, match="the history has a hole"):
-        pipeline.backfill(duckdb.context(CUT_OFF - timedelta(days=1)), CUT_OFF - timedelta(days=1), failing)
+        jobs.backfill(duckdb.context(CUT_OFF - timedelta(days=1)), CUT_OFF - timedelta(days=1), failing)
 
 
 def test_segments_without_new_labels_are_carried(duckdb: Project) -> None:

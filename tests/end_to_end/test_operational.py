@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.demo import operational as demo
 from metarisk.domain import Job
-from metarisk.pipeline import Context, Quiet
+from metarisk.jobs import Context, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.end_to_end.tiny import REPOSITORY
@@ -45,8 +45,8 @@ def test_a_week_and_a_night(tmp_path: Path) -> None:
     warehouse = open_warehouse("duckdb:///warehouse.duckdb", settings.data_dir, threads=1, memory_mb=512)
     for name, reader in demo.generate(0.5).items():
         warehouse.load(name, reader)
-    assert pipeline.weekly(Context(Job("operational_losses", CUT_OFF), settings, Quiet())).promoted
-    result = pipeline.nightly(Context(Job("operational_losses", NIGHT), settings, Quiet()))
+    assert jobs.weekly(Context(Job("operational_losses", CUT_OFF), settings, Quiet())).promoted
+    result = jobs.nightly(Context(Job("operational_losses", NIGHT), settings, Quiet()))
     assert result.outcome == "published"
     assert result.page is not None
     page = result.page.read_text()
@@ -96,7 +96,7 @@ def test_injuries_in_mines(tmp_path: Path) -> None:
         known_date=pl.date(pl.col("year"), 12, 31),
     )
     warehouse.load("mine_years", mines.drop("year").to_arrow().to_reader())
-    judged = pipeline.evaluate(Context(Job("msha_injuries", date(2016, 12, 29)), settings, Quiet()))
+    judged = jobs.evaluate(Context(Job("msha_injuries", date(2016, 12, 29)), settings, Quiet()))
     found = {candidate.name: candidate for candidate in judged.evidence.candidates}
     assert judged.evidence.rows == frame.filter(pl.col("YEAR") == 2015).height
     assert found["segment_head"].metrics["poisson_deviance"] < 0.65

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from metarisk import lake
-from metarisk.pipeline import night
+from metarisk.steps import extract
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, Project, differences
 from tests.warehouses import Server
@@ -51,7 +51,9 @@ def test_a_week_and_a_night_read_in_ranges_are_those_of_one_stream(
         toml = tiny.TOML.replace("[source]", f"[source]\npartitions = {partitions}")
         url = postgresql.url(postgresql.create_database())
         project = tiny.make(tmp_path / f"in-{partitions}", url, toml=toml)
-        night.extract(project.context(CUT_OFF - timedelta(days=1)))  # the keys of an extract tell where to cut the next
+        extract.extract(
+            project.context(CUT_OFF - timedelta(days=1))
+        )  # the keys of an extract tell where to cut the next
         with monkeypatch.context() as counting:
             counting.setattr(lake, "extract", counted)
             week = project.weekly(CUT_OFF)

@@ -9,9 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import DataError, QualityError
-from metarisk.pipeline import Quiet
+from metarisk.jobs import Quiet
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, SECOND, Project
 
@@ -61,13 +61,13 @@ def test_personal_columns_reach_the_lake_and_nothing_else(duckdb: Project) -> No
     some = RULE | {"type": "expect_column_values_to_not_be_in_set", "kwargs": {"column": "email"}}
     some["kwargs"] |= {"value_set": [f"T{number:05}{DOMAIN}" for number in range(40)]}
     tiny.write_rules(folder, tiny.EVERYTHING, [some | {"severity": "warning", "meta": {"quarantine": True}}])
-    assert pipeline.nightly(duckdb.context(FIRST, reporter=told)).outcome == "published"
-    week = pipeline.weekly(duckdb.context(FIRST, reporter=told))
+    assert jobs.nightly(duckdb.context(FIRST, reporter=told)).outcome == "published"
+    week = jobs.weekly(duckdb.context(FIRST, reporter=told))
     observed = RULE | {"type": "expect_column_distinct_values_to_be_in_set", "severity": "warning"}
     rules = [RULE | {"severity": "critical"}, observed]
     tiny.write_rules(folder, tiny.EVERYTHING, rules)
     caught = []
-    for job in (pipeline.nightly, pipeline.weekly):
+    for job in (jobs.nightly, jobs.weekly):
         with pytest.raises(QualityError, match="email") as stopped:
             job(duckdb.context(SECOND, reporter=told))
         caught.append(str(stopped.value))
@@ -94,6 +94,6 @@ def test_a_personal_value_that_the_warehouse_quotes_is_struck_out(project: Proje
     with pytest.raises(
         DataError, match=r"tiny, as of .*: tiny\.sql: .* refuses the data .*\*\*\*.* Remedy: "
     ) as caught:
-        pipeline.nightly(project.context(FIRST, reporter=told))
+        jobs.nightly(project.context(FIRST, reporter=told))
     assert DOMAIN not in "\n".join([str(caught.value), *told.said])
     assert [name for name, text in written(project) if DOMAIN in text] == []

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from metarisk import evidence as evidences
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import ConfigError
 from metarisk.evidence import decision
 from metarisk.metrics import Interval
-from metarisk.pipeline import promotion
+from metarisk.upkeep import models as promotion
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, NAME, Project
 
@@ -55,7 +55,7 @@ def test_a_challenger_waits_for_its_second_week_and_then_for_a_person(project: P
 
     night = CUT_OFF + timedelta(days=15)
     context = project.context(night)
-    assert pipeline.approve(context, waiting.model_id, "A. Validator", "back-test read") == "pooled_logistic"
+    assert jobs.approve(context, waiting.model_id, "A. Validator", "back-test read") == "pooled_logistic"
     assert states(project, waiting.model_id) == ["candidate", "approved", "champion"]
     assert states(project, week.model_id)[-1] == "retired"
     assert states(project, old)[-1] == "retired"
@@ -65,14 +65,14 @@ def test_a_challenger_waits_for_its_second_week_and_then_for_a_person(project: P
 
     for model, said in ((waiting.model_id, "champion and does not wait"), ("nobody", "there is no model nobody")):
         with pytest.raises(ConfigError, match=said):
-            pipeline.approve(context, model, "A. Validator", "again")
+            jobs.approve(context, model, "A. Validator", "again")
 
 
 def test_a_week_that_a_backfill_trained_proves_nothing_later_unless_the_source_is_bitemporal(
     project: Project, trained_on_duckdb: Project, tmp_path: Path, ahead: None
 ) -> None:
     saturday, night, later = (CUT_OFF + timedelta(days=days) for days in (6, 8, 14))
-    (trained,) = pipeline.backfill(project.context(night), night).weeks
+    (trained,) = jobs.backfill(project.context(night), night).weeks
     assert trained.as_of == saturday
     (reason,) = project.warehouse.rows(REASONS, {"model_id": trained.model_id})
     assert "which proves nothing: a backfill" in reason["reason"]

@@ -16,22 +16,21 @@ from duckdb import connect
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from metarisk import lake, pipeline
+from metarisk import jobs, lake
+from metarisk.answers import drift as showing
+from metarisk.answers import explain as explaining
+from metarisk.answers import replay as reproducing
+from metarisk.answers import why
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError, Derived, ModelError, Scalar
-from metarisk.pipeline import (
-    Context,
-    archiving,
-    attribution,
-    audit,
-    explaining,
-    forgetting,
-    pruning,
-    reproducing,
-    showing,
-)
-from metarisk.pipeline import night as night_step
-from metarisk.pipeline.feedback import give_feedback
+from metarisk.job import archive as archiving
+from metarisk.jobs import Context
+from metarisk.record import events
+from metarisk.steps import adapt as night_step
+from metarisk.upkeep import audit
+from metarisk.upkeep import forget as forgetting
+from metarisk.upkeep import prune as pruning
+from metarisk.upkeep.feedback import give_feedback
 from tests.end_to_end import dying
 from tests.end_to_end.conftest import Own
 from tests.end_to_end.test_kills import kill
@@ -222,7 +221,7 @@ def prune_as_before(project: Project, as_of: date) -> str:
         about: dict[str, Scalar] = {"run_id": run, "as_of": as_of}
         transaction.execute("DELETE FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of", about)
         told = about | {"files": lake.verify(folder)["files"]}
-        audit.append_event(context, transaction, "pruned", told)
+        events.append_event(transaction, context.job.portfolio, context.clock(), "pruned", told)
     return run
 
 
@@ -264,8 +263,8 @@ def test_a_pruned_night_says_so(nights: Project, monkeypatch: pytest.MonkeyPatch
     for ask, said in (
         (lambda: explaining.explain(first, entity), gone.format("scores.parquet")),
         (lambda: explaining.explain(second, entity), left),  # a month end: its scores are there
-        (lambda: attribution.why(second, FIRST), left),
-        (lambda: attribution.why_entity(second, FIRST, entity), left),
+        (lambda: why.why(second, FIRST), left),
+        (lambda: why.why_entity(second, FIRST, entity), left),
         (lambda: reproducing.reproduce(first, run), left),
     ):
         with pytest.raises(DataError, match=f"the night was pruned: .*{said}"):
@@ -376,7 +375,7 @@ def test_measures_leave_before_the_scores_that_later_nights_derive_from(duckdb: 
         return context
 
     for as_of in (FIRST, SECOND, THIRD):
-        pipeline.nightly(deriving(as_of))
+        jobs.nightly(deriving(as_of))
     scores, measures, seen = duckdb.scores(FIRST), rows(duckdb, "measure", FIRST), views(duckdb)["measure_history"]
     assert (len(measures), len(seen)) == (3, 3)
     done = pruning.prune(deriving(THIRD), 1)

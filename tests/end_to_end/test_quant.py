@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from metarisk import pipeline
+from metarisk import jobs
+from metarisk.answers.replay import reproduce
 from metarisk.demo import prices
 from metarisk.domain import Job, Warehouse
-from metarisk.pipeline import Context, NightResult, Quiet
-from metarisk.pipeline.reproducing import reproduce
+from metarisk.jobs import Context, NightResult, Quiet
 from metarisk.risks.quant import EQUAL
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
@@ -52,8 +52,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     warehouse.migrate(project / "sql" / "migrations", project / "sql" / "views")
     for name, reader in prices.generate(0.2).items():
         warehouse.load(f"source.{name}", reader)
-    pipeline.weekly(Context(Job("signals_5d", FRIDAY), settings, Quiet()))
-    nights = tuple(pipeline.nightly(Context(Job("signals_5d", night), settings, Quiet())) for night in NIGHTS)
+    jobs.weekly(Context(Job("signals_5d", FRIDAY), settings, Quiet()))
+    nights = tuple(jobs.nightly(Context(Job("signals_5d", night), settings, Quiet())) for night in NIGHTS)
     yield Done(settings, warehouse, nights)
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import (
     ConfigError,
     LockedError,
@@ -24,7 +24,7 @@ from metarisk.domain import (
     SourceLate,
     WarehouseError,
 )
-from metarisk.pipeline import Context, Quiet
+from metarisk.jobs import Context, Quiet
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project
 
@@ -76,7 +76,7 @@ def shows(text: str, error: Exception) -> bool:
 def test_a_quality_failure(project: Project) -> None:
     tiny.write_rules(project.settings.project, tiny.EVERYTHING)
     project.load(tiny.book().with_columns(opened_on=pl.when(pl.col("loan_id") > "T00002").then("opened_on")))
-    error, text = stopped(project, QualityError, pipeline.nightly)
+    error, text = stopped(project, QualityError, jobs.nightly)
     assert shows(text, error)
     assert "Not published readers keep the last published night" in text
     assert "stopped in step check 2026-08-01 12:00 UTC" in text
@@ -92,7 +92,7 @@ def test_a_late_source_after_a_published_night(published: Project) -> None:
     published.edit("portfolios/tiny.toml", "[columns]", f"{ready}\n\n[columns]")
     reporter = Links()
     with pytest.raises(SourceLate) as caught:
-        pipeline.nightly(published.context(SECOND, reporter=reporter))
+        jobs.nightly(published.context(SECOND, reporter=reporter))
     text = text_of(reporter.links[-1][2])
     assert reporter.links[-1][1] == f"Report of {SECOND}: refused"
     assert shows(text, caught.value)
@@ -101,7 +101,7 @@ def test_a_late_source_after_a_published_night(published: Project) -> None:
 
 
 def test_no_champion_is_a_failure(tmp_path: Path) -> None:
-    error, text = stopped(tiny.make(tmp_path / "project"), ModelError, pipeline.nightly)
+    error, text = stopped(tiny.make(tmp_path / "project"), ModelError, jobs.nightly)
     assert "Failed readers keep the last published night" in text
     assert shows(text, error)
     assert "checks failed 1 of 4" in text
@@ -113,7 +113,7 @@ def test_scores_that_fail_their_guard_show_both_suites(duckdb: Project) -> None:
     impossible = {"min_value": 2.0, "max_value": 3.0}
     rules["expectations"][1]["kwargs"] |= impossible
     suite.write_text(json.dumps(rules))
-    error, text = stopped(duckdb, QualityError, pipeline.nightly)
+    error, text = stopped(duckdb, QualityError, jobs.nightly)
     assert shows(text, error)
     assert "stopped in step guard" in text
     # Those of the extract, its wrong amounts among them, those of the scores, and the eight of the night as a whole.
@@ -125,7 +125,7 @@ def test_a_warehouse_that_is_down(duckdb: Project, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("metarisk.warehouse.pgconnect.FIRST_PAUSE", 0.001)
     url = SecretStr(f"postgresql://risk:s3cret@/risk?host={tmp_path}")
     down = Project(duckdb.settings.model_copy(update={"warehouse": url}))
-    for run in (pipeline.nightly, pipeline.due, pipeline.weekly):
+    for run in (jobs.nightly, jobs.due, jobs.weekly):
         error, text = stopped(down, WarehouseError, run)
         assert shows(text, error)
         assert "s3cret" not in text
@@ -133,7 +133,7 @@ def test_a_warehouse_that_is_down(duckdb: Project, tmp_path: Path, monkeypatch: 
 
 def test_a_week_that_teaches_nothing(duckdb: Project) -> None:
     duckdb.load(tiny.book().with_columns(event_date=pl.lit(None, pl.Date), known_date=pl.lit(None, pl.Date)))
-    error, text = stopped(duckdb, ModelError, pipeline.weekly)
+    error, text = stopped(duckdb, ModelError, jobs.weekly)
     assert shows(text, error)
     assert "Failed hazard_head goes on scoring" in text
     assert "stopped in step judge" in text
@@ -145,9 +145,9 @@ def test_a_defect_tells_its_kind_but_not_its_words(duckdb: Project) -> None:
     def broken(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if step.__name__ == "score":
             raise RuntimeError("password=s3cret")
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
-    error, text = stopped(duckdb, RuntimeError, lambda context: pipeline.nightly(context, broken))
+    error, text = stopped(duckdb, RuntimeError, lambda context: jobs.nightly(context, broken))
     assert "Step score ended in an unexpected RuntimeError; the log has its traceback." in text
     assert "s3cret" not in text
     assert [note.startswith("report /") for note in error.__notes__] == [True]
@@ -155,14 +155,14 @@ def test_a_defect_tells_its_kind_but_not_its_words(duckdb: Project) -> None:
 
 def test_a_week_of_a_portfolio_that_cannot_be_read_has_a_page_too(duckdb: Project) -> None:
     duckdb.edit("portfolios/tiny.toml", "[validation]", "[validations]")
-    error, text = stopped(duckdb, ConfigError, pipeline.weekly)
+    error, text = stopped(duckdb, ConfigError, jobs.weekly)
     assert shows(text, error)
 
 
 def test_the_next_night_that_works_has_a_page_of_its_own(duckdb: Project) -> None:
     duckdb.load(tiny.book().drop("income"))
     tiny.write_rules(duckdb.settings.project, tiny.EVERYTHING)
-    error, _ = stopped(duckdb, MetariskError, pipeline.nightly)
+    error, _ = stopped(duckdb, MetariskError, jobs.nightly)
     assert isinstance(error, MetariskError)
     duckdb.load(tiny.book())
     page = duckdb.nightly().page
@@ -174,7 +174,7 @@ def test_the_next_night_that_works_has_a_page_of_its_own(duckdb: Project) -> Non
 def test_another_run_that_goes_on_is_no_reason_for_a_page(duckdb: Project) -> None:
     reporter = Links()
     with duckdb.warehouse.lock(NAME), pytest.raises(LockedError) as caught:
-        pipeline.nightly(duckdb.context(FIRST, reporter=reporter))
+        jobs.nightly(duckdb.context(FIRST, reporter=reporter))
     assert (caught.value.page, reporter.links) == (None, [])
 
 
@@ -187,7 +187,7 @@ def test_a_published_night_whose_page_fails_is_not_called_refused(
     reporter = Links()
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no ink"):
         patch.setattr("metarisk.report.render.charts.score_chart", broken)
-        pipeline.nightly(duckdb.context(FIRST, reporter=reporter))
+        jobs.nightly(duckdb.context(FIRST, reporter=reporter))
     assert duckdb.count("publication") == 1
     assert reporter.links == []
     assert list(duckdb.settings.data_dir.glob("reports/*/*not-published*")) == []
@@ -206,7 +206,7 @@ def test_a_page_that_cannot_be_written_hides_no_error(duckdb: Project) -> None:
     duckdb.load(tiny.book().clear())
     reporter = Links()
     with pytest.raises(MetariskError, match="the extract is empty"):
-        pipeline.nightly(duckdb.context(FIRST, reporter=reporter))
+        jobs.nightly(duckdb.context(FIRST, reporter=reporter))
     assert any("the page of this run could not be written" in warning for warning in reporter.warnings)
 
 
@@ -214,5 +214,5 @@ def test_a_portfolio_that_does_not_exist_leaves_no_folder(duckdb: Project) -> No
     nobody = duckdb.context(CUT_OFF)
     job = type(nobody.job)("../nobody", CUT_OFF)
     with pytest.raises(MetariskError):
-        pipeline.nightly(Context(job, nobody.settings, Quiet()))
+        jobs.nightly(Context(job, nobody.settings, Quiet()))
     assert {path.name for path in (duckdb.settings.data_dir / "reports").iterdir()} == {NAME}

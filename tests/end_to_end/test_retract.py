@@ -15,22 +15,19 @@ import pytest
 from duckdb import connect
 from typer.testing import CliRunner, Result
 
-from metarisk import pipeline
+from metarisk import jobs
+from metarisk.answers import explain as explaining
+from metarisk.answers import replay as reproducing
+from metarisk.answers import why
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError, LockedError, Scalar
-from metarisk.pipeline import (
-    attribution,
-    audit,
-    explaining,
-    forgetting,
-    outcomes,
-    pruning,
-    reproducing,
-    retracting,
-    standing,
-)
-from metarisk.pipeline import night as steps
-from metarisk.pipeline.deriving import published_scores
+from metarisk.job import outcomes, standing
+from metarisk.steps import adapt as steps
+from metarisk.steps.derive import published_scores
+from metarisk.upkeep import audit
+from metarisk.upkeep import forget as forgetting
+from metarisk.upkeep import prune as pruning
+from metarisk.upkeep import retract as retracting
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.conftest import Grown, NewDatabase, Own
@@ -50,7 +47,7 @@ def nights(kind: str, own: Own) -> Project:
 
 
 def take_back(project: Project, as_of: date, reason: str = WHY) -> retracting.Retracted:
-    return pipeline.retract(project.context(as_of), BY, reason)
+    return jobs.retract(project.context(as_of), BY, reason)
 
 
 def latest(project: Project) -> set[date]:
@@ -104,7 +101,7 @@ def test_readers_get_the_night_before_and_the_run_may_come_back(
     assert f"Taken back by {BY}: {WHY}" in text
     assert f"readers keep the night of {SECOND}" in text
 
-    assert pipeline.due(nights.context(THIRD)) == []
+    assert jobs.due(nights.context(THIRD)) == []
     refused = call("nightly", "-p", NAME, "--as-of", str(THIRD))
     assert refused.exit_code == 1
     assert re.search(rf"was retracted at .*: {WHY}\. Remedy: publish it again.*--restate WHY", refused.stderr)
@@ -144,9 +141,9 @@ def test_nothing_rests_on_a_night_that_was_taken_back(nights: Project) -> None:
         for moment in (at["at"], at["at"] - timedelta(microseconds=1))
     }
     assert list(as_known.values()) == [{FIRST}, {FIRST, SECOND}]
-    assert pipeline.due(context) == []
+    assert jobs.due(context) == []
     for answer in (
-        lambda: attribution.why(context, SECOND),
+        lambda: why.why(context, SECOND),
         lambda: explaining.explain(nights.context(SECOND), nights.scores(THIRD)["entity"][0]),
     ):
         with pytest.raises(DataError, match=f"as of {SECOND}: the night was retracted at .*--as-of {SECOND} --restate"):
@@ -158,7 +155,7 @@ def test_nothing_rests_on_a_night_that_was_taken_back(nights: Project) -> None:
     assert f": {WHY}; no reader sees this run" in again.changed[0]
 
     listener = Listener()
-    done = pipeline.backfill(nights.context(FOURTH, reporter=listener), FIRST, train=False)
+    done = jobs.backfill(nights.context(FOURTH, reporter=listener), FIRST, train=False)
     assert [night.outcome for night in done.nights] == [
         "already_published", "retracted", "already_published", "published"
     ]  # fmt: skip
@@ -203,8 +200,8 @@ def test_the_first_night_is_taken_back(published: Project) -> None:
     project = published
     found = take_back(project, FIRST)
     assert (found.latest, latest(project), project.warehouse.rows(TOLD)) == (None, set(), [])
-    assert pipeline.due(project.context(FIRST)) == []
-    assert pipeline.due(project.context(SECOND)) == [SECOND]
+    assert jobs.due(project.context(FIRST)) == []
+    assert jobs.due(project.context(SECOND)) == [SECOND]
     assert project.nightly(SECOND).outcome == "published"
     assert project.warehouse.rows("SELECT * FROM metarisk.score_move") == []
     # An erasure reaches what was taken back.
@@ -222,10 +219,10 @@ def test_what_cannot_be_taken_back_is_told(published: Project) -> None:
     ):
         context = published.context(as_of)
         with pytest.raises((DataError, ConfigError), match=said):
-            pipeline.retract(replace(context, job=replace(context.job, portfolio=portfolio)), BY, WHY)
+            jobs.retract(replace(context, job=replace(context.job, portfolio=portfolio)), BY, WHY)
     for by, reason in ((" ", WHY), (BY, "")):
         with pytest.raises(ConfigError, match="nothing says wh"):
-            pipeline.retract(published.context(FIRST), by, reason)
+            jobs.retract(published.context(FIRST), by, reason)
     with published.warehouse.lock(NAME), pytest.raises(LockedError):
         take_back(published, FIRST)
     assert published.count("publication") == 1
@@ -237,10 +234,10 @@ def test_an_attempt_of_before_is_no_start_for_a_night_after_it(published: Projec
     def stopping(step: Any, context: Any, *inputs: object) -> Any:
         if step.__name__ == "guard":
             raise DataError("stopped", remedy="try again")
-        return pipeline.direct(step, context, *inputs)
+        return jobs.direct(step, context, *inputs)
 
     with pytest.raises(DataError, match="stopped"):
-        pipeline.nightly(published.context(THIRD), stopping)
+        jobs.nightly(published.context(THIRD), stopping)
     take_back(published, SECOND)
     run = published.nightly(THIRD).run_id
     again = reproducing.reproduce(published.context(THIRD), run)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from metarisk.domain import MetariskError
-from metarisk.pipeline import audit
+from metarisk.upkeep import audit
 from tests.end_to_end import tiny
 from tests.end_to_end.conftest import Grown
 from tests.end_to_end.tiny import FIRST, SECOND, Project

@@ -14,13 +14,15 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.adapt import LEVEL_RULES
+from metarisk.answers import explain as explaining
 from metarisk.cli import app
 from metarisk.domain import DataError, Target, Warehouse
-from metarisk.pipeline import deriving, explaining, outcomes
+from metarisk.job import outcomes
 from metarisk.portfolios import load_portfolio
 from metarisk.registry import load
+from metarisk.steps import derive as deriving
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, Project
 from tests.warehouses import ROOT
@@ -237,7 +239,7 @@ def test_outcomes_of_published_scores_and_protected_groups_are_reported(make: Ca
     project.load(tiny.book().with_columns(pl.col("amount") * 1.2))
     project.nightly(nights[1], "restatement", "wrong unit")
     march = date(2025, 3, 31)
-    pipeline.backfill(project.context(march), march, train=False)
+    jobs.backfill(project.context(march), march, train=False)
     assert proofs() == pytest.approx(before, rel=1e-12)
     published = deriving.published_scores(context, datetime(2030, 1, 1, tzinfo=UTC))
     assert set(published["as_of"]) == {*nights}

@@ -7,13 +7,13 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
+from metarisk.answers.explain import explain
 from metarisk.domain import ConfigError, DataError
 from metarisk.lake import canonical, check_schema
 from metarisk.lake.columns import Notes
-from metarisk.pipeline.explaining import explain
-from metarisk.pipeline.week import _retrospective
 from metarisk.portfolios import load_portfolio
 from metarisk.risks import RISKS
+from metarisk.steps.judge import _retrospective
 from metarisk.tasks import LABEL, as_known, labelled, population
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND

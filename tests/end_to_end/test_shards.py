@@ -14,11 +14,13 @@ from typing import TypeVar
 
 import pytest
 
-from metarisk import lake, pipeline
+from metarisk import jobs, lake
 from metarisk.domain import ConfigError
-from metarisk.pipeline import Quiet, chunks, sharding
-from metarisk.pipeline.replaying import published as published_night
-from metarisk.pipeline.sharding import FINISHED, Shard
+from metarisk.job import chunks
+from metarisk.job.published import published as published_night
+from metarisk.jobs import Quiet
+from metarisk.steps import score as sharding
+from metarisk.steps.score import FINISHED, Shard
 from metarisk.warehouse import open_warehouse
 from tests.end_to_end import tiny
 from tests.end_to_end.dying import die
@@ -85,7 +87,7 @@ def test_any_number_of_shards_gives_the_bits_of_one(
 ) -> None:
     monkeypatch.setattr(sharding, "MOST_SHARDS", most)
     spread = Elsewhere()
-    pipeline.nightly(replace(project.context(FIRST), spread=spread))
+    jobs.nightly(replace(project.context(FIRST), spread=spread))
     assert len(spread.sent) == {2: 2, 64: 4}[most]
     assert not tiny.differences(project.contents(), expected)
     run = published_night(project.context(FIRST), FIRST).run
@@ -100,7 +102,7 @@ def test_shards_of_one_process_have_its_bits_and_say_which_rows_are_theirs(
     project: Project, expected: dict[str, list[str]]
 ) -> None:
     spread = Here()
-    pipeline.nightly(replace(project.context(FIRST), spread=spread))
+    jobs.nightly(replace(project.context(FIRST), spread=spread))
     assert not tiny.differences(project.contents(), expected)
     run = published_night(project.context(FIRST), FIRST).run
     names = [re.fullmatch(rf"shard (\d) of 4 {NAME} {FIRST}, rows ([\d,]+) to ([\d,]+)", name) for name in spread.names]
@@ -118,7 +120,7 @@ def test_shards_of_one_process_have_its_bits_and_say_which_rows_are_theirs(
 
 def test_a_shard_carries_neither_rows_nor_a_password(project: Project) -> None:
     spread = Elsewhere()
-    pipeline.nightly(replace(project.context(FIRST), spread=spread))
+    jobs.nightly(replace(project.context(FIRST), spread=spread))
     assert spread.sent
     for content in spread.sent.values():
         assert len(content) < 20_000
@@ -157,7 +159,7 @@ def die_at(project: Project, death: Death, spread: Here | Elsewhere) -> None:
     sys.addaudithook(heard)
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
-        pipeline.nightly(replace(project.context(FIRST), spread=spread))
+        jobs.nightly(replace(project.context(FIRST), spread=spread))
 
 
 def files(project: Project, pattern: str) -> dict[str, int]:
@@ -173,7 +175,7 @@ def test_killed_and_run_again_no_finished_chunk_is_scored_again(
     finished = files(project, f"{FINISHED}/*/score/part-*.parquet")
     assert len(finished) == death.chunks
     told = Scored()
-    pipeline.nightly(replace(project.context(FIRST, reporter=told), spread=Here()))
+    jobs.nightly(replace(project.context(FIRST, reporter=told), spread=Here()))
     assert not tiny.differences(project.contents(), expected)
     scores = files(project, "runs/*/score/part-*.parquet")
     assert len(scores) == 6
@@ -190,7 +192,7 @@ def test_workers_go_on_with_what_others_left(
     finished = files(project, f"{FINISHED}/*/score/part-*.parquet")
     assert [*sorted(finished)] == [f"part-{number:05}.parquet" for number in (0, 4, 5)]
     told = Scored()
-    pipeline.nightly(replace(project.context(FIRST, reporter=told), spread=Elsewhere()))
+    jobs.nightly(replace(project.context(FIRST, reporter=told), spread=Elsewhere()))
     assert told.chunks == 3
     assert not tiny.differences(project.contents(), expected)
 
@@ -209,7 +211,7 @@ def test_a_chunk_that_is_damaged_or_not_of_this_very_run_is_scored_again(
     made = lake.read_manifest(other) | {"versions": {"polars": "0.1"}}
     lake.write_manifest(other, made)
     told = Scored()
-    pipeline.nightly(project.context(FIRST, reporter=told))
+    jobs.nightly(project.context(FIRST, reporter=told))
     assert told.chunks == 5
     assert not tiny.differences(project.contents(), expected)
 

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import ConfigError, DataError, Job
-from metarisk.pipeline import Context, Quiet
+from metarisk.jobs import Context, Quiet
 from tests.end_to_end.tiny import CUT_OFF, EVERYTHING, TABLE, Project
 
 FOLD = date(2025, 3, 1)
@@ -25,7 +25,7 @@ def study(project: Project, tmp_path: Path):
     def judge(lines: pl.DataFrame, protocol: str = "as-known", recipes: tuple[str, ...] = ("hazard_head",)):
         file = tmp_path / "rows.csv"
         lines.write_csv(file)
-        return pipeline.study(Context(Job("tiny", CUT_OFF), project.settings, Quiet()), file, protocol, recipes)
+        return jobs.study(Context(Job("tiny", CUT_OFF), project.settings, Quiet()), file, protocol, recipes)
 
     return judge
 
@@ -116,6 +116,6 @@ def test_another_protocol_is_refused(study, project: Project) -> None:
 
 def test_evaluate_judges_and_registers_nothing(project: Project) -> None:
     models = project.count("model")
-    judged = pipeline.evaluate(Context(Job("tiny", CUT_OFF), project.settings, Quiet()))
+    judged = jobs.evaluate(Context(Job("tiny", CUT_OFF), project.settings, Quiet()))
     assert {line.name for line in judged.evidence.candidates} >= {"pooled_logistic", "map_head", "hazard_head"}
     assert project.count("model") == models

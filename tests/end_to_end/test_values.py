@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from metarisk import pipeline
+from metarisk import jobs
+from metarisk.answers.replay import reproduce
 from metarisk.domain import ConfigError, DataError, Derived, NightView, RiskSpec
-from metarisk.pipeline.deriving import published_scores
-from metarisk.pipeline.reproducing import reproduce
 from metarisk.risks import RISKS
+from metarisk.steps.derive import published_scores
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import REPOSITORY, TOML, Project
 from tests.warehouses import publish_night
@@ -193,7 +193,7 @@ def test_an_option_that_the_risk_type_does_not_have_is_named(project: Project) -
     project.weekly(CUT_OFF)
     project.edit("portfolios/tiny.toml", "cap = 2.0", "capp = 2.0")
     with pytest.raises(ConfigError, match=r"no option 'capp' \(did you mean 'cap'\?\)"):
-        pipeline.nightly(project.context(NIGHTS[0]))
+        jobs.nightly(project.context(NIGHTS[0]))
 
 
 def test_a_row_without_exposure_stops_the_night_by_name(project: Project) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.drift import histograms
-from metarisk.pipeline import Context, chunks, direct, scored
+from metarisk.job import chunks, scored
+from metarisk.jobs import Context, direct
 from metarisk.tasks import population
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import Project
@@ -53,7 +54,7 @@ def test_batches_change_no_bit_and_nothing_holds_the_population(
             return direct(step, context, *inputs)
 
     context = other.context(LATER)
-    parts = pipeline.weekly(context, call)
+    parts = jobs.weekly(context, call)
     assert parts.model_id == whole.model_id
     assert tiny.differences(other.contents(), duckdb.contents()) == []
     found = duckdb.warehouse.rows("SELECT DISTINCT protocol FROM metarisk.evidence WHERE as_of = $day", {"day": LATER})

@@ -16,14 +16,17 @@ import pytest
 from typer.testing import CliRunner
 
 from metarisk.adapt import LEVEL_RULES, Adapted, adapt, shifts
+from metarisk.answers import why
 from metarisk.cli import app
 from metarisk.domain import DataError
+from metarisk.job.champion import load_model
+from metarisk.job.published import aligned, published
+from metarisk.job.run import load_level, scan, support
+from metarisk.jobs import nightly
 from metarisk.moves import FACTORS, PARTS
-from metarisk.pipeline import attribution, nightly, week
-from metarisk.pipeline.models import load_model
-from metarisk.pipeline.night import load_level, scan, support
-from metarisk.pipeline.replaying import aligned, published
 from metarisk.scoring import mean_score
+from metarisk.steps import attribute as attribution
+from metarisk.steps import train as week
 from metarisk.tasks import population
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Listener, Project
@@ -155,14 +158,14 @@ def test_the_parts_are_those_of_replays_by_hand(moved: Project, twin: Twin) -> N
 def test_a_row_that_changed_its_segment_left_the_one_and_entered_the_other(moved: Project, twin: Twin) -> None:
     place = twin.loans.index(MOVED)
     assert [segments[place].split("|")[0] for segments in twin.segments] == ["north", "south"]
-    one = attribution.why_entity(moved.context(LATER), FIRST, MOVED)[0]
+    one = why.why_entity(moved.context(LATER), FIRST, MOVED)[0]
     assert one.parts["data"] != 0
 
 
 def test_an_entitys_logit_splits_exactly(moved: Project, twin: Twin) -> None:
     for entity in (twin.loans[0], next(loan for loan in twin.loans if loan.endswith("3")), MOVED):
         place = twin.loans.index(entity)
-        found = {move.measure: move for move in attribution.why_entity(moved.context(LATER), FIRST, entity)}
+        found = {move.measure: move for move in why.why_entity(moved.context(LATER), FIRST, entity)}
         for measure, values in (("logit", twin.logit), ("score", twin.score), ("expected_loss", twin.loss)):
             expected = twin.split({key: value[place] for key, value in values.items()})
             assert dict(found[measure].parts) == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -227,18 +230,18 @@ def test_a_night_that_cannot_be_replayed_stops_nothing(published: Project) -> No
     assert published.count("score_move_part") == 0
     assert any(warning.startswith(f"why scores moved since {FIRST} cannot be told") for warning in listener.warnings)
     with pytest.raises(DataError, match=r"no longer whole in the lake.*--restate"):
-        attribution.why(published.context(SECOND), FIRST)
+        why.why(published.context(SECOND), FIRST)
     with pytest.raises(DataError, match="no night of this date is published"):
-        attribution.why(published.context(SECOND), date(2026, 6, 1))
+        why.why(published.context(SECOND), date(2026, 6, 1))
 
 
 def test_scores_that_are_not_reproduced_are_not_explained(moved: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def another(adapted: Adapted, link: np.ndarray) -> np.ndarray:
         return mean_score(adapted, link + 1e-6)
 
-    monkeypatch.setattr("metarisk.pipeline.replaying.mean_score", another)
+    monkeypatch.setattr("metarisk.job.published.mean_score", another)
     with pytest.raises(DataError, match=r"now score otherwise than was published.*code_version"):
-        attribution.why(moved.context(LATER), FIRST)
+        why.why(moved.context(LATER), FIRST)
 
 
 def test_a_portfolio_may_do_without(moved: Project, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from pydantic import SecretStr
 
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import Job, Mode, Reporter, Warehouse
-from metarisk.pipeline import Context, Quiet
+from metarisk.jobs import Context, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 
@@ -177,13 +177,13 @@ class Project:
         """A job of the tiny portfolio; its clock stands still, so that times can be compared."""
         return Context(Job(NAME, as_of, mode, reason), self.settings, reporter or Quiet(), clock=noon)
 
-    def weekly(self, as_of: date = CUT_OFF) -> pipeline.WeekResult:
+    def weekly(self, as_of: date = CUT_OFF) -> jobs.WeekResult:
         """Run one week."""
-        return pipeline.weekly(self.context(as_of))
+        return jobs.weekly(self.context(as_of))
 
-    def nightly(self, as_of: date = FIRST, mode: Mode = "nightly", reason: str = "") -> pipeline.NightResult:
+    def nightly(self, as_of: date = FIRST, mode: Mode = "nightly", reason: str = "") -> jobs.NightResult:
         """Run one night."""
-        return pipeline.nightly(self.context(as_of, mode, reason))
+        return jobs.nightly(self.context(as_of, mode, reason))
 
     def scores(self, as_of: date = FIRST) -> pl.DataFrame:
         """Current scores of a night, without ids, in the order of entities."""
@@ -263,7 +263,7 @@ def make(
     write_rules(folder, sql, rules)
     project = Project(Settings(project=folder, warehouse=SecretStr(warehouse), threads=1, memory_mb=256))
     project.load(book() if frame is None else frame)
-    pipeline.migrate(project.context(FIRST))
+    jobs.migrate(project.context(FIRST))
     return project
 
 

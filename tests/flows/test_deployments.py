@@ -17,9 +17,9 @@ from prefect.states import AwaitingRetry, Failed, Pending, Running, Scheduled
 from typer.testing import CliRunner
 
 from flows import ops, server, upkeep
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import Job
-from metarisk.pipeline import Context, Quiet
+from metarisk.jobs import Context, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.flows.conftest import Prefect, until
@@ -79,8 +79,8 @@ def three_nights(
         last = local_day_before(before[-1])
         settings = make_project(tmp_path_factory.mktemp("backlog") / "project", last + timedelta(days=1))
         first = local_day_before(before[0])
-        pipeline.weekly(Context(Job("tiny", first - timedelta(days=2)), settings, Quiet()))
-        pipeline.nightly(Context(Job("tiny", first - timedelta(days=1)), settings, Quiet()))
+        jobs.weekly(Context(Job("tiny", first - timedelta(days=2)), settings, Quiet()))
+        jobs.nightly(Context(Job("tiny", first - timedelta(days=1)), settings, Quiet()))
 
         def ended() -> list[FlowRun]:
             after = [client.read_flow_run(run.id) for run in before]

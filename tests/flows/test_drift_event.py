@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterNam
 from prefect.client.schemas.objects import FlowRun
 
 from flows.reporter import PrefectReporter
-from metarisk.pipeline.alerting import PORTFOLIO_WIDE
+from metarisk.steps.alerts import PORTFOLIO_WIDE
 from tests.flows.conftest import until
 
 pytestmark = pytest.mark.xdist_group("prefect")

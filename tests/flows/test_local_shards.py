@@ -17,7 +17,7 @@ from flows.nightly import night
 from flows.weekly import week
 from metarisk import lake, scoring
 from metarisk.domain import DataError
-from metarisk.pipeline.replaying import published as published_night
+from metarisk.job.published import published as published_night
 from tests.end_to_end import tiny
 from tests.end_to_end.test_shards import make_small
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, Project

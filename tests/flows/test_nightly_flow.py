@@ -26,10 +26,10 @@ from flows import configuration, running
 from flows.backfill import backfill
 from flows.nightly import nightly
 from flows.weekly import weekly
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError, Job, MetariskError, WarehouseError
-from metarisk.pipeline import Context, Quiet
+from metarisk.jobs import Context, Quiet
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests import warehouses
@@ -47,7 +47,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Two portfolios, one of which selects from a missing table; a champion for the other. Nights stand alone."""
     folder = tmp_path_factory.mktemp("nightly") / "project"
     settings = make_project(folder, THIRD, ("tiny",), ("broken",), catch_up="latest")
-    pipeline.weekly(Context(Job("tiny", CUT_OFF), settings, Quiet()))
+    jobs.weekly(Context(Job("tiny", CUT_OFF), settings, Quiet()))
     return settings
 
 
@@ -292,7 +292,7 @@ def test_a_night_that_failed_goes_on_after_its_last_finished_step(
 
     monkeypatch.setattr(running, "FIRST_RETRY_SECONDS", 0.0)
     with monkeypatch.context() as down:
-        down.setattr(pipeline, "publish", publish)
+        down.setattr(jobs, "publish", publish)
         assert nightly("tiny", day, return_state=True).is_failed()
     before = kept()
     assert {file.parent.name for file in before} >= {"adapt", "score", "drift"}
@@ -338,7 +338,7 @@ def test_a_password_reaches_nothing_that_prefect_keeps(
         assert nightly(as_of=FIRST, return_state=True).is_failed()
         assert published(settings, "hushed") == [FIRST]
         with monkeypatch.context() as wrong:
-            wrong.setattr(pipeline.guarding, "guard", defect)
+            wrong.setattr(jobs.guarding, "guard", defect)
             state = nightly("hushed", SECOND, return_state=True)
             assert "RuntimeError: a defect, of Context(" in str(state.message)
             monkeypatch.setenv("METARISK_WAREHOUSE", url)

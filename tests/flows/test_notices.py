@@ -21,7 +21,7 @@ from flows import notices
 from flows.nightly import night
 from flows.reporter import PrefectReporter
 from flows.server import free_port
-from metarisk.pipeline.alerting import ALERT
+from metarisk.steps.alerts import ALERT
 from tests.flows.conftest import Prefect, until
 from tests.flows.tiny import make_project, variables
 

@@ -13,9 +13,9 @@ from prefect.client.schemas.objects import State
 from flows.nightly import night
 from flows.spreading import spread_of
 from metarisk import lake
+from metarisk.answers import replay as reproducing
 from metarisk.domain import ConfigError
-from metarisk.pipeline import reproducing
-from metarisk.pipeline.replaying import published as published_night
+from metarisk.job.published import published as published_night
 from metarisk.settings import Settings
 from tests.end_to_end import tiny
 from tests.end_to_end.test_shards import make_small

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from prefect.server.schemas.schedules import CronSchedule
 
-from metarisk.pipeline import as_of_from_schedule
-from metarisk.pipeline.models import SATURDAY
+from metarisk.job.champion import SATURDAY
+from metarisk.jobs import as_of_from_schedule
 from tests.flows.tiny import REPOSITORY
 
 DEPLOYMENTS = {

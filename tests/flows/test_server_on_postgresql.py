@@ -19,9 +19,9 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from flows import server, upkeep
 from flows.nightly import nightly
-from metarisk import pipeline
+from metarisk import jobs
 from metarisk.domain import Job
-from metarisk.pipeline import Context, Quiet
+from metarisk.jobs import Context, Quiet
 from tests.flows.conftest import until
 from tests.flows.tiny import make_project, variables
 
@@ -62,7 +62,7 @@ def test_a_server_on_postgresql_schedules_and_keeps_a_night(
 ) -> None:
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"postgresql+asyncpg://{database}")
     settings = make_project(tmp_path / "project", NIGHT)
-    pipeline.weekly(Context(Job("tiny", CUT_OFF), settings, Quiet()))
+    jobs.weekly(Context(Job("tiny", CUT_OFF), settings, Quiet()))
     for name, value in variables(settings).items():
         monkeypatch.setenv(name, value)
     environment = server.environment(settings, server.free_port(0))

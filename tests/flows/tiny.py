@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import SecretStr
 
 from metarisk.domain import Job
-from metarisk.pipeline import Context, Quiet, migrate
+from metarisk.jobs import Context, Quiet, migrate
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 

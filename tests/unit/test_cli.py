@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from metarisk import __version__
 from metarisk.cli import app
 from metarisk.demo import DEMO_AS_OF
-from metarisk.pipeline import health
 from metarisk.settings import Settings
+from metarisk.upkeep import doctor as health
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.conftest import BOTH
 from tests.end_to_end import tiny

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from metarisk.adapt import Proof, Recency
 from metarisk.domain import Job, Warehouse
 from metarisk.drift import REMEDY, SCHEMA
-from metarisk.pipeline import Context, Quiet, remedying
+from metarisk.job import remedy as remedying
+from metarisk.jobs import Context, Quiet
 from metarisk.settings import Settings
 from tests.warehouses import insert
 

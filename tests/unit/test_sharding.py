@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarisk.pipeline.chunks import Chunk
-from metarisk.pipeline.sharding import MOST_SHARDS, WORTH_SECONDS, cut
+from metarisk.job.chunks import Chunk
+from metarisk.steps.score import MOST_SHARDS, WORTH_SECONDS, cut
 
 
 def chunk_list(sizes: Sequence[int]) -> list[Chunk]:

@@ -1,0 +1,149 @@
+"""A past run done again from its manifest: bit for bit the same, or exactly what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from metarisk import lake, scoring
+from metarisk.domain import Scalar
+from metarisk.job import archive, run
+from metarisk.job.context import Context
+from metarisk.job.identity import code_version, configuration, versions
+from metarisk.job.published import Night, night_of
+from metarisk.job.sides import ALSO
+from metarisk.job.standing import taken_back
+from metarisk.steps import adapt as nights
+from metarisk.steps.derive import DERIVED, SCORES, write_derived
+from metarisk.steps.score import score
+
+_MANIFEST = "SELECT manifest FROM metarisk.run WHERE run_id = $run_id"
+_KNOWN = "SELECT min(published_at) AS known FROM metarisk.publication WHERE run_id = $run_id"
+_RETRACTED = "SELECT retracted_at AS published_at, reason FROM metarisk.retracted_run WHERE run_id = $run_id"
+_PUBLISHED = "SELECT * FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of"
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What came of doing a run again."""
+
+    run_id: str
+    portfolio: str
+    as_of: date
+    rows: int
+    identical: bool
+    """Whether adaptation and score files have the very bits of then, and the warehouse the rows of these files."""
+    differences: tuple[str, ...]
+    """What is not as it was, in words; empty where `identical`."""
+    erased: int
+    """Rows of its extract that were erased since: the adaptation is then that of its files, and nothing is derived."""
+    changed: tuple[str, ...]
+    """What stands around the run and is another than then: code, configuration, versions of packages."""
+
+
+def reproduce(context: Context, run_id: str) -> Reproduced:
+    """Adapt and score a published run again, from its extract and its model, beside what it left behind.
+
+    Raises:
+        ConfigError: there is no such run.
+        DataError: its extract or its model is no longer whole.
+    """
+    night = night_of(context, run_id)
+    then = json.loads(context.warehouse.rows(_MANIFEST, {"run_id": run_id})[0]["manifest"])
+    known = context.warehouse.rows(_KNOWN, {"run_id": run_id})[0]["known"]
+    began = lake.read_manifest(night.run.folder / "adapt")
+    drifting = json.loads(began.get(run.DRIFTING, "[]"))
+    lines = lake.read_manifest(night.run.extract.directory).get(lake.ERASED, [])
+    erased = sum(line["rows"] for line in lines)
+    with lake.scratch(context.settings.data_dir / "lake" / night.context.job.portfolio) as private:
+        again = replace(night.run, folder=private / "run")
+        if erased:
+            # Labels that are gone cannot be learned from again.
+            shutil.copytree(night.run.folder / "adapt", again.folder / "adapt")
+        else:
+            with lake.staged(again.folder / "adapt") as into:
+                nights.write_adaptation(night.context, again, into, drifting, known)
+                lake.write_manifest(into, {"run_id": run_id, ALSO: began.get(ALSO, "{}")})
+        score(night.context, again)
+        scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in run.score_files(again))
+        if night.context.spec.derive is not None and not erased:
+            write_derived(night.context, again, again.folder / DERIVED, known)
+            scores = pl.concat([scores, pl.read_parquet(again.folder / DERIVED / SCORES)])
+        steps = ("adapt",) if erased else ("adapt", "score", DERIVED)
+        files = {step: _files(again.folder / step) for step in steps if step in then}
+    differences = [*_files_differ(then, files), *_rows_differ(night, scores, {line["pseudonym"] for line in lines})]
+    differences += archive.folders_differ(night.context, night.run.extract.directory, night.run.folder / "score")
+    changed = tuple(_around(night, then))
+    return Reproduced(
+        run_id,
+        night.context.job.portfolio,
+        night.as_of,
+        scores.height,
+        not differences,
+        tuple(differences),
+        erased,
+        changed,
+    )
+
+
+def _files(folder: Path) -> dict[str, str]:
+    files: dict[str, str] = lake.read_manifest(folder)["files"]
+    return files
+
+
+def _files_differ(then: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for step, files in now.items():
+        for name in sorted({*files, *then[step]}):
+            if files.get(name) != then[step].get(name):
+                yield f"{step}/{name} is another file than that of then"
+
+
+def _rows_differ(night: Night, scores: pl.DataFrame, erased: Collection[str]) -> Iterator[str]:
+    """Columns in which rows done again are not those of the warehouse, of which erased entities are left out.
+
+    Where rows are erased, scores of derived targets are left out too.
+    """
+    keys: dict[str, Scalar] = {"run_id": night.run.run_id, "as_of": night.as_of}
+    with night.context.warehouse.stream(_PUBLISHED, keys) as reader:
+        parts = [pl.DataFrame(batch) for batch in reader]
+    if not parts:
+        yield "the warehouse has no score row of the run any more: see the archive"
+        return
+    published = pl.concat(parts).select(pl.col(name).cast(kind) for name, kind in scoring.SCHEMA.items())
+    if erased:
+        own = night.context.portfolio.target.name
+        published = published.filter(~pl.col("entity").is_in([*erased]) & (pl.col("target") == own))
+    gone = scores.join(published, on=["entity", "target"], how="anti").height
+    added = published.join(scores, on=["entity", "target"], how="anti").height
+    if gone or added:
+        yield f"{gone} rows are gone from the warehouse, {added} are there that the run does not score"
+    both = scores.join(published, on=["entity", "target"], suffix=" then")
+    for name, kind in scoring.SCHEMA.items():
+        if name in {"entity", "target"}:
+            continue
+        other = both.filter(pl.col(name).ne_missing(pl.col(f"{name} then")))
+        if other.height:
+            apart = (other[name] - other[f"{name} then"]).abs().drop_nulls().to_list() if kind == pl.Float64 else []
+            by = f", by up to {max(apart):.3g}" if apart else ""
+            first = other.sort("entity")["entity"][0]
+            yield f"{name} differs in {other.height} of {both.height} rows{by}, first of {first}"
+
+
+def _around(night: Night, then: Mapping[str, Any]) -> Iterator[str]:
+    for row in night.context.warehouse.rows(_RETRACTED, {"run_id": night.run.run_id}):
+        yield f"{taken_back(row)}; no reader sees this run"
+    if night.run.code_version != code_version():
+        yield f"code was {night.run.code_version} and is {code_version()}"
+    if night.run.config_hash != configuration(night.context):
+        yield "the portfolio's TOML, SQL or suites are others than then"
+    for package, now in versions().items():
+        before = then.get("versions", {}).get(package)
+        if before is not None and before != now:
+            yield f"{package} was {before} and is {now}"

@@ -1,0 +1,1 @@
+"""What every step is handed: context, identity, champion, folders, attempts."""

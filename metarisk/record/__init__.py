@@ -1,0 +1,1 @@
+"""All SQL of schema `metarisk`: one file a family of tables."""

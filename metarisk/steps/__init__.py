@@ -1,0 +1,1 @@
+"""One file a step: plain functions, references to Parquet in, references out."""

@@ -1,0 +1,1 @@
+"""What people do about what was published: prune, forget, audit, doctor, override, feedback, model states."""

@@ -1,0 +1,48 @@
+"""What people do about alerts: acknowledge and mute."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from metarisk.domain import DataError
+from metarisk.job.context import Context
+from metarisk.job.people import require_person
+from metarisk.record.appending import append_frame
+from metarisk.steps.alerts import _key, _line, _numbered, sentence
+
+
+def acknowledge(context: Context, alert_id: str, by: str, reason: str) -> str:
+    """Record that somebody has seen an open alert; the sentence of the alert.
+
+    Raises ConfigError where nobody is named or no reason is given, DataError where no such alert is open.
+    """
+    return _by_person(context, alert_id, "acknowledged", by, reason, None)
+
+
+def mute(context: Context, alert_id: str, until: date, by: str, reason: str) -> str:
+    """Let an open alert, and others of its segment, feature and measure, be told to nobody until a date.
+
+    Raises what `acknowledge` does.
+    """
+    return _by_person(context, alert_id, "muted", by, reason, until)
+
+
+def _by_person(context: Context, alert_id: str, event: str, by: str, reason: str, until: date | None) -> str:
+    portfolio = context.job.portfolio
+    require_person(context, by, reason)
+    with context.warehouse.transaction() as transaction:
+        found = transaction.rows(
+            "SELECT alert_id, segment, feature, metric, status, detail FROM metarisk.drift_alert_open "
+            "WHERE portfolio = $portfolio AND alert_id = $alert_id",
+            {"portfolio": portfolio, "alert_id": alert_id},
+        )
+        if not found:
+            raise DataError(
+                f"no open alert {alert_id!r}", portfolio=portfolio, remedy="`metarisk drift` lists the open ones"
+            )
+        row = found[0]
+        line = _line(context, _key(row), alert_id, event, row["status"], reason, "nobody", by) | {"muted_until": until}
+        frame = _numbered(transaction, portfolio, [line])
+        append_frame(transaction, "metarisk.drift_alert", frame)
+    context.warehouse.snapshot()
+    return sentence(row)

@@ -1,0 +1,291 @@
+"""One entity erased: a pseudonym in the warehouse, no row in the lake, and a log that knows the pseudonym alone.
+
+The order is: a journal, the warehouse in one transaction, folders, pages, their copy, freed blocks; then the journal
+goes. Whatever was done already is not found any more, so that the same command ends what a killed one began.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from metarisk import lake, report
+from metarisk.domain import ConfigError, DataError, Rows, Scalar, Transaction
+from metarisk.job import people
+from metarisk.job.archive import _place, _sum
+from metarisk.job.context import Context
+from metarisk.job.storage import kept_folders, store_of
+from metarisk.record import seals as sealing
+from metarisk.record.events import append_event
+
+_TEXTS = """
+SELECT c.table_name AS name, c.column_name AS text FROM information_schema.columns AS c
+JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name = c.table_name
+JOIN information_schema.columns AS p ON p.table_schema = c.table_schema AND p.table_name = c.table_name
+    AND p.column_name = 'portfolio'
+WHERE c.table_schema = 'metarisk' AND t.table_type = 'BASE TABLE' AND c.data_type IN ('VARCHAR', 'text')
+AND c.column_name <> 'portfolio' AND c.table_name NOT LIKE 'risk_score_%'
+ORDER BY c.table_name, c.column_name
+"""
+_PROSE = ("detail", "error", "item", "note", "reason")
+"""Columns in which a name stands among other words."""
+_RUNS = "SELECT DISTINCT run_id, as_of FROM metarisk.risk_score WHERE portfolio = $portfolio AND entity = $entity"
+_OVERRIDES = "SELECT * FROM metarisk.score_override WHERE portfolio = $portfolio AND entity = $entity ORDER BY seq"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was changed, or could not be, in one place."""
+
+    where: str
+    what: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """An erasure that has ended."""
+
+    portfolio: str
+    pseudonym: str
+    changed: tuple[Change, ...]
+    left: tuple[str, ...]
+    """Places that still hold the name, or may: the command does not rewrite them."""
+
+
+def forget(context: Context, entity: str, by: str, reason: str) -> Forgotten:
+    """Erase an entity from all that the job keeps of its portfolio; see `docs/decisions/013-erasure.md`.
+
+    Killed anywhere and run again, it goes on under the same pseudonym.
+
+    Raises:
+        ConfigError: nobody is named, author or reason name the entity, or the erasure of another one was not ended.
+        DataError: nothing here holds the entity, or score rows are not as the log sealed them.
+        LockedError: a night or a week of the portfolio goes on.
+        WarehouseError: the user of the warehouse may only append.
+    """
+    people.require_person(context, by, reason)
+    portfolio = context.job.portfolio
+    with context.warehouse.lock(portfolio), context.warehouse.lock(f"{portfolio}.weekly"):
+        for root in _roots(context).values():
+            lake.finish_rewriting(root)
+        erasure = _begun(context, entity, by, reason)
+        copy = store_of(context)
+        if copy is not None:
+            for folder in _folders(context, *_OURS, "registry"):
+                copy.bring(folder)
+        changed = _in_warehouse(context, erasure) + _in_files(context, erasure)
+        if copy is not None:
+            for folder in filter(Path.exists, _folders(context, *_OURS)):
+                copy.renew(folder, erasure.pseudonym, lambda *_: None)
+        context.warehouse.purge([f"metarisk.{name}" for name in dict.fromkeys(_tables(context))])
+        left = tuple(_left(context, erasure))
+        _close(context, erasure)
+    return Forgotten(portfolio, erasure.pseudonym, tuple(changed), left)
+
+
+def _begun(context: Context, entity: str, by: str, reason: str) -> lake.Erasure:
+    """The erasure that a killed command began, or a new one, in the journal."""
+    portfolio, journal = context.job.portfolio, _journal(context)
+    if journal.exists():
+        erasure = lake.Erasure(**json.loads(journal.read_text(encoding="utf-8")))
+        if erasure.entity != entity:
+            raise ConfigError(
+                f"the erasure of {erasure.entity!r} was not ended",
+                portfolio=portfolio,
+                remedy=f"end it first: metarisk forget {erasure.entity} --portfolio {portfolio}",
+            )
+        return erasure
+    erasure = lake.Erasure(entity, f"erased-{secrets.token_hex(8)}", context.clock().isoformat(), by, reason)
+    if not entity.strip() or erasure.names(f"{by} {reason}"):
+        raise ConfigError(
+            "author or reason name the entity, and the log keeps both for ever",
+            portfolio=portfolio,
+            remedy="give a reason without the name, such as the number of the request",
+        )
+    if not _known(context, erasure):
+        raise DataError(
+            f"nothing that is kept here holds the entity {entity!r}",
+            portfolio=portfolio,
+            column=context.portfolio.columns.entity,
+            remedy="check the entity, as the extract's SQL gives it",
+        )
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    beside = journal.with_suffix(".new")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(asdict(erasure), file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(journal)
+    return erasure
+
+
+def _known(context: Context, erasure: lake.Erasure) -> bool:
+    about = _about(context, erasure)
+    tables = [name for name, columns in _tables(context).items() if "entity" in columns]
+    sql = "SELECT count(*) AS n FROM metarisk.{} WHERE portfolio = $portfolio AND entity = $entity"
+    if any(context.warehouse.rows(sql.format(name), about)[0]["n"] for name in tables):
+        return True
+    return any(True for name, root in _roots(context).items() if name in _OURS for _ in lake.left(root, erasure))
+
+
+def _in_warehouse(context: Context, erasure: lake.Erasure) -> list[Change]:
+    """Put the pseudonym in the place of the name, with the event that seals anew what was sealed."""
+    about, changed, portfolio = _about(context, erasure), [], context.job.portfolio
+    texts = _tables(context)
+    with context.warehouse.transaction() as transaction:
+        events = sealing.trusted_events(transaction, portfolio)
+        if any(json.loads(event["payload"])["pseudonym"] == erasure.pseudonym for event in _erased(events)):
+            return []
+        runs = {row["run_id"]: row["as_of"] for row in transaction.rows(_RUNS, about)}
+        held = sealing.sealed_rows(events)
+        sealed = {run: held[run, sealing.SCORES].digest for run in runs if (run, sealing.SCORES) in held}
+        for run, expected in sealed.items():
+            if sealing.seal(transaction, run, runs[run])[0] != expected:
+                raise DataError(
+                    f"score rows of run {run} are not those that were published: an erasure would hide it",
+                    portfolio=portfolio,
+                    on=runs[run],
+                    remedy="`metarisk audit verify --all` says what differs: restore the warehouse first",
+                )
+        numbers = {row["seq"] for row in transaction.rows(_OVERRIDES, about)} & {*sealing.sealed_overrides(events)}
+        for name, columns in texts.items():
+            rows = _rename(transaction, name, columns, erasure, about)
+            changed += [Change(f"metarisk.{name}", "under the pseudonym", rows)] if rows else []
+        scores = {}
+        for run in sealed:
+            digest, rows = sealing.seal(transaction, run, runs[run])
+            scores[run] = {"scores": digest, "rows": rows}
+        renamed = transaction.rows(_OVERRIDES, about | {"entity": erasure.pseudonym})
+        told = {
+            "pseudonym": erasure.pseudonym,
+            "reason": erasure.reason,
+            "rows": {change.where: change.rows for change in changed},
+            "scores": scores,
+            "overrides": {row["seq"]: sealing.override_sum(row) for row in renamed if row["seq"] in numbers},
+        }
+        append_event(transaction, context.job.portfolio, context.clock(), sealing.ERASED, told, erasure.by)
+    return changed
+
+
+def _rename(
+    transaction: Transaction, table: str, columns: list[str], erasure: lake.Erasure, about: Mapping[str, Scalar]
+) -> int:
+    """Rows of a table that got the pseudonym, in the column of entities or among other words."""
+    rows = 0
+    for column in columns:
+        if column == "entity":
+            said = [erasure.entity]
+        elif column in _PROSE:
+            said = [text for text in _said(transaction, table, column, about) if erasure.names(text)]
+        else:
+            continue
+        for old in said:
+            both = {**about, "old": old, "new": erasure.pseudonym if column == "entity" else erasure.clean(old)}
+            where = f"WHERE portfolio = $portfolio AND {column} = $old"
+            held: int = transaction.rows(f"SELECT count(*) AS n FROM metarisk.{table} {where}", both)[0]["n"]  # noqa: S608
+            transaction.execute(f"UPDATE metarisk.{table} SET {column} = $new {where}", both)  # noqa: S608
+            rows += held
+    return rows
+
+
+def _said(source: Rows, table: str, column: str, about: Mapping[str, Scalar]) -> list[str]:
+    """Texts of a column that hold the letters of the name."""
+    where = f"WHERE portfolio = $portfolio AND strpos({column}, $entity) > 0"
+    rows = source.rows(f"SELECT DISTINCT {column} AS said FROM metarisk.{table} {where}", about)  # noqa: S608
+    return [row["said"] for row in rows]
+
+
+def _in_files(context: Context, erasure: lake.Erasure) -> list[Change]:
+    """Rewrite folders of the lake and of the archive, quarantined rows, and pages."""
+    keys, roots, changed = (context.portfolio.columns.entity, "entity"), _roots(context), []
+    for name in ("lake", "archive"):
+        for folder in lake.sealed(roots[name]):
+            context.reporter.progress("forget", 0, 0, str(folder))
+            if rows := lake.erase(folder, erasure, keys, keep=name == "archive"):
+                what = "under the pseudonym" if name == "archive" else "rows taken out"
+                changed.append(Change(_place(context, folder), what, rows))
+    loose = {folder: lake.erase_loose(folder, erasure, keys) for folder in sorted(roots["lake"].rglob("quarantine"))}
+    changed += [Change(_place(context, folder), "rows taken out", rows) for folder, rows in loose.items() if rows]
+    forms = [replace(erasure, entity=form) for form in report.written(erasure.entity)]
+    for page in sorted(path for path in roots["reports"].rglob("*") if path.suffix in {".html", ".md"}):
+        text = old = page.read_text(encoding="utf-8")
+        for form in forms:
+            text = form.clean(text)
+        if text != old:
+            beside = page.with_suffix(".rewritten")
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(page)
+            changed.append(Change(_place(context, page), "under the pseudonym", 1))
+    return changed
+
+
+def _folders(context: Context, *trees: str) -> list[Path]:
+    """Folders, here or in the copy, of dates and of models."""
+    return [folder for tree in trees for folder in kept_folders(context, tree)]
+
+
+def _left(context: Context, erasure: lake.Erasure) -> Iterator[str]:
+    """Where the name still stands, although the command has ended."""
+    about = _about(context, erasure)
+    for table, columns in _tables(context).items():
+        for column in columns:
+            if any(map(erasure.names, _said(context.warehouse, table, column, about))):
+                yield f"metarisk.{table}.{column}"
+    for folder in _folders(context, *_OURS):
+        if not folder.exists():
+            yield f"half a copy of {_place(context, folder)}, which was cut off on another machine"
+    for root in _roots(context).values():
+        yield from (f"{_place(context, path)} {column}".strip() for path, column in lake.left(root, erasure))
+
+
+def _close(context: Context, erasure: lake.Erasure) -> None:
+    """Log what the rewritten folders are now, and let the journal, which has the name, go."""
+    folders, portfolio = {}, context.job.portfolio
+    for name in _OURS:
+        for folder in lake.sealed(_roots(context)[name]):
+            told = lake.read_manifest(folder).get(lake.ERASED, [])
+            if any(line["pseudonym"] == erasure.pseudonym for line in told):
+                folders[_place(context, folder)] = _sum(folder)
+    with context.warehouse.transaction() as transaction:
+        told = {"pseudonym": erasure.pseudonym, "folders": folders}
+        known = sealing.trusted_events(transaction, portfolio)
+        ends = [event["payload"] for event in known if event["kind"] == sealing.ERASED_FILES]
+        if told not in map(json.loads, ends):
+            append_event(transaction, context.job.portfolio, context.clock(), sealing.ERASED_FILES, told, erasure.by)
+    context.warehouse.snapshot()
+    _journal(context).unlink()
+
+
+def _erased(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (event for event in events if event["kind"] == sealing.ERASED)
+
+
+def _tables(context: Context) -> dict[str, list[str]]:
+    """Columns of text of each table that has rows of portfolios."""
+    found: dict[str, list[str]] = {}
+    for row in context.warehouse.rows(_TEXTS):
+        found.setdefault(row["name"], []).append(row["text"])
+    return found
+
+
+_OURS = ("lake", "archive")
+
+
+def _roots(context: Context) -> dict[str, Path]:
+    """Folders of the portfolio."""
+    names = (*_OURS, "registry", "reports")
+    return {name: context.settings.data_dir / name / context.job.portfolio for name in names}
+
+
+def _about(context: Context, erasure: lake.Erasure) -> dict[str, Scalar]:
+    return {"portfolio": context.job.portfolio, "entity": erasure.entity}
+
+
+def _journal(context: Context) -> Path:
+    return context.settings.data_dir / "forgetting" / f"{context.job.portfolio}.json"

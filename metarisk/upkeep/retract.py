@@ -1,0 +1,109 @@
+"""A published night taken back: appended with author and reason, so that what was known before stays what was known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from metarisk.domain import Scalar, Transaction
+from metarisk.job.context import Context
+from metarisk.job.people import require_person
+from metarisk.job.standing import is_retracted, last_night, newest_publication, require_standing
+from metarisk.pages import refusal as refusals
+from metarisk.record.events import append_event
+from metarisk.record.seals import RETRACTION, as_told, instant, trusted_events
+from metarisk.steps.publish import point
+
+_TELL_BACK = """
+INSERT INTO metarisk.outcome (portfolio, entity, target, opened_on, event_date, known_date, value, as_of, seq)
+SELECT
+    t.portfolio, t.entity, t.target, t.opened_on, b.event_date, coalesce(b.known_date, $as_of), coalesce(b.value, 0),
+    $as_of, t.seq + 1
+FROM metarisk.outcome_current AS t
+LEFT JOIN (
+    SELECT
+        entity, target, opened_on, event_date, known_date, value,
+        row_number() OVER (PARTITION BY entity, target, opened_on ORDER BY seq DESC) AS place
+    FROM metarisk.outcome WHERE portfolio = $portfolio AND as_of <= $last
+) AS b ON b.entity = t.entity AND b.target = t.target AND b.opened_on = t.opened_on AND b.place = 1
+WHERE t.portfolio = $portfolio AND ($last IS NULL OR t.as_of > $last)
+AND (
+    t.value IS DISTINCT FROM coalesce(b.value, 0) OR t.event_date IS DISTINCT FROM b.event_date
+    OR (b.entity IS NOT NULL AND t.known_date IS DISTINCT FROM b.known_date)
+)
+"""
+"""Outcomes follow time: what nights after the last one that stands have told is no longer said by anybody."""
+
+
+@dataclass(frozen=True)
+class Retracted:
+    """A night that no reader sees any more."""
+
+    portfolio: str
+    as_of: date
+    run_id: str
+    """The run that was current until then."""
+    by: str
+    reason: str
+    latest: date | None
+    """The night that readers have for the latest now; None where none is left."""
+    already: bool
+    """Whether it had been taken back before, by whom and why the log says: then nothing was appended."""
+    page: Path | None
+
+
+def retract(context: Context, by: str, reason: str) -> Retracted:
+    """Take the published night of the job's as_of back: readers get the night before at once.
+
+    None of the date's runs comes back by itself; `nightly` as a restatement publishes one again. Killed anywhere and
+    run again, it ends as if it had not been killed.
+
+    Raises:
+        ConfigError: nobody is named or no reason is given, or there is no such portfolio.
+        DataError: no night of that date was ever published.
+        LockedError: a run of the portfolio goes on.
+    """
+    require_person(context, by, reason)
+    with context.warehouse.lock(context.job.portfolio):
+        found = newest_publication(context)
+        already = is_retracted(found)
+        if not already:
+            if found is None:
+                _ = context.portfolio  # a name that no portfolio has is told as such
+            _append(context, require_standing(context), by, reason)
+        context.warehouse.snapshot()
+        run_id, by, reason = _told(context)
+        latest = last_night(context)
+        page = refusals.retracted(context, run_id, f"Taken back by {by}: {reason}", latest)
+    return Retracted(context.job.portfolio, context.job.as_of, run_id, by, reason, latest, already, page)
+
+
+def _append(context: Context, standing: dict[str, Any], by: str, reason: str) -> None:
+    job = context.job
+    with context.warehouse.transaction() as transaction:
+        seq = standing["seq"] + 1
+        at = point(context, transaction, seq, None, reason)
+        _tell_back(context, transaction)
+        row = as_told({"seq": seq, "published_at": at, "reason": reason}, "seq", "published_at", "reason")
+        told = {"as_of": job.as_of, "run_id": None, "publication": row, "retracted": standing["run_id"]}
+        append_event(transaction, context.job.portfolio, context.clock(), RETRACTION, told, by)
+
+
+def _tell_back(context: Context, transaction: Transaction) -> None:
+    sql = "SELECT max(as_of) AS last FROM metarisk.publication_current WHERE portfolio = $portfolio"
+    about: dict[str, Scalar] = {"portfolio": context.job.portfolio}
+    last = transaction.rows(sql, about)[0]["last"]
+    transaction.execute(_TELL_BACK, about | {"as_of": context.job.as_of, "last": last})
+
+
+def _told(context: Context) -> tuple[str, str, str]:
+    """Run, author and reason of the retraction that holds, as the log has them."""
+    found = newest_publication(context) or {}
+    for event in reversed(trusted_events(context.warehouse, context.job.portfolio)):
+        told = json.loads(event["payload"]) if event["kind"] == RETRACTION else {}
+        if told.get("as_of") == str(context.job.as_of) and told["publication"]["seq"] == found["seq"]:
+            return told["retracted"], event["actor"], told["publication"]["reason"]
+    return "", "nobody that the log knows", f"{found['reason']}, published at {instant(found['published_at'])}"
