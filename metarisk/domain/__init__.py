@@ -28,7 +28,6 @@ from metarisk.domain.errors import (
     WarehouseError,
 )
 from metarisk.domain.names import PERIODS, did_you_mean, quoted
-from metarisk.domain.nights import Derived, NightView, WeekView
 from metarisk.domain.portfolio import (
     WHOLE_BOOK,
     Calendar,
@@ -42,16 +41,17 @@ from metarisk.domain.portfolio import (
     Portfolio,
     Promotion,
     Reasons,
-    RiskSpec,
     Scorecard,
     Source,
     Target,
     Thresholds,
     Validation,
 )
+from metarisk.domain.risk import DEMO_AS_OF, Demo, Derived, NightView, RiskSpec, WeekView
 from metarisk.domain.runs import Acceptance, Finding, Job, Mode, Model, Reporter, SegmentStatus
 
 __all__ = [
+    "DEMO_AS_OF",
     "PERIODS",
     "WHOLE_BOOK",
     "Acceptance",
@@ -62,6 +62,7 @@ __all__ = [
     "Columns",
     "ConfigError",
     "DataError",
+    "Demo",
     "Derived",
     "Episodes",
     "Feature",

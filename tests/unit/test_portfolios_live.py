@@ -12,8 +12,7 @@ import pyarrow as pa
 import pytest
 
 from metarisk import lake, quality
-from metarisk.demo import DEMO_AS_OF, generate
-from metarisk.domain import ConfigError, Portfolio, Warehouse
+from metarisk.domain import DEMO_AS_OF, ConfigError, Portfolio, Warehouse
 from metarisk.portfolios import (
     Finding,
     check_portfolio,
@@ -22,6 +21,7 @@ from metarisk.portfolios import (
     load_portfolio,
     suite_path,
 )
+from metarisk.risks.credit.book import generate
 from tests.warehouses import Server, open_duckdb, open_postgresql
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,8 +19,9 @@ from metarisk.domain import Columns, Feature, ModelError, NightView, Validation,
 from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.report.measures import sections
 from metarisk.report.model import MeasureRow
-from metarisk.risks.quant import EQUAL, SPEC, derive, trials
-from metarisk.signals import rank_ic, sharpe
+from metarisk.risks.quant import SPEC
+from metarisk.risks.quant.derived import EQUAL, derive, trials
+from metarisk.risks.quant.proving import rank_ic, sharpe
 from metarisk.tasks import LABEL, forward_folds, opened_within
 from metarisk.training import teaching_rows
 from tests.unit import market_examples

@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 
 from metarisk.domain import Array, ModelError
-from metarisk.losses.aggregate import (
+from metarisk.metrics import Interval
+from metarisk.risks.operational.aggregate import (
     Annual,
     Frequency,
     by_fourier,
@@ -19,8 +20,7 @@ from metarisk.losses.aggregate import (
     simulated_quantile,
     single_loss,
 )
-from metarisk.losses.severity import PooledSeverity, Severity
-from metarisk.metrics import Interval
+from metarisk.risks.operational.severity import PooledSeverity, Severity
 
 LEVEL = 0.999
 YEARS = 100_000

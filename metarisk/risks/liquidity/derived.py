@@ -1,9 +1,4 @@
-"""Liquidity risk: the value is the log illiquidity (or spread) of the week to come; beside it each night publishes what
-selling costs, the days that positions take to sell, and value at risk with that cost.
-
-VaR is filtered historical simulation: residuals are returns in units of the exponentially weighted volatility that was
-known the night before, so nothing is fitted. The cost is half the spread of a bad day, of the asset's own half year.
-"""
+"""What a night of liquidity publishes beside its scores: costs and days of selling, and value at risk with them."""
 
 from __future__ import annotations
 
@@ -14,11 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk.domain import ConfigError, Derived, Limits, NightView, RiskSpec
-from metarisk.liquidity import days_to_liquidate, exit_factor, exogenous_cost
-from metarisk.volatility.books import books
-from metarisk.volatility.panel import LEAST_SCENARIOS, Panel
-from metarisk.volatility.simulation import book_tail, completed, tail
+from metarisk.domain import ConfigError, Derived, NightView
+from metarisk.markets.books import books
+from metarisk.markets.panel import LEAST_SCENARIOS, Panel
+from metarisk.markets.simulation import book_tail, completed, tail
+from metarisk.risks.liquidity.illiquidity import days_to_liquidate, exit_factor, exogenous_cost
 
 LOOK_BACK = timedelta(days=760)
 """Calendar days that hold two windows of scenarios: one for the tail, and one in which its level is steered."""
@@ -143,18 +138,3 @@ def _positions(book: str, names: list[str], held: Any, days: Any, var_99: Any, c
         }
         for metric, number in numbers.items():
             yield about | {"metric": metric, "value": float(number)}
-
-
-SPEC = RiskSpec(
-    name="liquidity",
-    likelihood="gaussian",
-    label="value",
-    candidates=("last_value", "ewma", "har", "har_lightgbm", "relative", "episodic"),
-    default="relative",
-    promotion="interval",
-    score_unit="expected log illiquidity",
-    # an entity is there every night or not at all
-    limits=Limits(min_vanished_rows=5),
-    derive=derive,
-    options={"value": "amihud_5d", "offset": 1e-5, "participation": 0.1, "spread_scale": 3.0},
-)

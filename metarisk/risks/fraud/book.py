@@ -70,7 +70,7 @@ class _World:
     """Thefts a card and day, by region."""
 
 
-def generate_cards(scale: float = 1.0, seed: int = 0) -> Mapping[str, pa.RecordBatchReader]:
+def generate(scale: float = 1.0, seed: int = 0) -> Mapping[str, pa.RecordBatchReader]:
     """The demo's card transactions as streams of batches, in flat memory.
 
     Args:

@@ -1,8 +1,4 @@
-"""Fraud: the event is a fraud that somebody confirms; the score is its probability on the day it is looked at.
-
-Each night the riskiest cases become alerts, within what people can review, and a few others are drawn at random. What
-earlier nights would have caught is told from the labels known by now.
-"""
+"""What a night of fraud publishes beside its scores: alerts within the budget, and what those of earlier nights caught."""
 
 from __future__ import annotations
 
@@ -15,7 +11,9 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 
-from metarisk.detection import (
+from metarisk.domain import Array, ConfigError, Derived, NightView, Portfolio
+from metarisk.metrics import pr_auc
+from metarisk.risks.fraud.detection import (
     NOTHING,
     Selection,
     at_budget,
@@ -23,8 +21,6 @@ from metarisk.detection import (
     time_to_first_catch,
     weighted_rates,
 )
-from metarisk.domain import Array, ConfigError, Derived, NightView, Portfolio, RiskSpec
-from metarisk.metrics import pr_auc
 
 NIGHTS = 60
 """Nights back over which detection is told."""
@@ -161,28 +157,3 @@ def _amounts(rows: pl.DataFrame, portfolio: Portfolio) -> Array:
     """What each row would lose (N,); 1 where the portfolio does not say."""
     column = portfolio.columns.ead
     return np.ones(rows.height) if column is None else rows[column].fill_null(0.0).to_numpy()
-
-
-SPEC = RiskSpec(
-    name="fraud",
-    likelihood="bernoulli",
-    label="event",
-    candidates=(
-        "pooled_logistic",
-        "pooled_lightgbm",
-        "segment_lightgbm",
-        "target_lightgbm",
-        "isolation_forest",
-        "map_head",
-        "map_network",
-        "maml",
-        "matching",
-        "siamese",
-    ),
-    default="map_head",
-    promotion="interval",
-    score_unit="probability of fraud",
-    derive=derive,
-    look_back=timedelta(days=NIGHTS),
-    options={"budget": 50, "explore_share": 0.02, "case": ""},
-)

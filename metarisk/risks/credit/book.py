@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-DEMO_AS_OF = date(2025, 6, 30)
-"""The night that the demo runs; source rows go on to the end of that year, for nights after it."""
 DEMO_LOANS = 36_000
 """Loans at scale 1."""
 

@@ -1,6 +1,7 @@
 """Credit default: the event is a default within the horizon; the score is its probability."""
 
-from metarisk.domain import RiskSpec
+from metarisk.domain import Demo, RiskSpec
+from metarisk.risks.credit.book import generate
 
 SPEC = RiskSpec(
     name="credit",
@@ -25,4 +26,5 @@ SPEC = RiskSpec(
     default="hazard_head",
     promotion="manual",
     score_unit="probability of default",
+    demos={"consumer_loans": Demo(generate)},
 )

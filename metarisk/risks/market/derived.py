@@ -1,10 +1,4 @@
-"""Market risk: the value is the variance of the days to come; what is published of it are volatility, VaR and ES.
-
-Residuals are returns in units of the volatility that was expected of each day: by the night that published it or, where
-there was none, by a stand-in, one linear fit of all assets on days before those that are tested. So no day is judged by
-a model that had seen it. The pooled tail of the last 250 days makes tonight's VaR and ES of each asset, joint same-date
-vectors make those of each book, and both are walked through the days before for the back-tests.
-"""
+"""What a night of market risk publishes beside its scores: volatility, VaR and ES, and their back-tests."""
 
 from __future__ import annotations
 
@@ -16,9 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, Derived, Limits, NightView, RiskSpec
-from metarisk.metrics import paired_bootstrap, qlike
-from metarisk.volatility.backtests import (
+from metarisk.domain import Array, Derived, NightView
+from metarisk.markets.backtests import (
     acerbi_szekely,
     christoffersen,
     fissler_ziegel,
@@ -28,11 +21,12 @@ from metarisk.volatility.backtests import (
     tick_loss,
     traffic_light,
 )
-from metarisk.volatility.books import books
-from metarisk.volatility.comparing import confidence_set, day_means, diebold_mariano
-from metarisk.volatility.garch import Garch
-from metarisk.volatility.panel import LEAST_SCENARIOS, WINDOW, Panel
-from metarisk.volatility.simulation import Tail, book_tail, completed, tail
+from metarisk.markets.books import books
+from metarisk.markets.comparing import confidence_set, day_means, diebold_mariano
+from metarisk.markets.garch import Garch
+from metarisk.markets.panel import LEAST_SCENARIOS, WINDOW, Panel
+from metarisk.markets.simulation import Tail, book_tail, completed, tail
+from metarisk.metrics import paired_bootstrap, qlike
 
 TRADING_YEAR = 252
 LOOK_BACK = timedelta(days=760)
@@ -258,18 +252,3 @@ def _book(about: Row, joint: Array, sigma: Array, held: Array) -> Iterator[Row]:
     numbers = {"var_95_1d": whole.var_95, "var_99_1d": whole.var_99, "es_975_1d": whole.es_975, "undiversified": apart}
     for metric, value in numbers.items():
         yield about | {"metric": metric, "value": float(value)}
-
-
-SPEC = RiskSpec(
-    name="market",
-    likelihood="qlike",
-    label="value",
-    candidates=("ewma", "har", "har_own", "har_lightgbm", "episodic", "episodic_head"),
-    default="episodic",
-    promotion="interval",
-    score_unit="expected daily variance",
-    # the labels of a crash move the level of every asset
-    limits=Limits(max_score_move=1.0, min_vanished_rows=5),
-    derive=derive,
-    options={"volatility": "vol_1d", "garch": True},
-)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from metarisk.domain import Array
-from metarisk.volatility.simulation import LEVELS, Tail, tail
+from metarisk.markets.simulation import LEVELS, Tail, tail
 
 WINDOW = 250
 """Trading days whose residuals are the next day's scenarios, and over which forecasts are tested."""

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from metarisk.domain import Array, ModelError
-from metarisk.losses.pooling import Axis, Pooled, grid, pool
-from metarisk.losses.tails import choose_threshold, excess_at, log_density, survival
+from metarisk.risks.operational.pooling import Axis, Pooled, grid, pool
+from metarisk.risks.operational.tails import choose_threshold, excess_at, log_density, survival
 
 HEAVY = 0.5
 """Tail shape above which a loss has no variance: such a cell is flagged."""

@@ -1,8 +1,4 @@
-"""Quantitative signals: the value is an asset's rank by the return of the next five days among all of its date.
-
-Each night publishes rank and suggested weight. What a portfolio of such signals would have earned is told by trials:
-every recipe of every week, judged on dates that no fit had seen, net of costs, and deflated by how many there were.
-"""
+"""What a night of signals publishes beside its scores: rank and suggested weight, and what trials prove."""
 
 from __future__ import annotations
 
@@ -14,20 +10,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from metarisk.domain import Array, Derived, Limits, NightView, RiskSpec, WeekView
+from metarisk.domain import Array, Derived, NightView, WeekView
 from metarisk.metrics import Interval, paired_bootstrap
-from metarisk.signals import (
-    Path,
-    deflated_sharpe,
-    drawdown,
-    equity,
-    limited,
-    probabilistic_sharpe,
-    rank_ic,
-    sharpe,
-    tilt,
-    walk,
-)
+from metarisk.risks.quant.earning import Path, drawdown, equity, limited, tilt, walk
+from metarisk.risks.quant.proving import deflated_sharpe, probabilistic_sharpe, rank_ic, sharpe
 
 WEEKS = 52
 """Rebalancing dates a year."""
@@ -194,26 +180,3 @@ def _book(book: str, item: str, recipe: str, lines: Mapping[str, Row], configura
     chance = deflated_sharpe(ratio, int(periods), skew, kurtosis, trials=len(ratios), variance=variance)
     yield about | {"metric": "deflated_sharpe", "value": chance}
     yield about | {"metric": "trials", "value": float(len(ratios))}
-
-
-SPEC = RiskSpec(
-    name="quant",
-    likelihood="gaussian",
-    label="value",
-    candidates=("pooled_logistic", "pooled_lightgbm", "decayed", "decayed_head"),
-    default="pooled_logistic",
-    promotion="interval",
-    score_unit="expected rank by the next five days' return, in standard deviations",
-    # signals are weak: refits on newer weeks agree less than models of risk do
-    limits=Limits(max_score_move=2.0, min_score_agreement=0.4, max_score_stretch=2.5, min_vanished_rows=5),
-    derive=derive,
-    trials=trials,
-    options={
-        "cost_bp": 10.0,
-        "share": 0.2,
-        "max_weight": 0.1,
-        "turnover": 4.0,
-        "neutral": False,
-        "short": True,
-    },
-)

@@ -1,17 +1,35 @@
-"""What a risk type is given of a night, and what it may publish beside the scores."""
+"""Risk types as values: what a target means, what a risk type is given of a night, and what it publishes beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import date
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 from metarisk.domain.episodes import Array
-from metarisk.domain.portfolio import Portfolio
+from metarisk.domain.portfolio import LikelihoodName, Limits, Portfolio
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
+
+
+DEMO_AS_OF = date(2025, 6, 30)
+"""The night that demos run; source rows go on to the end of that year, for nights after it."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The generated data of one demo portfolio.
+
+    Attributes:
+        generate: (scale, seed) to readers of its tables by their name in schema `source`.
+        as_of: the night that the demo runs.
+    """
+
+    generate: Callable[[float, int], Mapping[str, pa.RecordBatchReader]]
+    as_of: date = DEMO_AS_OF
 
 
 @dataclass(frozen=True)
@@ -79,3 +97,37 @@ class Derived:
 
     scores: pl.DataFrame | None = None
     measures: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class RiskSpec:
+    """What a target means: the code half of a portfolio. The core knows these fields and never a risk's name."""
+
+    name: str
+    likelihood: LikelihoodName
+    label: Literal["event", "value"]
+    candidates: tuple[str, ...]
+    """Names of recipes in adapt.RECIPES that compete by default."""
+    default: str
+    """Recipe that scores until validation shows another to be better."""
+    promotion: Literal["interval", "always", "manual"]
+    """How a challenger replaces a champion, where the portfolio does not say."""
+    score_unit: str
+    """Words for reports: what the number is."""
+    derive: Callable[[NightView], Derived] | None = None
+    """What else each night publishes: a pure function of the scored night."""
+    trials: Callable[[WeekView], pl.DataFrame] | None = None
+    """What a week keeps of each configuration that it judged: recipe, metric, value, and low, high, note."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options that a portfolio may set under [options], with their defaults."""
+    limits: Limits = field(default_factory=Limits)
+    """What the guard stops."""
+    demos: Mapping[str, Demo] = field(default_factory=dict)
+    """Generated books, by the portfolio that they are for."""
+    look_back: timedelta = timedelta(days=400)
+    """How long before the newest mature rows published scores are handed to `derive`; by default a trading year of
+    back-tests and a month to spare."""
+
+    def unit_of(self, portfolio: Portfolio) -> str:
+        """Words for reports of a portfolio: what the number is and, of an event, until when it counts."""
+        return f"{self.score_unit} {portfolio.horizon}" if self.label == "event" else self.score_unit

@@ -1,7 +1,4 @@
-"""Operational losses: the value is a count of loss events; a year of them gives the economic capital of every cell.
-
-Amounts come from the further extract TABLE: loss_id, the segment columns, occurred_on, known_on, amount, currency.
-"""
+"""What a night of operational losses publishes beside its scores: rates of events and economic capital by cell."""
 
 from __future__ import annotations
 
@@ -12,19 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, DataError, Derived, Limits, ModelError, NightView, Portfolio, RiskSpec, segment_name
-from metarisk.losses import (
-    PooledSeverity,
-    Rates,
-    SumCapital,
-    as_exponential,
-    capital,
-    dispersion,
-    fit_severity,
-    mean_excess,
-    rate_bounds,
-)
+from metarisk.domain import Array, DataError, Derived, ModelError, NightView, Portfolio, segment_name
 from metarisk.metrics import Interval
+from metarisk.risks.operational.capital import Rates, SumCapital, capital
+from metarisk.risks.operational.frequency import dispersion, rate_bounds
+from metarisk.risks.operational.severity import PooledSeverity, fit_severity
+from metarisk.risks.operational.tails import as_exponential, mean_excess
 
 TABLE = "losses"
 FEWEST = 30
@@ -315,29 +305,3 @@ def _row(
 def _frame(rows: Sequence[_Row]) -> pl.DataFrame:
     texts, numbers = ("kind", "item", "metric", "note"), ("value", "low", "high")
     return pl.DataFrame(rows, dict.fromkeys(texts, pl.String) | dict.fromkeys(numbers, pl.Float64))
-
-
-SPEC = RiskSpec(
-    name="operational",
-    likelihood="poisson",
-    label="value",
-    candidates=(
-        "segment_rates",
-        "pooled_logistic",
-        "segment_logistic",
-        "pooled_lightgbm",
-        "segment_lightgbm",
-        "target_lightgbm",
-        "map_head",
-        "segment_head",
-    ),
-    default="segment_head",
-    promotion="manual",
-    score_unit="expected loss events",
-    # a cell is there every night; mines and plants close by ones
-    limits=Limits(min_vanished_rows=10),
-    derive=derive,
-    options={"collected_from": 0.0, "currency": "", "correlation": 0.0},
-)
-"""Options: the amount from which losses are collected, their currency (none: the only one), and the correlation of
-cells in the Gaussian copula of their years."""
