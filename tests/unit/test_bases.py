@@ -31,6 +31,7 @@ from metarisk.bases import (
     tree_threads,
 )
 from metarisk.bases.decayed import DecayedBase
+from metarisk.bases.fitted import Labelled
 from metarisk.domain import PERIODS, Feature
 from metarisk.features import Encoder
 from metarisk.tasks import LABEL
@@ -99,7 +100,7 @@ def test_unseen_scores_are_the_parts_put_together(teach, fitted):
 
 def test_logistic_regression_is_the_penalised_optimum(teach):
     y = teach[LABEL].to_numpy()
-    base = LinearBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+    base = LinearBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns))
     design = base.encoder.design(teach, np.float64)
 
     def objective(weights):
@@ -150,7 +151,7 @@ def test_monotone_features_never_turn_a_tree_score_round(fitted):
 
 def test_a_falling_constraint_holds_against_the_data(teach):
     against = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=-1)}
-    base = TreeBase.fit(teach, teach[LABEL].to_numpy(), against, PORTFOLIO.columns)
+    base = TreeBase.fit(Labelled(teach, teach[LABEL].to_numpy(), against, PORTFOLIO.columns))
     scores = [base.predict(book(50).with_columns(burden=pl.lit(v))) for v in (-3.0, 0.0, 3.0)]
     assert (np.diff(scores, axis=0) <= 0).all()
 
@@ -160,8 +161,8 @@ def test_a_linear_weight_against_its_sign_is_left_out_and_the_rest_is_fitted_aga
     against = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=-1)}
     without = {name: feature for name, feature in FEATURES.items() if name != "burden"}
     found, rest = (
-        LinearBase.fit(teach, y, against, PORTFOLIO.columns),
-        LinearBase.fit(teach, y, without, PORTFOLIO.columns),
+        LinearBase.fit(Labelled(teach, y, against, PORTFOLIO.columns)),
+        LinearBase.fit(Labelled(teach, y, without, PORTFOLIO.columns)),
     )
     assert found.weights[0] == 0
     np.testing.assert_allclose(found.weights[1:], rest.weights, atol=1e-9)
@@ -169,14 +170,14 @@ def test_a_linear_weight_against_its_sign_is_left_out_and_the_rest_is_fitted_aga
     # a direction that the data share changes nothing
     free = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=0)}
     np.testing.assert_array_equal(
-        LinearBase.fit(teach, y, free, PORTFOLIO.columns).weights,
-        LinearBase.fit(teach, y, FEATURES, PORTFOLIO.columns).weights,
+        LinearBase.fit(Labelled(teach, y, free, PORTFOLIO.columns)).weights,
+        LinearBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns)).weights,
     )
 
 
 def test_a_design_of_contradicted_columns_alone_is_the_constant(teach):
     y = teach[LABEL].to_numpy()
-    base = LinearBase.fit(teach, y, {"burden": replace(FEATURES["burden"], monotone=-1)}, PORTFOLIO.columns)
+    base = LinearBase.fit(Labelled(teach, y, {"burden": replace(FEATURES["burden"], monotone=-1)}, PORTFOLIO.columns))
     np.testing.assert_allclose(special.expit(base.predict(book())), y.mean(), atol=1e-4)
 
 
@@ -248,7 +249,7 @@ def test_a_target_encoding_is_the_smoothed_rate_of_the_other_folds(teach, monkey
 
     monkeypatch.setattr(TreeBase, "fit", classmethod(spied))
     y = teach[LABEL].to_numpy()
-    base = EncodedBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+    base = EncodedBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns))
     folds, rate = entity_fold(teach, "loan"), (y.sum() + 0.5) / len(y)
     for row in (0, 7, 200):
         same = (teach["region"] == teach["region"][row]).to_numpy()
@@ -264,10 +265,10 @@ def test_a_target_encoding_is_the_smoothed_rate_of_the_other_folds(teach, monkey
 
 def test_a_row_is_scored_by_the_narrowest_regression_that_had_events_enough(teach):
     y = teach[LABEL].to_numpy()
-    base = OwnBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+    base = OwnBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns))
 
     def alone(rows: pl.DataFrame) -> LinearBase:
-        return LinearBase.fit(rows, rows[LABEL].to_numpy(), FEATURES, PORTFOLIO.columns)
+        return LinearBase.fit(Labelled(rows, rows[LABEL].to_numpy(), FEATURES, PORTFOLIO.columns))
 
     def enough(rows: pl.DataFrame) -> bool:
         return min(rows[LABEL].sum(), rows.height - rows[LABEL].sum()) >= 30
@@ -288,7 +289,7 @@ def test_gpboost_without_its_library_scores_what_its_library_scores(teach):
     import gpboost
 
     y = teach[LABEL].to_numpy()
-    base, made = MixedBase.fit(teach, y, FEATURES, PORTFOLIO.columns), []
+    base, made = MixedBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns)), []
     train = gpboost.train
 
     def spied(*arguments, **options):
@@ -297,7 +298,7 @@ def test_gpboost_without_its_library_scores_what_its_library_scores(teach):
 
     gpboost.train = spied
     try:
-        MixedBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+        MixedBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns))
     finally:
         gpboost.train = train
     rows = book(50, seed=4)

@@ -1,4 +1,4 @@
-"""What a night of fraud publishes beside its scores: alerts within the budget, and what those of earlier nights caught."""
+"""What a night of fraud publishes beside its scores: alerts in the budget, and what those of earlier nights caught."""
 
 from __future__ import annotations
 
