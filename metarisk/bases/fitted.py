@@ -49,10 +49,7 @@ class Labelled:
     def only(self, rows: Array) -> Labelled:
         """Some of the rows, by a mask (N,)."""
         exposure = None if self.exposure is None else self.exposure[rows]
-        chosen = self.features if features is None else features
-        return replace(
-            self, frame=self.frame.filter(pl.Series(rows)), y=self.y[rows], features=chosen, exposure=exposure
-        )
+        return replace(self, frame=self.frame.filter(pl.Series(rows)), y=self.y[rows], exposure=exposure)
 
     def encoder(self) -> Encoder:
         """The encoder of the features, fitted on the rows."""
@@ -65,7 +62,7 @@ class Labelled:
 
     @property
     def constant(self) -> float:
-        """The score of labels that are all alike, or that nothing explains; of events half an event is added, so finite.
+        """The score of labels that are all alike, or that nothing explains; half an event is added, so it is finite.
 
         A logit, the log of a rate, of a variance or, for the likelihood gaussian, the mean.
         """

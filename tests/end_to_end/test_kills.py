@@ -14,8 +14,8 @@ from duckdb import connect
 
 from metarisk import jobs, lake
 from metarisk.domain import DataError
+from metarisk.folders import MANIFEST
 from metarisk.jobs import NightResult, Quiet
-from metarisk.lake.folders import MANIFEST
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.dying import When
 from tests.end_to_end.tiny import CUT_OFF, FIRST, Project, differences
