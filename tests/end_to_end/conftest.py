@@ -42,6 +42,8 @@ STATES: Mapping[str, tuple[str | None, Callable[[Project], object]]] = {
 Grown = Callable[[str, str], tuple[Project, str]]
 Own = Callable[[str, str], Project]
 PATIENCE_SECONDS = 600.0
+ON_DUCKDB = pytest.mark.parametrize("kind", ["duckdb"])
+"""What such a test shows is no property of the warehouse, or another test shows it on both."""
 
 
 class NewDatabase(Protocol):
