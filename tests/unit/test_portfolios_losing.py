@@ -54,6 +54,7 @@ def test_what_drops_nothing_by_a_join_is_let_be(empty_warehouse: Warehouse, sql:
 
 def test_a_decimal_key_is_told_as_what_the_table_has(empty_warehouse: Warehouse) -> None:
     """A query hands decimals on as floating-point numbers, of which nobody wrote any."""
+    load(empty_warehouse)
     with (
         empty_warehouse.stream("SELECT CAST(12345678901234567 AS DECIMAL(20, 0)) AS id") as reader,
         pytest.raises(DataError, match=r"gives decimal.* where text or whole numbers were declared") as caught,
