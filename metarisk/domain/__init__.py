@@ -4,7 +4,7 @@ No I/O and no mathematics lives here, and nothing heavier than numpy is imported
 that has torch, numpy and scipy alone.
 """
 
-from metarisk.domain.database import KeyRanges, LoadMode, Scalar, Transaction, Warehouse
+from metarisk.domain.database import DECIMAL, KeyRanges, LoadMode, Scalar, Transaction, Warehouse
 from metarisk.domain.episodes import (
     Adaptation,
     Array,
@@ -52,6 +52,7 @@ from metarisk.domain.portfolio import (
 from metarisk.domain.runs import Acceptance, Finding, Job, Mode, Model, Reporter, SegmentStatus
 
 __all__ = [
+    "DECIMAL",
     "PERIODS",
     "WHOLE_BOOK",
     "Acceptance",

@@ -81,7 +81,9 @@ def single_feature_auc(older: pl.DataFrame, newer: pl.DataFrame, portfolio: Port
         if feature.kind == "categorical":
             found[name] = _by_rates(older, newer, name, y)
         else:
-            found[name] = max(_either_way(np.nan_to_num(values[:, place], nan=end), y) for end in (-np.inf, np.inf))
+            column = values[:, place]
+            ends = (-np.inf, np.inf) if np.isnan(column).any() else (0.0,)  # nothing to put there: one ranking
+            found[name] = max(_either_way(np.nan_to_num(column, nan=end), y) for end in ends)
             if feature.kind == "numeric" and older[name].n_unique() <= FEW_VALUES:
                 found[name] = max(found[name], _by_rates(older, newer, name, y))
     return found

@@ -81,13 +81,14 @@ def _values(column: pl.Series, kind: FeatureKind) -> Iterator[tuple[str, Array]]
     if missing.any():
         yield "a missing value", missing
         yield "any value", ~missing
-    text = column.cast(pl.String)
-    counts = text.drop_nulls().value_counts(sort=True).head(MOST_LEVELS).filter(pl.col("count") >= LEAST_ROWS)
-    if kind != "categorical" and column.n_unique() > FEW_VALUES:
-        counts = counts.head(1)
-    for place, value in enumerate(counts[text.name]):
-        has = (text == value).fill_null(False).to_numpy()
-        shown = value if len(value) <= 30 else f"{value[:29]}…"
+    counts = column.drop_nulls().value_counts()
+    few = kind == "categorical" or counts.height + missing.any() <= FEW_VALUES
+    common = counts.filter(pl.col("count") >= LEAST_ROWS).sort("count", column.name, descending=[True, False])
+    common = common.head(MOST_LEVELS if few else 1)
+    texts = common[column.name].cast(pl.String)
+    for place, (value, text) in enumerate(zip(common[column.name], texts, strict=True)):
+        has = (column == value).fill_null(False).to_numpy()
+        shown = text if len(text) <= 30 else f"{text[:29]}…"
         yield repr(shown), has
         if place == 0:
             yield f"another value than {shown!r}", ~has & ~missing

@@ -30,7 +30,7 @@ from metarisk.pipeline.inputs import INPUTS, inputs_of, misfits, require_fit
 from metarisk.pipeline.models import champion_for, load_card, load_model
 from metarisk.pipeline.sealing import instant
 from metarisk.pipeline.sides import ALSO, extract_sides
-from metarisk.portfolios import extract_sql, suite_path
+from metarisk.portfolios import dropped_rows, extract_sql, suite_path
 from metarisk.tasks import newest, observed, population, segment_keys
 
 READY_POLL_SECONDS = 30.0
@@ -139,12 +139,19 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
     """
     lake.verify(extracted.directory)
     _enough_rows(context, extracted)
+    require_rows(context, extracted.rows)
     found = judge_extract(context, extracted, extracted.directory.parent / "quarantine", _known_segments(context))
     context.reporter.table("quality", f"Quality of {context.job.portfolio} {context.job.as_of}", found.table())
     for warning in (*extracted.warnings, *found.warnings):
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
     require(found)
     return Checked(extracted, found)
+
+
+def require_rows(context: Context, extracted: int) -> None:
+    """Refuse an extract whose joins drop rows: of those that it does not have no rule can say anything."""
+    sql = extract_sql(context.settings.project, context.portfolio)
+    dropped_rows(sql, context.portfolio, context.warehouse, context.job.as_of, extracted)
 
 
 def judge_extract(

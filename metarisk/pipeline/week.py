@@ -39,7 +39,7 @@ from metarisk.pipeline.scored import LINK, Spilled, score_population
 from metarisk.pipeline.storing import registry_root
 from metarisk.pipeline.trials import keep_trials
 from metarisk.pipeline.trying import Attempt, append_end
-from metarisk.portfolios import dropped_rows, extract_sql, unknown_events
+from metarisk.portfolios import extract_sql, unknown_events
 from metarisk.tasks import LABEL, teaching, tells
 
 SEED = 0
@@ -100,7 +100,7 @@ def judge(context: Context, checked: Checked) -> Judged:
         }
     )
     folder = context.folder / "weeks" / week_id
-    unknown = require_source(context)
+    unknown = require_known(context)
     features, warnings = _single_features(context, checked)
     if unknown:
         warnings = (unknown, *warnings)
@@ -122,11 +122,10 @@ def judge(context: Context, checked: Checked) -> Judged:
     return Judged(checked, week_id, folder, summary, decision, recipe, level, few, features, warnings)
 
 
-def require_source(context: Context) -> str:
-    """What the extract leaves out of its tables and may, in words; DataError where it leaves out what it may not."""
+def require_known(context: Context) -> str:
+    """Events of the extract's tables that have no known date, in words; DataError where they are too many."""
     portfolio, as_of = context.portfolio, context.job.as_of
     sql = extract_sql(context.settings.project, portfolio)
-    dropped_rows(sql, portfolio, context.warehouse, as_of)
     return unknown_events(sql, portfolio, context.warehouse, as_of, quality.MAX_UNKNOWN_EVENTS)
 
 
