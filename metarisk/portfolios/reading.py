@@ -13,8 +13,9 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from metarisk.domain import ConfigError, Portfolio, did_you_mean
+from metarisk.domain import ConfigError, Portfolio, Source, did_you_mean
 from metarisk.portfolios.rules import broken_rules
+from metarisk.settings import root_of
 
 _ADAPTER: TypeAdapter[Portfolio] = TypeAdapter(Portfolio)
 _LONGEST_NAME = 255
@@ -88,8 +89,13 @@ def suite_path(project: Path, portfolio: Portfolio) -> Path:
 
 
 def scores_suite_path(project: Path, portfolio: Portfolio) -> Path:
-    """File of the score table's expectation suite. Raises ConfigError as `extract_sql` does."""
-    return _inside(project, "expectations", portfolio.source.scores_suite, "source.scores_suite", portfolio.name)
+    """File of the score table's suite: the project's, else that which comes with the code.
+
+    Raises ConfigError as `extract_sql` does.
+    """
+    name = portfolio.source.scores_suite
+    root = root_of(project, f"expectations/{name}") if name == Source.scores_suite else project
+    return _inside(root, "expectations", name, "source.scores_suite", portfolio.name)
 
 
 def config_hash(portfolio: Portfolio, *texts: str) -> str:
