@@ -92,8 +92,10 @@ def _after(roles: Roles, profile: Profile, wanted: Wanted, dates: Sequence[str])
         after = 1 - _order(sample, name, opened)
         if name in roles.taken or after <= 1 - NEARLY_ALL:
             continue
-        if profile.share(name) >= SPARSE and _order(sample, opened, name) >= NEARLY_ALL and named("matures_on", name):
-            why = "a date after opening that every row has: the contract's end? See `matures_on` in docs/portfolios.md"
+        full = profile.share(name) >= SPARSE and _order(sample, opened, name) >= NEARLY_ALL
+        if name == wanted.matures or (full and named("matures_on", name)):
+            roles.contract_end = wanted.matures or roles.contract_end or name
+            why = "a date after opening that every row has: the contract's end? --horizon lifetime takes it for one"
             roles.leave(name, "matures_on?", why, check=True)
         else:
             roles.leave(name, "date after opening", f"after opening in {after:.0%} of rows: no feature", check=True)
