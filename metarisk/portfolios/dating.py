@@ -37,6 +37,8 @@ def date_roles(roles: Roles, profile: Profile, wanted: Wanted, portfolio: str) -
     why = "named by --opened" if wanted.opened else "a date in every row, from which the other dates follow"
     if gaps:
         why += f"; {gaps:,} of {profile.rows:,} rows have none and are left out"
+    first, last = (getattr(profile.sample[opened], end)() for end in ("min", "max"))
+    why += f"; {first:%Y-%m} to {last:%Y-%m}"
     roles.take("opened_on", opened, why + cast_of(profile, opened), check=not wanted.opened)
     _after(roles, profile, wanted, [name for name in dates if name != opened])
 

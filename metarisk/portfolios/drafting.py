@@ -85,9 +85,8 @@ def _risk(roles: Roles, horizon: Horizon, wanted: Wanted) -> str:
     if roles.value:
         return "operational"
     names = (roles.event_date, roles.known_date, roles.label)
-    return (
-        "fraud" if (horizon.days and not wanted.horizon) or any("fraud" in name.lower() for name in names) else "credit"
-    )
+    at_once = horizon.days and not wanted.horizon
+    return "fraud" if at_once or any("fraud" in name.lower() for name in names) else "credit"
 
 
 def _quote(text: str) -> str:
