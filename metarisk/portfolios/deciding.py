@@ -17,6 +17,8 @@ MOST_SEGMENT_VALUES = 1_000
 LEAST_ROWS_OF_CELL = 20
 """Rows of a cell, on average, that a further segment column must leave."""
 MOST_CATEGORIES = 100
+AMOUNT = r"^[^0-9A-Za-z]*[0-9][0-9 '.,]*[.,][0-9]+[^0-9A-Za-z]*$"
+"""A text that is written like an amount: where nearly all are, a person must look."""
 MOST_PARENTS = 2
 """Segment columns that are proposed."""
 LEAST_SHARE = 0.25
@@ -264,7 +266,11 @@ def _feature(roles: Roles, profile: Profile, column: Column) -> None:
         )
     elif column.kind in ("text", "flag"):
         if distinct > MOST_CATEGORIES:
-            roles.leave(name, "not used", f"{distinct:,} different texts in {profile.sample.height:,} rows")
+            why = f"{distinct:,} different texts in {profile.sample.height:,} rows"
+            values = profile.sample[name].drop_nulls().cast(pl.String)
+            if numbers := int(values.str.contains(AMOUNT).sum()) > 0.9 * len(values):
+                why += ": numbers that are text? `metarisk load --types` reads them, or a CAST in a view"
+            roles.leave(name, "not used", why, check=numbers)
             return
         roles.features[name] = "categorical"
         roles.decisions.append(Decision(name, "feature", f"categorical: {distinct} values{gaps}"))

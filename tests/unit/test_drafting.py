@@ -315,6 +315,13 @@ def test_a_risk_of_numbers_refuses_a_flag_and_one_of_events_a_number(duckdb: War
         drafted(duckdb, flag, Wanted(label="amount", risk="credit"))
 
 
+def test_a_text_of_amounts_is_for_a_person(duckdb: Warehouse) -> None:
+    comma = pl.col("amount").cast(pl.String).str.replace(r"\.", ",")
+    draft = drafted(duckdb, loans(q=comma, note=pl.concat_str(pl.col("loan"), pl.col("branch"))))
+    assert roles(draft)["q"] == ("not used", True)
+    assert roles(draft)["note"][1] is False
+
+
 def test_nested_columns_are_named_and_left_out(duckdb: Warehouse) -> None:
     draft = drafted(duckdb, loans(q=pl.concat_list("amount", "rate"), s=pl.struct("amount", "rate")))
     assert roles(draft)["q"] == ("not used", True)
