@@ -212,8 +212,11 @@ def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total
         for of, rank in ranks:
             rank.add(batch.filter(of))
     kept = pl.concat([rank.kept().select(order) for _, rank in ranks])
-    rows = [batch.join(kept, on=order, how="semi", nulls_equal=True) for batch in _batches(frame)]
-    return pl.concat(rows).sort(columns.entity, columns.opened_on)
+    stay = pl.any_horizontal(of & rank.may_stay for of, rank in ranks)
+    rows = (batch.filter(stay) for batch in _batches(frame))
+    if per_segment < total:
+        rows = (batch.join(kept, on=order, how="semi") for batch in rows)
+    return pl.concat(list(rows)).sort(columns.entity, columns.opened_on)
 
 
 def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
@@ -232,11 +235,12 @@ class _Ranks:
         self._order, self._segments, self._per_segment, self._most = list(order), list(segments), per_segment, most
         self._held: list[pl.DataFrame] = []
         self._ranked = 0
-        self._may_stay = pl.lit(True)
+        self.may_stay = pl.lit(True)
+        """Whether a row may be kept: no row of a later key than the last kept one is left out but for its segment."""
 
     def add(self, keys: pl.DataFrame) -> None:
         """Hold keys, and rank as soon as so many have come since the last time."""
-        self._held.append(keys.filter(self._may_stay))
+        self._held.append(keys.filter(self.may_stay))
         if sum(part.height for part in self._held) - self._ranked >= max(self._most, _BATCH_ROWS):
             self.kept()
 
@@ -247,8 +251,12 @@ class _Ranks:
             keys = keys.filter(pl.int_range(pl.len()).over(self._segments) < self._per_segment)
         keys = keys.head(self._most)
         self._held, self._ranked = [keys], keys.height
-        if keys.height == self._most > 0:
-            self._may_stay = pl.col(self._order[0]) >= keys[self._order[0]][-1]
+        if not self._most:
+            self.may_stay = pl.lit(False)
+        elif keys.height == self._most:
+            (opened, entity), last = (pl.col(name) for name in self._order), keys.row(-1, named=True)
+            day, key = (last[name] for name in self._order)
+            self.may_stay = (opened > day) | ((opened == day) & (entity >= key))
         return keys
 
 

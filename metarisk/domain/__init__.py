@@ -4,7 +4,7 @@ No I/O and no mathematics lives here, and nothing heavier than numpy is imported
 that has torch, numpy and scipy alone.
 """
 
-from metarisk.domain.database import KeyRanges, LoadMode, Rows, Scalar, Transaction, Warehouse
+from metarisk.domain.database import DECIMAL, KeyRanges, LoadMode, Rows, Scalar, Transaction, Warehouse
 from metarisk.domain.episodes import (
     Adaptation,
     Array,
@@ -51,6 +51,7 @@ from metarisk.domain.risk import DEMO_AS_OF, Demo, Derived, NightView, RiskSpec,
 from metarisk.domain.runs import Acceptance, Finding, Job, Mode, Model, Reporter, SegmentStatus
 
 __all__ = [
+    "DECIMAL",
     "DEMO_AS_OF",
     "PERIODS",
     "WHOLE_BOOK",
