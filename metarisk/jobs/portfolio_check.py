@@ -18,7 +18,7 @@ from metarisk import evidence, lake, quality, scoring, training
 from metarisk.domain import MetariskError, Portfolio, RiskSpec
 from metarisk.job.context import Context
 from metarisk.job.run import Checked, scan
-from metarisk.learners.cost import expected_cost
+from metarisk.learners.heads.cost import expected_cost
 from metarisk.portfolios import Finding, also_sql, check_portfolio, failed
 from metarisk.portfolios import scores_suite_path as scores_suite
 from metarisk.steps import check, extract, judge

@@ -14,8 +14,8 @@ import lightgbm
 import numpy as np
 
 from metarisk.domain import Array, Episodes, Packed
-from metarisk.learners import reduced
-from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.heads import reduced
+from metarisk.learners.heads.map_head import MapHead
 from metarisk.metrics import log_loss, paired_bootstrap
 from tests.benchmarks.harness import Figure, interleaved, main, peak_memory_above
 
@@ -74,7 +74,7 @@ def off(rows: Packed, state: Mapping[str, Array]) -> float:
     """Largest error of a variance, as a share of it, where nothing is factored; against the factor of all."""
     before, found = (reduced.FACTORED, reduced.FACTOR_COST), []
     for reduced.FACTORED, reduced.FACTOR_COST in ((rows.rows, 0), (0, 0)):
-        found.append(HierarchicalHead().adapt(state, rows, "bernoulli").arrays)
+        found.append(MapHead().adapt(state, rows, "bernoulli").arrays)
     reduced.FACTORED, reduced.FACTOR_COST = before
     whole, drawn = found
     return max(
@@ -86,7 +86,7 @@ def chains(quick: bool, state: Mapping[str, Array]) -> Sequence[Figure]:
     """Seconds of a chain, and what variances are off where values meet few others and nothing is factored."""
     values = 2_000 if quick else 20_000
     rows, begun = chain(values, 10 * values), time.process_time()
-    HierarchicalHead().adapt(state, rows, "bernoulli")
+    MapHead().adapt(state, rows, "bernoulli")
     figures = [Figure(f"many_values.adapt.chain_{values}", time.process_time() - begun, "s")]
     wide = {**state, "parent_variance": np.array([1.0, 1.0]), "cell_variance": np.array(0.005)}
     for name, given in (("learned", state), ("wide", wide)):
@@ -98,10 +98,10 @@ def chains(quick: bool, state: Mapping[str, Array]) -> Sequence[Figure]:
     return figures
 
 
-def trained(rows: Packed, head: HierarchicalHead | None = None) -> dict[str, Array]:
+def trained(rows: Packed, head: MapHead | None = None) -> dict[str, Array]:
     """The state after all rounds."""
     empty = Packed(rows.keys, np.zeros_like(rows.starts), rows.x[:0], rows.y[:0], rows.weight[:0], rows.base[:0])
-    learner, tasks = head or HierarchicalHead(), Episodes(rows, empty)
+    learner, tasks = head or MapHead(), Episodes(rows, empty)
     return dict(learner.train(tasks, None, "bernoulli", seed=0, progress=lambda done, total, note: None))
 
 
@@ -149,7 +149,7 @@ def rated(teach: Packed, mask: Array, wanted: Array) -> Array:
 def quality(branches: int, rows: int) -> Sequence[Figure]:
     """Log-loss of the head less the oracle's and less LightGBM's, with intervals by branch."""
     teach, judged = book((branches, 4), rows, seed=5)
-    head = HierarchicalHead(damping=1.0)
+    head = MapHead(damping=1.0)
     state = trained(teach, head)
     oracle = {**state, "parent_variance": np.array(VARIANCES[:2]), "cell_variance": np.array(VARIANCES[2])}
     scores = {
@@ -187,8 +187,7 @@ def benchmark(quick: bool) -> Sequence[Figure]:
     state = trained(book((40, 4), 2_000)[0])
     grown = {values: book((values, 4), 10 * values)[0] for values in ((1_000, 2_000) if quick else GROWTH)}
     runs = {
-        str(values): (lambda rows=rows: HierarchicalHead().adapt(state, rows, "bernoulli"))
-        for values, rows in grown.items()
+        str(values): (lambda rows=rows: MapHead().adapt(state, rows, "bernoulli")) for values, rows in grown.items()
     }
     figures += chains(quick, state)
     before, seconds = None, interleaved(runs, 5)

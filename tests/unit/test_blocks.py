@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarisk.domain import Array
-from metarisk.learners.blocks import Factor, Places, chained
+from metarisk.learners.heads.blocks import Factor, Places, chained
 
 
 def positive(pairs: Array, size: int, seed: int = 0) -> Array:

@@ -12,9 +12,10 @@ from scipy import special
 from threadpoolctl import threadpool_limits
 
 from metarisk.domain import Array, Arrays, Episodes, Packed
-from metarisk.learners import crossed, draws, hierarchical, reduced
-from metarisk.learners.cost import expected_cost
-from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.heads import crossed, draws, reduced
+from metarisk.learners.heads import map_head as hierarchical
+from metarisk.learners.heads.cost import expected_cost
+from metarisk.learners.heads.map_head import MapHead
 from metarisk.learners.threads import one_thread
 
 CROSSED = np.random.default_rng(0)
@@ -48,7 +49,7 @@ def packed(table: Array, seed: int = 1) -> Packed:
 
 def fitted(rows: Packed, state: Arrays | None = None) -> tuple[Arrays, Arrays]:
     """State and adaptation arrays; the state is learned where none is given."""
-    head, none = HierarchicalHead(), replace(rows.select([0]), starts=np.zeros(2, dtype=np.int64))
+    head, none = MapHead(), replace(rows.select([0]), starts=np.zeros(2, dtype=np.int64))
     none = replace(none, x=rows.x[:0], y=rows.y[:0], weight=rows.weight[:0], base=rows.base[:0])
     tasks = Episodes(rows, Packed(rows.keys, np.zeros_like(rows.starts), none.x, none.y, none.weight, none.base))
     if state is None:
@@ -153,7 +154,7 @@ def test_a_value_seen_in_training_and_gone_takes_no_part_and_one_that_is_new_its
     rows = packed(table)
     state, _ = fitted(rows)
     kept = [i for i, key in enumerate(rows.keys) if key[1] != "0007"]
-    head = HierarchicalHead()
+    head = MapHead()
     adaptation = head.adapt(state, rows.select(kept), "bernoulli")
     again = head.adapt(state, rows.select(kept), "bernoulli")
     gone = rows.select([i for i in range(len(rows.keys)) if i not in kept][:1])
@@ -167,13 +168,13 @@ def test_an_effect_that_two_columns_share_is_split_by_their_variances_and_counte
     """A repeated column tells nothing new: scores are those of one column whose variance is the sum."""
     table = np.repeat(np.random.default_rng(4).integers(0, 400, (4_000, 1)), 2, axis=1)
     rows, state = packed(table), {**state_of(2), "damping": np.array(1.0)}
-    twice = HierarchicalHead().adapt(state, rows, "bernoulli").arrays
+    twice = MapHead().adapt(state, rows, "bernoulli").arrays
     first, second, cell = twice["effects"].T
     np.testing.assert_allclose(first / 0.2, second / 0.11, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(first / 0.2, cell / 0.08, rtol=1e-8, atol=1e-10)
     once = replace(rows, keys=tuple((key[0],) for key in rows.keys))
     alone = {**state, "parent_variance": np.zeros(0), "cell_variance": np.array(0.2 + 0.11 + 0.08)}
-    expected = HierarchicalHead().adapt(alone, once, "bernoulli").arrays
+    expected = MapHead().adapt(alone, once, "bernoulli").arrays
     np.testing.assert_allclose(twice["intercept"], expected["intercept"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(twice["variance"], expected["variance"], rtol=1e-8)
 

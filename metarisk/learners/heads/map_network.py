@@ -222,7 +222,7 @@ def _solved(factor: Tensor, right: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MapHead:
+class MapNetwork:
     """A head w ~ N(mean, covariance) a segment, on features [1, base - centre, body(x)].
 
     The score is w' features, plus the base score where `fusion` is "offset". Mean, covariance and body minimise the

@@ -16,10 +16,10 @@ from scipy import linalg
 from scipy.sparse import csr_matrix, issparse
 
 from metarisk.domain import Array, ModelError
-from metarisk.learners import draws, linked
-from metarisk.learners.blocks import Factor
-from metarisk.learners.normal import BLOCK, Curvature, Moments, by_parent, over
-from metarisk.learners.patterns import Matrix, Pattern
+from metarisk.learners.heads import draws, linked
+from metarisk.learners.heads.blocks import Factor
+from metarisk.learners.heads.normal import BLOCK, Curvature, Moments, by_parent, over
+from metarisk.learners.heads.patterns import Matrix, Pattern
 
 FACTORED = 1_536
 """Parents beside the largest column that are factored in each step: three columns of 500, at a tenth of a second."""

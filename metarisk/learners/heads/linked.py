@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarisk.domain import Array
-from metarisk.learners.blocks import Factor, Places, chained
-from metarisk.learners.normal import BLOCK
-from metarisk.learners.patterns import Pattern
+from metarisk.learners.heads.blocks import Factor, Places, chained
+from metarisk.learners.heads.normal import BLOCK
+from metarisk.learners.heads.patterns import Pattern
 
 if TYPE_CHECKING:
-    from metarisk.learners.reduced import Reduced
+    from metarisk.learners.heads.reduced import Reduced
 
 
 @dataclass(frozen=True)

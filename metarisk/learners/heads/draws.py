@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarisk.domain import Array
-from metarisk.learners.normal import BLOCK, over
+from metarisk.learners.heads.normal import BLOCK, over
 
 if TYPE_CHECKING:
-    from metarisk.learners.reduced import Reduced
+    from metarisk.learners.heads.reduced import Reduced
 
 ROUND_DRAWS, AT_ONCE, DRAWS = 8, 32, 512
 """Draws of the posterior in a round, which needs sums of thousands of variances; side by side; at least in a last fit,

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from metarisk.domain import Array, ModelError, Packed, SegmentKey
+from metarisk.learners.heads.normal import DENSE, Curvature, Dense, Moments, by_parent, over
+from metarisk.learners.heads.reduced import Reduced, Split
 from metarisk.learners.likelihoods import Likelihood
-from metarisk.learners.normal import DENSE, Curvature, Dense, Moments, by_parent, over
-from metarisk.learners.reduced import Reduced, Split
 
 NEWTON_STEPS = 100
 TOLERANCE = 1e-10

@@ -24,7 +24,7 @@ from metarisk.domain import (
     Progress,
     SegmentKey,
 )
-from metarisk.learners.crossed import (
+from metarisk.learners.heads.crossed import (
     Effects,
     Layout,
     Posterior,
@@ -50,7 +50,7 @@ identity."""
 
 
 @dataclass(frozen=True)
-class HierarchicalHead:
+class MapHead:
     """Crossed MAP head with variances learned by empirical Bayes.
 
     A row with base score b in the segment with key (k_1, ..., k_L) scores
