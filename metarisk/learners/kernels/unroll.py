@@ -147,7 +147,7 @@ class Unroll(Workspace):
                 torch.addcmul(step.weights[i], gradient, self._laid(i, rate), value=-1, out=after.weights[i])
 
     def _judge(self, number: int, part: float, *, first: bool) -> Tensor:
-        """Query losses (B,) after `number` steps, times `part`; their gradient is added to the adjoint, or begins it."""
+        """Losses (B,) after `number` steps, times `part`; their gradient is added to the adjoint, or begins it."""
         step, last, beta = self.steps[number], self.layers - 1, 0.0 if first else 1.0
         for i in range(self.layers):
             if i == 0 and self.gram:
