@@ -9,13 +9,12 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-from metarisk.domain import PERIODS, Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target
+from metarisk.domain import MISSING, PERIODS, Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target
 
 LABEL = "__y"
 MATURE = "__mature"
 OPPONENT = "__opponent"
 """Of judged rows: the baseline that validation had chosen before any of them."""
-MISSING_SEGMENT = "(missing)"
 WHOLE = "(all)"
 """The one segment of a book without segment columns."""
 _BATCH_ROWS = 65_536
@@ -263,7 +262,7 @@ class _Ranks:
 def segment_keys(frame: pl.DataFrame, portfolio: Portfolio) -> tuple[tuple[SegmentKey, ...], Array]:
     """Distinct segment keys in sorted order, and the number of each row's key, int64 (N,)."""
     names = list(portfolio.columns.segments)
-    values = frame.select(pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in names)
+    values = frame.select(pl.col(name).cast(pl.String).fill_null(MISSING) for name in names)
     distinct = values.unique().sort(names).with_row_index("__segment")
     codes = values.join(distinct, on=names, how="left", maintain_order="left")["__segment"]
     return tuple(distinct.select(names).iter_rows()), codes.to_numpy().astype(np.int64)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.domain import MISSING, Array, Columns, Feature, LikelihoodName
 from metarisk.features import Encoder
 
 FOLDS = 5
@@ -123,7 +123,7 @@ _CRC_TABLE = _crc_table()
 
 def values_of(frame: pl.DataFrame, segment: str) -> pl.Series:
     """The values (N,) of a segment column as text, null being one of them."""
-    return frame[segment].cast(pl.String).fill_null("(missing)")
+    return frame[segment].cast(pl.String).fill_null(MISSING)
 
 
 def completed(parts: Array, score: Array) -> Array:

@@ -14,6 +14,7 @@ from metarisk.domain.episodes import (
     Packed,
     Progress,
     SegmentKey,
+    floats,
     segment_name,
 )
 from metarisk.domain.errors import (
@@ -27,7 +28,7 @@ from metarisk.domain.errors import (
     SourceLate,
     WarehouseError,
 )
-from metarisk.domain.names import PERIODS, did_you_mean, quoted
+from metarisk.domain.names import MISSING, PERIODS, did_you_mean, quoted
 from metarisk.domain.portfolio import (
     WHOLE_BOOK,
     Calendar,
@@ -53,6 +54,7 @@ from metarisk.domain.runs import Acceptance, Finding, Job, Mode, Model, Reporter
 __all__ = [
     "DECIMAL",
     "DEMO_AS_OF",
+    "MISSING",
     "PERIODS",
     "WHOLE_BOOK",
     "Acceptance",
@@ -107,6 +109,7 @@ __all__ = [
     "WarehouseError",
     "WeekView",
     "did_you_mean",
+    "floats",
     "quoted",
     "segment_name",
 ]

@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metarisk.domain import DECIMAL, WHOLE_BOOK, DataError, FeatureKind, Portfolio, did_you_mean
-from metarisk.tasks import MISSING_SEGMENT, WHOLE, horizon_end, known_end
+from metarisk.domain import DECIMAL, MISSING, WHOLE_BOOK, DataError, FeatureKind, Portfolio, did_you_mean
+from metarisk.tasks import WHOLE, horizon_end, known_end
 
 BATCH_ROWS = 131_072
 """Rows that are held at once where files are streamed."""
@@ -162,7 +162,7 @@ def canonical(batch: pa.RecordBatch, kinds: Mapping[str, Kind], portfolio: Portf
 
     Timestamps with a time zone become the date in the portfolio's own zone; NaN and infinities become null, but where
     they make a row unusable and are left for its check; overlong text is cut; a null segment value becomes
-    `MISSING_SEGMENT`.
+    `MISSING`.
     """
     columns = portfolio.columns
     amounts = {columns.exposure, columns.lgd, columns.ead} - {None, *portfolio.features}
@@ -181,7 +181,7 @@ def canonical(batch: pa.RecordBatch, kinds: Mapping[str, Kind], portfolio: Portf
         notes.present[column] += len(values) - values.null_count
         if column in portfolio.columns.segments and values.null_count:
             notes.missing_segment[column] += values.null_count
-            values = values.fill_null(MISSING_SEGMENT)
+            values = values.fill_null(MISSING)
         arrays[column] = values
     arrays |= _derived(arrays, batch.num_rows, portfolio)
     for column in portfolio.columns.derived:
