@@ -33,7 +33,7 @@ from metarisk.record.events import append_event
 from metarisk.record.seals import publication_event
 from metarisk.steps import alerts as alerting
 from metarisk.steps.derive import DERIVED, MEASURES, SCORES
-from metarisk.tasks import LABEL, MISSING, labelled, segment_keys
+from metarisk.tasks import LABEL, labelled, segment_keys
 
 ROWS_A_BATCH = 65_536
 SHOWN_NUMBERS = 64
