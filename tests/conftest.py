@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from metarisk.domain import Warehouse
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.warehouses import MIGRATIONS, VIEWS, Server, open_duckdb, open_postgresql, server
 
 POSTGRESQL = pytest.mark.xdist_group("postgresql")

@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from metarisk.domain import Scalar, Transaction, Warehouse
 from metarisk.warehouse import open_warehouse
-from metarisk.warehouse.duckdb import DuckDBWarehouse
-from metarisk.warehouse.postgresql import PostgreSQLWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
+from metarisk.warehouse.postgresql.warehouse import PostgreSQLWarehouse
 
 ROOT = Path(__file__).resolve().parents[1]
 MIGRATIONS, VIEWS = ROOT / "sql" / "migrations", ROOT / "sql" / "views"

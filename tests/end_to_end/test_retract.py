@@ -28,7 +28,7 @@ from metarisk.upkeep import audit
 from metarisk.upkeep import forget as forgetting
 from metarisk.upkeep import prune as pruning
 from metarisk.upkeep import retract as retracting
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.conftest import Grown, NewDatabase, Own
 from tests.end_to_end.test_kills import kill

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 
 from metarisk.domain import Warehouse
-from metarisk.warehouse.duckdb import DuckDBWarehouse
-from metarisk.warehouse.snapshot import NIGHTS
+from metarisk.warehouse.duckdb.snapshot import NIGHTS
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.conftest import BOTH
 from tests.warehouses import MIGRATIONS, ROOT, VIEWS, Server, insert, open_postgresql, publish_night, table, user
 

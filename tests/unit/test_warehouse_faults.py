@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from metarisk.domain import ConfigError, LockedError, MetariskError, Warehouse, WarehouseError
-from metarisk.warehouse import duckfile, open_warehouse
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import file as duckfile
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_duckdb, open_postgresql, publish_night
 
 NIGHT = date(2026, 3, 31)
@@ -284,7 +285,7 @@ def unused_port() -> Iterator[int]:
 
 
 def test_a_server_that_is_down(unused_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarisk.warehouse.pgconnect.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("metarisk.warehouse.postgresql.connect.FIRST_PAUSE", 0.001)
     urls = (
         f"postgresql://bob:s3cret%2Fword@127.0.0.1:{unused_port}/risk",
         f"postgresql://bob@/risk?host={tmp_path}&password=s3cret%2Fword",

@@ -25,11 +25,11 @@ from adbc_driver_manager._reader import AdbcRecordBatchReader
 
 from metarisk.domain import KeyRanges, LoadMode, LockedError, Scalar
 from metarisk.warehouse import arrow, statements
-from metarisk.warehouse.locks import backoff
+from metarisk.warehouse.backoff import backoff
 from metarisk.warehouse.migrations import apply
-from metarisk.warehouse.pgconnect import Connector, execute
-from metarisk.warehouse.pgerrors import explained
-from metarisk.warehouse.ranges import cut
+from metarisk.warehouse.postgresql.connect import Connector, execute
+from metarisk.warehouse.postgresql.errors import explained
+from metarisk.warehouse.postgresql.ranges import cut
 
 _LOCK_SESSION = (
     "SET idle_session_timeout = 0",

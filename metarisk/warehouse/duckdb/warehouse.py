@@ -16,9 +16,10 @@ import duckdb
 import pyarrow as pa
 
 from metarisk.domain import ConfigError, KeyRanges, LoadMode, Scalar, SnapshotError, WarehouseError
-from metarisk.warehouse import arrow, snapshot, statements
-from metarisk.warehouse.duckfile import Limits, duck_file, explained
-from metarisk.warehouse.locks import file_lock
+from metarisk.warehouse import arrow, statements
+from metarisk.warehouse.duckdb import snapshot
+from metarisk.warehouse.duckdb.file import Limits, duck_file, explained
+from metarisk.warehouse.duckdb.locks import file_lock
 from metarisk.warehouse.migrations import apply
 
 _EXISTS = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from metarisk.warehouse.duckfile import CATALOG, DuckFile, Limits
+from metarisk.warehouse.duckdb.file import CATALOG, DuckFile, Limits
 from metarisk.warehouse.migrations import in_order
 from metarisk.warehouse.statements import literal, quote_identifier
 
