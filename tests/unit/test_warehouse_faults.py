@@ -30,7 +30,8 @@ NIGHT = date(2026, 3, 31)
 HOLD = """
 import sys
 from pathlib import Path
-from metarisk.warehouse import duckfile, open_warehouse
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import file as duckfile
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
 with warehouse.lock("loans"):
     print("held", flush=True)
@@ -169,7 +170,8 @@ def test_a_missing_or_damaged_file(tmp_path: Path) -> None:
 WRITE_AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from metarisk.warehouse import duckfile, open_warehouse
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import file as duckfile
 from metarisk.domain import WarehouseError
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
 if os.geteuid() == 0:
@@ -207,7 +209,8 @@ FILL = """
 import resource, sys
 from datetime import date
 from pathlib import Path
-from metarisk.warehouse import duckfile, open_warehouse
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import file as duckfile
 from metarisk.domain import WarehouseError
 from tests.warehouses import scores
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
