@@ -26,7 +26,8 @@ from metarisk.warehouse.duckdb import DuckDBWarehouse
 from metarisk.warehouse.postgresql import PostgreSQLWarehouse
 
 ROOT = Path(__file__).resolve().parents[1]
-MIGRATIONS, VIEWS = ROOT / "sql" / "migrations", ROOT / "sql" / "views"
+SQL = ROOT / "sql"
+MIGRATIONS, VIEWS = SQL / "migrations", SQL / "views"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Numbered files that define the schema `metarisk`: applied once, in order, checksummed; views are rebuilt after them.
 
-What differs between databases is in the files; only dropping and granting views is known here by dialect.
+What differs between databases is in the files; only dropping and granting views is known here by dialect. What all
+of it means is in `dictionary`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from metarisk.domain import ConfigError, Transaction, Warehouse
+from metarisk.warehouse import dictionary
 from metarisk.warehouse.statements import quote_identifier, split, tokens
 
 BI, WRITER, AUDITOR = "metarisk_bi", "metarisk_writer", "metarisk_auditor"
@@ -96,15 +98,17 @@ def read(folder: Path, dialect: str) -> list[Migration]:
     return files
 
 
-def apply(warehouse: Warehouse, migrations: Path, views: Path) -> list[str]:
-    """Apply migrations not applied yet, each in a transaction of its own, then rebuild the views in one.
+def apply(warehouse: Warehouse, sql: Path) -> list[str]:
+    """Apply migrations not applied yet, each in a transaction of its own, then views in one, then comments in one.
 
-    Returns the names of what was done: file stems, and `views`. Nothing is written where all stands already, and
-    concurrent callers wait for each other. Raises ConfigError for an edited, missing or late file.
+    Returns the names of what was done: file stems, `views` and `comments`. Nothing is written where all stands
+    already, and concurrent callers wait for each other. Raises ConfigError for an edited, missing or late file.
     """
-    files, definitions = read(migrations, warehouse.dialect), read_views(views)
+    files, definitions = read(sql / "migrations", warehouse.dialect), read_views(sql / "views")
+    words = dictionary.read(sql / "dictionary")
     state = _state(warehouse)
-    if not _pending(state, files) and _views_stand(warehouse, state, definitions):
+    stands = not _pending(state, files) and _views_stand(warehouse, state, definitions)
+    if stands and not dictionary.outdated(warehouse, words):
         return []
     with warehouse.lock(_LOCK, wait_seconds=_WAIT_SECONDS):
         done = []
@@ -116,6 +120,11 @@ def apply(warehouse: Warehouse, migrations: Path, views: Path) -> list[str]:
             with warehouse.transaction() as transaction:
                 _rebuild(transaction, definitions, warehouse.dialect)
             done.append("views")
+        if outdated := dictionary.outdated(warehouse, words):
+            with warehouse.transaction() as transaction:
+                for statement in outdated:
+                    transaction.execute(statement)
+            done.append("comments")
         return done
 
 

@@ -80,7 +80,7 @@ def behaviour(file: Path, hidden: int | None, as_of: date, cards: int = 1) -> pl
     """The extract of `card_fraud` on these tables, and each row's scenario."""
     with tempfile.TemporaryDirectory() as folder:
         warehouse = open_warehouse("duckdb:///warehouse.duckdb", Path(folder), threads=2, memory_mb=2_048)
-        warehouse.migrate(ROOT / "sql" / "migrations", ROOT / "sql" / "views")
+        warehouse.migrate(ROOT / "sql")
         for name, frame in tables(file, hidden, cards).items():
             warehouse.load(name, frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_reader())
         with warehouse.stream(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}) as reader:

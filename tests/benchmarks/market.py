@@ -61,7 +61,7 @@ def extract(bars: pl.DataFrame, portfolio: Portfolio) -> pl.DataFrame:
     assets = bars.select("asset", market=pl.lit("us"), sector=pl.col("sector").fill_null("none")).unique("asset")
     with tempfile.TemporaryDirectory() as folder:
         warehouse = open_warehouse("duckdb:///warehouse.duckdb", Path(folder), threads=2, memory_mb=4_096)
-        warehouse.migrate(ROOT / "sql" / "migrations", ROOT / "sql" / "views")
+        warehouse.migrate(ROOT / "sql")
         for name, frame in (("market_bars", bars.drop("sector")), ("market_assets", assets)):
             oldest = pl.CompatLevel.oldest()
             warehouse.load(f"source.{name}", frame.to_arrow(compat_level=oldest).to_reader())

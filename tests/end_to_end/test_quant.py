@@ -49,7 +49,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     (project / "portfolios" / "signals_5d.toml").write_text(toml)
     settings = Settings(project=project, data=project / "var", warehouse=SecretStr("duckdb:///w.duckdb"), threads=1)
     warehouse = open_warehouse("duckdb:///w.duckdb", settings.data_dir, threads=1, memory_mb=512)
-    warehouse.migrate(project / "sql" / "migrations", project / "sql" / "views")
+    warehouse.migrate(project / "sql")
     for name, reader in prices.generate(0.2).items():
         warehouse.load(f"source.{name}", reader)
     jobs.weekly(Context(Job("signals_5d", FRIDAY), settings, Quiet()))

@@ -190,7 +190,7 @@ def test_published_scores_reach_as_far_back_as_the_risk_type_looks(
     target = context.portfolio.target
     reach = 10 + 31 * (target.horizon_months + target.reporting_lag_months) + target.reporting_lag_days
     assert reach > 10
-    context.warehouse.migrate(REPOSITORY / "sql" / "migrations", REPOSITORY / "sql" / "views")
+    context.warehouse.migrate(REPOSITORY / "sql")
     days = [NIGHTS[0] - timedelta(days=days) for days in (reach + 1, reach, 1, 0)]
     for day in days:
         publish_night(context.warehouse, day, run_id=str(day), portfolio=tiny.NAME, entities=1)
