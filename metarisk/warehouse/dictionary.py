@@ -1,6 +1,7 @@
 """What every table, view and column of schema `metarisk` means: read from `sql/dictionary`, written as COMMENT ON.
 
-What the schema holds is asked of the database: comments are compared with those that stand, and the others are written.
+What the schema holds is asked of the database: those that differ from the comments that stand are written. When, is
+known in `migrations`.
 """
 
 from __future__ import annotations
@@ -71,23 +72,22 @@ def statement(kind: str, name: str, column: str | None, meaning: str) -> str:
     return f"COMMENT ON {kind} metarisk.{quote_identifier(name)}{of} IS {literal(meaning)}"
 
 
-def outdated(warehouse: Warehouse, meanings: Meanings) -> list[str]:
-    """COMMENT ON for all that has another comment than it means and that this user may comment.
+def outdated(warehouse: Warehouse, meanings: Meanings) -> tuple[list[str], int]:
+    """COMMENT ON for all that has another comment than it means, and how many are left since only the owner may.
 
-    What only the owner may comment is left, and the log says so. What nobody described, such as a view of one's own,
-    keeps its comment.
+    The log says so of the latter. What nobody described, such as a view of one's own, keeps its comment.
     """
-    mine: list[str] = []
-    foreign: list[str] = []
+    statements, left = [], 0
     for row in warehouse.rows(_STANDING[warehouse.dialect]):
         meaning = meanings.get(row["name"], {}).get(row["column_name"], row["comment"])
-        if meaning != row["comment"]:
-            found = statement(row["kind"], row["name"], row["column_name"], meaning)
-            (mine if row["owned"] else foreign).append(found)
-    if foreign:
+        if meaning != row["comment"] and row["owned"]:
+            statements.append(statement(row["kind"], row["name"], row["column_name"], meaning))
+        elif meaning != row["comment"]:
+            left += 1
+    if left:
         _log.warning(
             "%d comments of schema metarisk are not what sql/dictionary says, and this user does not own it; "
             "the next command of its owner, such as `metarisk status`, writes them",
-            len(foreign),
+            left,
         )
-    return mine
+    return statements, left

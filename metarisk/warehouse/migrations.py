@@ -105,10 +105,10 @@ def apply(warehouse: Warehouse, sql: Path) -> list[str]:
     already, and concurrent callers wait for each other. Raises ConfigError for an edited, missing or late file.
     """
     files, definitions = read(sql / "migrations", warehouse.dialect), read_views(sql / "views")
-    words = dictionary.read(sql / "dictionary")
+    meanings = dictionary.read(sql / "dictionary")
+    commented = _checksum(repr((files[-1].name, meanings)))
     state = _state(warehouse)
-    stands = not _pending(state, files) and _views_stand(warehouse, state, definitions)
-    if stands and not dictionary.outdated(warehouse, words):
+    if not _pending(state, files) and _views_stand(warehouse, state, definitions) and state.commented == commented:
         return []
     with warehouse.lock(_LOCK, wait_seconds=_WAIT_SECONDS):
         done = []
@@ -120,10 +120,7 @@ def apply(warehouse: Warehouse, sql: Path) -> list[str]:
             with warehouse.transaction() as transaction:
                 _rebuild(transaction, definitions, warehouse.dialect)
             done.append("views")
-        if outdated := dictionary.outdated(warehouse, words):
-            with warehouse.transaction() as transaction:
-                for statement in outdated:
-                    transaction.execute(statement)
+        if _state(warehouse).commented != commented and _comment(warehouse, meanings, definitions, commented):
             done.append("comments")
         return done
 
@@ -136,14 +133,16 @@ class _State:
     """Rows of `schema_migration` by number."""
     built: str | None
     """Checksum of the views as last built."""
+    commented: str
+    """Checksum of what was commented since; empty: nothing."""
     views: set[str]
 
 
 def _state(warehouse: Warehouse) -> _State:
     rows = warehouse.rows(_STATE) if warehouse.rows(_HAS_HISTORY) else []
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("migration", "built", "view")}
-    built = [str(row["checksum"]) for row in by_kind["built"]]
-    return _State(by_kind["migration"], built[-1] if built else None, {str(row["name"]) for row in by_kind["view"]})
+    built, _, commented = str(by_kind["built"][-1]["checksum"]).partition(" ") if by_kind["built"] else (None, "", "")
+    return _State(by_kind["migration"], built, commented, {str(row["name"]) for row in by_kind["view"]})
 
 
 def _pending(state: _State, files: list[Migration]) -> list[Migration]:
@@ -235,10 +234,28 @@ def _rebuild(transaction: Transaction, definitions: Mapping[str, str], dialect: 
         transaction.execute(sql)
     if dialect == "postgresql":
         _grant(transaction, definitions, grants)
+    _record(transaction, _checksum("".join(definitions.values())))
+
+
+def _comment(
+    warehouse: Warehouse, meanings: dictionary.Meanings, definitions: Mapping[str, str], commented: str
+) -> bool:
+    """Write the comments that differ and, where none is the owner's to write, that they stand; whether any was."""
+    statements, left = dictionary.outdated(warehouse, meanings)
+    if statements or not left:
+        with warehouse.transaction() as transaction:
+            for statement in statements:
+                transaction.execute(statement)
+            if not left:
+                _record(transaction, f"{_checksum(''.join(definitions.values()))} {commented}")
+    return bool(statements)
+
+
+def _record(transaction: Transaction, checksum: str) -> None:
     transaction.execute(
         "INSERT INTO metarisk.view_set (seq, checksum, applied_at) "
         "SELECT coalesce(max(seq), 0) + 1, $checksum, $applied_at FROM metarisk.view_set",
-        {"checksum": _checksum("".join(definitions.values())), "applied_at": datetime.now(UTC)},
+        {"checksum": checksum, "applied_at": datetime.now(UTC)},
     )
 
 
