@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metarisk.domain import Warehouse
-from tests.warehouses import ROOT, SQL, open_duckdb
+from tests.warehouses import ROOT, SQL, open_duckdb, schema
 
 PAGE = ROOT / "docs" / "data-dictionary.md"
 RENEW = "python -m tests.dictionary"
@@ -99,7 +99,7 @@ def main() -> None:
     """Write the page."""
     with tempfile.TemporaryDirectory() as folder:
         warehouse = open_duckdb(Path(folder))
-        warehouse.migrate(SQL)
+        warehouse.migrate(*schema())
         PAGE.write_text(page(warehouse), "utf-8")
     sys.stdout.write(f"{PAGE}\n")
 

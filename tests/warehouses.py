@@ -30,6 +30,11 @@ SQL = ROOT / "sql"
 MIGRATIONS, VIEWS = SQL / "migrations", SQL / "views"
 
 
+def schema(sql: Path = SQL) -> tuple[Path, Path, Path]:
+    """Folders of migrations, views and dictionary in a folder `sql`."""
+    return sql / "migrations", sql / "views", sql / "dictionary"
+
+
 @dataclass(frozen=True)
 class Server:
     """A running PostgreSQL that belongs to this test process."""

@@ -98,14 +98,14 @@ def read(folder: Path, dialect: str) -> list[Migration]:
     return files
 
 
-def apply(warehouse: Warehouse, sql: Path) -> list[str]:
+def apply(warehouse: Warehouse, migrations: Path, views: Path, words: Path) -> list[str]:
     """Apply migrations not applied yet, each in a transaction of its own, then views in one, then comments in one.
 
     Returns the names of what was done: file stems, `views` and `comments`. Nothing is written where all stands
     already, and concurrent callers wait for each other. Raises ConfigError for an edited, missing or late file.
     """
-    files, definitions = read(sql / "migrations", warehouse.dialect), read_views(sql / "views")
-    meanings = dictionary.read(sql / "dictionary")
+    files, definitions = read(migrations, warehouse.dialect), read_views(views)
+    meanings = dictionary.read(words)
     commented = _checksum(repr((files[-1].name, meanings)))
     state = _state(warehouse)
     if not _pending(state, files) and _views_stand(warehouse, state, definitions) and state.commented == commented:

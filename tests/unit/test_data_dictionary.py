@@ -14,7 +14,7 @@ from metarisk.domain import ConfigError, Warehouse
 from metarisk.warehouse import dictionary
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.dictionary import DICTIONARY, PAGE, RENEW, comments, entries, page
-from tests.warehouses import SQL, Server, open_postgresql, user
+from tests.warehouses import SQL, Server, open_postgresql, schema, user
 
 COMMENTS = "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE schema_name = 'metarisk' ORDER BY ALL"
 
@@ -48,14 +48,14 @@ def test_every_meaning_is_a_sentence() -> None:
 
 def test_what_changed_is_commented_and_what_nobody_described_keeps_its_comment(warehouse: Warehouse, sql: Path) -> None:
     (sql / "views" / "mine.sql").write_text("CREATE VIEW metarisk.mine AS SELECT 1 AS one;")
-    assert warehouse.migrate(sql) == ["views", "comments"]
+    assert warehouse.migrate(*schema(sql)) == ["views", "comments"]
     with warehouse.transaction() as transaction:
         transaction.execute("COMMENT ON VIEW metarisk.mine IS 'a view of one''s own'")
         transaction.execute("COMMENT ON COLUMN metarisk.night.status IS NULL")
     tables = sql / "dictionary" / "tables.toml"
     tables.write_text(tables.read_text("utf-8").replace("Number of the file", r"It's \\ \"1\" of a; $file"), "utf-8")
-    assert warehouse.migrate(sql) == ["comments"]
-    assert warehouse.migrate(sql) == []
+    assert warehouse.migrate(*schema(sql)) == ["comments"]
+    assert warehouse.migrate(*schema(sql)) == []
     shown = comments(warehouse)
     assert shown["schema_migration", "version"] == r"""It's \ "1" of a; $file"""
     assert shown["mine", None] == "a view of one's own"
@@ -105,9 +105,9 @@ def test_who_does_not_own_the_schema_is_told_and_goes_on(
     with user(postgresql, "metarisk_writer", database) as writer:
         warehouse = open_postgresql(postgresql.url(database, user=writer), tmp_path)
         with caplog.at_level(logging.WARNING, "metarisk"):
-            assert warehouse.migrate(SQL) == []
+            assert warehouse.migrate(*schema()) == []
             assert caplog.messages == []
-            assert warehouse.migrate(sql) == []
+            assert warehouse.migrate(*schema(sql)) == []
     (message,) = caplog.messages
     assert message.startswith("1 comments of schema metarisk are not what sql/dictionary says")
-    assert open_postgresql(postgresql.url(database), tmp_path).migrate(sql) == ["comments"]
+    assert open_postgresql(postgresql.url(database), tmp_path).migrate(*schema(sql)) == ["comments"]

@@ -11,7 +11,17 @@ import pytest
 from metarisk.domain import ConfigError, DataError, Warehouse
 from metarisk.warehouse import migrations
 from metarisk.warehouse.statements import split
-from tests.warehouses import MIGRATIONS, SQL, VIEWS, Server, address, child, open_postgresql, publish_night, user
+from tests.warehouses import (
+    MIGRATIONS,
+    VIEWS,
+    Server,
+    address,
+    child,
+    open_postgresql,
+    publish_night,
+    schema,
+    user,
+)
 
 
 @pytest.fixture
@@ -27,7 +37,7 @@ def names(warehouse: Warehouse) -> set[str]:
 
 
 def test_all_are_applied_once_then_the_views(empty_warehouse: Warehouse) -> None:
-    done = empty_warehouse.migrate(SQL)
+    done = empty_warehouse.migrate(*schema())
     assert done == [migration.name for migration in migrations.read(MIGRATIONS, empty_warehouse.dialect)] + [
         "views",
         "comments",
@@ -35,7 +45,7 @@ def test_all_are_applied_once_then_the_views(empty_warehouse: Warehouse) -> None
     history = empty_warehouse.rows("SELECT version, name FROM metarisk.schema_migration ORDER BY version")
     assert [row["name"] for row in history] == done[:-2]
     assert names(empty_warehouse) == {path.stem for path in VIEWS.glob("*.sql")}
-    assert empty_warehouse.migrate(SQL) == []
+    assert empty_warehouse.migrate(*schema()) == []
 
 
 def test_a_new_file_is_applied_and_a_failing_one_leaves_nothing(warehouse: Warehouse, folder: Path) -> None:
@@ -45,9 +55,9 @@ def test_a_new_file_is_applied_and_a_failing_one_leaves_nothing(warehouse: Wareh
         "CREATE TABLE metarisk.fresh (a INTEGER); -- one; two\nINSERT INTO metarisk.fresh VALUES (1); SELECT oops;"
     )
     with pytest.raises(ConfigError):
-        warehouse.migrate(folder)
+        warehouse.migrate(*schema(folder))
     new.write_text("CREATE TABLE metarisk.fresh (a INTEGER);\nINSERT INTO metarisk.fresh VALUES (2);")
-    assert warehouse.migrate(folder) == [f"{number:03d}_new"]
+    assert warehouse.migrate(*schema(folder)) == [f"{number:03d}_new"]
     assert warehouse.rows("SELECT a FROM metarisk.fresh") == [{"a": 2}]
 
 
@@ -55,10 +65,10 @@ def test_an_edited_file_is_refused_by_name(warehouse: Warehouse, folder: Path) -
     edited = folder / "migrations" / "002_runs.sql"
     text = edited.read_text()
     edited.write_text(text.replace("\n", "\r\n"))
-    assert warehouse.migrate(folder) == []
+    assert warehouse.migrate(*schema(folder)) == []
     edited.write_text(text + "-- one word more\n")
     with pytest.raises(ConfigError, match=r"002_runs\.sql was edited after it ran.*Remedy: restore its text"):
-        warehouse.migrate(folder)
+        warehouse.migrate(*schema(folder))
 
 
 def test_a_warehouse_newer_than_the_code_is_refused(warehouse: Warehouse, folder: Path) -> None:
@@ -67,7 +77,7 @@ def test_a_warehouse_newer_than_the_code_is_refused(warehouse: Warehouse, folder
         if path.name[:3] >= last.name[:3]:
             path.unlink()
     with pytest.raises(ConfigError, match=r"which this code has not.*Remedy: run the version"):
-        warehouse.migrate(folder)
+        warehouse.migrate(*schema(folder))
 
 
 def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Warehouse, folder: Path) -> None:
@@ -80,7 +90,7 @@ def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Wa
     views.rename(folder / "views_of_today")
     views.mkdir()
     (views / "seen.sql").write_text("CREATE VIEW metarisk.seen AS SELECT * FROM metarisk.risk_score;")
-    empty_warehouse.migrate(folder)
+    empty_warehouse.migrate(*schema(folder))
     shutil.rmtree(views)
     (folder / "views_of_today").rename(views)
     if empty_warehouse.dialect == "postgresql":  # partitions are made by a function of a later migration
@@ -90,7 +100,7 @@ def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Wa
     publish_night(empty_warehouse, date(2026, 3, 27), run_id="old", entities=2)
     for path, text in texts.items():
         path.write_text(text)
-    assert "008_scorecard" in empty_warehouse.migrate(folder)
+    assert "008_scorecard" in empty_warehouse.migrate(*schema(folder))
     rows = empty_warehouse.rows("SELECT score, expected_loss FROM metarisk.score_current")
     assert [row["expected_loss"] for row in rows] == [None, None]
     assert empty_warehouse.rows("SELECT * FROM metarisk.grade_backtest_current") == []
@@ -103,12 +113,12 @@ def test_nights_that_were_published_can_be_taken_back(empty_warehouse: Warehouse
     views = {path: path.read_text() for path in (folder / "views").glob("*.sql")}
     for path in (*later, *views):  # views of today read what later migrations make
         path.unlink()
-    empty_warehouse.migrate(folder)
+    empty_warehouse.migrate(*schema(folder))
     publish_night(empty_warehouse, date(2026, 3, 27), run_id="old", entities=2)
     before = empty_warehouse.rows("SELECT * FROM metarisk.publication")
     for path, text in (later | views).items():
         path.write_text(text)
-    assert new.stem in empty_warehouse.migrate(folder)
+    assert new.stem in empty_warehouse.migrate(*schema(folder))
     assert empty_warehouse.rows("SELECT * FROM metarisk.publication") == before
     taken = (
         "INSERT INTO metarisk.publication SELECT portfolio, as_of, {}, NULL, published_at + INTERVAL '1 hour', 'why' "
@@ -127,10 +137,10 @@ def test_a_file_that_comes_late_is_refused(warehouse: Warehouse, folder: Path) -
     skipped, newest = (folder / "migrations" / f"{count + step:03d}_{name}" for step, name in ((1, "a"), (2, "b")))
     skipped.with_name(f"{skipped.name}.{other}.sql").write_text("SELECT 1;")
     newest.with_name(f"{newest.name}.sql").write_text("SELECT 1;")
-    assert warehouse.migrate(folder) == [newest.name]
+    assert warehouse.migrate(*schema(folder)) == [newest.name]
     skipped.with_name(f"{skipped.name}.{warehouse.dialect}.sql").write_text("SELECT 1;")
     with pytest.raises(ConfigError, match=r"_a\..*sql comes before .*Remedy: give it the next free number"):
-        warehouse.migrate(folder)
+        warehouse.migrate(*schema(folder))
 
 
 def test_names_numbers_and_gaps_are_checked(folder: Path) -> None:
@@ -160,21 +170,21 @@ def test_views_follow_their_files(warehouse: Warehouse, folder: Path) -> None:
     views = folder / "views"
     (views / "a_first.sql").write_text("CREATE VIEW metarisk.a_first AS SELECT two AS one FROM metarisk.b_second;")
     (views / "b_second.sql").write_text("CREATE VIEW metarisk.b_second AS SELECT 2 AS two;")
-    assert warehouse.migrate(folder) == ["views", "comments"]
+    assert warehouse.migrate(*schema(folder)) == ["views", "comments"]
     assert warehouse.rows("SELECT one FROM metarisk.a_first") == [{"one": 2}]
     (views / "a_first.sql").unlink()
     (views / "b_second.sql").write_text(
         "CREATE VIEW metarisk.b_second AS SELECT nothing_here AS two FROM metarisk.run;"
     )
     with pytest.raises(ConfigError):
-        warehouse.migrate(folder)
+        warehouse.migrate(*schema(folder))
     assert warehouse.rows("SELECT one FROM metarisk.a_first") == [{"one": 2}]
     (views / "b_second.sql").unlink()
-    assert warehouse.migrate(folder) == ["views", "comments"]
+    assert warehouse.migrate(*schema(folder)) == ["views", "comments"]
     assert names(warehouse) == {path.stem for path in VIEWS.glob("*.sql")}
     with warehouse.transaction() as transaction:
         transaction.execute("DROP VIEW metarisk.night")
-    assert warehouse.migrate(folder) == ["views", "comments"]
+    assert warehouse.migrate(*schema(folder)) == ["views", "comments"]
 
 
 def test_a_view_file_holds_its_view_and_no_circle(folder: Path) -> None:
@@ -192,7 +202,7 @@ def test_a_view_file_holds_its_view_and_no_circle(folder: Path) -> None:
 def test_views_are_granted_again(postgresql: Server, folder: Path, tmp_path: Path) -> None:
     name = postgresql.create_database()
     warehouse = open_postgresql(postgresql.url(name), tmp_path)
-    warehouse.migrate(folder)
+    warehouse.migrate(*schema(folder))
     odd = 'Odd "reader"; --'
     quoted = '"' + odd.replace('"', '""') + '"'
     postgresql.execute(f"CREATE ROLE {quoted} LOGIN", database=name)
@@ -203,14 +213,14 @@ def test_views_are_granted_again(postgresql: Server, folder: Path, tmp_path: Pat
             "REVOKE SELECT ON metarisk.night FROM metarisk_bi",
             database=name,
         )
-        assert warehouse.migrate(folder) == ["views", "comments"]  # a group lacks a right
-        assert warehouse.migrate(folder) == []
+        assert warehouse.migrate(*schema(folder)) == ["views", "comments"]  # a group lacks a right
+        assert warehouse.migrate(*schema(folder)) == []
         with user(postgresql, "metarisk_bi") as reader:
             bi = open_postgresql(postgresql.url(name, user=reader), tmp_path)
             for view in folder.glob("views/*.sql"):
                 assert bi.rows(f"SELECT count(*) AS n FROM metarisk.{view.stem}") == [{"n": 0}] or view.stem
             (folder / "views" / "extra.sql").write_text("CREATE VIEW metarisk.extra AS SELECT 1 AS one;")
-            assert warehouse.migrate(folder) == ["views", "comments"]
+            assert warehouse.migrate(*schema(folder)) == ["views", "comments"]
             assert bi.rows("SELECT one FROM metarisk.extra") == [{"one": 1}]
         granted = "SELECT has_table_privilege($role, 'metarisk.night', 'SELECT') AS it"
         assert warehouse.rows(granted, {"role": odd}) == [{"it": True}]
@@ -222,11 +232,11 @@ MIGRATE = """
 import sys
 from pathlib import Path
 from metarisk.warehouse import open_warehouse
-from tests.warehouses import SQL
+from tests.warehouses import schema
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
 print("ready", flush=True)
 sys.stdin.readline()
-print(len(warehouse.migrate(SQL)))
+print(len(warehouse.migrate(*schema())))
 """
 
 

@@ -20,7 +20,7 @@ import pytest
 from metarisk.domain import ConfigError, LockedError, MetariskError, Warehouse, WarehouseError
 from metarisk.warehouse import duckfile, open_warehouse
 from metarisk.warehouse.duckdb import DuckDBWarehouse
-from tests.warehouses import SQL, Server, address, child, open_duckdb, open_postgresql, publish_night
+from tests.warehouses import Server, address, child, open_duckdb, open_postgresql, publish_night, schema
 
 NIGHT = date(2026, 3, 31)
 
@@ -100,7 +100,7 @@ print("closed", flush=True)
 def test_a_file_that_another_process_holds_is_named_then_waited_for(tmp_path: Path) -> None:
     warehouse = DuckDBWarehouse(tmp_path / "w.duckdb", tmp_path, threads=1, memory_mb=128, busy_seconds=0.05)
     patient = DuckDBWarehouse(tmp_path / "w.duckdb", tmp_path, threads=1, memory_mb=128, busy_seconds=60)
-    warehouse.migrate(SQL)
+    warehouse.migrate(*schema())
     with child(OPEN, str(warehouse.path)) as other:
         assert other.stdout is not None
         assert other.stdin is not None
@@ -186,7 +186,7 @@ def test_a_file_without_the_right_to_write_is_read_but_not_written() -> None:
     folder = Path(tempfile.mkdtemp(prefix="metarisk-ro-"))
     try:
         warehouse = open_duckdb(folder)
-        warehouse.migrate(SQL)
+        warehouse.migrate(*schema())
         url, data = address(warehouse, folder)
         spill = folder / "tmp" / "duckdb"
         spill.chmod(0o777)
