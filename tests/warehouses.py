@@ -26,7 +26,13 @@ from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from metarisk.warehouse.postgresql.warehouse import PostgreSQLWarehouse
 
 ROOT = Path(__file__).resolve().parents[1]
-MIGRATIONS, VIEWS = ROOT / "sql" / "migrations", ROOT / "sql" / "views"
+SQL = ROOT / "sql"
+MIGRATIONS, VIEWS = SQL / "migrations", SQL / "views"
+
+
+def schema(sql: Path = SQL) -> tuple[Path, Path, Path]:
+    """Folders of migrations, views and dictionary in a folder `sql`."""
+    return sql / "migrations", sql / "views", sql / "dictionary"
 
 
 @dataclass(frozen=True)

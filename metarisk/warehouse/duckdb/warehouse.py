@@ -169,12 +169,12 @@ class DuckDBWarehouse:
         with file_lock(self.path.with_name(f"{self.path.stem}-locks"), name, wait_seconds=wait_seconds):
             yield
 
-    def migrate(self, migrations: Path, views: Path) -> list[str]:
+    def migrate(self, migrations: Path, views: Path, dictionary: Path) -> list[str]:
         """Apply what was not applied yet; the names of what was done, empty when all stood already."""
         if not self.path.exists():
             with self.transaction():
                 pass
-        return apply(self, migrations, views)
+        return apply(self, migrations, views, dictionary)
 
     def load(self, table: str, batches: pa.RecordBatchReader, *, mode: LoadMode = "replace") -> int:
         """Create, replace or lengthen `source.<table>`; the number of rows."""

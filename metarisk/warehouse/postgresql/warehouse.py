@@ -212,9 +212,9 @@ class PostgreSQLWarehouse:
                     time.sleep(min(next(pauses), max(0.0, deadline - time.monotonic())))
             yield
 
-    def migrate(self, migrations: Path, views: Path) -> list[str]:
+    def migrate(self, migrations: Path, views: Path, dictionary: Path) -> list[str]:
         """Apply what was not applied yet; the names of what was done, empty when all stood already."""
-        return apply(self, migrations, views)
+        return apply(self, migrations, views, dictionary)
 
     def load(self, table: str, batches: pa.RecordBatchReader, *, mode: LoadMode = "replace") -> int:
         """Create, replace or lengthen `source.<table>`; the number of rows."""
