@@ -14,9 +14,9 @@ from metarisk.adapt import Adapted, Recency
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.calibration import Calibration
 from metarisk.domain import DataError
-from metarisk.job import remedy as remedying
 from metarisk.job.champion import load_model
 from metarisk.job.context import Context
+from metarisk.job.remedy import RECENCY
 from metarisk.tasks import newest, observed, population
 
 LEVEL = "level.json"
@@ -117,7 +117,7 @@ def load_adapted(context: Context, run: Run) -> Adapted:
 
 def load_recency(run: Run) -> Recency:
     """How the supports of the run's drifting segments were weighted."""
-    file = run.folder / "adapt" / remedying.RECENCY
+    file = run.folder / "adapt" / RECENCY
     return Recency.from_bytes(file.read_bytes()) if file.exists() else Recency()
 
 

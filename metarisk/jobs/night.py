@@ -14,13 +14,14 @@ from metarisk.job.attempts import seconds_of
 from metarisk.job.context import Caller, Context, direct
 from metarisk.job.dates import require_over
 from metarisk.job.owed import owed
+from metarisk.job.published import to_publish_again
 from metarisk.job.run import run_folder
-from metarisk.job.standing import is_retracted, newest_publication, taken_back, to_publish_again
 from metarisk.job.storage import store, store_of
 from metarisk.jobs.attempting import Steps, alone, explained, migrate, recorded
 from metarisk.pages import refusal
 from metarisk.pages.pages import night_page, report_night, retracted_page
 from metarisk.portfolios import list_portfolios, load_portfolio
+from metarisk.record.publications import is_retracted, newest, taken_back
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
 from metarisk.steps.adapt import adapt
@@ -64,7 +65,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
         require_stop(context)
     run = Steps(call, context)
     with alone(context, "night", run):
-        current = newest_publication(context)
+        current = newest(context.warehouse, context.job.portfolio, context.job.as_of)
         if current is not None and is_retracted(current):
             if job.mode == "backfill":
                 context.reporter.warn(f"{job.portfolio} {job.as_of} is left alone: {taken_back(current)}")
@@ -114,7 +115,7 @@ def due(context: Context) -> list[date]:
 
 def retracted(context: Context) -> bool:
     """Whether the night of the job's as_of was taken back, and not published again since."""
-    return is_retracted(newest_publication(context))
+    return is_retracted(newest(context.warehouse, context.job.portfolio, context.job.as_of))
 
 
 def portfolio_names(settings: Settings) -> list[str]:

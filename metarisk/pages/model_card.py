@@ -15,9 +15,9 @@ from metarisk.features import Encoder
 from metarisk.job.champion import load_card, load_model
 from metarisk.job.context import Context
 from metarisk.job.inputs import TAUGHT
-from metarisk.job.states import BACKFILL, WEEKLY
 from metarisk.job.storage import from_registry
 from metarisk.record import models as records
+from metarisk.record.models import BACKFILL, WEEKLY
 
 _SIGNS = {1: "never lowers the score", -1: "never raises the score", 0: "free"}
 _MODES = {

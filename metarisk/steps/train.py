@@ -20,9 +20,8 @@ from metarisk.job.context import Context
 from metarisk.job.identity import code_version, configuration
 from metarisk.job.inputs import INPUTS, TAUGHT, inputs_of, taught
 from metarisk.job.outcomes import published_outcomes
-from metarisk.job.published import SCORE
+from metarisk.job.population import LINK, SCORE, FrameFile, score_population
 from metarisk.job.run import scan, strangers
-from metarisk.job.scored import LINK, Spilled, score_population
 from metarisk.job.storage import registry_root
 from metarisk.job.week import SEED, Judged, Trained
 from metarisk.lake.columns import BATCH_ROWS
@@ -76,7 +75,9 @@ def train(context: Context, judged: Judged) -> Trained:
         )
 
 
-def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFrame, scored: Spilled) -> tuple[str, Path]:
+def _save(
+    context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFrame, scored: FrameFile
+) -> tuple[str, Path]:
     """Write a model to the registry with what nights compare with and read off its scored population."""
     portfolio = context.portfolio
     about = {
@@ -101,7 +102,7 @@ def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFram
     return registry.save(registry_root(context), portfolio.name, files, about)
 
 
-def _fairness(context: Context, judged: Judged, frame: pl.LazyFrame, scored: Spilled) -> Iterator[dict[str, object]]:
+def _fairness(context: Context, judged: Judged, frame: pl.LazyFrame, scored: FrameFile) -> Iterator[dict[str, object]]:
     """Of each group of the protected columns: adverse impact among rows to be scored, calibration on judged rows."""
     columns, recipe = context.portfolio.columns, judged.decision.recipe
     if not columns.protected or context.spec.label != "event":
