@@ -20,7 +20,7 @@ from metarisk.job.identity import code_version, configuration, versions
 from metarisk.job.published import Night, night_of
 from metarisk.record import publications, runs
 from metarisk.record.scores import scores_of_run
-from metarisk.steps import adapt as nights
+from metarisk.steps.adapt import write_adaptation
 from metarisk.steps.derive import DERIVED, SCORES, write_derived
 from metarisk.steps.score import score
 
@@ -64,7 +64,7 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
             shutil.copytree(night.run.folder / "adapt", again.folder / "adapt")
         else:
             with lake.staged(again.folder / "adapt") as into:
-                nights.write_adaptation(night.context, again, into, drifting, known)
+                write_adaptation(night.context, again, into, drifting, known)
                 lake.write_manifest(into, {"run_id": run_id, ALSO: began.get(ALSO, "{}")})
         score(night.context, again)
         scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in run.score_files(again))

@@ -96,7 +96,7 @@ def published_outcomes(context: Context, frame: pl.LazyFrame) -> Iterator[pl.Dat
         yield part.select(cohort, "score", LABEL)
 
 
-def to_tell(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+def new_outcomes(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
     """Rows for the table `outcome`: of a night's extract what is new, late or corrected since it was told last.
 
     An event that the extract no longer has is told with value 0. Outcomes follow time: a night of the past tells

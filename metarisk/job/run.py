@@ -65,7 +65,7 @@ class Run:
 def adapted_to(context: Context, run: Run, model_id: str, known: pl.DataFrame, recency: Recency) -> Adapted:
     """A model adapted to the support of a night, `known`; where it borrows, also to segments without labels."""
     model = load_model(context, model_id)
-    unlabelled = strangers(context, run.checked, known) if model.borrows else None
+    unlabelled = unlabelled_rows(context, run.checked, known) if model.borrows else None
     return adapt_segments(
         model, model_id, known, context.portfolio, context.spec, population=unlabelled, recency=recency
     )
@@ -83,7 +83,7 @@ def support(context: Context, run: Run) -> pl.DataFrame:
     return newest(rows, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
 
 
-def strangers(context: Context, checked: Checked, known: pl.DataFrame) -> pl.DataFrame:
+def unlabelled_rows(context: Context, checked: Checked, known: pl.DataFrame) -> pl.DataFrame:
     """Rows to be scored of segments without any row in `known`, the newest up to the portfolio's maximum."""
     segments, limits = list(context.portfolio.columns.segments), context.portfolio.thresholds
     rows = population(scan(context, checked), context.portfolio, context.job.as_of)

@@ -35,6 +35,10 @@ from metarisk.steps.publish import publish
 from metarisk.steps.ready import ready
 from metarisk.steps.score import score
 
+NIGHT = (ready, extract, check, adapt, score, guard, derive, drift, attribute, store, publish, report_night)
+"""The steps of a night in their order; `derive` where the risk type publishes more than scores, `store` where a copy of
+the lake is named."""
+
 
 @dataclass(frozen=True)
 class NightResult:

@@ -23,7 +23,7 @@ ALERT = "drift.alert"
 BUDGET_DAYS = 7
 
 
-def of_run(context: Context, transaction: Transaction, run_id: str, folder: Path) -> list[dict[str, Any]]:
+def alerts_of_run(context: Context, transaction: Transaction, run_id: str, folder: Path) -> list[dict[str, Any]]:
     """Rows for `drift_alert` of a run that is about to be published; none where a newer night is published already.
 
     Alerts follow time: what a backfill finds of the past is history and concerns nobody today.

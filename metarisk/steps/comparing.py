@@ -20,7 +20,9 @@ STABILITY_SHARE = 0.01
 MOST_COMPARED = 20_000
 
 
-def compare(context: Context, adapted: Adapted, teach: pl.DataFrame, scored: FrameFile) -> Comparison | None:
+def compare_with_champion(
+    context: Context, adapted: Adapted, teach: pl.DataFrame, scored: FrameFile
+) -> Comparison | None:
     """Compare on the rows to be scored, with their scores by the new model; both adapted to `teach`.
 
     None where there was no champion before, or none that this version reads. Of the rows that one of the two alone

@@ -16,7 +16,7 @@ from metarisk import lake, quality
 from metarisk.calibration import GRADED, LEVELLED
 from metarisk.domain import Array, LikelihoodName, MetariskError, Portfolio
 from metarisk.drift import histograms
-from metarisk.job import acceptance as accepting
+from metarisk.job.acceptance import settled
 from metarisk.job.context import Context
 from metarisk.job.population import SCORE, linked
 from metarisk.job.published import Night, night_of, scored_rows
@@ -57,7 +57,7 @@ def guard(context: Context, run: Run) -> quality.Quality:
     found = replace(found, results=(*found.results, *verdicts(context, run, now)))
     for warning in found.warnings:
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
-    return accepting.settled(context, run.run_id, found)
+    return settled(context, run.run_id, found)
 
 
 def verdicts(context: Context, run: Run, now: Counts) -> Iterator[Result]:

@@ -17,12 +17,12 @@ from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, upper_bound
 from metarisk.domain import Array, Portfolio, Transaction, segment_name
 from metarisk.domain.hashing import identity
-from metarisk.job import acceptance as accepting
-from metarisk.job import archive as archiving
-from metarisk.job import outcomes
+from metarisk.job import acceptance
+from metarisk.job.archive import require_unpruned
 from metarisk.job.attempts import Attempt, append_end, append_quality
 from metarisk.job.context import Context
 from metarisk.job.identity import versions
+from metarisk.job.outcomes import new_outcomes
 from metarisk.job.population import population_batches
 from metarisk.job.run import Run, load_adapted, load_level, scan, score_files
 from metarisk.lake.columns import BATCH_ROWS
@@ -32,7 +32,7 @@ from metarisk.record.drift import append_alerts
 from metarisk.record.events import append_event
 from metarisk.record.publications import append_publication, newest
 from metarisk.record.seals import publication_event
-from metarisk.steps import alerts as alerting
+from metarisk.steps.alerts import alerts_of_run
 from metarisk.steps.derive import DERIVED, MEASURES, SCORES
 from metarisk.tasks import LABEL, MISSING_SEGMENT, labelled, segment_keys
 
@@ -55,7 +55,7 @@ def publish(
     derived = [run.folder / DERIVED] if context.spec.derive is not None else []
     for folder in (run.extract.directory, run.folder / "score", drift_folder, moves_folder, *derived):
         lake.verify(folder)
-    archiving.require_unpruned(context, run.run_id)
+    require_unpruned(context, run.run_id)
     summary, adaptations = _summary(context, run), _adaptations(context, run)
     with context.warehouse.transaction() as transaction:
         if runs.run(transaction, run.run_id) is None:
@@ -66,20 +66,20 @@ def publish(
                 append(transaction, "measure", _of_run(context, run, folder / MEASURES))
             append(transaction, "adaptation", adaptations)
             append(transaction, "drift_metric", _of_run(context, run, drift_folder / "drift.parquet"))
-            alerts = alerting.of_run(context, transaction, run.run_id, drift_folder)
+            alerts = alerts_of_run(context, transaction, run.run_id, drift_folder)
             append_alerts(transaction, context.job.portfolio, alerts)
             append(transaction, "score_move_part", _of_run(context, run, moves_folder / "moves.parquet"))
             results = [*run.checked.quality.rows(), *guarded.rows()]
             append_quality(context, transaction, attempt, run.run_id, results)
-        for told in outcomes.to_tell(context, scan(context, run.checked), run.extract.rows):
-            append(transaction, "outcome", told)
-        reason = accepting.reason_of(context, guarded)
+        for part in new_outcomes(context, scan(context, run.checked), run.extract.rows):
+            append(transaction, "outcome", part)
+        reason = acceptance.reason_of(context, guarded)
         about = context.job.portfolio, context.job.as_of, run.run_id, reason, context.clock()
         publication = append_publication(transaction, *about)
         append_end(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
         event = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
         append_event(transaction, context.job.portfolio, context.clock(), "publication", event)
-        accepting.log(context, transaction, run.run_id, publication["seq"], guarded)
+        acceptance.log(context, transaction, run.run_id, publication["seq"], guarded)
     context.warehouse.snapshot()
     return {"run_id": run.run_id, "published_at": publication["published_at"], "reason": reason, **summary}
 

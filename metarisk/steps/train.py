@@ -21,12 +21,12 @@ from metarisk.job.identity import code_version, configuration
 from metarisk.job.inputs import INPUTS, TAUGHT, inputs_of, taught
 from metarisk.job.outcomes import published_outcomes
 from metarisk.job.population import LINK, SCORE, FrameFile, score_population
-from metarisk.job.run import scan, strangers
+from metarisk.job.run import scan, unlabelled_rows
 from metarisk.job.storage import registry_root
 from metarisk.job.week import SEED, Judged, Trained
 from metarisk.lake.columns import BATCH_ROWS
-from metarisk.steps import drift as watching
-from metarisk.steps.comparing import compare
+from metarisk.steps.comparing import compare_with_champion
+from metarisk.steps.drift import reference
 from metarisk.tasks import LABEL, teaching, tells
 
 
@@ -55,7 +55,7 @@ def train(context: Context, judged: Judged) -> Trained:
         warn=lambda message: context.reporter.warn(f"{portfolio.name} {as_of}: {message}"),
     )
     known = teaching(teach, hazard=model.recipe.hazard)
-    unlabelled = strangers(context, judged.checked, known) if model.borrows else None
+    unlabelled = unlabelled_rows(context, judged.checked, known) if model.borrows else None
     adapted = adapt(model, "", teach, portfolio, spec, population=unlabelled)
     level = adapted_level(adapted, teach, portfolio, judged.level.rule)
     with lake.scratch(judged.folder) as private:
@@ -69,7 +69,7 @@ def train(context: Context, judged: Judged) -> Trained:
             teach.height,
             int(tells(teach[LABEL].to_numpy(), spec).sum()),
             len(model.segments),
-            compare(context, adapted, teach, scored),
+            compare_with_champion(context, adapted, teach, scored),
             backtests.grade_backtests(published_outcomes(context, frame), portfolio.scorecard),
             tuple(_fairness(context, judged, frame, scored)),
         )
@@ -94,7 +94,7 @@ def _save(
     if portfolio.population == "application":
         known = KnownRange.fit(teach, portfolio.features, portfolio.columns.opened_on)
     likeness = [asdict(place) for place in training.likeness(adapted)]
-    files = adapted.model.to_files() | watching.reference(context, adapted, teach, scored)
+    files = adapted.model.to_files() | reference(context, adapted, teach, scored)
     files |= {
         "likeness.json": json.dumps(likeness, indent=1).encode(),
         CARD: Card(scored.cut(LINK, portfolio.reasons.share), judged.level.rule, known).to_bytes(),

@@ -11,7 +11,7 @@ from typing import Any
 
 from metarisk.domain import Rows
 from metarisk.domain.hashing import text_hash
-from metarisk.job import archive as archiving
+from metarisk.job.archive import archives, fault
 from metarisk.job.context import Context
 from metarisk.record import models, runs
 from metarisk.record.attempts import published_failures
@@ -101,8 +101,8 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
         as_of = known[run]["as_of"]
         if (every_night or as_of in nights) and seal(context.warehouse, run, as_of, table)[0] != found.digest:
             faults.append(_other_rows(run, table, found, as_of))
-    for run, archive in archiving.archives(trusted).items() if every_night else ():
-        if (what := archiving.fault(context, run, archive)) is not None:
+    for run, archive in archives(trusted).items() if every_night else ():
+        if (what := fault(context, run, archive)) is not None:
             faults.append(Fault(what, archive.seq, archive.as_of))
     unsealed = sum(_sums(event) is False for event in trusted)
     newest = chain[-1]["hash"] if chain else None

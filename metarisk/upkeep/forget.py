@@ -20,8 +20,7 @@ from metarisk.job.acceptance import require_person
 from metarisk.job.archive import _place, _sum
 from metarisk.job.context import Context
 from metarisk.job.storage import kept_folders, store_of
-from metarisk.record import seals as sealing
-from metarisk.record import tables
+from metarisk.record import seals, tables
 from metarisk.record.events import append_event
 from metarisk.record.scores import overrides, runs_of_entity
 
@@ -130,14 +129,14 @@ def _in_warehouse(context: Context, erasure: lake.Erasure) -> list[Change]:
     changed, portfolio = [], context.job.portfolio
     texts = tables.text_columns(context.warehouse)
     with context.warehouse.transaction() as transaction:
-        events = sealing.trusted_events(transaction, portfolio)
+        events = seals.trusted_events(transaction, portfolio)
         if any(json.loads(event["payload"])["pseudonym"] == erasure.pseudonym for event in _erased(events)):
             return []
         runs = runs_of_entity(transaction, portfolio, erasure.entity)
-        held = sealing.sealed_rows(events)
-        sealed = {run: held[run, sealing.SCORES].digest for run in runs if (run, sealing.SCORES) in held}
+        held = seals.sealed_rows(events)
+        sealed = {run: held[run, seals.SCORES].digest for run in runs if (run, seals.SCORES) in held}
         for run, expected in sealed.items():
-            if sealing.seal(transaction, run, runs[run])[0] != expected:
+            if seals.seal(transaction, run, runs[run])[0] != expected:
                 raise DataError(
                     f"score rows of run {run} are not those that were published: an erasure would hide it",
                     portfolio=portfolio,
@@ -145,13 +144,13 @@ def _in_warehouse(context: Context, erasure: lake.Erasure) -> list[Change]:
                     remedy="`metarisk audit verify --all` says what differs: restore the warehouse first",
                 )
         overridden = [row for row in overrides(transaction, portfolio) if row["entity"] == erasure.entity]
-        numbers = {row["seq"] for row in overridden} & {*sealing.sealed_overrides(events)}
+        numbers = {row["seq"] for row in overridden} & {*seals.sealed_overrides(events)}
         for name, columns in texts.items():
             rows = _rename(transaction, portfolio, name, columns, erasure)
             changed += [Change(f"metarisk.{name}", "under the pseudonym", rows)] if rows else []
         scores = {}
         for run in sealed:
-            digest, rows = sealing.seal(transaction, run, runs[run])
+            digest, rows = seals.seal(transaction, run, runs[run])
             scores[run] = {"scores": digest, "rows": rows}
         renamed = [row for row in overrides(transaction, portfolio) if row["seq"] in numbers]
         told = {
@@ -159,9 +158,9 @@ def _in_warehouse(context: Context, erasure: lake.Erasure) -> list[Change]:
             "reason": erasure.reason,
             "rows": {change.where: change.rows for change in changed},
             "scores": scores,
-            "overrides": {row["seq"]: sealing.override_sum(row) for row in renamed},
+            "overrides": {row["seq"]: seals.override_sum(row) for row in renamed},
         }
-        append_event(transaction, context.job.portfolio, context.clock(), sealing.ERASED, told, erasure.by)
+        append_event(transaction, context.job.portfolio, context.clock(), seals.ERASED, told, erasure.by)
     return changed
 
 
@@ -231,16 +230,16 @@ def _close(context: Context, erasure: lake.Erasure) -> None:
                 folders[_place(context, folder)] = _sum(folder)
     with context.warehouse.transaction() as transaction:
         told = {"pseudonym": erasure.pseudonym, "folders": folders}
-        known = sealing.trusted_events(transaction, portfolio)
-        ends = [event["payload"] for event in known if event["kind"] == sealing.ERASED_FILES]
+        known = seals.trusted_events(transaction, portfolio)
+        ends = [event["payload"] for event in known if event["kind"] == seals.ERASED_FILES]
         if told not in map(json.loads, ends):
-            append_event(transaction, context.job.portfolio, context.clock(), sealing.ERASED_FILES, told, erasure.by)
+            append_event(transaction, context.job.portfolio, context.clock(), seals.ERASED_FILES, told, erasure.by)
     context.warehouse.snapshot()
     _journal(context).unlink()
 
 
 def _erased(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (event for event in events if event["kind"] == sealing.ERASED)
+    return (event for event in events if event["kind"] == seals.ERASED)
 
 
 _OURS = ("lake", "archive")

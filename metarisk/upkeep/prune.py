@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 
 from metarisk import lake
 from metarisk.domain import ConfigError, DataError
-from metarisk.job import archive as archiving
-from metarisk.job.archive import Archive, archives, file_of, folder_of
+from metarisk.job.archive import Archive, archives, fault, file_of, folder_of
 from metarisk.job.context import Context
 from metarisk.job.storage import kept_folders, store_of
 from metarisk.record.events import append_event
@@ -165,7 +164,7 @@ def _leave(
 
 def _archive(context: Context, run: str, as_of: date, known: Archive | None) -> dict[str, str]:
     """Write to the archive each table of a run that the log does not find there; SHA-256 of its files by name."""
-    if known is not None and (what := archiving.fault(context, run, known)) is not None:
+    if known is not None and (what := fault(context, run, known)) is not None:
         raise DataError(
             what,
             portfolio=context.job.portfolio,
