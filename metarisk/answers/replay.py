@@ -130,7 +130,7 @@ def _rows_differ(night: Night, scores: pl.DataFrame, erased: Collection[str]) ->
 
 
 def _around(night: Night, then: Mapping[str, Any]) -> Iterator[str]:
-    retraction = publications.retraction_of(night.context.warehouse, night.run.run_id)
+    retraction = publications.retracted_runs(night.context.warehouse).get(night.run.run_id)
     if retraction is not None:
         yield f"{publications.taken_back(retraction)}; no reader sees this run"
     if night.run.code_version != code_version():

@@ -10,7 +10,7 @@ from metarisk.job.context import Context
 from metarisk.quality import Quality, Result, guarding
 from metarisk.record.attempts import stopped_by_guard
 from metarisk.record.events import append_event
-from metarisk.record.publications import is_current
+from metarisk.record.publications import newest
 from metarisk.record.seals import ACCEPTED
 
 
@@ -47,7 +47,8 @@ def settled(context: Context, run_id: str, found: Quality) -> Quality:
     earlier attempt has shown every one of them. That scores are no numbers cannot be accepted.
     """
     critical = stops(found)
-    if not critical or is_current(context.warehouse, context.job.portfolio, context.job.as_of, run_id):
+    current = newest(context.warehouse, context.job.portfolio, context.job.as_of) or {}
+    if not critical or current.get("run_id") == run_id:
         if context.job.acceptance is not None and not critical:
             context.reporter.warn("the guard found nothing that stops this night: there was nothing to accept")
         return found

@@ -20,7 +20,7 @@ from metarisk.domain import Job, LockedError, MetariskError, SourceLate, Transac
 from metarisk.job.context import Context
 from metarisk.job.owed import what_is_due
 from metarisk.record.appending import append
-from metarisk.record.attempts import has_ended, step_seconds, unended
+from metarisk.record.attempts import has_ended, unended
 from metarisk.record.portfolios import append_due
 
 Kind = Literal["night", "week"]
@@ -142,11 +142,6 @@ def look_for_deaths(context: Context) -> None:
         one = replace(context, job=Job(portfolio, date.min))
         with suppress(LockedError), context.warehouse.lock(lock_of(portfolio, job)):
             record_deaths(one, job)
-
-
-def seconds_of(context: Context, run_id: str) -> dict[str, float]:
-    """Seconds of the steps before `publish` in the newest attempt that published a run."""
-    return dict(json.loads(step_seconds(context.warehouse, run_id)))
 
 
 def _about(context: Context, attempt: Attempt) -> dict[str, Any]:

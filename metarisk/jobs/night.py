@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -10,7 +11,6 @@ from typing import Any, Literal
 
 from metarisk.domain import ConfigError, MetariskError
 from metarisk.job.acceptance import require_stop
-from metarisk.job.attempts import seconds_of
 from metarisk.job.context import Caller, Context, direct
 from metarisk.job.dates import require_over
 from metarisk.job.owed import owed
@@ -21,6 +21,7 @@ from metarisk.jobs.attempting import Steps, alone, explained, migrate, recorded
 from metarisk.pages import refusal
 from metarisk.pages.pages import night_page, report_night, retracted_page
 from metarisk.portfolios import list_portfolios, load_portfolio
+from metarisk.record.attempts import step_seconds
 from metarisk.record.publications import is_retracted, newest, taken_back
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -149,7 +150,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         if context.spec.derive is not None:
             run(derive, scored)
         found = (run(guard, scored), run(drift, scored), run(attribute, scored))
-        return run(report_night, scored, *found, current, seconds_of(context, scored.run_id))
+        return run(report_night, scored, *found, current, json.loads(step_seconds(context.warehouse, scored.run_id)))
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")
         return None

@@ -39,7 +39,7 @@ SELECT min(published_at) AS first, max(published_at) AS last FROM metarisk.publi
 WHERE portfolio = $portfolio AND as_of < $before
 """
 _FIRST = "SELECT min(published_at) AS first FROM metarisk.publication WHERE run_id = $run_id"
-_RETRACTED = "SELECT retracted_at AS published_at, reason FROM metarisk.retracted_run WHERE run_id = $run_id"
+_RETRACTED = "SELECT run_id, retracted_at AS published_at, reason FROM metarisk.retracted_run"
 _ALL = """
 SELECT as_of, seq, run_id, published_at, reason FROM metarisk.publication
 WHERE portfolio = $portfolio ORDER BY as_of, seq
@@ -101,12 +101,6 @@ def last_night(source: Rows, portfolio: str, before: date = date.max) -> date | 
     return next((row["as_of"] for row in nights(source, portfolio, before)), None)
 
 
-def is_current(source: Rows, portfolio: str, as_of: date, run_id: str) -> bool:
-    """Whether a run is what readers have for a date."""
-    found = newest(source, portfolio, as_of)
-    return found is not None and found["run_id"] == run_id
-
-
 def decided(source: Rows, portfolio: str, until: date) -> dict[date, bool]:
     """By date up to `until` on which a night was ever published, whether it stands."""
     rows = source.rows(_DECIDED, {"portfolio": portfolio, "until": until})
@@ -125,14 +119,9 @@ def first_published(source: Rows, run_id: str) -> datetime | None:
     return found
 
 
-def retraction_of(source: Rows, run_id: str) -> dict[str, Any] | None:
-    """When and why a run was taken back, of which no reader knows any more; None where it was not."""
-    return next(iter(source.rows(_RETRACTED, {"run_id": run_id})), None)
-
-
-def retracted_runs(source: Rows) -> set[str]:
-    """Runs of any portfolio that were taken back."""
-    return {row["run_id"] for row in source.rows("SELECT run_id FROM metarisk.retracted_run")}
+def retracted_runs(source: Rows) -> dict[str, dict[str, Any]]:
+    """Runs of any portfolio that were taken back, with when and why."""
+    return {row["run_id"]: row for row in source.rows(_RETRACTED)}
 
 
 def all_publications(source: Rows, portfolio: str) -> list[dict[str, Any]]:
