@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import completed
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.bases.fitted import Labelled, completed
+from metarisk.domain import Array
 
 
 @dataclass(frozen=True)
@@ -22,20 +21,10 @@ class ColumnBase:
     mean: float
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "gaussian",
-        fine: bool = False,
-    ) -> ColumnBase:
-        """Fit on labelled rows: y (N,); the one feature is the column."""
-        (name,) = features
-        values = frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    def fit(cls, labelled: Labelled) -> ColumnBase:
+        """Fit on labelled rows."""
+        (name,), y = labelled.features, labelled.y
+        values = labelled.frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
         known = np.isfinite(values)
         if not known.any():
             return cls(name, 0.0, float(y.mean()))

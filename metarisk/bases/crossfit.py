@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from metarisk.bases.column import ColumnBase
 from metarisk.bases.decayed import DecayedBase
 from metarisk.bases.encoded import EncodedBase
 from metarisk.bases.entities import EntityBase, HabitBase
-from metarisk.bases.fitted import FOLDS, Fitted, entity_fold
+from metarisk.bases.fitted import FOLDS, Fitted, Labelled, entity_fold
 from metarisk.bases.hazard import HazardBase, Relative
 from metarisk.bases.histories import HistoryBase
 from metarisk.bases.isolation import IsolationBase
@@ -26,7 +26,7 @@ from metarisk.bases.own import OwnBase
 from metarisk.bases.rates import RateBase
 from metarisk.bases.relative import RelativeBase
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import PERIODS, Array, Columns, DataError, Feature, LikelihoodName, ModelError, Portfolio
+from metarisk.domain import PERIODS, Array, DataError, Feature, LikelihoodName, ModelError, Portfolio
 
 
 @dataclass(frozen=True)
@@ -51,32 +51,25 @@ class BaseKind:
         which on a busy machine takes many times as long; a linear fit has threads in BLAS, and a large matrix."""
         return self.model in (TreeBase, EncodedBase, RelativeBase, HabitBase)
 
-    def fit(
-        self,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        *,
-        likelihood: LikelihoodName,
-        fine: bool,
-    ) -> Fitted:
+    def fit(self, labelled: Labelled) -> Fitted:
         """The base fitted on labelled rows."""
         if self.hazard:
-            return HazardBase.fit(cast("type[Relative]", self.model), frame, y, features, columns, fine=fine)
-        chosen = self._chosen(frame, features, columns) if self.only else features
+            return HazardBase.fit(cast("type[Relative]", self.model), replace(labelled, likelihood="bernoulli"))
+        if self.only:
+            labelled = replace(labelled, features=self._chosen(labelled))
+        columns, logs = labelled.columns, self.log and labelled.likelihood == "qlike"
 
-        def one(rows: pl.DataFrame, labels: Array) -> Fitted:
+        def one(rows: pl.DataFrame, y: Array) -> Fitted:
             exposure = None if columns.exposure is None else exposure_of(rows, columns.exposure)
-            kind: LikelihoodName = "gaussian" if self.log and likelihood == "qlike" else likelihood
-            return self.model.fit(rows, labels, chosen, columns, exposure, likelihood=kind, fine=fine)
+            of_rows = replace(labelled, frame=rows, y=y, exposure=exposure)
+            return self.model.fit(replace(of_rows, likelihood="gaussian") if logs else of_rows)
 
-        def of_logs(rows: pl.DataFrame, labels: Array) -> Fitted:
-            return LogBase.fit(one, rows, labels, likelihood) if self.log else one(rows, labels)
+        def of_logs(rows: pl.DataFrame, y: Array) -> Fitted:
+            return LogBase.fit(one, rows, y, labelled.likelihood) if self.log else one(rows, y)
 
         if self.histories:
-            return HistoryBase.fit(of_logs, frame, y, chosen, columns.history)
-        return of_logs(frame, y)
+            return HistoryBase.fit(of_logs, labelled.frame, labelled.y, labelled.features, columns.history)
+        return of_logs(labelled.frame, labelled.y)
 
     def read(self, text: str) -> Fitted:
         """The base that `to_text` wrote."""
@@ -88,19 +81,20 @@ class BaseKind:
 
         return HistoryBase.from_text(of_logs, text) if self.histories else of_logs(text)
 
-    def _chosen(self, frame: pl.DataFrame, features: Mapping[str, Feature], columns: Columns) -> Mapping[str, Feature]:
+    def _chosen(self, labelled: Labelled) -> Mapping[str, Feature]:
         """The columns of `only`, with all segments but the finest; a ModelError where there are none."""
+        columns = labelled.columns
         lags = columns.lags
         given = {"lags": lags, "last": lags[:1], "decayed": (columns.decayed,) if columns.decayed else ()}
         names = given[self.only or "lags"]
         key = "columns.decayed" if self.only == "decayed" else "columns.lags"
-        if not names or not set(names) <= set(frame.columns):
+        if not names or not set(names) <= set(labelled.frame.columns):
             raise ModelError(
                 f"a candidate reads {key}, which is {list(names)}: the extract has no such columns",
                 column=names[0] if names else None,
                 remedy=f"add them to the extract and to {key}, or take the candidate out of `candidates`",
             )
-        chosen = {name: features.get(name, Feature("numeric")) for name in names}
+        chosen = {name: labelled.features.get(name, Feature("numeric")) for name in names}
         above = columns.segments[:-1] if self.segments else ()
         return chosen | {name: Feature("categorical") for name in above}
 
@@ -159,10 +153,10 @@ class CrossFitted:
             features |= {name: Feature("categorical") for name in columns.segments if name not in features}
         fold_of = entity_fold(frame, columns.entity)
 
+        labelled = Labelled(frame, y, features, columns, likelihood=likelihood)
+
         def fit_without(fold: int) -> Fitted:
-            rows = fold_of != fold
-            chosen = frame.filter(pl.Series(rows))
-            return base.fit(chosen, y[rows], features, columns, likelihood=likelihood, fine=fold < 0)
+            return base.fit(replace(labelled.only(fold_of != fold), fine=fold < 0))
 
         with ThreadPoolExecutor((os.cpu_count() or 1) if base.side_by_side else 1) as pool:
             # No row is in fold -1.

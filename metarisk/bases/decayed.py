@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import completed
+from metarisk.bases.fitted import Labelled, completed
 from metarisk.bases.linear import RIDGE
-from metarisk.domain import Array, Columns, Feature, LikelihoodName, ModelError
+from metarisk.domain import Array, ModelError
 from metarisk.features import Encoder
 
 HALF_LIVES = (np.inf, 24.0, 12.0, 6.0, 3.0)
@@ -34,26 +33,17 @@ class DecayedBase:
     ridge: float
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "gaussian",
-        fine: bool = False,
-    ) -> DecayedBase:
-        """Fit on labelled rows: y (N,). Raises ModelError for another likelihood than the Gaussian."""
-        if likelihood != "gaussian" or exposure is not None:
+    def fit(cls, labelled: Labelled) -> DecayedBase:
+        """Fit on labelled rows. Raises ModelError for another likelihood than the Gaussian."""
+        if labelled.likelihood != "gaussian" or labelled.exposure is not None:
             raise ModelError(
-                f"the base linear_decayed is for plain numbers, not for {likelihood} labels",
+                f"the base linear_decayed is for plain numbers, not for {labelled.likelihood} labels",
                 remedy="take recipes on linear_decayed out of `candidates`",
             )
-        encoder = Encoder.fit(frame, features, columns.opened_on)
+        frame, y, opened_on = labelled.frame, labelled.y, labelled.columns.opened_on
+        encoder = Encoder.fit(frame, labelled.features, opened_on)
         x = encoder.design(frame, np.float64)
-        age = _months(frame[columns.opened_on])
+        age = _months(frame[opened_on])
         days = np.unique(age)
         # The gap of an embargo: labels of the last older dates overlap the first newer ones by no day.
         cut = days[max(0, int(NEWER * len(days)) - 1)] if len(days) else 0.0

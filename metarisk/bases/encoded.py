@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import FOLDS, entity_fold, values_of
+from metarisk.bases.fitted import FOLDS, Labelled, entity_fold, values_of
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.domain import Array, Feature
 
 PRIOR_EVENTS = 10.0
 """Events of average rate that every value of a segment column is given on top of its own."""
@@ -31,23 +31,14 @@ class EncodedBase:
     trees: TreeBase
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "bernoulli",
-        fine: bool = False,
-    ) -> EncodedBase:
-        """Fit on labelled rows: y (N,) in the likelihood's range, at risk for `exposure` (N,) where that differs.
+    def fit(cls, labelled: Labelled) -> EncodedBase:
+        """Fit on labelled rows.
 
         What is no count of events is encoded by its mean over the book's, every row being one event of average rate;
         where it may be negative, by its mean less the book's, in standard deviations.
         """
-        told, expected = y, np.ones(len(y)) if exposure is None else exposure
+        frame, y, columns, likelihood = labelled.frame, labelled.y, labelled.columns, labelled.likelihood
+        told, expected = y, np.ones(len(y)) if labelled.exposure is None else labelled.exposure
         if likelihood == "gaussian":
             told = np.exp(((y - y.mean()) / max(float(y.std()), 1e-300)).clip(-3.0, 3.0))
         if likelihood in ("gaussian", "qlike"):
@@ -61,10 +52,10 @@ class EncodedBase:
                 known = relative_rates(values.filter(pl.Series(~own)), told[~own], expected[~own])
                 rates[own] = encode(values.filter(pl.Series(own)), known)
             encoded[name] = rates
-        numbers = dict(features) | dict.fromkeys(columns.segments, Feature("numeric"))
+        numbers = dict(labelled.features) | dict.fromkeys(columns.segments, Feature("numeric"))
         rows = frame.with_columns(pl.Series(name, rates) for name, rates in encoded.items())
         of_all = {name: relative_rates(values_of(frame, name), told, expected) for name in columns.segments}
-        trees = TreeBase.fit(rows, y, numbers, columns, exposure, likelihood=likelihood, fine=fine)
+        trees = TreeBase.fit(replace(labelled, frame=rows, features=numbers))
         return cls(of_all, trees)
 
     def predict(self, frame: pl.DataFrame) -> Array:

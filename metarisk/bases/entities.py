@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import completed
+from metarisk.bases.fitted import Labelled, completed
 from metarisk.bases.linear import LinearBase
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.domain import Array
 
 OWN_ROWS = 250
 """Rows from which an entity has a fit of its own: a trading year."""
@@ -30,22 +30,13 @@ class EntityBase:
     """Of each entity, intercept and weights (1 + K,) that are added to the pooled ones."""
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "gaussian",
-        fine: bool = False,
-    ) -> EntityBase:
-        """Fit on labelled rows: y (N,)."""
-        pooled = LinearBase.fit(frame, y, features, columns, likelihood="gaussian")
+    def fit(cls, labelled: Labelled) -> EntityBase:
+        """Fit on labelled rows."""
+        frame, entity = labelled.frame, labelled.columns.entity
+        pooled = LinearBase.fit(replace(labelled, likelihood="gaussian", exposure=None))
         design = np.column_stack([np.ones(frame.height), pooled.encoder.design(frame, np.float64)])
-        rest = y - pooled.predict(frame)
-        names, codes = _codes(frame, columns.entity)
+        rest = labelled.y - pooled.predict(frame)
+        names, codes = _codes(frame, entity)
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
         own = {}
@@ -54,7 +45,7 @@ class EntityBase:
             if len(rows) >= OWN_ROWS:
                 x = design[rows]
                 own[str(name)] = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ rest[rows])
-        return cls(pooled, columns.entity, own)
+        return cls(pooled, entity, own)
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Score, float64 (N,)."""
@@ -97,21 +88,11 @@ class HabitBase:
     entities: EntityBase
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "gaussian",
-        fine: bool = False,
-    ) -> HabitBase:
-        """Fit on labelled rows: y (N,). The linear fits read numbers alone: an entity's categories are constant."""
-        trees = TreeBase.fit(frame, y, features, columns, likelihood="gaussian", fine=fine)
-        numbers = {name: feature for name, feature in features.items() if feature.kind == "numeric"}
-        return cls(trees, EntityBase.fit(frame, y, numbers, columns))
+    def fit(cls, labelled: Labelled) -> HabitBase:
+        """Fit on labelled rows. The linear fits read numbers alone: an entity's categories are constant."""
+        labelled = replace(labelled, likelihood="gaussian", exposure=None)
+        numbers = {name: feature for name, feature in labelled.features.items() if feature.kind == "numeric"}
+        return cls(TreeBase.fit(labelled), EntityBase.fit(replace(labelled, features=numbers)))
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Score, float64 (N,)."""

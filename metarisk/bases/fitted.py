@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, LikelihoodName
+from metarisk.domain import MISSING, Array, Columns, Feature, LikelihoodName
+from metarisk.features import Encoder
 
 FOLDS = 5
 LIMIT = 15.0
@@ -22,6 +24,49 @@ LIMITS: Mapping[LikelihoodName, float] = {
     "negative_binomial": 50.0,
 }
 """Where the scores of other likelihoods are cut: a logarithm where it would overflow, a plain value nowhere."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled rows, and how they are to be read: what a base is fitted on.
+
+    Attributes:
+        frame: N rows.
+        y: (N,), in the likelihood's range.
+        exposure: (N,), what rows are at risk for, where that differs; labels are then counts by a Poisson with its
+            logarithm as offset, whatever the likelihood.
+        fine: whether the fit scores: trees then take smaller steps, which averages out the luck of their draws.
+    """
+
+    frame: pl.DataFrame
+    y: Array
+    features: Mapping[str, Feature]
+    columns: Columns
+    exposure: Array | None = None
+    likelihood: LikelihoodName = "bernoulli"
+    fine: bool = False
+
+    def only(self, rows: Array) -> Labelled:
+        """Some of the rows, by a mask (N,)."""
+        exposure = None if self.exposure is None else self.exposure[rows]
+        return replace(self, frame=self.frame.filter(pl.Series(rows)), y=self.y[rows], exposure=exposure)
+
+    def encoder(self) -> Encoder:
+        """The encoder of the features, fitted on the rows."""
+        return Encoder.fit(self.frame, self.features, self.columns.opened_on)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all labels are one: nothing but a constant can be learned of them."""
+        return len(np.unique(self.y)) < 2
+
+    @property
+    def constant(self) -> float:
+        """The score of labels that are all alike, or that nothing explains; half an event is added, so it is finite.
+
+        A logit, the log of a rate, of a variance or, for the likelihood gaussian, the mean.
+        """
+        return constant_of(self.y, self.exposure, self.likelihood)
 
 
 class Fitted(Protocol):
@@ -78,7 +123,7 @@ _CRC_TABLE = _crc_table()
 
 def values_of(frame: pl.DataFrame, segment: str) -> pl.Series:
     """The values (N,) of a segment column as text, null being one of them."""
-    return frame[segment].cast(pl.String).fill_null("(missing)")
+    return frame[segment].cast(pl.String).fill_null(MISSING)
 
 
 def completed(parts: Array, score: Array) -> Array:
@@ -87,10 +132,7 @@ def completed(parts: Array, score: Array) -> Array:
 
 
 def constant_of(y: Array, exposure: Array | None, likelihood: LikelihoodName = "bernoulli") -> float:
-    """The score of labels that are all alike, or that nothing explains; of events with half an event added, so finite.
-
-    A logit, the log of a rate, of a variance or, for the likelihood gaussian, the mean.
-    """
+    """`Labelled.constant` of labels (N,)."""
     if likelihood == "gaussian":
         return float(y.mean()) if len(y) else 0.0
     if likelihood == "qlike":

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from metarisk.bases.encoded import EncodedBase
-from metarisk.bases.fitted import LIMIT, completed
+from metarisk.bases.fitted import LIMIT, Labelled, completed
 from metarisk.bases.isolation import IsolationBase
 from metarisk.bases.linear import LinearBase
 from metarisk.bases.mixed import MixedBase
 from metarisk.bases.own import OwnBase
 from metarisk.bases.rates import RateBase
 from metarisk.bases.trees import TreeBase
-from metarisk.domain import PERIODS, Array, Columns, Feature
+from metarisk.domain import PERIODS, Array
 
 BRESLOW_ROUNDS = 2
 Relative = LinearBase | TreeBase | EncodedBase | OwnBase | MixedBase | RateBase | IsolationBase
@@ -37,29 +36,19 @@ class HazardBase:
     """L, float64 (periods + 1,): cumulative baseline hazard, from zero."""
 
     @classmethod
-    def fit(
-        cls,
-        kind: type[Relative],
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        *,
-        fine: bool = False,
-    ) -> HazardBase:
-        """Fit on rows at risk: PERIODS known ones, y (N,) whether the event ended the last of them.
+    def fit(cls, kind: type[Relative], labelled: Labelled) -> HazardBase:
+        """Fit on rows at risk: PERIODS known ones, y (N,): whether the event ended the last of them.
 
         Trees are fitted once on the baseline of the pooled book. For a linear model, which reads shares of the risk
         set off its own scores, baseline and regression take turns.
         """
-        periods = frame[PERIODS].to_numpy()
+        y, periods = labelled.y, labelled.frame[PERIODS].to_numpy()
         baseline = breslow(periods, y, np.ones(len(y)))
         for _ in range(BRESLOW_ROUNDS if kind is LinearBase else 1):
             at_risk = baseline[periods] > 0
-            rows = frame.filter(pl.Series(at_risk))
-            relative = kind.fit(rows, y[at_risk], features, columns, baseline[periods][at_risk], fine=fine)
+            relative = kind.fit(replace(labelled, exposure=baseline[periods]).only(at_risk))
             if kind is LinearBase:
-                baseline = breslow(periods, y, np.exp(relative.predict(frame)))
+                baseline = breslow(periods, y, np.exp(relative.predict(labelled.frame)))
         return cls(relative, baseline)
 
     def predict(self, frame: pl.DataFrame) -> Array:

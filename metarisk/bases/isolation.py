@@ -12,8 +12,8 @@ import polars as pl
 from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression
 
-from metarisk.bases.fitted import LIMIT, completed, constant_of
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.bases.fitted import LIMIT, Labelled, completed, constant_of
+from metarisk.domain import Array
 from metarisk.features import Encoder
 
 TREES, ROWS = 64, 256
@@ -36,21 +36,12 @@ class IsolationBase:
     intercept: float
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "bernoulli",
-        fine: bool = False,
-    ) -> IsolationBase:
-        """Fit on labelled rows: y (N,) of zeros and ones. One class only: the constant of the smoothed rate."""
-        encoder = Encoder.fit(frame, features, columns.opened_on)
-        if len(np.unique(y)) < 2:
-            return cls(encoder, (), 0.0, constant_of(y, exposure))
+    def fit(cls, labelled: Labelled) -> IsolationBase:
+        """Fit on labelled rows. One class only: the constant of the smoothed rate."""
+        frame, y = labelled.frame, labelled.y
+        encoder = labelled.encoder()
+        if labelled.alike:
+            return cls(encoder, (), 0.0, constant_of(y, labelled.exposure))
         grown = IsolationForest(n_estimators=TREES, max_samples=min(ROWS, len(y)), random_state=0)
         grown.fit(_filled(encoder, frame))
         unfitted = cls(encoder, tuple(_nodes(tree.tree_) for tree in grown.estimators_), 1.0, 0.0)

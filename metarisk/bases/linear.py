@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor, Ridge
 
-from metarisk.bases.fitted import COUNTS, LIMIT, LIMITS, completed, constant_of
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.bases.fitted import COUNTS, LIMIT, LIMITS, Labelled, completed, constant_of
+from metarisk.domain import Array, LikelihoodName
 from metarisk.features import Encoder
 
 RIDGE = 10.0
@@ -31,22 +31,12 @@ class LinearBase:
     likelihood: LikelihoodName = "bernoulli"
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "bernoulli",
-        fine: bool = False,
-    ) -> LinearBase:
-        """Fit on labelled rows: y (N,) in the likelihood's range. Labels all alike: the constant that they ask for."""
-        encoder = Encoder.fit(frame, features, columns.opened_on)
-        if len(np.unique(y)) < 2:
-            return cls(encoder, np.zeros(len(encoder.columns)), constant_of(y, exposure, likelihood), likelihood)
-        design = encoder.design(frame, np.float64)
+    def fit(cls, labelled: Labelled) -> LinearBase:
+        """Fit on labelled rows. Labels all alike: the constant that they ask for."""
+        y, exposure, likelihood, encoder = labelled.y, labelled.exposure, labelled.likelihood, labelled.encoder()
+        if labelled.alike:
+            return cls(encoder, np.zeros(len(encoder.columns)), labelled.constant, likelihood)
+        design = encoder.design(labelled.frame, np.float64)
 
         def ridge(inputs: Array) -> tuple[Array, float]:
             start = 0.0

@@ -11,10 +11,9 @@ from importlib.util import find_spec
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import LIMIT, values_of
+from metarisk.bases.fitted import LIMIT, Labelled, values_of
 from metarisk.bases.trees import TreeBase, tree_parameters
-from metarisk.domain import Array, Columns, Feature, LikelihoodName, ModelError
-from metarisk.features import Encoder
+from metarisk.domain import Array, ModelError
 
 INSTALLED = find_spec("gpboost") is not None
 """Whether the extra is there; without it nothing offers this base."""
@@ -37,28 +36,18 @@ class MixedBase:
     """By segment column and value; a value that never taught has none."""
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "bernoulli",
-        fine: bool = False,
-    ) -> MixedBase:
+    def fit(cls, labelled: Labelled) -> MixedBase:
         """Fit on mature rows, y (N,) of zeros and ones; an exposure is not taken. One class only: a constant."""
         if not INSTALLED:
             raise ModelError("the base gpboost needs GPBoost", remedy="pip install 'metarisk[gpboost]'")
         import gpboost
         import lightgbm
 
-        if len(np.unique(y)) < 2 or exposure is not None or likelihood != "bernoulli":
-            return cls(TreeBase.fit(frame, y, features, columns, exposure, likelihood=likelihood, fine=fine), {})
-        encoder = Encoder.fit(frame, features, columns.opened_on)
+        if labelled.alike or labelled.exposure is not None or labelled.likelihood != "bernoulli":
+            return cls(TreeBase.fit(labelled), {})
+        frame, y, encoder = labelled.frame, labelled.y, labelled.encoder()
         raw = encoder.raw(frame)
-        values = {name: values_of(frame, name) for name in columns.segments}
+        values = {name: values_of(frame, name) for name in labelled.columns.segments}
         levels = {name: values[name].unique().sort() for name in values}
         groups = np.column_stack([levels[name].search_sorted(values[name]).to_numpy() for name in values]).astype(int)
         parameters = tree_parameters(y, encoder.monotone, fine=False)

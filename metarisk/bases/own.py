@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import COUNTS, values_of
+from metarisk.bases.fitted import COUNTS, Labelled, values_of
 from metarisk.bases.linear import LinearBase
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.domain import Array
 
 ENOUGH = 30
 """Events, and rows without one, from which a segment gets a regression of its own."""
@@ -30,35 +30,23 @@ class OwnBase:
     """Values of segment columns, cells first, and the regression of the rows that have them."""
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "bernoulli",
-        fine: bool = False,
-    ) -> OwnBase:
-        """Fit on labelled rows: y (N,) in the likelihood's range, at risk for `exposure` (N,) where that differs."""
-        classes = likelihood == "bernoulli"
-        counted = y if classes or likelihood in COUNTS else np.ones(len(y))
-        cells = [columns.segments] if len(columns.segments) > 1 else []
+    def fit(cls, labelled: Labelled) -> OwnBase:
+        """Fit on labelled rows."""
+        y, segments = labelled.y, labelled.columns.segments
+        classes = labelled.likelihood == "bernoulli"
+        counted = y if classes or labelled.likelihood in COUNTS else np.ones(len(y))
+        cells = [segments] if len(segments) > 1 else []
         own = []
-        for names in [*cells, *((name,) for name in columns.segments)]:
-            values = pl.DataFrame({name: values_of(frame, name) for name in names})
+        for names in [*cells, *((name,) for name in segments)]:
+            values = pl.DataFrame({name: values_of(labelled.frame, name) for name in names})
             told = values.with_columns(events=pl.Series(counted)).group_by(names)
             sums = told.agg(pl.col("events").sum(), pl.len())
             quiet = pl.col("len") - pl.col("events")
             enough = (pl.col("events") >= ENOUGH) & ((quiet >= ENOUGH) | pl.lit(not classes))
             for found in sums.filter(enough).sort(names).to_dicts():
                 key = {name: found[name] for name in names}
-                rows = _having(frame, key)
-                part = None if exposure is None else exposure[rows]
-                mine = frame.filter(pl.Series(rows))
-                own.append((key, LinearBase.fit(mine, y[rows], features, columns, part, likelihood=likelihood)))
-        return cls(LinearBase.fit(frame, y, features, columns, exposure, likelihood=likelihood), tuple(own))
+                own.append((key, LinearBase.fit(labelled.only(_having(labelled.frame, key)))))
+        return cls(LinearBase.fit(labelled), tuple(own))
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Logit or log relative hazard, float64 (N,)."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import completed, constant_of, values_of
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.bases.fitted import Labelled, completed, constant_of, values_of
+from metarisk.domain import Array
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,18 @@ class RateBase:
     pooled: float
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "bernoulli",
-        fine: bool = False,
-    ) -> RateBase:
+    def fit(cls, labelled: Labelled) -> RateBase:
         """Count labelled rows: y (N,) in the likelihood's range, at risk for `exposure` (N,) where that differs."""
-        pooled = constant_of(y, exposure, likelihood)
-        cells = _cells(frame, columns.segments)
+        y, exposure, segments = labelled.y, labelled.exposure, labelled.columns.segments
+        pooled, cells = labelled.constant, _cells(labelled.frame, segments)
         scores = {}
         for key in sorted(set(cells)):
             rows = np.array([cell == key for cell in cells])
             if exposure is None:
-                scores[key] = constant_of(y[rows], None, likelihood)
+                scores[key] = constant_of(y[rows], None, labelled.likelihood)
             else:
                 scores[key] = float(np.log((y[rows].sum() + 0.5) / (exposure[rows].sum() + 0.5 / np.exp(pooled))))
-        return cls(columns.segments, scores, pooled)
+        return cls(segments, scores, pooled)
 
     def predict(self, frame: pl.DataFrame) -> Array:
         """Score on the link scale, float64 (N,)."""

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import completed
+from metarisk.bases.fitted import Labelled, completed
 from metarisk.bases.linear import LinearBase
 from metarisk.bases.logarithmic import log_mean_ratio, logs
 from metarisk.bases.trees import OBJECTIVES, TreeBase
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.domain import Array, Feature
 from metarisk.features import Encoder
 
 TREES: Mapping[str, Any] = {
@@ -51,23 +51,15 @@ class RelativeBase:
     relative_to: Mapping[str, str]
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "gaussian",
-        fine: bool = False,
-    ) -> RelativeBase:
-        """Fit on labelled rows: y (N,), variances (qlike) or plain values (gaussian)."""
+    def fit(cls, labelled: Labelled) -> RelativeBase:
+        """Fit on labelled rows."""
         import lightgbm
 
+        frame, y, features, columns = labelled.frame, labelled.y, labelled.features, labelled.columns
+        likelihood = labelled.likelihood
         ratio = likelihood == "qlike"
         link = logs(y) if ratio else y
-        linear = LinearBase.fit(frame, link, features, columns, likelihood="gaussian")
+        linear = LinearBase.fit(replace(labelled, y=link, likelihood="gaussian", exposure=None))
         level = linear.predict(frame)
         rest = y / np.exp(level) if ratio else y - level
         mean = _date_mean(frame[columns.opened_on], rest)

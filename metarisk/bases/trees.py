@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from metarisk.bases.fitted import COUNTS, LIMIT, LIMITS, completed, constant_of
+from metarisk.bases.fitted import COUNTS, LIMIT, LIMITS, Labelled, completed
 from metarisk.bases.forest import Forest
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.domain import Array, LikelihoodName
 from metarisk.features import Encoder
 
 if TYPE_CHECKING:
@@ -62,34 +62,23 @@ class TreeBase:
     likelihood: LikelihoodName = "bernoulli"
 
     @classmethod
-    def fit(
-        cls,
-        frame: pl.DataFrame,
-        y: Array,
-        features: Mapping[str, Feature],
-        columns: Columns,
-        exposure: Array | None = None,
-        *,
-        likelihood: LikelihoodName = "bernoulli",
-        fine: bool = False,
-    ) -> TreeBase:
-        """Fit on labelled rows: y (N,) in the likelihood's range. Labels all alike: the constant that they ask for.
-
-        `fine` takes smaller steps, which averages out the luck of the draws that each tree is grown on.
-        """
+    def fit(cls, labelled: Labelled) -> TreeBase:
+        """Fit on labelled rows. Labels all alike: the constant that they ask for."""
         import lightgbm
 
-        encoder = Encoder.fit(frame, features, columns.opened_on)
-        if len(np.unique(y)) < 2:
-            return cls(encoder, None, constant_of(y, exposure, likelihood), likelihood)
-        parameters = tree_parameters(y, encoder.monotone, likelihood=likelihood, fine=fine)
+        y, exposure, likelihood, encoder = labelled.y, labelled.exposure, labelled.likelihood, labelled.encoder()
+        if labelled.alike:
+            return cls(encoder, None, labelled.constant, likelihood)
+        parameters = tree_parameters(y, encoder.monotone, likelihood=likelihood, fine=labelled.fine)
         offset, start = None, 0.0
         if exposure is not None:
             parameters |= {"objective": "poisson", "boost_from_average": False}
             # Trees that would have to find the unit of the exposure first would never arrive.
-            start = constant_of(y, exposure, likelihood) if likelihood in COUNTS else 0.0
+            start = labelled.constant if likelihood in COUNTS else 0.0
             offset = np.log(exposure) + start
-        data = lightgbm.Dataset(encoder.raw(frame), y, init_score=offset, categorical_feature=encoder.categorical)
+        data = lightgbm.Dataset(
+            encoder.raw(labelled.frame), y, init_score=offset, categorical_feature=encoder.categorical
+        )
         booster = lightgbm.train(parameters, data)
         booster.free_dataset()
         return cls(encoder, booster, start, likelihood)

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from metarisk import __version__, demo
+from metarisk import __version__
 from metarisk.cli.console import errors, hint, plain, readable, rich_table, say
 from metarisk.cli.drift import drift_app
 from metarisk.cli.erasure import forget
@@ -29,6 +29,7 @@ from metarisk.cli.review import feedback, score
 from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, migrate, run, settings_of, warehouse_of
 from metarisk.cli.upkeep import doctor, prune, status, unstick
 from metarisk.domain import Acceptance, ConfigError, Job, did_you_mean
+from metarisk.risks import DEMOS
 
 if TYPE_CHECKING:
     from metarisk.jobs import Context, NightResult
@@ -43,19 +44,19 @@ app.add_typer(override_app, name="override")
 
 @app.command()
 def seed(
-    portfolio: Annotated[str, typer.Option("--portfolio", "-p", help="Demo portfolio.")] = next(iter(demo.DEMOS)),
+    portfolio: Annotated[str, typer.Option("--portfolio", "-p", help="Demo portfolio.")] = next(iter(DEMOS)),
     scale: Annotated[float, typer.Option(help="Multiplies the rows of the demo's book.")] = 1.0,
     random_seed: Annotated[int, typer.Option("--seed", help="Another seed is another book.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Generate the book of a demo portfolio into schema `source`."""
     with errors(as_json):
-        if portfolio not in demo.DEMOS:
+        if portfolio not in DEMOS:
             raise ConfigError(
-                f"nothing generates the book of {portfolio!r}{did_you_mean(portfolio, demo.DEMOS)}",
-                remedy=f"use one of {', '.join(demo.DEMOS)}, or load your own with `metarisk load`",
+                f"nothing generates the book of {portfolio!r}{did_you_mean(portfolio, DEMOS)}",
+                remedy=f"use one of {', '.join(DEMOS)}, or load your own with `metarisk load`",
             )
-        chosen = demo.DEMOS[portfolio]
+        chosen = DEMOS[portfolio]
         warehouse, settings = warehouse_of()
         migrate(warehouse, settings)
         rows = {name: warehouse.load(name, reader) for name, reader in chosen.generate(scale, random_seed).items()}
@@ -215,7 +216,7 @@ def run_demo(
     every: Annotated[bool, typer.Option("--all", help="One portfolio of every risk type, not loans alone.")] = False,
 ) -> None:
     """Run the whole job once on generated data, through the flows."""
-    portfolios = list(demo.DEMOS) if every else list(demo.DEMOS)[:1]
+    portfolios = list(DEMOS) if every else list(DEMOS)[:1]
     raise typer.Exit(subprocess.call([sys.executable, "-m", "flows.demo", *portfolios]))  # noqa: S603
 
 

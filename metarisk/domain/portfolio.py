@@ -1,4 +1,4 @@
-"""Portfolios as values, and what a risk type adds to them.
+"""Portfolios as values.
 
 Plain frozen dataclasses: `metarisk.portfolios` validates TOML against them with pydantic, which forbids unknown keys
 through `__pydantic_config__`.
@@ -6,15 +6,10 @@ through `__pydantic_config__`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from metarisk.domain.nights import Derived, NightView, WeekView
+from typing import Any, Literal
 
 WHOLE_BOOK = "whole_book"
 """Segment column of a book without any; an extract derives it, with one value for all rows."""
@@ -333,35 +328,3 @@ class Portfolio:
         parts = [(self.target.horizon_months, "month"), (self.target.horizon_days, "day")]
         told = " and ".join(f"{count} {unit}{'s' if count > 1 else ''}" for count, unit in parts if count)
         return f"by the contract's end, within {told} at most" if self.columns.matures_on else f"within {told}"
-
-
-@dataclass(frozen=True)
-class RiskSpec:
-    """What a target means: the code half of a portfolio. The core knows these fields and never a risk's name."""
-
-    name: str
-    likelihood: LikelihoodName
-    label: Literal["event", "value"]
-    candidates: tuple[str, ...]
-    """Names of recipes in adapt.RECIPES that compete by default."""
-    default: str
-    """Recipe that scores until validation shows another to be better."""
-    promotion: Literal["interval", "always", "manual"]
-    """How a challenger replaces a champion, where the portfolio does not say."""
-    score_unit: str
-    """Words for reports: what the number is."""
-    derive: Callable[[NightView], Derived] | None = None
-    """What else each night publishes: a pure function of the scored night."""
-    trials: Callable[[WeekView], pl.DataFrame] | None = None
-    """What a week keeps of each configuration that it judged: recipe, metric, value, and low, high, note."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Options that a portfolio may set under [options], with their defaults."""
-    limits: Limits = Limits()
-    """What the guard stops."""
-    look_back: timedelta = timedelta(days=400)
-    """How long before the newest mature rows published scores are handed to `derive`; by default a trading year of
-    back-tests and a month to spare."""
-
-    def unit_of(self, portfolio: Portfolio) -> str:
-        """Words for reports of a portfolio: what the number is and, of an event, until when it counts."""
-        return f"{self.score_unit} {portfolio.horizon}" if self.label == "event" else self.score_unit

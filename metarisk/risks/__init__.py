@@ -16,3 +16,5 @@ RISKS: Mapping[str, RiskSpec] = {
         quant.SPEC,
     )
 }
+DEMOS = {name: demo for spec in RISKS.values() for name, demo in spec.demos.items()}
+"""Generated books by portfolio; the first is the demo's own."""

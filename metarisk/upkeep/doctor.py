@@ -81,8 +81,9 @@ def _warehouse(settings: Settings) -> Finding:
         applied = newest_migration(warehouse)
     except MetariskError as error:
         return Finding(subject, error.what, error.remedy)
-    folder = settings.project / "sql" / "migrations"
-    files = [path for path in folder.glob("*.sql") if path.name.split(".")[1] in ("sql", warehouse.dialect)]
+    files = [
+        path for path in settings.migrations.glob("*.sql") if path.name.split(".")[1] in ("sql", warehouse.dialect)
+    ]
     newest = max((int(path.name[:3]) for path in files), default=0)
     if applied > newest:
         return Finding(subject, f"has migration {applied}, the code {newest}", "run the version that made it")

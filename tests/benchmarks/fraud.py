@@ -22,11 +22,11 @@ import polars as pl
 
 from metarisk import training
 from metarisk.adapt import FittedModel, adapt
-from metarisk.detection import NOTHING, at_budget
 from metarisk.domain import Array, Portfolio
 from metarisk.metrics import pr_auc
 from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.risks.fraud import SPEC
+from metarisk.risks.fraud.detection import NOTHING, at_budget
 from metarisk.tasks import LABEL
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks import harness

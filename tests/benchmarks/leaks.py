@@ -20,10 +20,11 @@ import pyarrow as pa
 from scipy import stats
 
 from metarisk import evidence, lake, training
-from metarisk.demo import DEMO_AS_OF, generate, generate_cards
-from metarisk.domain import Columns, Feature, FeatureKind, Portfolio, Source, Target
+from metarisk.domain import DEMO_AS_OF, Columns, Feature, FeatureKind, Portfolio, Source, Target
 from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.risks import RISKS
+from metarisk.risks.credit.book import generate
+from metarisk.risks.fraud.book import generate as generate_cards
 from metarisk.tasks import horizon_end
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks.harness import ROOT, Figure, main

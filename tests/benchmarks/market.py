@@ -28,12 +28,12 @@ from metarisk import training
 from metarisk.adapt import BASELINES, FittedModel, adapt
 from metarisk.bases.histories import cut, shorts_of
 from metarisk.domain import Array, Portfolio
+from metarisk.markets.comparing import diebold_mariano
+from metarisk.markets.garch import Garch
 from metarisk.metrics import qlike
 from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.risks.market import SPEC
 from metarisk.tasks import LABEL
-from metarisk.volatility.comparing import diebold_mariano
-from metarisk.volatility.garch import Garch
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks import harness
 from tests.benchmarks.harness import ROOT, Figure, dotted

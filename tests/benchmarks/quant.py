@@ -18,7 +18,8 @@ import polars as pl
 from metarisk import judging
 from metarisk.domain import Validation, WeekView
 from metarisk.portfolios import extract_sql, load_portfolio
-from metarisk.risks.quant import EQUAL, SPEC, trials
+from metarisk.risks.quant import SPEC
+from metarisk.risks.quant.derived import EQUAL, trials
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks import harness
 from tests.benchmarks.harness import ROOT, Figure, dotted

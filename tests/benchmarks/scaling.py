@@ -30,10 +30,10 @@ from pydantic import SecretStr
 from flows import server as prefect_server
 from flows.spreading import spread_of
 from metarisk import jobs
-from metarisk.demo import DEMO_AS_OF, DEMO_LOANS, generate
-from metarisk.domain import Job
+from metarisk.domain import DEMO_AS_OF, Job
 from metarisk.job import population
 from metarisk.jobs import Context, Quiet, direct
+from metarisk.risks.credit.book import DEMO_LOANS, generate
 from metarisk.settings import Settings
 from metarisk.steps import judge
 from metarisk.steps import score as sharding

@@ -14,12 +14,13 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from metarisk import demo, jobs
+from metarisk import jobs
 from metarisk.answers import score as answering
 from metarisk.cli import app
 from metarisk.domain import DataError, Job
 from metarisk.jobs import Context, Quiet
 from metarisk.portfolios import extract_sql
+from metarisk.risks.fraud.book import generate
 from metarisk.settings import Settings
 from metarisk.upkeep.feedback import give_feedback
 from metarisk.warehouse import open_warehouse
@@ -55,7 +56,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     toml.write_text(text)
     settings = Settings(project=folder, warehouse=SecretStr("duckdb:///warehouse.duckdb"), threads=1, memory_mb=256)
     warehouse = open_warehouse("duckdb:///warehouse.duckdb", settings.data_dir, threads=1, memory_mb=256)
-    for name, reader in demo.generate_cards(0.08).items():
+    for name, reader in generate(0.08).items():
         warehouse.load(name, reader)
     jobs.weekly(context(settings, CUT_OFF))
     for night in (EARLIER, LAST):

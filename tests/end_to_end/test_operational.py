@@ -12,9 +12,9 @@ import pytest
 from pydantic import SecretStr
 
 from metarisk import jobs
-from metarisk.demo import operational as demo
 from metarisk.domain import Job
 from metarisk.jobs import Context, Quiet
+from metarisk.risks.operational import book as demo
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.end_to_end.tiny import REPOSITORY

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 
 from metarisk import jobs
 from metarisk.answers.replay import reproduce
-from metarisk.demo import prices
 from metarisk.domain import Job, Warehouse
 from metarisk.jobs import Context, NightResult, Quiet
-from metarisk.risks.quant import EQUAL
+from metarisk.markets import prices
+from metarisk.risks.quant.derived import EQUAL
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
 from tests.warehouses import ROOT

@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from metarisk import demo
+from metarisk.domain import DEMO_AS_OF
+from metarisk.risks.credit.book import generate
 from tests.browsing import chromium, opened
 
 ROOT = Path(__file__).parents[2]
@@ -77,9 +78,9 @@ def test_the_own_portfolio_works_from_a_file_to_a_published_night(tmp_path: Path
     project = tmp_path / "project"
     for name in ("sql", "expectations", "portfolios"):
         shutil.copytree(ROOT / name, project / name)
-    tables = {name: pl.from_arrow(reader.read_all()) for name, reader in demo.generate(0.3, 0).items()}
+    tables = {name: pl.from_arrow(reader.read_all()) for name, reader in generate(0.3, 0).items()}
     loans, outcomes = (pl.DataFrame(tables[name]) for name in ("demo_loans", "demo_outcomes"))
-    known = outcomes.filter(pl.col("known_date") <= demo.DEMO_AS_OF, pl.col("outcome") == "defaulted").drop("outcome")
+    known = outcomes.filter(pl.col("known_date") <= DEMO_AS_OF, pl.col("outcome") == "defaulted").drop("outcome")
     loans.join(known, on="loan_id", how="left").write_parquet(project / "loans.parquet")
     for command in commands(1):
         said = run(command, project, tmp_path / "data")

@@ -8,8 +8,8 @@ from functools import lru_cache
 import duckdb
 import polars as pl
 
-from metarisk.demo import prices
 from metarisk.domain import Portfolio
+from metarisk.markets import prices
 from metarisk.portfolios import extract_sql, load_portfolio
 from tests.warehouses import ROOT
 

@@ -31,6 +31,7 @@ from metarisk.bases import (
     tree_threads,
 )
 from metarisk.bases.decayed import DecayedBase
+from metarisk.bases.fitted import Labelled
 from metarisk.domain import PERIODS, Feature
 from metarisk.features import Encoder
 from metarisk.tasks import LABEL
@@ -99,7 +100,7 @@ def test_unseen_scores_are_the_parts_put_together(teach, fitted):
 
 def test_logistic_regression_is_the_penalised_optimum(teach):
     y = teach[LABEL].to_numpy()
-    base = LinearBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+    base = LinearBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns))
     design = base.encoder.design(teach, np.float64)
 
     def objective(weights):
@@ -150,7 +151,7 @@ def test_monotone_features_never_turn_a_tree_score_round(fitted):
 
 def test_a_falling_constraint_holds_against_the_data(teach):
     against = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=-1)}
-    base = TreeBase.fit(teach, teach[LABEL].to_numpy(), against, PORTFOLIO.columns)
+    base = TreeBase.fit(Labelled(teach, teach[LABEL].to_numpy(), against, PORTFOLIO.columns))
     scores = [base.predict(book(50).with_columns(burden=pl.lit(v))) for v in (-3.0, 0.0, 3.0)]
     assert (np.diff(scores, axis=0) <= 0).all()
 
@@ -160,8 +161,8 @@ def test_a_linear_weight_against_its_sign_is_left_out_and_the_rest_is_fitted_aga
     against = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=-1)}
     without = {name: feature for name, feature in FEATURES.items() if name != "burden"}
     found, rest = (
-        LinearBase.fit(teach, y, against, PORTFOLIO.columns),
-        LinearBase.fit(teach, y, without, PORTFOLIO.columns),
+        LinearBase.fit(Labelled(teach, y, against, PORTFOLIO.columns)),
+        LinearBase.fit(Labelled(teach, y, without, PORTFOLIO.columns)),
     )
     assert found.weights[0] == 0
     np.testing.assert_allclose(found.weights[1:], rest.weights, atol=1e-9)
@@ -169,14 +170,14 @@ def test_a_linear_weight_against_its_sign_is_left_out_and_the_rest_is_fitted_aga
     # a direction that the data share changes nothing
     free = dict(FEATURES) | {"burden": replace(FEATURES["burden"], monotone=0)}
     np.testing.assert_array_equal(
-        LinearBase.fit(teach, y, free, PORTFOLIO.columns).weights,
-        LinearBase.fit(teach, y, FEATURES, PORTFOLIO.columns).weights,
+        LinearBase.fit(Labelled(teach, y, free, PORTFOLIO.columns)).weights,
+        LinearBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns)).weights,
     )
 
 
 def test_a_design_of_contradicted_columns_alone_is_the_constant(teach):
     y = teach[LABEL].to_numpy()
-    base = LinearBase.fit(teach, y, {"burden": replace(FEATURES["burden"], monotone=-1)}, PORTFOLIO.columns)
+    base = LinearBase.fit(Labelled(teach, y, {"burden": replace(FEATURES["burden"], monotone=-1)}, PORTFOLIO.columns))
     np.testing.assert_allclose(special.expit(base.predict(book())), y.mean(), atol=1e-4)
 
 
@@ -191,7 +192,7 @@ def test_segment_columns_are_read_by_the_kinds_that_say_so(kind, fitted):
 @pytest.mark.parametrize("fit", [LinearBase.fit, TreeBase.fit, EncodedBase.fit, OwnBase.fit])
 @pytest.mark.parametrize(("y", "events"), [(np.zeros(9), 0.5), (np.ones(9), 9.5)])
 def test_one_class_gives_the_constant_of_the_smoothed_rate(fit, y, events):
-    base = fit(book(9), y, FEATURES, PORTFOLIO.columns)
+    base = fit(Labelled(book(9), y, FEATURES, PORTFOLIO.columns))
     np.testing.assert_allclose(special.expit(base.predict(book(20))), events / 10)
     again = type(base).from_text(base.to_text())
     np.testing.assert_array_equal(again.predict(book(20)), base.predict(book(20)))
@@ -242,13 +243,13 @@ def test_a_target_encoding_is_the_smoothed_rate_of_the_other_folds(teach, monkey
     seen = {}
     plain = TreeBase.fit.__func__
 
-    def spied(cls, frame, y, *rest, **options):
-        seen["frame"] = frame
-        return plain(cls, frame, y, *rest, **options)
+    def spied(cls, labelled):
+        seen["frame"] = labelled.frame
+        return plain(cls, labelled)
 
     monkeypatch.setattr(TreeBase, "fit", classmethod(spied))
     y = teach[LABEL].to_numpy()
-    base = EncodedBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+    base = EncodedBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns))
     folds, rate = entity_fold(teach, "loan"), (y.sum() + 0.5) / len(y)
     for row in (0, 7, 200):
         same = (teach["region"] == teach["region"][row]).to_numpy()
@@ -264,10 +265,10 @@ def test_a_target_encoding_is_the_smoothed_rate_of_the_other_folds(teach, monkey
 
 def test_a_row_is_scored_by_the_narrowest_regression_that_had_events_enough(teach):
     y = teach[LABEL].to_numpy()
-    base = OwnBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+    base = OwnBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns))
 
     def alone(rows: pl.DataFrame) -> LinearBase:
-        return LinearBase.fit(rows, rows[LABEL].to_numpy(), FEATURES, PORTFOLIO.columns)
+        return LinearBase.fit(Labelled(rows, rows[LABEL].to_numpy(), FEATURES, PORTFOLIO.columns))
 
     def enough(rows: pl.DataFrame) -> bool:
         return min(rows[LABEL].sum(), rows.height - rows[LABEL].sum()) >= 30
@@ -288,7 +289,7 @@ def test_gpboost_without_its_library_scores_what_its_library_scores(teach):
     import gpboost
 
     y = teach[LABEL].to_numpy()
-    base, made = MixedBase.fit(teach, y, FEATURES, PORTFOLIO.columns), []
+    base, made = MixedBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns)), []
     train = gpboost.train
 
     def spied(*arguments, **options):
@@ -297,7 +298,7 @@ def test_gpboost_without_its_library_scores_what_its_library_scores(teach):
 
     gpboost.train = spied
     try:
-        MixedBase.fit(teach, y, FEATURES, PORTFOLIO.columns)
+        MixedBase.fit(Labelled(teach, y, FEATURES, PORTFOLIO.columns))
     finally:
         gpboost.train = train
     rows = book(50, seed=4)
@@ -337,7 +338,7 @@ def test_the_baseline_is_nelson_and_aalens_where_all_are_alike():
 @pytest.mark.parametrize("kind", [LinearBase, TreeBase])
 def test_a_hazard_finds_the_effect_that_made_its_data_and_its_curve_ends_at_the_rate(kind):
     frame, y = lives(20_000, effect=0.8)
-    base = HazardBase.fit(kind, frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns)
+    base = HazardBase.fit(kind, Labelled(frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns))
     assert (np.diff(base.baseline) >= 0).all()
     fresh, _ = lives(20_000, effect=0.8, seed=6)
     truth = np.log(0.01 * 6.5) + 0.8 * fresh["burden"].to_numpy()
@@ -348,7 +349,7 @@ def test_a_hazard_finds_the_effect_that_made_its_data_and_its_curve_ends_at_the_
 
 def test_expected_events_of_the_linear_hazard_are_those_that_were_seen():
     frame, y = lives(5_000, effect=0.5)
-    base = HazardBase.fit(LinearBase, frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns)
+    base = HazardBase.fit(LinearBase, Labelled(frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns))
     exposed = np.exp(base.predict(frame) + base.share(frame[PERIODS].to_numpy()))
     assert exposed.sum() == pytest.approx(y.sum(), rel=1e-9)
 

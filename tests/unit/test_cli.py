@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from metarisk import __version__
 from metarisk.cli import app
-from metarisk.demo import DEMO_AS_OF
+from metarisk.domain import DEMO_AS_OF
 from metarisk.settings import Settings
 from metarisk.upkeep import doctor as health
 from metarisk.warehouse.duckdb import DuckDBWarehouse

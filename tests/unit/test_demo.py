@@ -12,9 +12,9 @@ import pytest
 from scipy.stats import rankdata
 
 from metarisk import lake, quality
-from metarisk.demo import DEMO_AS_OF, DEMO_LOANS, generate
-from metarisk.demo.book import _CHUNK, _draw, _log_odds, _world
+from metarisk.domain import DEMO_AS_OF
 from metarisk.portfolios import extract_sql, load_portfolio, suite_path
+from metarisk.risks.credit.book import _CHUNK, DEMO_LOANS, _draw, _log_odds, _world, generate
 from tests.warehouses import ROOT, open_duckdb
 
 HORIZON = pl.col("opened_on").dt.offset_by("12mo")

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from metarisk.detection import NOTHING, at_budget, select, time_to_first_catch, weighted_rates
 from metarisk.metrics import pr_auc
+from metarisk.risks.fraud.detection import NOTHING, at_budget, select, time_to_first_catch, weighted_rates
 
 
 def test_area_under_precision_and_recall_is_that_of_scikit_learn() -> None:

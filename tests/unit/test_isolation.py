@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from sklearn.ensemble import IsolationForest
 
+from metarisk.bases.fitted import Labelled
 from metarisk.bases.isolation import ROWS, TREES, IsolationBase, _filled, _unfinished
 from metarisk.tasks import LABEL
 from tests.unit.loan_examples import PORTFOLIO, support
@@ -19,7 +20,7 @@ def teach() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def base(teach: pl.DataFrame) -> IsolationBase:
-    return IsolationBase.fit(teach, teach[LABEL].to_numpy(), PORTFOLIO.features, PORTFOLIO.columns)
+    return IsolationBase.fit(Labelled(teach, teach[LABEL].to_numpy(), PORTFOLIO.features, PORTFOLIO.columns))
 
 
 def test_path_lengths_are_those_of_scikit_learn(teach: pl.DataFrame, base: IsolationBase) -> None:
@@ -32,7 +33,7 @@ def test_path_lengths_are_those_of_scikit_learn(teach: pl.DataFrame, base: Isola
 
 def test_it_never_sees_a_label_but_for_the_line(teach: pl.DataFrame, base: IsolationBase) -> None:
     y = np.random.default_rng(0).permutation(teach[LABEL].to_numpy())
-    other = IsolationBase.fit(teach, y, PORTFOLIO.features, PORTFOLIO.columns)
+    other = IsolationBase.fit(Labelled(teach, y, PORTFOLIO.features, PORTFOLIO.columns))
     assert all((a["feature"] == b["feature"]).all() for a, b in zip(base.trees, other.trees, strict=True))
     assert other.slope != base.slope
 

@@ -15,27 +15,20 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from metarisk.domain import DataError, ModelError
-from metarisk.losses import (
+from metarisk.risks.operational.aggregate import (
     Frequency,
-    Gpd,
-    Rates,
     by_fourier,
     by_panjer,
     by_simulation,
-    capital,
-    choose_threshold,
     common_factor,
     discretised,
-    dispersion,
-    fit_gpd,
-    fit_severity,
-    mean_excess,
-    posterior_bound,
-    qq,
-    rate_bounds,
     simulated_quantile,
     single_loss,
 )
+from metarisk.risks.operational.capital import Rates, capital
+from metarisk.risks.operational.frequency import dispersion, posterior_bound, rate_bounds
+from metarisk.risks.operational.severity import fit_severity
+from metarisk.risks.operational.tails import Gpd, choose_threshold, fit_gpd, mean_excess, qq
 from tests.warehouses import ROOT
 
 DATA = Path(os.environ.get("METARISK_TEST_DATA", ROOT.parent / "shared" / "data")) / "operational_losses"

@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from metarisk.demo import operational as demo
 from metarisk.domain import DataError, Derived, NightView, Warehouse
 from metarisk.portfolios import also_sql, extract_sql, load_portfolio
-from metarisk.risks.operational import FEWEST, SPEC, derive, periods_a_year
+from metarisk.risks.operational import SPEC
+from metarisk.risks.operational import book as demo
+from metarisk.risks.operational.derived import FEWEST, derive, periods_a_year
 from tests.warehouses import ROOT
 
 PORTFOLIO = load_portfolio(ROOT, "operational_losses")

@@ -15,12 +15,14 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from metarisk.bases.decayed import DecayedBase
+from metarisk.bases.fitted import Labelled
 from metarisk.domain import Columns, Feature, ModelError, NightView, Validation, WeekView
 from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.report.measures import sections
 from metarisk.report.model import MeasureRow
-from metarisk.risks.quant import EQUAL, SPEC, derive, trials
-from metarisk.signals import rank_ic, sharpe
+from metarisk.risks.quant import SPEC
+from metarisk.risks.quant.derived import EQUAL, derive, trials
+from metarisk.risks.quant.proving import rank_ic, sharpe
 from metarisk.tasks import LABEL, forward_folds, opened_within
 from metarisk.training import teaching_rows
 from tests.unit import market_examples
@@ -133,16 +135,18 @@ def test_decay_is_learned_where_the_law_turns_and_costs_little_where_it_stays() 
     """The turned law is found by a short half-life, plain regression finds its opposite; and files give it back."""
     frame, y = turning()
     columns = Columns("a", "a", ("a",))
-    fitted = DecayedBase.fit(frame, y, {"x": Feature("numeric")}, columns)
+    fitted = DecayedBase.fit(Labelled(frame, y, {"x": Feature("numeric")}, columns, likelihood="gaussian"))
     plain = Ridge(10.0).fit(frame.select("x").to_numpy(), y)
     assert fitted.half_life <= 6
     assert fitted.weights[0] > 0.2 > plain.coef_[0]
     again = DecayedBase.from_text(fitted.to_text())
     assert np.array_equal(again.predict(frame), fitted.predict(frame))
     stays = 0.5 * frame["x"].to_numpy() + np.random.default_rng(5).normal(size=len(y))
-    assert DecayedBase.fit(frame, stays, {"x": Feature("numeric")}, columns).weights[0] == pytest.approx(0.5, abs=0.1)
+    assert DecayedBase.fit(Labelled(frame, stays, {"x": Feature("numeric")}, columns, likelihood="gaussian")).weights[
+        0
+    ] == pytest.approx(0.5, abs=0.1)
     with pytest.raises(ModelError, match="plain numbers"):
-        DecayedBase.fit(frame, y, {"x": Feature("numeric")}, columns, likelihood="poisson")
+        DecayedBase.fit(Labelled(frame, y, {"x": Feature("numeric")}, columns, likelihood="poisson"))
 
 
 def week() -> WeekView:

@@ -8,18 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from metarisk.signals import (
-    deflated_sharpe,
-    drawdown,
-    equity,
-    expected_best_sharpe,
-    limited,
-    probabilistic_sharpe,
-    rank_ic,
-    sharpe,
-    tilt,
-    walk,
-)
+from metarisk.risks.quant.earning import drawdown, equity, limited, tilt, walk
+from metarisk.risks.quant.proving import deflated_sharpe, expected_best_sharpe, probabilistic_sharpe, rank_ic, sharpe
 
 
 def test_the_worked_example_of_bailey_and_lopez_de_prado() -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize, stats
 from statsmodels.regression.linear_model import OLS
 
-from metarisk.volatility.backtests import (
+from metarisk.markets.backtests import (
     acerbi_szekely,
     christoffersen,
     fissler_ziegel,
@@ -15,10 +15,10 @@ from metarisk.volatility.backtests import (
     tick_loss,
     traffic_light,
 )
-from metarisk.volatility.comparing import confidence_set, day_means, diebold_mariano
-from metarisk.volatility.garch import Garch
-from metarisk.volatility.realised import ewma, garman_klass, realised_variance
-from metarisk.volatility.simulation import book_tail, completed, tail
+from metarisk.markets.comparing import confidence_set, day_means, diebold_mariano
+from metarisk.markets.garch import Garch
+from metarisk.markets.realised import ewma, garman_klass, realised_variance
+from metarisk.markets.simulation import book_tail, completed, tail
 
 
 def walk(rng: np.random.Generator, days: int, steps: int, sigma: float) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,30 @@
+"""Credit default: the event is a default within the horizon; the score is its probability."""
+
+from metarisk.domain import Demo, RiskSpec
+from metarisk.risks.credit.book import generate
+
+SPEC = RiskSpec(
+    name="credit",
+    likelihood="bernoulli",
+    label="event",
+    candidates=(
+        "pooled_logistic",
+        "segment_logistic",
+        "own_logistic",
+        "pooled_lightgbm",
+        "segment_lightgbm",
+        "target_lightgbm",
+        "recalibrated_lightgbm",
+        "blend",
+        "tuned_ensemble",
+        "map_head",
+        "hazard",
+        "hazard_head",
+        "maml",
+        "reptile",
+    ),
+    default="hazard_head",
+    promotion="manual",
+    score_unit="probability of default",
+    demos={"consumer_loans": Demo(generate)},
+)
