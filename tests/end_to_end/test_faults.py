@@ -31,9 +31,9 @@ from metarisk.domain import (
     SourceLate,
     WarehouseError,
 )
-from metarisk.job import states
 from metarisk.job.champion import champion_for
 from metarisk.jobs import Context
+from metarisk.record import models as records
 from metarisk.upkeep import audit
 from metarisk.upkeep import models as promotion
 from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
@@ -199,7 +199,7 @@ def test_a_clock_that_goes_back(published_project: Project) -> None:
             "SELECT 'newer', portfolio, as_of, recipe, created_at, path, metrics, config_hash, code_version "
             "FROM metarisk.model"
         )
-        states.append_states(replace(back, job=Job(NAME, old["as_of"])), transaction, "newer", ["champion"], "test")
+        records.append_states(transaction, Job(NAME, old["as_of"]), back.clock(), "newer", ["champion"], "test")
     champion = champion_for(back)
     assert champion is not None
     assert champion.model_id == "newer"
