@@ -70,12 +70,6 @@ def qlike(log_variance: ArrayLike, realised: ArrayLike) -> Array:
     return np.asarray(np.exp(log_ratio) - log_ratio - 1.0)
 
 
-def pinball(quantile: ArrayLike, y: ArrayLike, level: float) -> Array:
-    """Quantile loss (N,) of forecasts of the `level` quantile, 0 < level < 1."""
-    error = floats(y) - floats(quantile)
-    return np.maximum(level * error, (level - 1.0) * error)
-
-
 def mse_log_volatility(log_variance: ArrayLike, realised: ArrayLike) -> float:
     """Mean squared error of the log of volatility; a realised variance of zero counts as the smallest one seen."""
     return float(np.mean((np.log(_raised(realised)) - floats(log_variance)) ** 2) / 4.0)
@@ -160,17 +154,6 @@ def calibration_in_the_large(logit: ArrayLike, y: ArrayLike, weight: ArrayLike |
     # Wider than where the root must be, by more than rounding moves its ends.
     low, high = centre - float(z.max()) - 1e-3, centre - float(z.min()) + 1e-3
     return float(optimize.brentq(lambda shift: float(w @ special.expit(z + shift)) - events, low, high, xtol=1e-13))
-
-
-def hosmer_lemeshow(
-    probability: ArrayLike, y: ArrayLike, bins: int = 10, *, in_sample: bool = False
-) -> tuple[float, float]:
-    """Hosmer-Lemeshow statistic and p-value; two degrees of freedom are lost only on the rows that were fitted."""
-    rows, predicted, events = _mass_by_bin(probability, y, bins)
-    variance = predicted * (1.0 - predicted / rows)
-    statistic = float(np.sum((events - predicted) ** 2 / variance))
-    freedom = len(rows) - 2 if in_sample else len(rows)
-    return statistic, float(stats.chi2.sf(statistic, freedom)) if freedom > 0 else math.nan
 
 
 # intervals and tests
