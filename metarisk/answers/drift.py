@@ -12,7 +12,7 @@ from metarisk.job.archive import require_rows
 from metarisk.job.context import Context
 from metarisk.job.run import run_folder
 from metarisk.job.standing import require_standing
-from metarisk.pages.drift import sides
+from metarisk.pages.drift import feature_shares
 from metarisk.steps.alerts import what
 from metarisk.steps.drift import WORST
 
@@ -72,7 +72,7 @@ def feature(context: Context, name: str, segment: str | None) -> dict[str, Any]:
             on=context.job.as_of, remedy="leave --segment out, or name one of the view drift_current",
         )  # fmt: skip
     folder = run_folder(context, publication["run_id"]) / "drift"
-    found = sides(context, publication["model_id"], folder, segment, name)
+    found = feature_shares(context, publication["model_id"], folder, segment, name)
     return {
         "feature": name,
         "segment": segment or "the whole portfolio",

@@ -5,51 +5,27 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from metarisk import registry
-from metarisk.domain import Scalar
 from metarisk.drift import REMEDY
 from metarisk.drift.pictures import Side, side_by_side
 from metarisk.job.context import Context
 from metarisk.job.run import Run
 from metarisk.job.storage import from_registry
+from metarisk.record import drift as records
+from metarisk.record import publications
 from metarisk.report import Champion, DriftLine
 from metarisk.report.driftpage import AlertLine, DriftReport, SegmentLineStatus, Worst, render_drift
 from metarisk.steps.alerts import what
 from metarisk.steps.drift import COUNTED, HISTOGRAMS, WORST
 
 NIGHTS = 30
-_HISTORY = """
-SELECT d.as_of, d.segment, d.feature, d.effect, d.status FROM metarisk.drift_metric AS d
-JOIN metarisk.publication_current AS p ON p.run_id = d.run_id
-WHERE p.portfolio = $portfolio AND d.metric = 'psi' AND p.as_of >= $first AND p.as_of <= $as_of
-ORDER BY d.as_of
-"""
-_FIRST = """
-SELECT min(as_of) AS first FROM (
-    SELECT as_of FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of <= $as_of
-    ORDER BY as_of DESC LIMIT 30
-) AS nights
-"""
-_SEGMENTS = """
-SELECT s.segment, s.status, s.data_status, s.performance_status, s.label_status, s.judged_at, s.min_detectable_ratio,
-    d.value AS ratio, d.detail
-FROM metarisk.segment_status AS s
-LEFT JOIN metarisk.drift_metric AS d ON d.run_id = s.run_id AND d.segment = s.segment AND d.metric = 'early_events'
-WHERE s.run_id = $run_id
-ORDER BY s.segment
-"""
-_EVENTS = """
-SELECT e.as_of, e.event, e.segment, e.feature, e.metric, e.detail, e.author, e.muted_until, e.told
-FROM metarisk.drift_alert AS e
-WHERE e.portfolio = $portfolio AND e.as_of <= $as_of AND e.as_of > $since
-AND NOT EXISTS (SELECT 1 FROM metarisk.retracted_run AS t WHERE t.run_id = e.run_id)
-ORDER BY e.seq DESC
-"""
+"""Nights of a curve, and days of what happened to alerts."""
 
 
 def page(
@@ -86,7 +62,9 @@ def page(
     )
 
 
-def sides(context: Context, model_id: str, folder: Path, segment: str | None, feature: str) -> tuple[Side, ...]:
+def feature_shares(
+    context: Context, model_id: str, folder: Path, segment: str | None, feature: str
+) -> tuple[Side, ...]:
     """A feature before and now; empty where the run counted nothing, or its model's reference is gone."""
     files = from_registry(context, model_id, registry.load)
     if HISTOGRAMS not in files or not (folder / COUNTED).exists():
@@ -98,17 +76,18 @@ def sides(context: Context, model_id: str, folder: Path, segment: str | None, fe
 def _worst(context: Context, model_id: str, folder: Path, lines: Sequence[DriftLine]) -> tuple[Worst, ...]:
     moved = [line for line in lines if line.metric == "psi" and line.status in ("alert", "watch")]
     chosen = sorted(moved, key=lambda line: (line.status, -(line.effect or 0.0), line.segment))[:WORST]
-    parameters: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of}
-    first = context.warehouse.rows(_FIRST, parameters)[0]["first"] or context.job.as_of
+    warehouse, portfolio, as_of = context.warehouse, context.job.portfolio, context.job.as_of
+    shown = publications.nights(warehouse, portfolio, as_of + timedelta(days=1))[:NIGHTS]
+    first = shown[-1]["as_of"] if shown else as_of
     wanted = {(line.segment, line.feature) for line in chosen}
     nights: dict[tuple[str, str], list[tuple[date, float | None, str]]] = {}
-    for row in context.warehouse.rows(_HISTORY, parameters | {"first": first}):
+    for row in records.psi_history(warehouse, portfolio, first, as_of):
         if (key := (row["segment"] or "", row["feature"] or "")) in wanted:
             nights.setdefault(key, []).append((row["as_of"], row["effect"], row["status"]))
     return tuple(
         Worst(
             line,
-            sides(context, model_id, folder, line.segment or None, line.feature),
+            feature_shares(context, model_id, folder, line.segment or None, line.feature),
             tuple(nights.get((line.segment, line.feature), ())),
         )
         for line in chosen
@@ -116,18 +95,15 @@ def _worst(context: Context, model_id: str, folder: Path, lines: Sequence[DriftL
 
 
 def _alerts(context: Context) -> tuple[AlertLine, ...]:
-    rows = context.warehouse.rows(
-        "SELECT * FROM metarisk.drift_alert_open WHERE portfolio = $portfolio AND opened_as_of <= $as_of "
-        "ORDER BY opened_as_of DESC, alert_id",
-        {"portfolio": context.job.portfolio, "as_of": context.job.as_of},
-    )
+    known = records.open_alerts(context.warehouse, context.job.portfolio)
+    rows = sorted(known, key=itemgetter("opened_as_of"), reverse=True)
     return tuple(
         AlertLine(
             row["alert_id"], row["segment"] or "", what(row), row["status"], row["opened_as_of"], row["detail"] or "",
             row["told"], row["acknowledged_by"] or "",
             row["muted_until"] if row["muted_until"] and row["muted_until"] >= context.job.as_of else None,
         )
-        for row in rows
+        for row in rows if row["opened_as_of"] <= context.job.as_of
     )  # fmt: skip
 
 
@@ -137,18 +113,17 @@ def _segments(context: Context, run_id: str) -> tuple[SegmentLineStatus, ...]:
             row["segment"], row["status"], row["data_status"], row["performance_status"], row["label_status"],
             row["judged_at"] or "–", row["ratio"], row["min_detectable_ratio"], row["detail"] or "",
         )
-        for row in context.warehouse.rows(_SEGMENTS, {"run_id": run_id})
+        for row in records.segment_statuses(context.warehouse, run_id)
     )  # fmt: skip
 
 
 def _done(context: Context) -> list[str]:
     """What happened to alerts in the last weeks, in sentences, newest first."""
     since = context.job.as_of - timedelta(days=NIGHTS)
-    parameters: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of, "since": since}
     asked = "an event asked the weekly flow to start early"
     return [
         _sentence(row) if row["event"] != "opened" else f"{row['as_of']}: {what(row)} in the whole portfolio: {asked}."
-        for row in context.warehouse.rows(_EVENTS, parameters)
+        for row in records.alert_events(context.warehouse, context.job.portfolio, since, context.job.as_of)
         if row["event"] != "opened" or (row["segment"] is None and row["told"] != "nobody")
     ]
 

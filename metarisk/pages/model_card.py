@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,8 @@ from metarisk.job.context import Context
 from metarisk.job.inputs import TAUGHT
 from metarisk.job.states import BACKFILL, WEEKLY
 from metarisk.job.storage import from_registry
+from metarisk.record import models as records
 
-_MODEL = "SELECT * FROM metarisk.model WHERE model_id = $model_id AND portfolio = $portfolio"
-_STATES = "SELECT state, since, by_whom, reason FROM metarisk.model_state WHERE model_id = $model_id ORDER BY seq"
-_EVIDENCE = """
-SELECT protocol, candidate, slice, metric, value, low, high, rows, events, note FROM metarisk.evidence
-WHERE model_id = $model_id ORDER BY protocol, candidate, slice, metric
-"""
-_BACKTESTS = """
-SELECT status, count(*) AS n, sum(rows) AS rows, sum(events) AS events, sum(rows * mean_score) AS expected
-FROM metarisk.grade_backtest WHERE model_id = $model_id GROUP BY status ORDER BY status
-"""
 _SIGNS = {1: "never lowers the score", -1: "never raises the score", 0: "free"}
 _MODES = {
     WEEKLY: WEEKLY,
@@ -44,18 +36,16 @@ def write_card(context: Context, model_id: str) -> tuple[Path, Path]:
         ConfigError: the portfolio has no such model.
         ModelError: its files are damaged, or of another version.
     """
-    about = {"model_id": model_id, "portfolio": context.job.portfolio}
-    found = context.warehouse.rows(_MODEL, about)
-    if not found:
+    row, portfolio = records.model(context.warehouse, model_id), context.portfolio
+    if row is None or row["portfolio"] != portfolio.name:
         raise ConfigError(
             f"there is no model {model_id}",
             portfolio=context.job.portfolio,
             remedy="take the id from the week's report, or from view metarisk.model_current",
         )
-    states, evidence, backtests = (
-        context.warehouse.rows(sql, {"model_id": model_id}) for sql in (_STATES, _EVIDENCE, _BACKTESTS)
-    )
-    row, portfolio = found[0], context.portfolio
+    states, backtests = (find(context.warehouse, model_id) for find in (records.states, records.grade_backtests))
+    order = itemgetter("protocol", "candidate", "slice", "metric")
+    evidence = sorted(records.evidence(context.warehouse, model_id), key=order)
     manifest = from_registry(context, model_id, registry.manifest)
     facts = {
         "model": model_id,

@@ -25,6 +25,7 @@ from metarisk.metrics import Interval, judge_of
 from metarisk.pages import cards
 from metarisk.pages import drift as driftpages
 from metarisk.pages.model_card import write_card
+from metarisk.record import models, publications
 from metarisk.steps import alerts as alerting
 from metarisk.steps.derive import DERIVED, MEASURES
 
@@ -190,11 +191,7 @@ def _quality(found: quality.Quality) -> tuple[report.QualityCheck, ...]:
 
 def _last_run(context: Context) -> pl.LazyFrame | None:
     """Scores of the newest night before this one, if the lake still has them."""
-    rows = context.warehouse.rows(
-        "SELECT run_id, as_of FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of < $as_of "
-        "ORDER BY as_of DESC LIMIT 1",
-        {"portfolio": context.job.portfolio, "as_of": context.job.as_of},
-    )
+    rows = publications.nights(context.warehouse, context.job.portfolio, context.job.as_of)
     if not rows:
         return None
     root = context.settings.data_dir / "lake" / context.job.portfolio / str(rows[0]["as_of"]) / "runs"
@@ -337,18 +334,15 @@ def _similarity(context: Context, model_id: str) -> tuple[report.MapPoint, ...]:
 
 def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:
     """The evidence that came with a model, read back from the warehouse."""
-    rows = context.warehouse.rows(
-        "SELECT e.candidate, e.metric, e.value, e.low, e.high, e.rows, e.events, e.note, m.recipe, m.metrics "
-        "FROM metarisk.evidence e JOIN metarisk.model m ON m.model_id = e.model_id "
-        "WHERE e.model_id = $model_id AND e.slice = 'all' AND e.protocol = 'walk_forward'",
-        {"model_id": model_id},
-    )
-    if not rows:
+    found = models.evidence(context.warehouse, model_id)
+    rows = [row for row in found if row["slice"] == "all" and row["protocol"] == "walk_forward"]
+    model = models.model(context.warehouse, model_id)
+    if not rows or model is None:
         return None
     by_name: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(row["candidate"], {})[row["metric"]] = row
-    about = json.loads(rows[0]["metrics"])
+    about = json.loads(model["metrics"])
     lines, judge = [], judge_of(context.spec.likelihood)
     for name, metrics in by_name.items():
         opposed, oracle = (metrics.get(f"loss_minus_{other}") for other in ("opponent", "oracle"))
@@ -359,7 +353,7 @@ def _evidence_of(context: Context, model_id: str) -> report.Evidence | None:
                 ranking=metrics[judge.ranking]["value"],
                 difference=_interval(opposed),
                 against_oracle=_interval(oracle),
-                role="champion" if name == rows[0]["recipe"] else "baseline" if name in BASELINES else "candidate",
+                role="champion" if name == model["recipe"] else "baseline" if name in BASELINES else "candidate",
             )
         )
     lines.sort(key=lambda line: line.loss)
