@@ -12,7 +12,7 @@ from metarisk.domain import Scalar, Transaction
 from metarisk.job.context import Context
 from metarisk.job.people import require_person
 from metarisk.job.standing import is_retracted, last_night, newest_publication, require_standing
-from metarisk.pages import refusal as refusals
+from metarisk.pages import refusal
 from metarisk.record.events import append_event
 from metarisk.record.seals import RETRACTION, as_told, instant, trusted_events
 from metarisk.steps.publish import point
@@ -77,7 +77,7 @@ def retract(context: Context, by: str, reason: str) -> Retracted:
         context.warehouse.snapshot()
         run_id, by, reason = _told(context)
         latest = last_night(context)
-        page = refusals.retracted(context, run_id, f"Taken back by {by}: {reason}", latest)
+        page = refusal.retracted(context, run_id, f"Taken back by {by}: {reason}", latest)
     return Retracted(context.job.portfolio, context.job.as_of, run_id, by, reason, latest, already, page)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from metarisk.report import ModelCard, Section, card_html, card_markdown
 from typer.testing import CliRunner
 
 from metarisk import registry
 from metarisk.cli import app
 from metarisk.job import states
-from metarisk.report import ModelCard, Section, card_html, card_markdown
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, NAME, Project
 

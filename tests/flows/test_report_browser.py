@@ -1,8 +1,8 @@
 """Report pages in a real browser: no console error, no request, no sideways scrolling, readable on paper."""
 
 import pytest
-
 from metarisk.report import render_night, render_week
+
 from tests.browsing import chromium, opened
 from tests.unit import report_examples as examples
 

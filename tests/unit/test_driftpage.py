@@ -2,10 +2,11 @@
 
 from datetime import date
 
-from metarisk.drift.early import SUSPECTED
-from metarisk.drift.pictures import Side
 from metarisk.report import Champion, DriftLine
 from metarisk.report.driftpage import AlertLine, DriftReport, SegmentLineStatus, Worst, render_drift
+
+from metarisk.drift.early import SUSPECTED
+from metarisk.drift.pictures import Side
 
 EVIL = "<script>alert(1)</script>|'\"&\x00\u202e"
 DAY = date(2026, 6, 30)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from metarisk.report.measures import sections
+from metarisk.report.model import MeasureRow
 
 from metarisk.domain import Derived, NightView
 from metarisk.markets.panel import WINDOW, Panel
 from metarisk.markets.simulation import tail
-from metarisk.report.measures import sections
-from metarisk.report.model import MeasureRow
 from metarisk.risks.market import SPEC
 from metarisk.risks.market.derived import derive
 from tests.unit.market_examples import NIGHT, PORTFOLIO, history

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from metarisk.report.measures import sections
+from metarisk.report.model import MeasureRow
 from sklearn.linear_model import Ridge
 
 from metarisk.bases.decayed import DecayedBase
 from metarisk.bases.fitted import Labelled
 from metarisk.domain import Columns, Feature, ModelError, NightView, Validation, WeekView
 from metarisk.portfolios import extract_sql, load_portfolio
-from metarisk.report.measures import sections
-from metarisk.report.model import MeasureRow
 from metarisk.risks.quant import SPEC
 from metarisk.risks.quant.derived import EQUAL, derive, trials
 from metarisk.risks.quant.proving import rank_ic, sharpe

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from metarisk.report import Evidence, EvidenceLine, MapPoint, Step, render_night, render_week
 
 from metarisk.metrics import Interval
-from metarisk.report import Evidence, EvidenceLine, MapPoint, Step, render_night, render_week
 from tests.unit import report_examples as examples
 
 HOSTILE = (
