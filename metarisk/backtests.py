@@ -13,7 +13,7 @@ import polars as pl
 from scipy import stats
 
 from metarisk.calibration import binomial_p, grade_numbers, jeffreys_p, vasicek_p
-from metarisk.domain import Array, Scorecard
+from metarisk.domain import MISSING, Array, Scorecard
 from metarisk.metrics import benjamini_hochberg
 from metarisk.tasks import LABEL
 
@@ -102,7 +102,7 @@ def adverse_impact(decided: pl.LazyFrame) -> list[dict[str, object]]:
     Returns:
         Rows for the warehouse's `evidence` table, less protocol, candidate and slice's column.
     """
-    counts = decided.group_by(pl.col("group").fill_null("(missing)")).agg(
+    counts = decided.group_by(pl.col("group").fill_null(MISSING)).agg(
         rows=pl.len(), accepted=1 - pl.col("declined").mean()
     )
     rates = counts.sort("group").collect(engine="streaming")
@@ -122,7 +122,7 @@ def adverse_impact(decided: pl.LazyFrame) -> list[dict[str, object]]:
 
 def calibration_by_group(groups: Sequence[str | None], probability: Array, y: Array) -> list[dict[str, object]]:
     """Event rate of each group over its mean probability, with a Jeffreys 95 % interval; above 1: understated."""
-    rows = pl.DataFrame({"group": pl.Series(groups, dtype=pl.String).fill_null("(missing)"), "p": probability, "y": y})
+    rows = pl.DataFrame({"group": pl.Series(groups, dtype=pl.String).fill_null(MISSING), "p": probability, "y": y})
     sums = rows.group_by("group").agg(rows=pl.len(), p=pl.col("p").sort().sum(), y=pl.col("y").sum()).sort("group")
     out = []
     for group, count, expected, events in sums.iter_rows():

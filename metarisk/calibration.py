@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from metarisk.domain import Array, Grade, LikelihoodName, Scorecard
+from metarisk.domain import Array, Grade, LikelihoodName, Scorecard, floats
 
 HAZARDS: frozenset[LikelihoodName] = frozenset({"hazard", "cumulative_hazard"})
 """Likelihoods whose score is the log of a hazard over the horizon."""
@@ -33,7 +33,7 @@ _LONGEST_STEP = 1.0
 
 def log_odds(link: ArrayLike, likelihood: LikelihoodName) -> Array:
     """Log-odds of the event (N,) from link-scale scores: themselves for a logit, ln(exp(H) - 1) for H = exp(eta)."""
-    eta = _floats(link)
+    eta = floats(link)
     if likelihood not in HAZARDS:
         return eta
     hazard = np.exp(np.minimum(eta, 700.0))
@@ -47,19 +47,19 @@ def points(odds: ArrayLike, card: Scorecard) -> Array:
     points = offset - factor * log-odds, with factor = PDO / ln 2 and offset = base - factor ln(odds) (Siddiqi 2006).
     """
     factor = card.pdo / math.log(2.0)
-    return np.asarray(card.base - factor * (math.log(card.odds) + _floats(odds)))
+    return np.asarray(card.base - factor * (math.log(card.odds) + floats(odds)))
 
 
 def grade_numbers(probability: ArrayLike, grades: Sequence[Grade]) -> Array:
     """Number of each probability's grade, int64 (N,): the first whose bound is not below it."""
     bounds = np.array([grade.upper for grade in grades])
-    found = np.searchsorted(bounds, _floats(probability), side="left")
+    found = np.searchsorted(bounds, floats(probability), side="left")
     return np.minimum(found, len(bounds) - 1).astype(np.int64)
 
 
 def expected_loss(probability: ArrayLike, lgd: ArrayLike, ead: ArrayLike) -> Array:
     """PD x LGD x EAD (N,), in the unit of the exposure; NaN where one of them is."""
-    return np.asarray(_floats(probability) * _floats(lgd) * _floats(ead))
+    return np.asarray(floats(probability) * floats(lgd) * floats(ead))
 
 
 # back-tests of a probability
@@ -67,13 +67,13 @@ def expected_loss(probability: ArrayLike, lgd: ArrayLike, ead: ArrayLike) -> Arr
 
 def jeffreys_p(probability: ArrayLike, events: ArrayLike, rows: ArrayLike) -> Array:
     """One-sided Jeffreys p-value that the PD is not understated: BetaCDF(PD; D + 1/2, N - D + 1/2)."""
-    d, n = _floats(events), _floats(rows)
-    return np.asarray(stats.beta.cdf(_floats(probability), d + 0.5, n - d + 0.5))
+    d, n = floats(events), floats(rows)
+    return np.asarray(stats.beta.cdf(floats(probability), d + 0.5, n - d + 0.5))
 
 
 def binomial_p(probability: ArrayLike, events: ArrayLike, rows: ArrayLike) -> Array:
     """One-sided exact p-value: the probability of D or more events among N independent rows."""
-    return np.asarray(stats.binom.sf(_floats(events) - 1, _floats(rows), _floats(probability)))
+    return np.asarray(stats.binom.sf(floats(events) - 1, floats(rows), floats(probability)))
 
 
 def vasicek_p(probability: ArrayLike, events: ArrayLike, rows: ArrayLike, correlation: float) -> Array:
@@ -82,7 +82,7 @@ def vasicek_p(probability: ArrayLike, events: ArrayLike, rows: ArrayLike, correl
     Given the factor z, defaults are independent with PD Phi((Phi^-1(PD) + sqrt(rho) z) / sqrt(1 - rho)) (Vasicek 1987);
     the average is taken by the trapezoid rule. Correlation 0 gives `binomial_p`.
     """
-    p, d, n = np.broadcast_arrays(_floats(probability), _floats(events), _floats(rows))
+    p, d, n = np.broadcast_arrays(floats(probability), floats(events), floats(rows))
     weights = np.exp(-(_FACTOR**2) / 2)
     threshold = special.ndtri(p)[..., None]
     given = special.ndtr((threshold + math.sqrt(correlation) * _FACTOR) / math.sqrt(1.0 - correlation))
@@ -95,14 +95,14 @@ def pluto_tasche(rows: ArrayLike, events: ArrayLike, confidence: float = 0.9) ->
 
     Pluto and Tasche (2005), Thinking positively. A pool in which everything defaulted, or that is empty, has bound 1.
     """
-    n = np.cumsum(_floats(rows)[::-1])[::-1]
-    d = np.cumsum(_floats(events)[::-1])[::-1]
+    n = np.cumsum(floats(rows)[::-1])[::-1]
+    d = np.cumsum(floats(events)[::-1])[::-1]
     return upper_bound(n, d, confidence)
 
 
 def upper_bound(rows: ArrayLike, events: ArrayLike, confidence: float = 0.9) -> Array:
     """Upper PD bounds (G,) of pools by themselves (Clopper and Pearson); 1 where all defaulted or none is there."""
-    n, d = _floats(rows), _floats(events)
+    n, d = floats(rows), floats(events)
     survived = np.maximum(n - d, 0.0)
     bound = stats.beta.ppf(confidence, d + 1.0, np.where(survived > 0.0, survived, 1.0))
     return np.where(survived > 0.0, bound, 1.0)
@@ -199,7 +199,3 @@ def _newton(g: Array, h: Array, portfolio: float, own: Array, rule: LevelRule) -
     rest = g.sum() + portfolio / rule.portfolio_variance - float((h * slopes / precision).sum())
     step = float(rest / schur)
     return step, (slopes - h * step) / precision
-
-
-def _floats(values: ArrayLike) -> Array:
-    return np.asarray(values, dtype=np.float64)

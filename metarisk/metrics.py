@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from metarisk.domain import Array, LikelihoodName, ModelError
+from metarisk.domain import Array, LikelihoodName, ModelError, floats
 
 _BOOTSTRAP_CELLS = 4_000_000
 """Resampled blocks held at once: keeps a bootstrap over any number of blocks near 100 MB."""
@@ -45,18 +45,18 @@ class ReliabilityBin:
 
 def log_loss(logit: ArrayLike, y: ArrayLike) -> Array:
     """Negative Bernoulli log-likelihood (N,) of labels y under logits; finite for every finite logit."""
-    z = _floats(logit)
-    return np.asarray(np.logaddexp(0.0, z) - _floats(y) * z)
+    z = floats(logit)
+    return np.asarray(np.logaddexp(0.0, z) - floats(y) * z)
 
 
 def gaussian_deviance(mean: ArrayLike, y: ArrayLike) -> Array:
     """Squared error (N,): the unit deviance of the normal distribution."""
-    return np.asarray((_floats(y) - _floats(mean)) ** 2)
+    return np.asarray((floats(y) - floats(mean)) ** 2)
 
 
 def poisson_deviance(log_rate: ArrayLike, y: ArrayLike, exposure: ArrayLike = 1.0) -> Array:
     """Unit Poisson deviance (N,) of counts y whose expectation is ``exposure * exp(log_rate)``."""
-    count, expected = _floats(y), _floats(exposure) * np.exp(_floats(log_rate))
+    count, expected = floats(y), floats(exposure) * np.exp(floats(log_rate))
     return np.asarray(2.0 * (special.xlogy(count, count / expected) - count + expected))
 
 
@@ -66,24 +66,24 @@ def qlike(log_variance: ArrayLike, realised: ArrayLike) -> Array:
     Patton (2011), Volatility forecast comparison using imperfect volatility proxies.
     """
     with np.errstate(divide="ignore"):
-        log_ratio = np.log(_floats(realised)) - _floats(log_variance)
+        log_ratio = np.log(floats(realised)) - floats(log_variance)
     return np.asarray(np.exp(log_ratio) - log_ratio - 1.0)
 
 
 def pinball(quantile: ArrayLike, y: ArrayLike, level: float) -> Array:
     """Quantile loss (N,) of forecasts of the `level` quantile, 0 < level < 1."""
-    error = _floats(y) - _floats(quantile)
+    error = floats(y) - floats(quantile)
     return np.maximum(level * error, (level - 1.0) * error)
 
 
 def mse_log_volatility(log_variance: ArrayLike, realised: ArrayLike) -> float:
     """Mean squared error of the log of volatility; a realised variance of zero counts as the smallest one seen."""
-    return float(np.mean((np.log(_raised(realised)) - _floats(log_variance)) ** 2) / 4.0)
+    return float(np.mean((np.log(_raised(realised)) - floats(log_variance)) ** 2) / 4.0)
 
 
 def _raised(realised: ArrayLike) -> Array:
     """Realised variances (N,), those of zero (a day without a trade) raised to the smallest other one."""
-    seen = _floats(realised)
+    seen = floats(realised)
     return np.asarray(np.maximum(seen, seen[seen > 0].min(initial=1.0)))
 
 
@@ -125,7 +125,7 @@ def ks(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float
 
 def brier(probability: ArrayLike, y: ArrayLike) -> float:
     """Mean squared error of probabilities."""
-    return float(np.mean((_floats(probability) - _floats(y)) ** 2))
+    return float(np.mean((floats(probability) - floats(y)) ** 2))
 
 
 def reliability(probability: ArrayLike, y: ArrayLike, bins: int = 10) -> tuple[ReliabilityBin, ...]:
@@ -151,8 +151,8 @@ def calibration_in_the_large(logit: ArrayLike, y: ArrayLike, weight: ArrayLike |
     The maximum-likelihood intercept with the logits as offset (Cox 1958; Steyerberg 2009), found by bisection-guarded
     Newton steps; infinite where all labels agree.
     """
-    z, label = _floats(logit), _floats(y)
-    w = np.ones_like(z) if weight is None else _floats(weight)
+    z, label = floats(logit), floats(y)
+    w = np.ones_like(z) if weight is None else floats(weight)
     events, total = float(w @ label), float(w.sum())
     if events <= 0.0 or events >= total:
         return -math.inf if events <= 0.0 else math.inf
@@ -213,8 +213,8 @@ def paired_bootstrap(
     One block alone gives an infinite interval, for nothing is known of its spread. The same arguments give the same
     bits.
     """
-    d = _floats(difference)
-    w = np.ones_like(d) if weight is None else _floats(weight)
+    d = floats(difference)
+    w = np.ones_like(d) if weight is None else floats(weight)
     if d.size == 0 or w.sum() <= 0.0:
         return Interval(math.nan, -math.inf, math.inf)
     block = np.unique(np.asarray(blocks), return_inverse=True)[1]
@@ -262,7 +262,7 @@ class Judge:
 
 def rank_correlation(score: ArrayLike, y: ArrayLike) -> float:
     """Spearman's rank correlation of scores and labels; NaN where one of them does not vary."""
-    ranks = [stats.rankdata(_floats(values)) for values in (score, y)]
+    ranks = [stats.rankdata(floats(values)) for values in (score, y)]
     if any(np.ptp(rank) == 0 for rank in ranks):
         return math.nan
     return float(np.corrcoef(*ranks)[0, 1])
@@ -270,17 +270,17 @@ def rank_correlation(score: ArrayLike, y: ArrayLike) -> float:
 
 def _of_both(measure: Measure) -> Measure:
     """The measure where labels are of both classes, else NaN."""
-    return lambda logit, y: measure(logit, y) if 0 < _floats(y).sum() < len(_floats(y)) else math.nan
+    return lambda logit, y: measure(logit, y) if 0 < floats(y).sum() < len(floats(y)) else math.nan
 
 
 def _of_probability(measure: Measure) -> Measure:
-    return lambda logit, y: measure(special.expit(_floats(logit)), y)
+    return lambda logit, y: measure(special.expit(floats(logit)), y)
 
 
 def _log_level(link: ArrayLike, y: ArrayLike) -> float:
     """Log of what came over what was expected under a log link; NaN where nothing came."""
-    came = float(_floats(y).sum())
-    return math.log(came / float(np.exp(_floats(link)).sum())) if came > 0 else math.nan
+    came = float(floats(y).sum())
+    return math.log(came / float(np.exp(floats(link)).sum())) if came > 0 else math.nan
 
 
 EVENT = Judge(
@@ -310,8 +310,8 @@ _VALUE = Judge(
     "rank_correlation",
     {
         "rank_correlation": rank_correlation,
-        "bias": lambda mean, y: float(np.mean(_floats(mean) - _floats(y))),
-        "absolute_error": lambda mean, y: float(np.mean(np.abs(_floats(mean) - _floats(y)))),
+        "bias": lambda mean, y: float(np.mean(floats(mean) - floats(y))),
+        "absolute_error": lambda mean, y: float(np.mean(np.abs(floats(mean) - floats(y)))),
     },
     np.ones_like,
 )
@@ -355,7 +355,7 @@ def dispersion(link: ArrayLike, mean: Array, y: ArrayLike, likelihood: Likelihoo
     if judge.spread is None or not len(mean):
         return 1.0
     if judge is _COUNT:
-        phi = float(np.mean((_floats(y) - mean) ** 2 / np.maximum(judge.spread(mean), 1e-12)))
+        phi = float(np.mean((floats(y) - mean) ** 2 / np.maximum(judge.spread(mean), 1e-12)))
     else:
         losses = judge.of(link, y)
         phi = float(np.mean(losses[np.isfinite(losses)])) * (2.0 if likelihood == "qlike" else 1.0)
@@ -367,7 +367,7 @@ def benjamini_hochberg(p: ArrayLike) -> Array:
 
     Benjamini and Hochberg (1995).
     """
-    values = _floats(p)
+    values = floats(p)
     q = np.full_like(values, np.nan)
     tested = np.flatnonzero(~np.isnan(values))
     order = tested[np.argsort(values[tested], kind="stable")]
@@ -376,23 +376,19 @@ def benjamini_hochberg(p: ArrayLike) -> Array:
     return q
 
 
-def _floats(values: ArrayLike) -> Array:
-    return np.asarray(values, dtype=np.float64)
-
-
 def _mass_by_score(score: ArrayLike, y: ArrayLike, weight: ArrayLike | None) -> tuple[Array, Array]:
     """Weight of events and of the others at each distinct score, in rising order."""
-    label = _floats(y)
-    w = np.ones_like(label) if weight is None else _floats(weight)
-    code = np.unique(_floats(score), return_inverse=True)[1]
+    label = floats(y)
+    w = np.ones_like(label) if weight is None else floats(weight)
+    code = np.unique(floats(score), return_inverse=True)[1]
     return np.bincount(code, w * label), np.bincount(code, w * (1.0 - label))
 
 
 def _mass_by_bin(probability: ArrayLike, y: ArrayLike, bins: int) -> tuple[Array, Array, Array]:
     """Rows, summed probability and events of the equal-mass bins that hold rows."""
-    p = _floats(probability)
+    p = floats(probability)
     middle = (stats.rankdata(p) - 0.5) / max(p.size, 1)
     code = np.minimum((middle * bins).astype(np.int64), bins - 1)
-    rows, predicted, events = np.bincount(code), np.bincount(code, p), np.bincount(code, _floats(y))
+    rows, predicted, events = np.bincount(code), np.bincount(code, p), np.bincount(code, floats(y))
     held = rows > 0
     return rows[held].astype(np.float64), predicted[held], events[held]

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metarisk.domain import ModelError
-
-MANIFEST = "manifest.json"
+from metarisk.folders import MANIFEST, scratch, settle
 
 
 def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[str, object]) -> tuple[str, Path]:
@@ -31,25 +29,12 @@ def save(root: Path, portfolio: str, files: Mapping[str, bytes], about: Mapping[
     if _whole(root, portfolio, model_id):
         return model_id, final
     shutil.rmtree(final, ignore_errors=True)
-    staging = final.with_name(f".{model_id}.{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with scratch(final.parent) as private:
+        folder = private / model_id
+        folder.mkdir()
         for name, content in {**files, MANIFEST: text}.items():
-            with (staging / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-    except OSError:  # a full disk
-        shutil.rmtree(staging)
-        raise
-    try:
-        staging.rename(final)
-    except OSError:
-        # Another process has written the same model meanwhile.
-        shutil.rmtree(staging)
-        if not (final / MANIFEST).exists():
-            raise
+            (folder / name).write_bytes(content)
+        settle(folder, final)
     return model_id, final
 
 

@@ -9,6 +9,13 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_SHIPPED = Path(__file__).resolve().parents[1]
+
+
+def root_of(project: Path, path: str) -> Path:
+    """The project, or where it lacks `path`, the folder that comes with the code, if that has it."""
+    return project if (project / path).exists() or not (_SHIPPED / path).exists() else _SHIPPED
+
 
 class Settings(BaseSettings):
     """`METARISK_*` variables. `warehouse` may hold a password, so it is never printed, logged or written."""
@@ -16,7 +23,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="METARISK_", frozen=True, extra="ignore")
 
     project: Path = Field(default_factory=Path.cwd)
-    """Folder that holds portfolios/, expectations/ and sql/."""
+    """Folder that holds portfolios/, expectations/ and sql/extracts."""
     data: Path = Path("var")
     """Folder of the lake, the registry and the reports; relative to `project`."""
     warehouse: SecretStr = SecretStr("duckdb:///warehouse.duckdb")
@@ -37,3 +44,13 @@ class Settings(BaseSettings):
     def data_dir(self) -> Path:
         """`data`, resolved against the project."""
         return self.data if self.data.is_absolute() else self.project / self.data
+
+    @property
+    def migrations(self) -> Path:
+        """Folder of the migrations of schema `metarisk`."""
+        return root_of(self.project, "sql/migrations") / "sql" / "migrations"
+
+    @property
+    def views(self) -> Path:
+        """Folder of its views."""
+        return root_of(self.project, "sql/views") / "sql" / "views"

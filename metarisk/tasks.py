@@ -9,13 +9,12 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-from metarisk.domain import PERIODS, Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target
+from metarisk.domain import MISSING, PERIODS, Array, Episodes, Packed, Portfolio, RiskSpec, SegmentKey, Target
 
 LABEL = "__y"
 MATURE = "__mature"
 OPPONENT = "__opponent"
 """Of judged rows: the baseline that validation had chosen before any of them."""
-MISSING_SEGMENT = "(missing)"
 WHOLE = "(all)"
 """The one segment of a book without segment columns."""
 _BATCH_ROWS = 65_536
@@ -212,8 +211,11 @@ def newest(frame: pl.LazyFrame, portfolio: Portfolio, *, per_segment: int, total
         for of, rank in ranks:
             rank.add(batch.filter(of))
     kept = pl.concat([rank.kept().select(order) for _, rank in ranks])
-    rows = [batch.join(kept, on=order, how="semi", nulls_equal=True) for batch in _batches(frame)]
-    return pl.concat(rows).sort(columns.entity, columns.opened_on)
+    stay = pl.any_horizontal(of & rank.may_stay for of, rank in ranks)
+    rows = (batch.filter(stay) for batch in _batches(frame))
+    if per_segment < total:
+        rows = (batch.join(kept, on=order, how="semi") for batch in rows)
+    return pl.concat(list(rows)).sort(columns.entity, columns.opened_on)
 
 
 def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
@@ -232,11 +234,12 @@ class _Ranks:
         self._order, self._segments, self._per_segment, self._most = list(order), list(segments), per_segment, most
         self._held: list[pl.DataFrame] = []
         self._ranked = 0
-        self._may_stay = pl.lit(True)
+        self.may_stay = pl.lit(True)
+        """Whether a row may be kept: no row of a later key than the last kept one is left out but for its segment."""
 
     def add(self, keys: pl.DataFrame) -> None:
         """Hold keys, and rank as soon as so many have come since the last time."""
-        self._held.append(keys.filter(self._may_stay))
+        self._held.append(keys.filter(self.may_stay))
         if sum(part.height for part in self._held) - self._ranked >= max(self._most, _BATCH_ROWS):
             self.kept()
 
@@ -247,15 +250,19 @@ class _Ranks:
             keys = keys.filter(pl.int_range(pl.len()).over(self._segments) < self._per_segment)
         keys = keys.head(self._most)
         self._held, self._ranked = [keys], keys.height
-        if keys.height == self._most > 0:
-            self._may_stay = pl.col(self._order[0]) >= keys[self._order[0]][-1]
+        if not self._most:
+            self.may_stay = pl.lit(False)
+        elif keys.height == self._most:
+            (opened, entity), last = (pl.col(name) for name in self._order), keys.row(-1, named=True)
+            day, key = (last[name] for name in self._order)
+            self.may_stay = (opened > day) | ((opened == day) & (entity >= key))
         return keys
 
 
 def segment_keys(frame: pl.DataFrame, portfolio: Portfolio) -> tuple[tuple[SegmentKey, ...], Array]:
     """Distinct segment keys in sorted order, and the number of each row's key, int64 (N,)."""
     names = list(portfolio.columns.segments)
-    values = frame.select(pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in names)
+    values = frame.select(pl.col(name).cast(pl.String).fill_null(MISSING) for name in names)
     distinct = values.unique().sort(names).with_row_index("__segment")
     codes = values.join(distinct, on=names, how="left", maintain_order="left")["__segment"]
     return tuple(distinct.select(names).iter_rows()), codes.to_numpy().astype(np.int64)

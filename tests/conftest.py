@@ -16,6 +16,15 @@ POSTGRESQL = pytest.mark.xdist_group("postgresql")
 BOTH = [pytest.param("duckdb"), pytest.param("postgresql", marks=POSTGRESQL)]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of the same name
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a module makes once is made once a run: tests that share a fixture of their module stay on one worker."""
+    for item in (item for item in items if isinstance(item, pytest.Function)):
+        made = (definitions[-1].scope for definitions in item._fixtureinfo.name2fixturedefs.values())
+        if "module" in made and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
     """A PostgreSQL server; tests that use it directly belong to the xdist group `postgresql`."""

@@ -27,7 +27,7 @@ from pathlib import Path
 import polars as pl
 
 from metarisk.domain import Mode
-from metarisk.lake.folders import MANIFEST
+from metarisk.folders import MANIFEST
 from metarisk.upkeep import audit
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.test_kills import whole

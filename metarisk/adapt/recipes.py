@@ -19,15 +19,15 @@ from metarisk.domain import (
     Packed,
     Progress,
 )
-from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.gradient.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
+from metarisk.learners.gradient.reptile import Reptile
+from metarisk.learners.heads.map_head import MapHead
+from metarisk.learners.heads.map_network import MapNetwork
+from metarisk.learners.heads.ridge_head import RidgeHead
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
-from metarisk.learners.map_head import MapHead
-from metarisk.learners.matching import Matching
-from metarisk.learners.prototypical import Prototypical
-from metarisk.learners.reptile import Reptile
-from metarisk.learners.ridge_head import RidgeHead
-from metarisk.learners.siamese import Siamese
+from metarisk.learners.metric.matching import Matching
+from metarisk.learners.metric.prototypical import Prototypical
+from metarisk.learners.metric.siamese import Siamese
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class LearnerKind:
 
 LEARNERS: Mapping[str, LearnerKind] = {
     "none": LearnerKind(Pooled, reads_inputs=False),
-    "map_head": LearnerKind(HierarchicalHead, joint=True, reads_inputs=False),
-    "map_network": LearnerKind(MapHead),
+    "map_head": LearnerKind(MapHead, joint=True, reads_inputs=False),
+    "map_network": LearnerKind(MapNetwork),
     "ridge_head": LearnerKind(RidgeHead),
     "maml": LearnerKind(Maml),
     "fomaml": LearnerKind(Fomaml),

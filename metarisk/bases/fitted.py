@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, Columns, Feature, LikelihoodName
+from metarisk.domain import MISSING, Array, Columns, Feature, LikelihoodName
 from metarisk.features import Encoder
 
 FOLDS = 5
@@ -49,10 +49,7 @@ class Labelled:
     def only(self, rows: Array) -> Labelled:
         """Some of the rows, by a mask (N,)."""
         exposure = None if self.exposure is None else self.exposure[rows]
-        chosen = self.features if features is None else features
-        return replace(
-            self, frame=self.frame.filter(pl.Series(rows)), y=self.y[rows], features=chosen, exposure=exposure
-        )
+        return replace(self, frame=self.frame.filter(pl.Series(rows)), y=self.y[rows], exposure=exposure)
 
     def encoder(self) -> Encoder:
         """The encoder of the features, fitted on the rows."""
@@ -65,7 +62,7 @@ class Labelled:
 
     @property
     def constant(self) -> float:
-        """The score of labels that are all alike, or that nothing explains; of events half an event is added, so finite.
+        """The score of labels that are all alike, or that nothing explains; half an event is added, so it is finite.
 
         A logit, the log of a rate, of a variance or, for the likelihood gaussian, the mean.
         """
@@ -126,7 +123,7 @@ _CRC_TABLE = _crc_table()
 
 def values_of(frame: pl.DataFrame, segment: str) -> pl.Series:
     """The values (N,) of a segment column as text, null being one of them."""
-    return frame[segment].cast(pl.String).fill_null("(missing)")
+    return frame[segment].cast(pl.String).fill_null(MISSING)
 
 
 def completed(parts: Array, score: Array) -> Array:

@@ -59,6 +59,8 @@ def portfolio_new(
     label: Annotated[str, typer.Option(help="Column of a flag without dates, or of a value.")] = "",
     segments: Annotated[str | None, typer.Option(help='Segment columns, as in "region,product"; "" for none.')] = None,
     risk: Annotated[str, typer.Option(help=f"Risk type: {', '.join(RISKS)}.")] = "",
+    horizon: Annotated[str, typer.Option(help="12m, 30d, or lifetime: until the contract's end.")] = "",
+    matures: Annotated[str, typer.Option(help="Column of the contract's end, until when the event counts.")] = "",
     as_json: Json = False,
 ) -> None:
     """Write a first draft of TOML, SQL and suite from a whole table, and say what was made of each column."""
@@ -67,7 +69,9 @@ def portfolio_new(
             raise ConfigError(f"no risk type is called {risk}", remedy=f"use one of {', '.join(RISKS)}")
         warehouse, settings = warehouse_of()
         parents = None if segments is None else tuple(one.strip() for one in segments.split(",") if one.strip())
-        draft = draft_portfolio(name, table, warehouse, Wanted(entity, opened, event, known, label, parents, risk))
+        draft = draft_portfolio(
+            name, table, warehouse, Wanted(entity, opened, event, known, label, parents, risk, horizon, matures)
+        )
         existing = [str(path) for path in draft.files if (settings.project / path).exists()]
         if existing:
             raise ConfigError(f"{', '.join(existing)} exist already", portfolio=name, remedy="choose another name")

@@ -4,7 +4,7 @@ No I/O and no mathematics lives here, and nothing heavier than numpy is imported
 that has torch, numpy and scipy alone.
 """
 
-from metarisk.domain.database import KeyRanges, LoadMode, Rows, Scalar, Transaction, Warehouse
+from metarisk.domain.database import DECIMAL, KeyRanges, LoadMode, Rows, Scalar, Transaction, Warehouse
 from metarisk.domain.episodes import (
     Adaptation,
     Array,
@@ -14,6 +14,7 @@ from metarisk.domain.episodes import (
     Packed,
     Progress,
     SegmentKey,
+    floats,
     segment_name,
 )
 from metarisk.domain.errors import (
@@ -27,7 +28,7 @@ from metarisk.domain.errors import (
     SourceLate,
     WarehouseError,
 )
-from metarisk.domain.names import PERIODS, did_you_mean, quoted
+from metarisk.domain.names import MISSING, PERIODS, did_you_mean, quoted
 from metarisk.domain.portfolio import (
     WHOLE_BOOK,
     Calendar,
@@ -51,7 +52,9 @@ from metarisk.domain.risk import DEMO_AS_OF, Demo, Derived, MeasureKind, Measure
 from metarisk.domain.runs import Acceptance, Finding, Job, Mode, Model, Reporter, SegmentStatus
 
 __all__ = [
+    "DECIMAL",
     "DEMO_AS_OF",
+    "MISSING",
     "PERIODS",
     "WHOLE_BOOK",
     "Acceptance",
@@ -108,6 +111,7 @@ __all__ = [
     "WarehouseError",
     "WeekView",
     "did_you_mean",
+    "floats",
     "quoted",
     "segment_name",
 ]

@@ -16,6 +16,10 @@ LoadMode = Literal["create", "replace", "append"]
 Scalar = str | int | float | bool | date | datetime | None
 
 
+DECIMAL = b"decimal"
+"""Key of a result's field metadata: the decimal type, in words, that a query's float64 was in the source."""
+
+
 @dataclass(frozen=True)
 class KeyRanges:
     """How a SELECT may be read in parts: by ranges of one column."""

@@ -7,13 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from metarisk.domain.portfolio import LikelihoodName
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 SegmentKey = tuple[str, ...]
+
+
+def floats(values: ArrayLike) -> Array:
+    """As float64, without a copy where they are that."""
+    return np.asarray(values, dtype=np.float64)
 
 
 def segment_name(key: SegmentKey) -> str:

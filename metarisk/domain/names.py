@@ -7,6 +7,8 @@ from difflib import get_close_matches
 
 from metarisk.domain.errors import ConfigError
 
+MISSING = "(missing)"
+"""What a null stands as in a segment, a group or a category, so that its rows are counted like any others."""
 PERIODS = "__periods"
 """Column of labelled rows: the periods of the horizon that a row has been at risk, up to its event."""
 

@@ -15,8 +15,7 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, Feature, FeatureKind, SegmentKey
-from metarisk.tasks import MISSING_SEGMENT
+from metarisk.domain import MISSING, Array, Feature, FeatureKind, SegmentKey
 
 GRID = np.array([0.0, 0.001, 0.005, 0.01, *np.arange(1, 50) / 50, 0.99, 0.995, 0.999, 1.0])
 """Quantiles of the grid: tenths, fiftieths so that a segment finds its own tenths, and tails for distances."""
@@ -259,7 +258,7 @@ def _uncountable(frame: pl.LazyFrame, name: str, kind: FeatureKind, since: str |
 
 def segment_column(name: str) -> pl.Expr:
     """A segment column as text; a missing value is a value."""
-    return pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT)
+    return pl.col(name).cast(pl.String).fill_null(MISSING)
 
 
 def _text(name: str) -> pl.Expr:

@@ -16,16 +16,11 @@ from scipy import stats
 
 from metarisk.bases import encode, relative_rates, values_of
 from metarisk.domain import Array, Portfolio, RiskSpec
-from metarisk.evidence.marks import FEW_VALUES, Rows, mark_findings
 from metarisk.features import Encoder
+from metarisk.marks import CERTAIN_AUC, FEW_VALUES, ODD_AUC, ODD_LOW, SURE_AUC, Rows, mark_findings
 from metarisk.metrics import auc
 from metarisk.tasks import LABEL, MATURE, teaching
 
-CERTAIN_AUC, SURE_AUC = 0.99, 0.95
-"""No honest feature ranks by itself as well as the first; nor as the second, unless others of its book nearly do. The
-95 % lower bound must reach them."""
-ODD_AUC, ODD_LOW = 0.80, 0.75
-"""What a feature alone must reach, and its 95 % lower bound, to be suspected: bureau scores stay below."""
 LEAD = 1.25
 """How many times as far apart as by the best honest feature a suspect must set events and others, in deviations."""
 OF_A_KIND = 3
@@ -81,7 +76,9 @@ def single_feature_auc(older: pl.DataFrame, newer: pl.DataFrame, portfolio: Port
         if feature.kind == "categorical":
             found[name] = _by_rates(older, newer, name, y)
         else:
-            found[name] = max(_either_way(np.nan_to_num(values[:, place], nan=end), y) for end in (-np.inf, np.inf))
+            column = values[:, place]
+            ends = (-np.inf, np.inf) if np.isnan(column).any() else (0.0,)  # nothing to put there: one ranking
+            found[name] = max(_either_way(np.nan_to_num(column, nan=end), y) for end in ends)
             if feature.kind == "numeric" and older[name].n_unique() <= FEW_VALUES:
                 found[name] = max(found[name], _by_rates(older, newer, name, y))
     return found
@@ -104,9 +101,9 @@ def suspects(
     """
     features, found = portfolio.features, dict[str, Suspect]()
     if spec.label == "event":
-        rows = Rows.of(teach, portfolio)
+        rows = _rows(teach, portfolio)
         for name, feature in features.items():
-            if why := mark_findings(rows, name, feature.kind):
+            if why := mark_findings(teach[name], rows, feature.kind):
                 found[name] = Suspect(name, True, why)
     else:
         above = pl.col(LABEL) > older[LABEL].median()
@@ -143,6 +140,20 @@ def feature_rows(
     }
     about |= {"rows": newer.height, "events": int(newer[LABEL].sum())}
     return [about | {"candidate": name, "value": value, "note": notes.get(name, "")} for name, value in found.items()]
+
+
+def _rows(teach: pl.DataFrame, portfolio: Portfolio) -> Rows:
+    event = teach[LABEL].to_numpy() > 0
+    mature = teach[MATURE].to_numpy() if MATURE in teach.columns else np.ones(teach.height, dtype=bool)
+    columns = portfolio.columns
+    opened, known = pl.col(columns.opened_on).cast(pl.Date), pl.col(str(columns.known_date)).cast(pl.Date)
+    days = teach.select(
+        age=(opened.max() - opened).dt.total_days(), took=(known - opened).dt.total_days().fill_null(2**30)
+    )
+    age, took = days["age"].to_numpy(), days["took"].to_numpy()
+    waits = ~mature & ~event
+    reached = float(np.median(age[waits])) if waits.any() else 0.0
+    return Rows(mature, event, mature & (~event | (took > reached)))
 
 
 def _both_ways(older: pl.DataFrame, newer: pl.DataFrame, portfolio: Portfolio) -> tuple[dict[str, float], int, int]:

@@ -111,5 +111,4 @@ def recorded(context: Context, run: Steps, job: Kind) -> Iterator[Attempt]:
 
 def migrate(context: Context) -> list[str]:
     """Bring schema `metarisk` up to date; the names of the migrations applied now."""
-    sql = context.settings.project / "sql"
-    return context.warehouse.migrate(sql / "migrations", sql / "views")
+    return context.warehouse.migrate(context.settings.migrations, context.settings.views)

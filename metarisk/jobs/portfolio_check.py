@@ -18,7 +18,7 @@ from metarisk import evidence, lake, quality, scoring, training
 from metarisk.domain import MetariskError, Portfolio, RiskSpec
 from metarisk.job.context import Context
 from metarisk.job.run import Checked, scan
-from metarisk.learners.cost import expected_cost
+from metarisk.learners.heads.cost import expected_cost
 from metarisk.portfolios import Finding, also_sql, check_portfolio, failed
 from metarisk.portfolios import scores_suite_path as scores_suite
 from metarisk.steps import check, extract, judge
@@ -52,7 +52,7 @@ def _rows(context: Context, folder: Path) -> Iterator[Finding]:
     for warning in extracted.warnings:
         yield Finding(True, "rows", warning, told=True)
     yield from _quality(judged)
-    yield from _source(context)
+    yield from _source(context, extracted.rows)
     # Where a rule stops the book, what is left of its rows tells nothing of its label.
     stops = any(result.severity == "critical" for result in judged.failures)
     checked = Checked(extracted, replace(judged, excluded=None) if stops else judged)
@@ -77,9 +77,10 @@ def _quality(found: quality.Quality) -> Iterator[Finding]:
         yield Finding(True, "quality", f"no critical rule of {found.suite}, nor one of any book, is broken{aside}")
 
 
-def _source(context: Context) -> Iterator[Finding]:
+def _source(context: Context, rows: int) -> Iterator[Finding]:
     try:
-        told = judge.require_source(context)
+        check.require_rows(context, rows)
+        told = judge.require_known(context)
     except MetariskError as error:
         yield failed("source", error)
         return

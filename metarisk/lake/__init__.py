@@ -3,10 +3,7 @@
 Nothing here decides what data mean; `quality` judges values, `tasks` gives labels.
 """
 
-from metarisk.lake.columns import Notes, canonical, check_schema, key_columns
-from metarisk.lake.erasing import ERASED, Erasure, erase, erase_loose, left, sealed
-from metarisk.lake.extracts import Extract, extract, read_extract
-from metarisk.lake.folders import (
+from metarisk.folders import (
     MANIFEST,
     finish_rewriting,
     read_manifest,
@@ -18,6 +15,9 @@ from metarisk.lake.folders import (
     whole_files,
     write_manifest,
 )
+from metarisk.lake.columns import Notes, canonical, check_schema, key_columns
+from metarisk.lake.erasing import ERASED, Erasure, erase, erase_loose, left, sealed
+from metarisk.lake.extracts import Extract, extract, read_extract
 from metarisk.lake.parts import parted, parts_for
 from metarisk.lake.sampling import key_ranges
 from metarisk.lake.store import Store

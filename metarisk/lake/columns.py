@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metarisk.domain import WHOLE_BOOK, DataError, FeatureKind, Portfolio, did_you_mean
-from metarisk.tasks import MISSING_SEGMENT, WHOLE, horizon_end, known_end
+from metarisk.domain import DECIMAL, MISSING, WHOLE_BOOK, DataError, FeatureKind, Portfolio, did_you_mean
+from metarisk.tasks import WHOLE, horizon_end, known_end
 
 BATCH_ROWS = 131_072
 """Rows that are held at once where files are streamed."""
@@ -100,9 +100,11 @@ def check_schema(schema: pa.Schema, portfolio: Portfolio, as_of: date) -> dict[s
         The kind of each declared column, in canonical order.
 
     Raises:
-        DataError: a declared column is missing, comes twice, or has a type that its kind cannot take.
+        DataError: a declared column is missing, comes twice, differs from another by case alone, or has a type that its
+            kind cannot take.
     """
     kinds = column_kinds(portfolio)
+    _require_names_apart(kinds, portfolio, as_of)
     for column, kind in kinds.items():
         if column in portfolio.columns.derived:
             continue
@@ -118,16 +120,35 @@ def check_schema(schema: pa.Schema, portfolio: Portfolio, as_of: date) -> dict[s
                 column=column,
                 on=as_of,
             )
-        arrow = schema.field(column).type
-        if not _accepts(kind, schema.field(column)):
+        field = schema.field(column)
+        if not _accepts(kind, field):
+            given, cast = str(field.type), f"write CAST(... AS {_CAST_TO[kind]}) in {portfolio.source.extract}"
+            if said := (field.metadata or {}).get(DECIMAL):
+                # A query hands decimals on as floating-point numbers, which a key does not survive.
+                given = said.decode()
+                cast += " of the column as the table has it"
             raise DataError(
-                f"the extract gives {arrow} where {_WANTED[kind]} were declared",
-                remedy=f"write CAST(... AS {_CAST_TO[kind]}) in {portfolio.source.extract}, or declare another kind",
+                f"the extract gives {given} where {_WANTED[kind]} were declared",
+                remedy=f"{cast}, or declare another kind",
                 portfolio=portfolio.name,
                 column=column,
                 on=as_of,
             )
     return kinds
+
+
+def _require_names_apart(columns: Iterable[str], portfolio: Portfolio, as_of: date) -> None:
+    """Refuse two columns that differ by case alone: rules of a suite would read the first one for both."""
+    seen: dict[str, str] = {}
+    for column in columns:
+        if (first := seen.setdefault(column.casefold(), column)) != column:
+            raise DataError(
+                f"{first} and {column} differ by case alone, which SQL over the extract does not tell apart",
+                remedy=f"name one of them otherwise by AS in {portfolio.source.extract}, and in the portfolio's TOML",
+                portfolio=portfolio.name,
+                column=column,
+                on=as_of,
+            )
 
 
 def canonical_schema(kinds: Mapping[str, Kind]) -> pa.Schema:
@@ -141,7 +162,7 @@ def canonical(batch: pa.RecordBatch, kinds: Mapping[str, Kind], portfolio: Portf
 
     Timestamps with a time zone become the date in the portfolio's own zone; NaN and infinities become null, but where
     they make a row unusable and are left for its check; overlong text is cut; a null segment value becomes
-    `MISSING_SEGMENT`.
+    `MISSING`.
     """
     columns = portfolio.columns
     amounts = {columns.exposure, columns.lgd, columns.ead} - {None, *portfolio.features}
@@ -160,7 +181,7 @@ def canonical(batch: pa.RecordBatch, kinds: Mapping[str, Kind], portfolio: Portf
         notes.present[column] += len(values) - values.null_count
         if column in portfolio.columns.segments and values.null_count:
             notes.missing_segment[column] += values.null_count
-            values = values.fill_null(MISSING_SEGMENT)
+            values = values.fill_null(MISSING)
         arrays[column] = values
     arrays |= _derived(arrays, batch.num_rows, portfolio)
     for column in portfolio.columns.derived:

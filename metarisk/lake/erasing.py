@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metarisk.lake.folders import MANIFEST, rewritten, verify, write_manifest
+from metarisk.folders import MANIFEST, rewritten, verify, write_manifest
 
 ERASED = "erased"
 """In the manifest of a rewritten folder: one line an erasure, without the name."""

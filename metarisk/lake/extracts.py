@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metarisk.domain import DataError, Portfolio, Progress, quoted
+from metarisk.folders import scratch, settle, verify, write_manifest
 from metarisk.lake.columns import LONGEST_TEXT, Kind, Notes, canonical, canonical_schema, check_schema, key_columns
-from metarisk.lake.folders import scratch, settle, verify, write_manifest
 
 _GROUP_ROWS = 65_536
 _PART_GROUPS = 16

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metarisk.domain import DataError, KeyRanges, Portfolio
-from metarisk.lake.folders import read_manifest
+from metarisk.folders import read_manifest
 
 _GROUPS = 256
 _VALUES = 4_096

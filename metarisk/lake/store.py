@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from metarisk.domain import ConfigError, DataError, Progress
-from metarisk.lake.folders import MANIFEST, scratch, sha256, whole_files
+from metarisk.folders import MANIFEST, scratch, sha256, whole_files
 
 _LISTINGS = ".listings"
 _LOCAL = fs.LocalFileSystem()

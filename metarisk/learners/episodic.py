@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarisk.domain import Array, Arrays, Episodes, Learner, LikelihoodName, ModelError, Packed, Progress, SegmentKey
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, with_options
-from metarisk.learners.loop import Draw, Fitted, Loop, Parameters, by_autograd, digest_of, fit
+from metarisk.learners.loop import Draw, Loop, Parameters, by_autograd, digest_of, fit
 from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block, Fusion, Store, canonical, check, shuffled
 
@@ -205,32 +205,51 @@ def centre_of(packed: Packed) -> float:
     return float(packed.base.astype(np.float64) @ packed.weight) / total if total > 0 else 0.0
 
 
+class Windowed(Learner, Protocol):
+    """A learner that is trained on windows of tasks."""
+
+    @property
+    def support_rows(self) -> int:
+        """Most support rows of a task in one step."""
+
+    @property
+    def query_rows(self) -> int:
+        """Most query rows of a task in one step."""
+
+    @property
+    def loop(self) -> Loop:
+        """The training loop."""
+
+
 def meta_train(
+    learner: Windowed,
     tasks: Episodes,
     start: Arrays,
     losses: Callable[[Parameters, Block, Block], Tensor],
-    loop: Loop,
-    windows: tuple[int, int],
+    extra: Arrays,
+    validation: Episodes | None,
+    likelihood: Likelihood,
     *,
     seed: int,
     progress: Progress,
-    validate: Callable[[Arrays], float] | None,
-    identity: str,
-) -> Fitted:
-    """Train by `loop.fit` on windows of prepared tasks.
+) -> dict[str, Array]:
+    """Train by `loop.fit` on windows of tasks; the state: what was learned, and `extra`.
 
     Args:
+        learner: whose settings say how.
         tasks: from `prepare`.
         start: parameters to begin with.
         losses: (parameters, support block, query block) to the (B,) losses.
-        loop, seed, progress, validate: see `loop.fit`.
-        windows: most support and query rows of a task in one step.
-        identity: the learner's configuration, for checkpoints.
+        extra: what the state holds besides parameters, the centre of the base score among it.
+        validation: tasks whose loss ends the training early; None trains to the end.
+        seed, progress: see `loop.fit`.
     """
+    loop = learner.loop
     support, query = (
         Store(shuffled(part, seed), device=loop.target, dtype=loop.dtype) for part in (tasks.support, tasks.query)
     )
-    rows = [min(window, max(1, store.longest)) for window, store in zip(windows, (support, query), strict=True)]
+    rows = [min(learner.support_rows, max(1, support.longest)), min(learner.query_rows, max(1, query.longest))]
+    settings = replace(learner, loop=Loop())  # type: ignore[type-var]
 
     def of_draw(parameters: Parameters, draw: Draw) -> Tensor:
         return losses(
@@ -239,7 +258,8 @@ def meta_train(
             query.block(draw.tasks, draw.offset[:, 1], rows[1]),
         )
 
-    return fit(
+    digest = digest_of(tasks.support, tasks.query) if loop.checkpoint else ""
+    fitted = fit(
         start,
         by_autograd(of_draw),
         tasks.support.keys,
@@ -247,9 +267,10 @@ def meta_train(
         seed=seed,
         progress=progress,
         sizes=tasks.support.sizes + tasks.query.sizes,
-        validate=validate,
-        identity=f"{identity} {digest_of(tasks.support, tasks.query) if loop.checkpoint else ''}",
+        validate=validation_loss(learner, extra, validation, likelihood, tasks.support.x.shape[1]),
+        identity=f"{settings} {likelihood.name} {float(extra['centre'])} {digest}",
     )
+    return {**fitted.parameters, **extra}
 
 
 def validation_loss(

@@ -87,11 +87,15 @@ def _sql(pattern: str) -> str:
     return pattern.replace("'", "''")
 
 
-_EXACT = (
-    # The 17 digits that C prints come back from a double as they were written.
-    "(length({x}) <= 16 OR printf('%.17g', {v}) = {x} OR "
-    "coalesce(TRY_CAST({x} AS DECIMAL(38, 20)) = TRY_CAST(CAST({v} AS VARCHAR) AS DECIMAL(38, 20)), FALSE))"
-)
+def _exact(number: str, value: str) -> str:
+    """SQL of whether a double holds a number as it is written: the 17 digits that C prints come back, too."""
+    return (
+        f"(length({number}) <= {_LONGEST_AMOUNT} OR printf('%.17g', {value}) = {number} OR "
+        f"coalesce(TRY_CAST({number} AS DECIMAL(38, 20)) = "
+        f"TRY_CAST(CAST({value} AS VARCHAR) AS DECIMAL(38, 20)), FALSE))"
+    )
+
+
 BOOLEAN = Reading("BOOLEAN", "true or false", "true|false", "TRY_CAST({x} AS BOOLEAN)", rank=0)
 WHOLE = Reading(
     "BIGINT",
@@ -106,7 +110,7 @@ NUMBER = Reading(
     "numbers",
     r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|[-+]?inf(?:inity)?",
     "TRY_CAST({c} AS DOUBLE)",
-    f"(isfinite({{v}}) OR contains(lower({{x}}), 'inf')) AND {_EXACT}",
+    f"(isfinite({{v}}) OR contains(lower({{x}}), 'inf')) AND {_exact('{x}', '{v}')}",
     rank=3,
     option="DOUBLE:point",
     sure="isfinite({v}) AND CAST({v} AS VARCHAR) = {c}",
@@ -136,7 +140,7 @@ def _amount(style: str, unit: str, means: str, suffix: str, rank: int) -> Readin
         means,
         shape,
         f"TRY_CAST({negative} || {plain} || '{suffix}' AS DOUBLE)",
-        f"length({plain}) <= {_LONGEST_AMOUNT}",
+        f"length({plain}) <= {_LONGEST_AMOUNT}" if suffix else _exact(plain, "abs({v})"),
         rank,
         f"DOUBLE:{style}",
     )

@@ -37,6 +37,8 @@ def date_roles(roles: Roles, profile: Profile, wanted: Wanted, portfolio: str) -
     why = "named by --opened" if wanted.opened else "a date in every row, from which the other dates follow"
     if gaps:
         why += f"; {gaps:,} of {profile.rows:,} rows have none and are left out"
+    first, last = (getattr(profile.sample[opened], end)() for end in ("min", "max"))
+    why += f"; {first:%Y-%m} to {last:%Y-%m}"
     roles.take("opened_on", opened, why + cast_of(profile, opened), check=not wanted.opened)
     _after(roles, profile, wanted, [name for name in dates if name != opened])
 
@@ -92,8 +94,10 @@ def _after(roles: Roles, profile: Profile, wanted: Wanted, dates: Sequence[str])
         after = 1 - _order(sample, name, opened)
         if name in roles.taken or after <= 1 - NEARLY_ALL:
             continue
-        if profile.share(name) >= SPARSE and _order(sample, opened, name) >= NEARLY_ALL and named("matures_on", name):
-            why = "a date after opening that every row has: the contract's end? See `matures_on` in docs/portfolios.md"
+        full = profile.share(name) >= SPARSE and _order(sample, opened, name) >= NEARLY_ALL
+        if name == wanted.matures or (full and named("matures_on", name)):
+            roles.contract_end = wanted.matures or roles.contract_end or name
+            why = "a date after opening that every row has: the contract's end? --horizon lifetime takes it for one"
             roles.leave(name, "matures_on?", why, check=True)
         else:
             roles.leave(name, "date after opening", f"after opening in {after:.0%} of rows: no feature", check=True)

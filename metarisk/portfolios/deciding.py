@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import polars as pl
 
-from metarisk.domain import ConfigError, did_you_mean
+from metarisk.domain import Array, ConfigError, did_you_mean
 from metarisk.portfolios.dating import cast_of, date_roles
 from metarisk.portfolios.profile import Column, Profile
 from metarisk.portfolios.roles import Decision, Roles, Wanted, named
@@ -16,8 +17,12 @@ MOST_SEGMENT_VALUES = 1_000
 LEAST_ROWS_OF_CELL = 20
 """Rows of a cell, on average, that a further segment column must leave."""
 MOST_CATEGORIES = 100
+AMOUNT = r"^[^0-9A-Za-z]*[0-9][0-9 '.,]*[.,][0-9]+[^0-9A-Za-z]*$"
+"""A text that is written like an amount: where nearly all are, a person must look."""
 MOST_PARENTS = 2
 """Segment columns that are proposed."""
+LEAST_SHARE = 0.25
+"""Share of the rows whose value is the least one from which that is set against all others."""
 KIND_SHARE = 0.05
 """Share of the rows with the event that a status must have to be another kind of event, and no slip."""
 
@@ -56,8 +61,8 @@ def roles_of(profile: Profile, wanted: Wanted, portfolio: str) -> Roles:
 
 def require_columns(profile: Profile, wanted: Wanted, portfolio: str) -> None:
     """Raise ConfigError where a column that was named does not exist."""
-    names = (wanted.entity, wanted.opened, wanted.event, wanted.known, wanted.label, *(wanted.segments or ()))
-    for name in filter(None, names):
+    columns = (wanted.entity, wanted.opened, wanted.event, wanted.known, wanted.label, wanted.matures)
+    for name in filter(None, (*columns, *(wanted.segments or ()))):
         if name not in profile.columns:
             raise ConfigError(
                 f"{profile.table} has no column {name}{did_you_mean(name, profile.columns)}",
@@ -157,6 +162,15 @@ def _told(roles: Roles, profile: Profile) -> Told | None:
         rows = sample[roles.label].is_not_null()
         flag = sample[roles.label]
         y = flag == roles.event_value if roles.event_value else flag.cast(pl.Float64) == 1
+    elif roles.value:
+        rows = sample[roles.value].is_not_null()
+        values = sample[roles.value].filter(rows).cast(pl.Float64).to_numpy()
+        if not len(values):
+            return None
+        # Of counts with many zeros the question is whether there was any.
+        zeros = (values == values.min()).mean() >= LEAST_SHARE
+        labels = (values > (values.min() if zeros else np.median(values))).astype(np.float64)
+        return Told(rows, labels, value=True) if _both(labels) else None
     else:
         return None
     # Years in which most rows have the event are a selected remainder: whatever belongs to them would seem to tell it.
@@ -165,7 +179,12 @@ def _told(roles: Roles, profile: Profile) -> Told | None:
     if int(y.filter(usual).sum()) >= 20:
         rows = usual
     labels = y.filter(rows).cast(pl.Float64).to_numpy()
-    return Told(rows, labels) if 10 <= labels.sum() <= len(labels) - 10 else None
+    return Told(rows, labels) if _both(labels) else None
+
+
+def _both(labels: Array) -> bool:
+    """Whether there are rows enough with and without the event."""
+    return bool(10 <= labels.sum() <= len(labels) - 10)
 
 
 # segments, features and the rest
@@ -247,7 +266,11 @@ def _feature(roles: Roles, profile: Profile, column: Column) -> None:
         )
     elif column.kind in ("text", "flag"):
         if distinct > MOST_CATEGORIES:
-            roles.leave(name, "not used", f"{distinct:,} different texts in {profile.sample.height:,} rows")
+            why = f"{distinct:,} different texts in {profile.sample.height:,} rows"
+            values = profile.sample[name].drop_nulls().cast(pl.String)
+            if numbers := int(values.str.contains(AMOUNT).sum()) > 0.9 * len(values):
+                why += ": numbers that are text? `metarisk load --types` reads them, or a CAST in a view"
+            roles.leave(name, "not used", why, check=numbers)
             return
         roles.features[name] = "categorical"
         roles.decisions.append(Decision(name, "feature", f"categorical: {distinct} values{gaps}"))

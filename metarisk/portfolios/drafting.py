@@ -17,15 +17,11 @@ from metarisk.portfolios.bars import RISKS as RISKS_OF_BARS
 from metarisk.portfolios.bars import bars_of, draft_bars
 from metarisk.portfolios.days import INDEXED, PATTERN
 from metarisk.portfolios.deciding import require_columns, roles_of
+from metarisk.portfolios.horizons import Horizon, horizon_of
 from metarisk.portfolios.profile import Profile, read_profile
 from metarisk.portfolios.roles import Decision, Roles, Wanted
-
-MONTHS = (12, 24, 36, 48, 60, 84, 120)
-"""Horizons in months that are tried, shortest first."""
-INSIDE = 0.3
-"""Share of all events that a horizon must hold to be drafted: 12 months, where that is enough."""
-SHORT_DAYS = 45
-"""Where nearly all events come within so many days, the horizon is one of days."""
+from metarisk.portfolios.rules import unlike_label
+from metarisk.risks import RISKS
 
 
 @dataclass(frozen=True)
@@ -34,17 +30,6 @@ class Draft:
 
     files: Mapping[str, str]
     decisions: Sequence[Decision]
-
-
-@dataclass(frozen=True)
-class Horizon:
-    """Of a drafted target: its length, how late events are known, and how that was found."""
-
-    months: int
-    days: int
-    lag: int
-    why: str
-    lag_why: str
 
 
 def draft_portfolio(name: str, table: str, source: Source, wanted: Wanted | None = None) -> Draft:
@@ -82,47 +67,26 @@ def draft_portfolio(name: str, table: str, source: Source, wanted: Wanted | None
             replace(one, why=f"{one.why}; {roles.kinds}", check=True) if one.column == roles.event_date else one
             for one in roles.decisions
         ]
-    horizon = _horizon(roles, profile, wanted)
+    horizon = horizon_of(roles, profile, wanted, name)
+    risk = _risk(roles, horizon, wanted)
+    if broken := unlike_label(RISKS[risk], roles.label or roles.event_date, roles.value):
+        raise ConfigError(broken.what, remedy=broken.remedy, portfolio=name, column=broken.column)
     files = {
-        f"portfolios/{name}.toml": _toml(name, roles, horizon, _risk(roles, horizon, wanted)),
+        f"portfolios/{name}.toml": _toml(name, roles, horizon, risk),
         f"sql/extracts/{name}.sql": _sql(roles, profile, horizon),
         f"expectations/{name}.json": _suite(name, roles, profile),
     }
     return Draft(files, roles.decisions)
 
 
-def _horizon(roles: Roles, profile: Profile, wanted: Wanted) -> Horizon:
-    """The shortest usual horizon that holds events enough, and the delay within which 99 % of them are known."""
-    if not roles.event_date:
-        unseen = "nothing in the table shows how late it is known"
-        if wanted.risk == "fraud" or (not wanted.risk and "fraud" in roles.label.lower()):
-            return Horizon(0, 30, 30, "", unseen)
-        return Horizon(12, 0, 0 if roles.value else 30, "", unseen)
-    dates = profile.sample.drop_nulls([roles.event_date])
-    delay = (dates[roles.event_date] - dates[roles.opened_on]).dt.total_days()
-    lag, lag_why = 30, "nothing in the table shows how late events are known"
-    if roles.known_date:
-        late = (dates[roles.known_date] - dates[roles.event_date]).dt.total_days()
-        lag = max(0, math.ceil(late.quantile(0.99, "linear") or 0.0))
-        lag_why = f"the 99th percentile of {roles.known_date} less {roles.event_date}"
-    if delay.is_empty():
-        return Horizon(12, 0, lag, "", lag_why)
-    if (nearly := delay.quantile(0.99) or 0.0) <= SHORT_DAYS:
-        days = max(1, math.ceil(nearly))
-        return Horizon(0, days, lag, f"99 % of events come within {days} days", lag_why)
-    inside = {months: (delay <= 30.44 * months).sum() / len(delay) for months in MONTHS}
-    months = next((months for months, share in inside.items() if share >= INSIDE), MONTHS[-1])
-    told = ", ".join(f"{share:.0%} within {one}" for one, share in inside.items() if one <= max(24, months))
-    return Horizon(months, 0, lag, f"months; of all events {told}", lag_why)
-
-
 def _risk(roles: Roles, horizon: Horizon, wanted: Wanted) -> str:
     if wanted.risk:
         return wanted.risk
     if roles.value:
-        return "operational" if roles.exposure else "credit"
+        return "operational"
     names = (roles.event_date, roles.known_date, roles.label)
-    return "fraud" if horizon.days or any("fraud" in name.lower() for name in names) else "credit"
+    at_once = horizon.days and not wanted.horizon
+    return "fraud" if at_once or any("fraud" in name.lower() for name in names) else "credit"
 
 
 def _quote(text: str) -> str:
@@ -143,6 +107,7 @@ def _toml(name: str, roles: Roles, horizon: Horizon, risk: str) -> str:
     rest = [column for column in roles.left_out if column not in asked]
     unused = [f"# Not used: {', '.join(rest)}."] if rest else []
     length = f"horizon_months = {horizon.months}" if horizon.months else f"horizon_days = {horizon.days}"
+    ends = [f"matures_on = {_quote(roles.matures_on)}  # CHECK: the contract's end, and the horizon's"]
     return "\n".join(
         [
             "# A first draft, guessed from the whole table by what values do. Every line with CHECK is for a person.",
@@ -159,13 +124,14 @@ def _toml(name: str, roles: Roles, horizon: Horizon, risk: str) -> str:
             f"entity = {_quote(roles.entity)}",
             f"opened_on = {_quote(roles.opened_on)}  # CHECK: where the horizon starts",
             f"segments = {_listed(roles.segments)}  # CHECK: parents of the cell; [] is one segment",
+            *(ends if roles.matures_on else []),
             *_label_lines(roles),
             *protected,
             "",
             "[[targets]]",
-            f'name = "{_target(risk, horizon)}"  # CHECK: the target and its horizon',
+            f'name = "{_target(risk, roles, horizon)}"  # CHECK: the target and its horizon',
             f"{length}  # CHECK: {horizon.why or 'the time in which the event counts'}",
-            f"reporting_lag_days = {horizon.lag}  # {'' if roles.known_date else 'CHECK: '}{horizon.lag_why}",
+            f"reporting_lag_days = {horizon.lag}  # {'' if horizon.lag_seen else 'CHECK: '}{horizon.lag_why}",
             "",
             *doubts,
             *unused,
@@ -175,8 +141,9 @@ def _toml(name: str, roles: Roles, horizon: Horizon, risk: str) -> str:
     )
 
 
-def _target(risk: str, horizon: Horizon) -> str:
+def _target(risk: str, roles: Roles, horizon: Horizon) -> str:
     length = f"{horizon.months}m" if horizon.months else f"{horizon.days}d"
+    length = "lifetime" if roles.matures_on else length
     return {"credit": f"pd_{length}", "fraud": f"fraud_{length}"}.get(risk, f"{risk}_{length}")
 
 
@@ -222,10 +189,14 @@ def _sql(roles: Roles, profile: Profile, horizon: Horizon) -> str:
         lines += [guarded(name, known) for name in dict.fromkeys((roles.event_date, known))]
     if roles.exit_date:
         lines.append(guarded(roles.exit_date, roles.exit_date))
+    lines += [plain(roles.matures_on)] if roles.matures_on else []
     months, days = horizon.months, horizon.days
     if roles.label or (roles.value and not roles.known_date):
         lag = horizon.lag + days
         due = f"CAST({opened} + INTERVAL '{months} months' + INTERVAL '{lag} days' AS DATE)"
+        if roles.matures_on:
+            ends = columns[roles.matures_on].sql
+            due = f"LEAST({due}, CAST({ends} + INTERVAL '{horizon.lag} days' AS DATE))"
         told = quoted(roles.label or roles.value)
         if roles.event_value:
             event = "'" + roles.event_value.replace("'", "''") + "'"

@@ -98,17 +98,11 @@ def _zone(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Finding:
 
 
 def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
-    columns = portfolio.columns
-    opened = f"CAST({quoted(columns.opened_on)} AS DATE)"
-    if columns.label is not None:
-        yield from _flags(portfolio, project, warehouse, as_of)
-        return
-    known = f"CAST({quoted(columns.known_date)} AS DATE)" if columns.known_date else "CAST(NULL AS DATE)"
-    start = f"CAST({quoted(columns.event_date)} AS DATE)" if columns.event_date else opened
+    """How many rows there are from when to when, and what their labels say; by one pass."""
+    opened = _day(portfolio.columns.opened_on)
     sql = f"""
         SELECT count(*) AS row_count, min({opened}) AS first_opened, max({opened}) AS last_opened,
-               count({known}) AS labels,
-               percentile_cont(0.99) WITHIN GROUP (ORDER BY {known} - {start}) AS delay
+               {_label_counts(portfolio)}
         FROM {nested(extract_sql(project, portfolio))} AS extract
     """  # noqa: S608
     try:
@@ -117,10 +111,38 @@ def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_
         yield failed("rows", error)
         return
     if not seen["row_count"]:
-        yield _empty(as_of)
+        remedy = "check the source table, or check as of another date"
+        yield Finding(False, "rows", f"the extract is empty as of {as_of}", remedy)
         return
     yield Finding(True, "rows", f"{seen['row_count']:,} rows opened {seen['first_opened']} to {seen['last_opened']}")
-    yield from _lag(portfolio, as_of, seen)
+    if not seen["labels"]:
+        what = "no label is known" if portfolio.columns.label is None else "no flag is known"
+        yield Finding(False, "labels", f"{what} as of {as_of}", "check as of a later date")
+    elif portfolio.columns.label is None:
+        yield from _lag(portfolio, seen)
+    else:
+        # No lag can be read off a label without dates.
+        what = (
+            f"{seen['labels']:,} known flags, {int(seen['events']):,} of them events, without dates: evidence before "
+        )
+        yield Finding(True, "labels", f"{what}the first night is retrospective and proves nothing")
+
+
+def _label_counts(portfolio: Portfolio) -> str:
+    """SQL of the aggregates of the label: `labels`, and of flags `events`, of dates or values their `delay`."""
+    columns = portfolio.columns
+    if columns.label is not None:
+        flag = quoted(columns.label)
+        said = f"lower(CAST({flag} AS VARCHAR)) IN ('1', '1.0', 'true')"
+        return f"count({flag}) AS labels, sum(CASE WHEN {said} THEN 1 ELSE 0 END) AS events"
+    known = _day(columns.known_date) if columns.known_date else "CAST(NULL AS DATE)"
+    start = _day(columns.event_date or columns.opened_on)
+    delay = f"percentile_cont(0.99) WITHIN GROUP (ORDER BY {known} - {start}) AS delay"
+    return f"count({known}) AS labels, {delay}"
+
+
+def _day(column: str) -> str:
+    return f"CAST({quoted(column)} AS DATE)"
 
 
 def _days(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
@@ -142,42 +164,7 @@ def _days(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date
         )
 
 
-def _flags(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
-    """What an extract says of a label without dates: no lag can be read off it."""
-    opened, flag = (quoted(str(name)) for name in (portfolio.columns.opened_on, portfolio.columns.label))
-    sql = f"""
-        SELECT count(*) AS row_count, min(CAST({opened} AS DATE)) AS first_opened,
-               max(CAST({opened} AS DATE)) AS last_opened, count({flag}) AS labels,
-               sum(CASE WHEN lower(CAST({flag} AS VARCHAR)) IN ('1', '1.0', 'true') THEN 1 ELSE 0 END) AS events
-        FROM {nested(extract_sql(project, portfolio))} AS extract
-    """  # noqa: S608
-    try:
-        (seen,) = warehouse.rows(sql, {"as_of": as_of})
-    except MetariskError as error:
-        yield failed("rows", error)
-        return
-    if not seen["row_count"]:
-        yield _empty(as_of)
-        return
-    yield Finding(True, "rows", f"{seen['row_count']:,} rows opened {seen['first_opened']} to {seen['last_opened']}")
-    if not seen["labels"]:
-        yield Finding(False, "labels", f"no flag is known as of {as_of}", "check as of a later date")
-        return
-    what = (
-        f"{seen['labels']:,} known flags, {int(seen['events']):,} of them events, without dates: evidence before the "
-    )
-    yield Finding(True, "labels", what + "first night is retrospective and proves nothing")
-
-
-def _empty(as_of: date) -> Finding:
-    remedy = "check the source table, or check as of another date"
-    return Finding(False, "rows", f"the extract is empty as of {as_of}", remedy)
-
-
-def _lag(portfolio: Portfolio, as_of: date, seen: dict[str, Any]) -> Iterator[Finding]:
-    if not seen["labels"]:
-        yield Finding(False, "labels", f"no label is known as of {as_of}", "check as of a later date")
-        return
+def _lag(portfolio: Portfolio, seen: dict[str, Any]) -> Iterator[Finding]:
     if not portfolio.columns.event_date:
         # A value counts from its known date on, however late: none of them can teach as another one.
         yield Finding(

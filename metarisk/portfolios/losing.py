@@ -18,17 +18,20 @@ _KEEPING = {"LEFT", "RIGHT", "FULL", "OUTER", "CROSS", "NATURAL", "ASOF", "SEMI"
 _TABLE = re.compile(r'\b(?:FROM|JOIN)\s+((?:"[^"]+"|\w+)\.(?:"[^"]+"|\w+))', re.IGNORECASE)
 
 
-def dropped_rows(sql: str, portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> None:
+def dropped_rows(sql: str, portfolio: Portfolio, warehouse: Warehouse, as_of: date, extracted: int) -> None:
     """Raise DataError if the extract has fewer rows than it would if its inner joins were left ones.
 
     A row whose key is missing, or has no counterpart, is not read and nobody sees it. A SELECT that means to leave rows
     out says so in its WHERE.
+
+    Args:
+        extracted: rows that the extract had. Where they are all, one count is all that is asked of the warehouse.
     """
     joins = list(_inner_joins(sql))
-    if not joins:
+    if not joins or (kept := _count(_left(sql, joins), warehouse, as_of)) <= extracted:
         return
+    # Rows that came to the source since it was read were not dropped.
     rows = _count(sql, warehouse, as_of)
-    kept = _count(_left(sql, joins), warehouse, as_of)
     if kept <= rows:
         return
     each = {one: _count(_left(sql, [one]), warehouse, as_of) - rows for one in joins}

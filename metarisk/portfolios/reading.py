@@ -6,15 +6,16 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from metarisk.domain import ConfigError, Portfolio, did_you_mean
-from metarisk.portfolios.rules import broken_rules
+from metarisk.domain import ConfigError, Portfolio, RiskSpec, Source, did_you_mean
+from metarisk.portfolios.rules import broken_rules, unlike_label
+from metarisk.settings import root_of
 
 _ADAPTER: TypeAdapter[Portfolio] = TypeAdapter(Portfolio)
 _LONGEST_NAME = 255
@@ -27,13 +28,13 @@ def list_portfolios(project: Path) -> list[str]:
     return sorted(path.stem for path in (project / "portfolios").glob("*.toml"))
 
 
-def load_portfolio(project: Path, name: str, risks: Collection[str] | None = None) -> Portfolio:
+def load_portfolio(project: Path, name: str, risks: Mapping[str, RiskSpec] | None = None) -> Portfolio:
     """Read and check `portfolios/<name>.toml`.
 
     Args:
         project: folder that holds portfolios/, expectations/ and sql/.
         name: name of the portfolio, which is the file's stem.
-        risks: risk types that the code knows; None leaves the type unchecked.
+        risks: risk types that the code knows by name; None leaves the type unchecked.
 
     Raises:
         ConfigError: no such portfolio, not TOML, an unknown or missing key, a value of the wrong kind, keys that
@@ -47,7 +48,9 @@ def load_portfolio(project: Path, name: str, risks: Collection[str] | None = Non
             remedy=f"use one of {', '.join(sorted(risks))}",
             portfolio=name,
         )
-    for rule in broken_rules(portfolio):
+    columns = portfolio.columns
+    unlike = risks and unlike_label(risks[portfolio.risk], columns.label or columns.event_date, columns.value)
+    for rule in [*broken_rules(portfolio), *([unlike] if unlike else [])]:
         raise ConfigError(f"{where}: {rule.what}", remedy=rule.remedy, portfolio=name, column=rule.column)
     if "$as_of" not in extract_sql(project, portfolio):
         raise ConfigError(
@@ -88,8 +91,13 @@ def suite_path(project: Path, portfolio: Portfolio) -> Path:
 
 
 def scores_suite_path(project: Path, portfolio: Portfolio) -> Path:
-    """File of the score table's expectation suite. Raises ConfigError as `extract_sql` does."""
-    return _inside(project, "expectations", portfolio.source.scores_suite, "source.scores_suite", portfolio.name)
+    """File of the score table's suite: the project's, else that which comes with the code.
+
+    Raises ConfigError as `extract_sql` does.
+    """
+    name = portfolio.source.scores_suite
+    root = root_of(project, f"expectations/{name}") if name == Source.scores_suite else project
+    return _inside(root, "expectations", name, "source.scores_suite", portfolio.name)
 
 
 def config_hash(portfolio: Portfolio, *texts: str) -> str:

@@ -21,7 +21,9 @@ NAMED: Mapping[str, str] = {
     "protected": r"gender|sex|^age$|age_band|race|ethnic|religio|national|marital|disab|orient",
     "personal": r"name|mail|phone|address|street|postcode|zip|ssn|iban|birth",
 }
-Role = Literal["entity", "opened_on", "event_date", "known_date", "exit_date", "label", "value", "exposure"]
+Role = Literal[
+    "entity", "opened_on", "event_date", "known_date", "exit_date", "matures_on", "label", "value", "exposure"
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Wanted:
     label: str = ""
     segments: tuple[str, ...] | None = None
     risk: str = ""
+    horizon: str = ""
+    """Months or days as in `12m` and `30d`, or `lifetime`."""
+    matures: str = ""
 
 
 @dataclass
@@ -56,6 +61,9 @@ class Roles:
     event_date: str = ""
     known_date: str = ""
     exit_date: str = ""
+    contract_end: str = ""
+    """A date after opening that every row has; `matures_on` where the target is one of the contract's whole life."""
+    matures_on: str = ""
     label: str = ""
     value: str = ""
     exposure: str = ""
@@ -71,9 +79,14 @@ class Roles:
     decisions: list[Decision] = field(default_factory=list)
 
     def take(self, role: Role, column: str, why: str, *, check: bool = False) -> None:
-        """Give a column a role that one column has."""
+        """Give a column a role that one column has, instead of what was decided of it so far."""
         setattr(self, role, column)
-        self.decisions.append(Decision(column, role, why, check))
+        self.left_out = [name for name in self.left_out if name != column]
+        made = Decision(column, role, why, check)
+        if column in self.taken:
+            self.decisions = [made if one.column == column else one for one in self.decisions]
+        else:
+            self.decisions.append(made)
 
     def leave(self, column: str, role: str, why: str, *, check: bool = False) -> None:
         """Use a column for nothing."""

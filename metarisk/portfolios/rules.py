@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from metarisk.domain import WHOLE_BOOK, Portfolio
+from metarisk.domain import WHOLE_BOOK, Portfolio, RiskSpec
 
 MOST_PARTITIONS = 64
 """Each one is a connection to the warehouse."""
@@ -23,6 +23,17 @@ class Broken:
     what: str
     remedy: str
     column: str | None = None
+
+
+def unlike_label(spec: RiskSpec, event: str | None, value: str | None) -> Broken | None:
+    """Where a risk type predicts another kind of label than the column that is one."""
+    if spec.label == "value" and event and not value:
+        what = f"risk {spec.name} predicts a number, and the label {event} is an event or a flag"
+        return Broken(what, "name a number as the label (`columns.value`), or take a risk type of events", event)
+    if spec.label == "event" and value and not event:
+        what = f"risk {spec.name} predicts an event, and the label {value} is a number"
+        return Broken(what, "name a date or a flag as the label, or take a risk type of numbers", value)
+    return None
 
 
 def broken_rules(portfolio: Portfolio) -> Iterator[Broken]:

@@ -1,4 +1,8 @@
-"""Whether a column seems to tell the outcome: by its values and gaps, never by its name. Pure."""
+"""Whether a column seems to tell the outcome: by its values and gaps, never by its name. Pure.
+
+What one value gives away is asked as a week asks it (`marks`); beside it stands how the column ranks, in bins, since a
+draft may leave out what a person then brings back.
+"""
 
 from __future__ import annotations
 
@@ -6,50 +10,48 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from scipy.stats import rankdata
 
-from metarisk.domain import Array
+from metarisk.domain import Array, FeatureKind
+from metarisk.marks import ODD_AUC, SURE_AUC, Rows, mark_findings
+from metarisk.metrics import auc
 
-OUTCOME_AUC = 0.8
-"""What one column alone tells of the label, from which a person must say that it was known at opening."""
-PURE = 0.9
-"""Event rate of a value, or of a gap, that holds a quarter of all events: it is another word for the event."""
 BINS = 20
 MOST_VALUES = 1_000
-"""Texts of more values are not looked at: each would be met too rarely."""
+"""Texts of more values are not ranked: each would be met too rarely."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """Rows whose outcome is known, and the event of each; none where the label is a value or is not known."""
+    """Rows whose outcome is known, and what it was."""
 
     rows: pl.Series
+    """Which rows of the sample they are."""
     y: Array
+    """Of these rows: 1.0 with the event, or where the label is a value, with a large one."""
+    value: bool = False
+    """Whether the label is a value, which honest inputs may follow closely: only a copy is told."""
 
 
 def outcome_told(values: pl.Series, told: Told | None, opened: pl.Series) -> str:
     """Why one column seems to tell the outcome, by its values alone; empty where it does not."""
     if told is None:
         return ""
-    kept, y = values.filter(told.rows), told.y
-    codes = _coded(kept, opened.filter(told.rows))
-    if codes is None:
+    kept = values.filter(told.rows)
+    kind: FeatureKind = "numeric" if kept.dtype.is_numeric() else "categorical"
+    if kept.dtype == pl.Date:
+        kept, kind = (kept - opened.filter(told.rows)).dt.total_days(), "date-age"
+    if not told.value and (why := mark_findings(kept, Rows.settled(told.y > 0), kind)):
+        return why
+    codes = _coded(kept)
+    area = 0.5 if codes is None else _auc(codes, told.y)
+    if area < (SURE_AUC if told.value else ODD_AUC):
         return ""
-    count = np.bincount(codes)
-    events = np.bincount(codes, weights=y)
-    rates = events / np.maximum(count, 1)
-    pure = (rates >= PURE) & (events >= max(10.0, 0.25 * y.sum())) & (y.mean() < 0.6)
-    if pure.any():
-        share = events[pure].sum() / y.sum()
-        return f"{share:.0%} of all events are in values that have hardly a row without the event"
-    auc = _auc(codes, y)
-    return f"alone it tells events from others with an AUC of {auc:.2f}" if auc >= OUTCOME_AUC else ""
+    parted = "large values from small ones" if told.value else "events from others"
+    return f"alone it tells {parted} with an AUC of {area:.2f}"
 
 
-def _coded(values: pl.Series, opened: pl.Series) -> Array | None:
+def _coded(values: pl.Series) -> Array | None:
     """A code of each row: its value, or one of BINS quantiles, or a gap; None where there are too many to tell."""
-    if values.dtype == pl.Date:
-        values = (values - opened).dt.total_days()
     if values.dtype.is_numeric():
         number = values.cast(pl.Float64).fill_nan(None)
         if number.n_unique() > BINS:
@@ -73,7 +75,4 @@ def _auc(codes: Array, y: Array) -> float:
         events = np.bincount(codes[other], weights=y[other], minlength=len(count))
         rate = (events + 5 * y.mean()) / (count + 5)
         score[half == part] = rate[codes[half == part]]
-    positive = y.sum()
-    ranks = rankdata(score)
-    found: float = (ranks[y == 1].sum() - positive * (positive + 1) / 2) / (positive * (len(y) - positive))
-    return found
+    return auc(score, y)

@@ -13,10 +13,9 @@ from typing import Literal
 
 import duckdb
 
-from metarisk.domain import Portfolio, quoted
+from metarisk.domain import MISSING, Portfolio, quoted
 from metarisk.quality.engine import VIEW
 from metarisk.quality.results import Result
-from metarisk.tasks import MISSING_SEGMENT
 
 Happens = Literal["book stops", "row set aside", "told"]
 
@@ -198,7 +197,7 @@ def segment_values(
         portfolio: names the segment columns.
         suite: name for the results.
         total: rows of the view.
-        missing: rows of each column whose value was missing before it became MISSING_SEGMENT.
+        missing: rows of each column whose value was missing before it became MISSING.
     """
     results = []
     for column in portfolio.columns.segments:
@@ -211,10 +210,10 @@ def segment_values(
         ).fetchall()
         told = [" beside ".join(repr(value[:30]) for value in group) for group, _ in twins[:TWINS_SHOWN]]
         rows = sum(count for _, count in twins)
-        literal = connection.execute(f"SELECT count(*) FROM {VIEW} WHERE {name} = ?", [MISSING_SEGMENT]).fetchone()  # noqa: S608
+        literal = connection.execute(f"SELECT count(*) FROM {VIEW} WHERE {name} = ?", [MISSING]).fetchone()  # noqa: S608
         spelt = (literal[0] if literal else 0) - missing.get(column, 0)
         if spelt and missing.get(column):
-            told.append(f"{spelt:,} rows say {MISSING_SEGMENT!r} beside {missing[column]:,} without a value")
+            told.append(f"{spelt:,} rows say {MISSING!r} beside {missing[column]:,} without a value")
             rows += spelt
         more = f", and {len(twins) - TWINS_SHOWN} more" if len(twins) > TWINS_SHOWN else ""
         rule = "segment values differ by more than case and spaces"

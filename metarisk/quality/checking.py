@@ -12,13 +12,13 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from metarisk.domain import Portfolio, SegmentKey, quoted
+from metarisk.domain import MISSING, Portfolio, SegmentKey, quoted
 from metarisk.quality.book import BookRule, book_rules, judge_book, segment_values
 from metarisk.quality.engine import VIEW, Verdict, judge
 from metarisk.quality.recoding import segment_recode
 from metarisk.quality.results import Quality, Result
 from metarisk.quality.suites import Parameter, Rule, load_suite
-from metarisk.tasks import MISSING_SEGMENT, known_end, population
+from metarisk.tasks import known_end, population
 
 MAX_EXCLUDED_SHARE = 0.10
 """Share of rows set aside above which the source, not the rows, is taken to be broken: critical."""
@@ -263,7 +263,7 @@ def _flag_missing(suite: str, files: Sequence[Path], portfolio: Portfolio, as_of
 def _segment_counts(files: Sequence[Path], portfolio: Portfolio, as_of: date) -> dict[SegmentKey, int]:
     """Rows to be scored in each segment."""
     names = list(portfolio.columns.segments)
-    keys = [pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in names]
+    keys = [pl.col(name).cast(pl.String).fill_null(MISSING) for name in names]
     rows = population(pl.scan_parquet(list(files)), portfolio, as_of).group_by(keys).len()
     return {tuple(row[:-1]): row[-1] for row in rows.collect(engine="streaming").iter_rows()}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from metarisk.domain import SegmentKey, segment_name
 from metarisk.quality.results import Result
@@ -19,6 +21,10 @@ def segment_recode(
 ) -> Result:
     """Judge tonight's segments by the ones that the model was trained on.
 
+    A row that is alone in its segment tonight says that segments are thin: of as many rows again, as many would be in
+    segments that are new (Good and Turing; Good 1953, Biometrika 40, 237-264). Such rows are allowed for beside the
+    share, of keys and of each column, unless not one row is in a segment that is known.
+
     Args:
         counts: rows of each segment tonight.
         known: segments that the model has seen; none at all (a first model) passes.
@@ -29,12 +35,15 @@ def segment_recode(
     Returns:
         A critical result. When it fails, its detail names the values that are new and the known ones that are gone.
     """
-    seen = set(known)
-    total = sum(counts.values())
-    unseen = {key: rows for key, rows in counts.items() if key not in seen}
-    rows = sum(unseen.values()) if seen else 0
-    success = rows <= max_unseen_share * total
-    column, detail = (None, "") if success else _named(counts, unseen, seen, columns)
+    seen, total = set(known), sum(counts.values())
+    unseen = {key: rows for key, rows in counts.items() if key not in seen} if seen else {}
+    rows = sum(unseen.values())
+    parts = [(counts, unseen)] + [_of_column(counts, seen, place) for place in range(len(columns)) if seen]
+    success = not any(_recoded(of, new, max_unseen_share) for of, new in parts)
+    column, named = (None, "") if success else _named(counts, unseen, seen, columns)
+    detail = f"{rows / total:.0%} of rows are in segments never seen before" if rows > max_unseen_share * total else ""
+    if detail and success:
+        named = f"segments are thin: {_alone(counts) / total:.0%} of rows are alone in theirs"
     return Result(
         suite=suite,
         rule="segment key recoded?",
@@ -43,10 +52,30 @@ def segment_recode(
         success=success,
         failing_rows=rows,
         total_rows=total,
-        detail="" if success else f"{rows / total:.0%} of rows are in segments never seen before; {detail}",
+        detail="; ".join(part for part in (detail, named) if part),
         remedy="map new values to old ones in the extract SQL; if the segments really are new, train on them with "
         "`metarisk weekly` or raise thresholds.max_unseen_share",
     )
+
+
+def _recoded(counts: Mapping[Any, int], unseen: Mapping[Any, int], share: float) -> bool:
+    """Whether more rows are in unseen segments than the share and thin segments allow."""
+    total, rows = sum(counts.values()), sum(unseen.values())
+    return rows > share * total and (rows == total or rows > share * total + _alone(counts))
+
+
+def _alone(counts: Mapping[Any, int]) -> int:
+    return sum(rows == 1 for rows in counts.values())
+
+
+def _of_column(
+    counts: Mapping[SegmentKey, int], known: Collection[SegmentKey], place: int
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Rows of each value of one column, and of those that no known segment has."""
+    old, rows = {key[place] for key in known}, Counter[str]()
+    for key, count in counts.items():
+        rows[key[place]] += count
+    return rows, {value: count for value, count in rows.items() if value not in old}
 
 
 def _named(

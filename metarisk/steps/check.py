@@ -12,7 +12,7 @@ from metarisk.job.champion import champion_for, load_model
 from metarisk.job.context import Context
 from metarisk.job.inputs import misfits
 from metarisk.job.run import Checked
-from metarisk.portfolios import suite_path
+from metarisk.portfolios import dropped_rows, extract_sql, suite_path
 
 
 def check(context: Context, extracted: lake.Extract) -> Checked:
@@ -22,12 +22,19 @@ def check(context: Context, extracted: lake.Extract) -> Checked:
     """
     lake.verify(extracted.directory)
     _enough_rows(context, extracted)
+    require_rows(context, extracted.rows)
     found = judge_extract(context, extracted, extracted.directory.parent / "quarantine", _known_segments(context))
     context.reporter.table("quality", f"Quality of {context.job.portfolio} {context.job.as_of}", found.table())
     for warning in (*extracted.warnings, *found.warnings):
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
     found.require()
     return Checked(extracted, found)
+
+
+def require_rows(context: Context, extracted: int) -> None:
+    """Refuse an extract whose joins drop rows: of those that it does not have no rule can say anything."""
+    sql = extract_sql(context.settings.project, context.portfolio)
+    dropped_rows(sql, context.portfolio, context.warehouse, context.job.as_of, extracted)
 
 
 def judge_extract(

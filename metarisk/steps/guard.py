@@ -14,7 +14,7 @@ import polars as pl
 
 from metarisk import lake, quality
 from metarisk.calibration import GRADED, LEVELLED
-from metarisk.domain import Array, LikelihoodName, MetariskError, Portfolio, Scalar
+from metarisk.domain import MISSING, Array, LikelihoodName, MetariskError, Portfolio, Scalar
 from metarisk.drift import histograms
 from metarisk.job import acceptance as accepting
 from metarisk.job.context import Context
@@ -26,7 +26,7 @@ from metarisk.quality import guarding
 from metarisk.quality.results import Result
 from metarisk.scoring import mean_score
 from metarisk.steps.drift import HISTOGRAMS, kept
-from metarisk.tasks import MISSING_SEGMENT, horizon_end, population
+from metarisk.tasks import horizon_end, population
 
 MOST_COMPARED = 50_000
 """Rows of the last night, evenly chosen, that are scored again: enough for any median."""
@@ -112,7 +112,7 @@ def _counts(context: Context, run: Run, still: pl.Expr | None = None) -> Counts:
     """Rows of the run's population, or of those for which `still` holds, by segment column and value."""
     columns = context.portfolio.columns.segments
     rows = population(scan(context, run.checked), context.portfolio, context.job.as_of)
-    keys = [pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in columns]
+    keys = [pl.col(name).cast(pl.String).fill_null(MISSING) for name in columns]
     rows = (rows if still is None else rows.filter(still)).select(keys)
     cells = rows.group_by(*columns).agg(pl.len().alias("__rows")).collect(engine="streaming")
     return {name: dict(cells.group_by(name).agg(pl.col("__rows").sum()).sort(name).iter_rows()) for name in columns}

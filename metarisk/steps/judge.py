@@ -20,7 +20,7 @@ from metarisk.job.identity import code_version, configuration
 from metarisk.job.run import Checked, scan
 from metarisk.job.states import BACKFILL, earlier_proofs
 from metarisk.job.week import SEED, Judged
-from metarisk.portfolios import dropped_rows, extract_sql, unknown_events
+from metarisk.portfolios import extract_sql, unknown_events
 
 HELD_OUT_BASELINES = frozenset({"pooled_logistic", "segment_logistic", "pooled_lightgbm", "target_lightgbm"})
 """Baselines that segments are held out of too: a pooled and a segment model of each kind."""
@@ -43,7 +43,7 @@ def judge(context: Context, checked: Checked) -> Judged:
         }
     )
     folder = context.folder / "weeks" / week_id
-    unknown = require_source(context)
+    unknown = require_known(context)
     features, warnings = _single_features(context, checked)
     if unknown:
         warnings = (unknown, *warnings)
@@ -65,11 +65,10 @@ def judge(context: Context, checked: Checked) -> Judged:
     return Judged(checked, week_id, folder, summary, decision, recipe, level, few, features, warnings)
 
 
-def require_source(context: Context) -> str:
-    """What the extract leaves out of its tables and may, in words; DataError where it leaves out what it may not."""
+def require_known(context: Context) -> str:
+    """Events of the extract's tables that have no known date, in words; DataError where they are too many."""
     portfolio, as_of = context.portfolio, context.job.as_of
     sql = extract_sql(context.settings.project, portfolio)
-    dropped_rows(sql, portfolio, context.warehouse, as_of)
     return unknown_events(sql, portfolio, context.warehouse, as_of, quality.MAX_UNKNOWN_EVENTS)
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from metarisk import lake, quality, scoring
 from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, upper_bound
-from metarisk.domain import Array, Portfolio, Transaction, segment_name
+from metarisk.domain import MISSING, Array, Portfolio, Transaction, segment_name
 from metarisk.domain.hashing import identity
 from metarisk.job import acceptance as accepting
 from metarisk.job import archive as archiving
@@ -33,7 +33,7 @@ from metarisk.record.events import append_event
 from metarisk.record.seals import publication_event
 from metarisk.steps import alerts as alerting
 from metarisk.steps.derive import DERIVED, MEASURES, SCORES
-from metarisk.tasks import LABEL, MISSING_SEGMENT, labelled, segment_keys
+from metarisk.tasks import LABEL, MISSING, labelled, segment_keys
 
 ROWS_A_BATCH = 65_536
 SHOWN_NUMBERS = 64
@@ -200,7 +200,7 @@ def _abstained(context: Context, run: Run, adapted: Adapted, level: Calibration)
     quantile = dict(high.agg(pl.col("score_high").mean()).collect().iter_rows())
     columns = list(portfolio.columns.segments)
     keys = pl.LazyFrame([segment.key for segment in few.values()], schema=columns, orient="row")
-    names = [pl.col(name).cast(pl.String).fill_null(MISSING_SEGMENT) for name in columns]
+    names = [pl.col(name).cast(pl.String).fill_null(MISSING) for name in columns]
     pooled: dict[str, tuple[float, float]] = {}
     for frame in population_batches(context, run.checked):
         rows = frame.lazy().join(keys, left_on=names, right_on=columns, how="semi").collect()

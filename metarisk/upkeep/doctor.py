@@ -85,8 +85,9 @@ def _warehouse(settings: Settings) -> Finding:
         (row,) = warehouse.rows("SELECT max(version) AS newest FROM metarisk.schema_migration")
     except MetariskError as error:
         return Finding(subject, error.what, error.remedy)
-    folder = settings.project / "sql" / "migrations"
-    files = [path for path in folder.glob("*.sql") if path.name.split(".")[1] in ("sql", warehouse.dialect)]
+    files = [
+        path for path in settings.migrations.glob("*.sql") if path.name.split(".")[1] in ("sql", warehouse.dialect)
+    ]
     newest = max((int(path.name[:3]) for path in files), default=0)
     if row["newest"] > newest:
         return Finding(subject, f"has migration {row['newest']}, the code {newest}", "run the version that made it")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metarisk.domain import DataError
+from metarisk.domain import DECIMAL, DataError
 
 _FIRST, _LAST = pa.scalar(-719_162, pa.int32()), pa.scalar(2_932_896, pa.int32())  # 0001-01-01 and 9999-12-31
 _FIRST_US, _LAST_US = pa.scalar(-62_135_596_800_000_000), pa.scalar(253_402_300_799_999_999)
@@ -54,11 +54,23 @@ def plain_type(kind: pa.DataType, column: str, *, exact: bool = False) -> pa.Dat
 
 
 def plain_schema(schema: pa.Schema, *, exact: bool = False) -> pa.Schema:
-    """`plain_type` of every column, without metadata. Raises DataError for two columns of one name."""
+    """`plain_type` of every column. Raises DataError for two columns of one name.
+
+    Of a decimal that is handed on as float64 the field says so in its metadata, see `DECIMAL`.
+    """
     if len(set(schema.names)) != len(schema.names):
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         raise DataError("the query returns this column twice", column=twice[0], remedy="name each column once with AS")
-    return pa.schema([(field.name, plain_type(field.type, field.name, exact=exact)) for field in schema])
+    return pa.schema([_plain_field(field, exact=exact) for field in schema])
+
+
+def _plain_field(field: pa.Field, *, exact: bool) -> pa.Field:
+    kind = plain_type(field.type, field.name, exact=exact)
+    if kind != pa.float64() or pa.types.is_floating(field.type):
+        return pa.field(field.name, kind)
+    numeric = isinstance(field.type, pa.OpaqueType)
+    said = "decimal" if numeric else f"decimal({field.type.precision}, {field.type.scale})"
+    return pa.field(field.name, kind, metadata={DECIMAL: said})
 
 
 def plain_batches(

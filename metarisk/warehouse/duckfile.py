@@ -47,14 +47,15 @@ class DuckFile:
         self.path = path
         self._changed = threading.Condition()
         self._root: duckdb.DuckDBPyConnection | None = None
-        self._writable = False
+        self._limits: Limits | None = None
+        self._sound = self._writable = False
         self._users = 0
         self._writers_waiting = 0
 
     @contextmanager
     def cursor(self, limits: Limits, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         """A cursor with the file as its default catalog. Raises WarehouseError when others hold the file too long."""
-        root = self._enter(limits, write)
+        root, sound = self._enter(limits, write), False
         try:
             cursor = root.cursor()
             try:
@@ -62,8 +63,9 @@ class DuckFile:
                 yield cursor
             finally:
                 cursor.close()
+            sound = True
         finally:
-            self._leave()
+            self._leave(sound)
 
     def rewrite(self, limits: Limits) -> None:
         """Copy the file to another that takes its place: what was deleted is in no block of it.
@@ -100,6 +102,7 @@ class DuckFile:
                 raise _busy(self.path, "this process reads it", limits)
             if self._root is None:
                 self._root, self._writable = _open(self.path, limits, write, deadline), write
+                self._limits, self._sound = limits, True
             self._users += 1
             return self._root
 
@@ -108,13 +111,59 @@ class DuckFile:
             return write or not self._writers_waiting
         return self._writable or (not write and not self._writers_waiting)
 
-    def _leave(self) -> None:
+    def _leave(self, sound: bool) -> None:
         with self._changed:
             self._users -= 1
-            if self._users == 0 and self._root is not None:
+            self._sound &= sound
+            if self._users == 0 and self._root is not None and self._limits is not None:
                 root, self._root = self._root, None
-                root.close()
+                if self._sound:
+                    _IDLE.keep(self._limits, root)
+                else:
+                    root.close()
             self._changed.notify_all()
+
+
+class _Idle:
+    """The last instance that served a file without an error, empty again: a new one costs more than most statements."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._kept: tuple[Limits, duckdb.DuckDBPyConnection] | None = None
+        os.register_at_fork(before=self.drop)  # its threads would not be in the child
+
+    def take(self, limits: Limits) -> duckdb.DuckDBPyConnection:
+        """The one kept, where its limits are these, else a new one."""
+        with self._guard:
+            kept, self._kept = self._kept, None
+        if kept is not None and kept[0] == limits:
+            limits.spill.mkdir(parents=True, exist_ok=True)
+            return kept[1]
+        if kept is not None:
+            kept[1].close()
+        return memory_instance(limits)
+
+    def keep(self, limits: Limits, instance: duckdb.DuckDBPyConnection) -> None:
+        """Let go of its file, and keep it in place of the one before."""
+        try:
+            instance.execute(f"DETACH {CATALOG}")
+        except duckdb.Error:
+            instance.close()
+            return
+        with self._guard:
+            before, self._kept = self._kept, (limits, instance)
+        if before is not None:
+            before[1].close()
+
+    def drop(self) -> None:
+        """Keep none."""
+        with self._guard:
+            before, self._kept = self._kept, None
+        if before is not None:
+            before[1].close()
+
+
+_IDLE = _Idle()
 
 
 _FILES: dict[tuple[int, Path], DuckFile] = {}
@@ -153,7 +202,7 @@ def _open(path: Path, limits: Limits, write: bool, deadline: float) -> duckdb.Du
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        root = memory_instance(limits)
+        root = _IDLE.take(limits)
         attach = f"ATTACH {literal(str(path))} AS {CATALOG}{'' if write else ' (READ_ONLY)'}"
         pauses = backoff()
         while True:

@@ -5,21 +5,23 @@ PostgreSQL has advisory locks instead; this file serves DuckDB alone.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import random
 import re
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from metarisk.domain import LockedError
+
+POLL_SECONDS = 0.1
+"""Between tries: a run lasts seconds at least."""
 
 
 def backoff(first: float = 0.01, longest: float = 0.5) -> Iterator[float]:
@@ -40,43 +42,29 @@ def lock_path(folder: Path, name: str) -> Path:
 def file_lock(folder: Path, name: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock `name`; LockedError names pid, host and since of who holds it after `wait_seconds`."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, deadline, pauses = lock_path(folder, name), time.monotonic() + wait_seconds, backoff()
-    with path.open("a+", encoding="utf-8") as file:
-        while not _try(file):
-            if time.monotonic() >= deadline:
-                raise LockedError(
-                    f"the lock {name!r} is held by {_holder(file)}",
-                    remedy="wait until that run has ended, or end it: the lock is freed with its process",
-                )
-            time.sleep(min(next(pauses), max(0.0, deadline - time.monotonic())))
+    path = lock_path(folder, name)
+    # Beside the lock: whoever tries to take it empties its file.
+    note = path.with_suffix(".holder")
+    try:
+        lock = FileLock(path).acquire(timeout=wait_seconds, poll_interval=POLL_SECONDS)
+    except Timeout:
+        raise LockedError(
+            f"the lock {name!r} is held by {_holder(note)}",
+            remedy="wait until that run has ended, or end it: the lock is freed with its process",
+        ) from None
+    with lock:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        with suppress(OSError):  # a full disk: the lock holds without a name too
+            note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         try:
-            _sign(file)
             yield
         finally:
-            file.truncate(0)
-            fcntl.flock(file, fcntl.LOCK_UN)
+            note.unlink(missing_ok=True)
 
 
-def _try(file: IO[str]) -> bool:
+def _holder(note: Path) -> str:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sign(file: IO[str]) -> None:
-    file.truncate(0)
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-    with suppress(OSError):  # a full disk: the lock holds without a name too
-        os.write(file.fileno(), holder.encode())
-
-
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    try:
-        holder = json.loads(file.read())
+        holder = json.loads(note.read_text())
         return f"pid {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "a process that has only just taken it"

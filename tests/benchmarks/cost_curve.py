@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from metarisk.learners.map_head import MapHead
+from metarisk.learners.heads.map_network import MapNetwork
 from tests.benchmarks import map_head, segments
 from tests.benchmarks.harness import Figure, interleaved, main
 from tests.benchmarks.maml_step import ours
@@ -30,7 +30,7 @@ def curve(name: str, runs: Mapping[int, Callable[[], object]], repeats: int) -> 
 
 def of_a_night(count: int, rows: int) -> Mapping[str, Callable[[], object]]:
     """What is done for `rows` rows of `count` segments, by name."""
-    book, learner, given, head = segments.book(count, rows), segments.learner(), segments.state(), MapHead()
+    book, learner, given, head = segments.book(count, rows), segments.learner(), segments.state(), MapNetwork()
     adaptation, start = learner.adapt(given, segments.book(count, 20 * count), "bernoulli"), map_head.state(head)
     return {
         "adapt_segments": lambda: learner.adapt(given, book, "bernoulli"),

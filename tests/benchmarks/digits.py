@@ -12,12 +12,12 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from metarisk.domain import Episodes, Learner, Packed
+from metarisk.learners.gradient.maml import Maml
+from metarisk.learners.heads.map_network import MapNetwork
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import Maml
-from metarisk.learners.map_head import MapHead
-from metarisk.learners.matching import Matching
-from metarisk.learners.prototypical import Prototypical
-from metarisk.learners.siamese import Siamese
+from metarisk.learners.metric.matching import Matching
+from metarisk.learners.metric.prototypical import Prototypical
+from metarisk.learners.metric.siamese import Siamese
 from tests.benchmarks.harness import Figure, main
 
 SPLITS = ((1, 4, 7), (0, 3, 8), (2, 5, 9))
@@ -33,7 +33,7 @@ def learners(steps: int) -> Mapping[str, Learner]:
         "matching": Matching(**shape, loop=loop),
         "prototypical": Prototypical(**shape, loop=loop),
         "maml": Maml(**shape, hidden=(64, 32), inner_rate=0.3, loop=loop),
-        "map_head": MapHead(**shape, hidden=(64, 32), loop=loop),
+        "map_head": MapNetwork(**shape, hidden=(64, 32), loop=loop),
     }
 
 

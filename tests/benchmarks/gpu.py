@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Array, Episodes, Learner, Packed
-from metarisk.learners.kernels import ActivationName
-from metarisk.learners.kernels_unroll import Unroll
+from metarisk.learners.gradient.maml import Anil, Maml, MamlPlusPlus
+from metarisk.learners.gradient.reptile import Reptile
+from metarisk.learners.heads.map_network import MapNetwork
+from metarisk.learners.kernels.adapting import ActivationName
+from metarisk.learners.kernels.plan import Plan
+from metarisk.learners.kernels.unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import Anil, Maml, MamlPlusPlus
-from metarisk.learners.map_head import MapHead
+from metarisk.learners.metric.prototypical import Prototypical
 from metarisk.learners.packing import Block
-from metarisk.learners.prototypical import Prototypical
-from metarisk.learners.reptile import Reptile
-from metarisk.learners.unroll_plan import Plan
 from tests.benchmarks.harness import Figure, main
 
 THERE = torch.cuda.is_available()
@@ -205,7 +205,7 @@ def families(loop: Loop) -> Iterator[Figure]:
     for name, learner in (
         ("anil", Anil(**shape, inner_rate=RATE, loop=loop)),
         ("reptile", Reptile(**shape, inner_rate=RATE, loop=sgd)),
-        ("map_head", MapHead(**shape, hidden=(32,), loop=replace(loop, graph=False))),
+        ("map_head", MapNetwork(**shape, hidden=(32,), loop=replace(loop, graph=False))),
         ("prototypical", Prototypical(**shape, loop=loop)),
     ):
         there, _ = trained(learner, 0)

@@ -15,11 +15,11 @@ import torch
 import torchopt
 from torch import Tensor, nn
 
-from metarisk.learners.kernels import ActivationName
-from metarisk.learners.kernels_unroll import Unroll
+from metarisk.learners.kernels.adapting import ActivationName
+from metarisk.learners.kernels.plan import Plan
+from metarisk.learners.kernels.unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.packing import Block
-from metarisk.learners.unroll_plan import Plan
 from tests.benchmarks.harness import SGEMM_FLOPS, Figure, interleaved, main, sgemm
 
 TASKS, SUPPORT, QUERY, STEPS, RATE = 32, 16, 64, 5, 0.05

@@ -14,7 +14,8 @@ import lightgbm
 import numpy as np
 
 from metarisk.domain import Array, Episodes, Packed
-from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.heads import reduced
+from metarisk.learners.heads.map_head import MapHead
 from metarisk.metrics import log_loss, paired_bootstrap
 from tests.benchmarks.harness import Figure, interleaved, main, peak_memory_above
 
@@ -53,10 +54,54 @@ def book(sizes: tuple[int, int], rows: int, seed: int = 0) -> tuple[Packed, Pack
     return parts[0], parts[1]
 
 
-def trained(rows: Packed, head: HierarchicalHead | None = None) -> dict[str, Array]:
+def chain(values: int, rows: int, meets: int = 2, seed: int = 3) -> Packed:
+    """Rows of branches of which each meets a few others alone: two in a ring, more at random."""
+    r = np.random.default_rng(seed)
+    branch, which = r.integers(0, values, rows), r.integers(0, meets, rows)
+    met = np.column_stack([r.permutation(values) for _ in range(meets)])
+    other = (branch + which) % values if meets == 2 else met[branch, which]
+    codes = np.sort(branch * values + other)
+    found, starts = np.unique(codes, return_index=True)
+    base = r.normal(-2.0, 1.0, rows)
+    effects = r.normal(0, np.sqrt(VARIANCES[0]), (2, values))
+    eta = base + effects[0, codes // values] + effects[1, codes % values]
+    y = (r.random(rows) < 1 / (1 + np.exp(-eta))).astype(float)
+    keys = tuple((f"B{code // values:06d}", f"M{code % values:06d}") for code in found.tolist())
+    return Packed(keys, np.append(starts, rows), np.zeros((rows, 0)), y, np.ones(rows), base)
+
+
+def off(rows: Packed, state: Mapping[str, Array]) -> float:
+    """Largest error of a variance, as a share of it, where nothing is factored; against the factor of all."""
+    before, found = (reduced.FACTORED, reduced.FACTOR_COST), []
+    for reduced.FACTORED, reduced.FACTOR_COST in ((rows.rows, 0), (0, 0)):
+        found.append(MapHead().adapt(state, rows, "bernoulli").arrays)
+    reduced.FACTORED, reduced.FACTOR_COST = before
+    whole, drawn = found
+    return max(
+        float(np.abs(drawn[name][..., 0] / whole[name][..., 0] - 1).max()) for name in ("variance", "parent_covariance")
+    )
+
+
+def chains(quick: bool, state: Mapping[str, Array]) -> Sequence[Figure]:
+    """Seconds of a chain, and what variances are off where values meet few others and nothing is factored."""
+    values = 2_000 if quick else 20_000
+    rows, begun = chain(values, 10 * values), time.process_time()
+    MapHead().adapt(state, rows, "bernoulli")
+    figures = [Figure(f"many_values.adapt.chain_{values}", time.process_time() - begun, "s")]
+    wide = {**state, "parent_variance": np.array([1.0, 1.0]), "cell_variance": np.array(0.005)}
+    for name, given in (("learned", state), ("wide", wide)):
+        for meets in (2, 3):
+            error = off(chain(600 if quick else 2_000, 20_000 if quick else 100_000, meets), given)
+            figures.append(
+                Figure(f"many_values.variances_off.{name}.meets_{meets}", error, "share", None, "", 0.01, 0.01)
+            )
+    return figures
+
+
+def trained(rows: Packed, head: MapHead | None = None) -> dict[str, Array]:
     """The state after all rounds."""
     empty = Packed(rows.keys, np.zeros_like(rows.starts), rows.x[:0], rows.y[:0], rows.weight[:0], rows.base[:0])
-    learner, tasks = head or HierarchicalHead(), Episodes(rows, empty)
+    learner, tasks = head or MapHead(), Episodes(rows, empty)
     return dict(learner.train(tasks, None, "bernoulli", seed=0, progress=lambda done, total, note: None))
 
 
@@ -104,7 +149,7 @@ def rated(teach: Packed, mask: Array, wanted: Array) -> Array:
 def quality(branches: int, rows: int) -> Sequence[Figure]:
     """Log-loss of the head less the oracle's and less LightGBM's, with intervals by branch."""
     teach, judged = book((branches, 4), rows, seed=5)
-    head = HierarchicalHead(damping=1.0)
+    head = MapHead(damping=1.0)
     state = trained(teach, head)
     oracle = {**state, "parent_variance": np.array(VARIANCES[:2]), "cell_variance": np.array(VARIANCES[2])}
     scores = {
@@ -142,9 +187,9 @@ def benchmark(quick: bool) -> Sequence[Figure]:
     state = trained(book((40, 4), 2_000)[0])
     grown = {values: book((values, 4), 10 * values)[0] for values in ((1_000, 2_000) if quick else GROWTH)}
     runs = {
-        str(values): (lambda rows=rows: HierarchicalHead().adapt(state, rows, "bernoulli"))
-        for values, rows in grown.items()
+        str(values): (lambda rows=rows: MapHead().adapt(state, rows, "bernoulli")) for values, rows in grown.items()
     }
+    figures += chains(quick, state)
     before, seconds = None, interleaved(runs, 5)
     for values, took in seconds.items():
         ratio, bound = (None, None) if before is None else (took / before, 2.4)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from metarisk.domain import Packed
-from metarisk.learners.hierarchical import HierarchicalHead
-from metarisk.learners.map_head import MapHead
+from metarisk.learners.heads.map_head import MapHead
+from metarisk.learners.heads.map_network import MapNetwork
 from tests.benchmarks.harness import SGEMM_FLOPS, Figure, interleaved, main, peak_memory_above, sgemm
 from tests.benchmarks.segments import WIDTHS, book
 
 HEADS = {
-    "body_64_16": MapHead(hidden=(64, 16)),
-    "inputs_64": MapHead(),
-    "body_64_64": MapHead(hidden=(64, 64)),
+    "body_64_16": MapNetwork(hidden=(64, 16)),
+    "inputs_64": MapNetwork(),
+    "body_64_64": MapNetwork(hidden=(64, 64)),
 }
 CODE = """
 import torch
@@ -31,7 +31,7 @@ def work(given):
 """
 
 
-def state(head: MapHead) -> dict[str, np.ndarray]:
+def state(head: MapNetwork) -> dict[str, np.ndarray]:
     """A state as before training."""
     start = head._start(WIDTHS[0], np.random.default_rng(0))
     return {**start, "centre": np.array(0.0), "noise": np.array(1.0)}
@@ -65,8 +65,7 @@ def benchmark(quick: bool) -> Sequence[Figure]:
     books = {share * cells: crossed(share * cells) for share in (1, 2)}
     runs = {name: (lambda head=head: head.adapt(state(head), ragged, "bernoulli")) for name, head in HEADS.items()}
     runs |= {
-        f"{count} cells": (lambda one=one: HierarchicalHead().adapt(learned, one, "bernoulli"))
-        for count, one in books.items()
+        f"{count} cells": (lambda one=one: MapHead().adapt(learned, one, "bernoulli")) for count, one in books.items()
     }
     seconds = interleaved({**runs, "sgemm": sgemm()}, 2 if quick else 3)
     rate = SGEMM_FLOPS / seconds["sgemm"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from metarisk.domain import Packed
-from metarisk.learners.maml import Maml
+from metarisk.learners.gradient.maml import Maml
 
 WIDTHS = (64, 64, 64, 1)
 STEPS, RATE = 10, 0.05

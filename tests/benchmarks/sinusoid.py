@@ -18,10 +18,10 @@ from dataclasses import replace
 import numpy as np
 
 from metarisk.domain import Array, Arrays, Episodes, Packed
+from metarisk.learners.gradient.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
+from metarisk.learners.gradient.mlp import GradientLearner
+from metarisk.learners.gradient.reptile import Reptile
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
-from metarisk.learners.mlp import GradientLearner
-from metarisk.learners.reptile import Reptile
 from tests.benchmarks.harness import Figure, main
 
 PUBLISHED = {1: 0.67, 5: 0.38, 10: 0.35}

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from metarisk.warehouse.locks import file_lock
 from tests.conftest import BOTH
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import SECOND, Project
@@ -40,6 +41,9 @@ STATES: Mapping[str, tuple[str | None, Callable[[Project], object]]] = {
 """What a project has lived through: a state before, and what ran since."""
 Grown = Callable[[str, str], tuple[Project, str]]
 Own = Callable[[str, str], Project]
+PATIENCE_SECONDS = 600.0
+ON_DUCKDB = pytest.mark.parametrize("kind", ["duckdb"])
+"""What such a test shows is no property of the warehouse, or another test shows it on both."""
 
 
 class NewDatabase(Protocol):
@@ -65,11 +69,24 @@ def database(request: pytest.FixtureRequest) -> NewDatabase:
 
 
 @pytest.fixture(scope="session")
-def grown(database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> Grown:
-    """By warehouse and state a project and its database, made once when first asked for; to be copied."""
+def grown(database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Grown:
+    """By warehouse and state a project and its database, made once when first asked for; to be copied.
+
+    On DuckDB one worker makes it and the others copy its folder; all of PostgreSQL is on one worker anyway.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / "grown"
 
     @cache
     def of(kind: str, state: str) -> tuple[Project, str]:
+        if kind == "duckdb":
+            with file_lock(shared / "locks", state, wait_seconds=PATIENCE_SECONDS):
+                if not (shared / state).exists():
+                    grow(kind, state)[0].settings.project.rename(shared / state)
+                return tiny.copy(tiny.of(shared / state), tmp_path_factory.mktemp(state) / "project"), ""
+        return grow(kind, state)
+
+    def grow(kind: str, state: str) -> tuple[Project, str]:
         before, run = STATES[state]
         folder = tmp_path_factory.mktemp(state) / "project"
         old, template = of(kind, before) if before else (None, "")

@@ -23,6 +23,7 @@ from metarisk.upkeep import doctor as health
 from metarisk.upkeep.status import Standing, standings
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.end_to_end import dying, tiny
+from tests.end_to_end.conftest import ON_DUCKDB
 from tests.end_to_end.test_kills import kill
 from tests.end_to_end.test_refusals import text_of
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Listener, Project
@@ -47,6 +48,7 @@ def standing(project: Project) -> Standing:
     return found
 
 
+@ON_DUCKDB
 def test_whatever_is_raised_is_recorded_and_has_a_page(project: Project) -> None:
     def interrupted(step: Callable[..., Result], context: Context, *inputs: object) -> Result:
         if step.__name__ == "score":
@@ -124,6 +126,7 @@ def test_a_night_that_runs_is_not_dead(project: Project, forked: ForkServerConte
     assert [row["outcome"] for row in attempts(project)] == ["published"]
 
 
+@ON_DUCKDB
 def test_a_week_is_told_as_a_week(project: Project, forked: ForkServerContext) -> None:
     (week,) = project.warehouse.rows("SELECT job, mode, outcome, step FROM metarisk.attempt")
     assert week == {"job": "week", "mode": "weekly", "outcome": "registered", "step": "register"}
@@ -142,6 +145,7 @@ def test_a_week_is_told_as_a_week(project: Project, forked: ForkServerContext) -
     assert [row["outcome"] for row in attempts(project)] == ["died", "failed", "registered"]
 
 
+@ON_DUCKDB
 def test_a_book_younger_than_its_horizon_has_a_model_or_a_remedy(make: Callable[..., Project]) -> None:
     """No row is mature, yet events are known: what is at risk teaches the hazard, and nothing can be judged."""
     book = tiny.book(1_500)

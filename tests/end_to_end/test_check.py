@@ -52,6 +52,9 @@ def test_what_is_wrong_is_what_the_week_refuses(make: Callable[..., Project]) ->
     with pytest.raises(DataError) as caught:
         jobs.weekly(project.context(CUT_OFF))
     assert caught.value.what == what
+    with pytest.raises(DataError) as caught:
+        jobs.nightly(project.context(CUT_OFF))
+    assert caught.value.what == what
     project.edit("sql/extracts/tiny.sql", "JOIN (", "LEFT JOIN (")
     assert wrong(try_portfolio(project.context(CUT_OFF))) == []
 

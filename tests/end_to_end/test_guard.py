@@ -119,8 +119,8 @@ def test_a_damaged_model_is_stopped_and_published_only_on_a_persons_word(
     assert any(f"was published though {guarding.FINITE} failed, and nobody accepted it" in what for what in told)
 
 
-def test_a_word_covers_what_was_shown_and_nothing_else(published_project: Project) -> None:
-    project, whole = published_project, book()
+def test_a_word_covers_what_was_shown_and_nothing_else(published: Project) -> None:
+    project, whole = published, book()
     project.load(whole.filter(pl.col("region") != "south"))
     with pytest.raises(QualityError, match="no row of 'south'"):
         project.nightly(SECOND)

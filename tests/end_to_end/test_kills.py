@@ -14,8 +14,9 @@ from duckdb import connect
 
 from metarisk import jobs, lake
 from metarisk.domain import DataError
+from metarisk.folders import MANIFEST
 from metarisk.jobs import NightResult, Quiet
-from metarisk.lake.folders import MANIFEST
+from tests.conftest import POSTGRESQL
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.dying import When
 from tests.end_to_end.tiny import CUT_OFF, FIRST, Project, differences
@@ -23,6 +24,11 @@ from tests.end_to_end.tiny import CUT_OFF, FIRST, Project, differences
 PATIENCE_SECONDS = 120
 STEPS = ("extract", "adapt", "score", "publish")
 TIMES: tuple[When, ...] = ("before", "inside", "after")
+DEATHS = [("duckdb", step, when) for step in STEPS for when in TIMES] + [
+    pytest.param("postgresql", *death, marks=POSTGRESQL)
+    for death in (("extract", "inside"), *(("publish", when) for when in TIMES))
+]
+"""Where a night dies: on PostgreSQL while it reads or writes there; else it is at work in the lake, as on DuckDB."""
 
 
 def torn(data: Path) -> list[Path]:
@@ -38,8 +44,7 @@ def whole(folder: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("when", TIMES)
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("kind", "step", "when"), DEATHS)
 def test_killed_and_run_again(
     step: str, when: When, project: Project, forked: ForkServerContext, undisturbed: dict[str, list[str]]
 ) -> None:

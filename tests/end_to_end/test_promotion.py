@@ -15,6 +15,7 @@ from metarisk.evidence import decision
 from metarisk.metrics import Interval
 from metarisk.upkeep import models as promotion
 from tests.end_to_end import tiny
+from tests.end_to_end.conftest import ON_DUCKDB
 from tests.end_to_end.tiny import CUT_OFF, NAME, Project
 
 REASONS = "SELECT DISTINCT reason FROM metarisk.model_state WHERE model_id = $model_id"
@@ -68,6 +69,7 @@ def test_a_challenger_waits_for_its_second_week_and_then_for_a_person(project: P
             jobs.approve(context, model, "A. Validator", "again")
 
 
+@ON_DUCKDB
 def test_a_week_that_a_backfill_trained_proves_nothing_later_unless_the_source_is_bitemporal(
     project: Project, trained_on_duckdb: Project, tmp_path: Path, ahead: None
 ) -> None:

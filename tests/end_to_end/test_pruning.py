@@ -32,7 +32,7 @@ from metarisk.upkeep import forget as forgetting
 from metarisk.upkeep import prune as pruning
 from metarisk.upkeep.feedback import give_feedback
 from tests.end_to_end import dying
-from tests.end_to_end.conftest import Own
+from tests.end_to_end.conftest import ON_DUCKDB, Own
 from tests.end_to_end.test_kills import kill
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Project, book, differences
 
@@ -175,6 +175,7 @@ def test_a_segment_that_left_the_book_stays_as_it_was_last(project: Project) -> 
     assert views(project)["segment_health"] == seen
 
 
+@ON_DUCKDB
 def test_what_remains_and_what_is_archived_is_audited(nights: Project) -> None:
     context = nights.context(THIRD)
     (run,) = pruning.prune(context, 1).runs
@@ -199,6 +200,7 @@ def test_what_remains_and_what_is_archived_is_audited(nights: Project) -> None:
     assert any(f"the archive of run {run} is not whole" in what for what in faults())
 
 
+@ON_DUCKDB
 def test_changed_rows_are_not_archived(nights: Project) -> None:
     with nights.warehouse.transaction() as transaction:
         transaction.execute("UPDATE metarisk.adaptation SET support_rows = 1 WHERE as_of = $on", {"on": FIRST})
@@ -225,6 +227,7 @@ def prune_as_before(project: Project, as_of: date) -> str:
     return run
 
 
+@ON_DUCKDB
 def test_a_night_that_an_earlier_version_archived_is_finished(nights: Project) -> None:
     context = nights.context(THIRD)
     before = {table: rows(nights, table, FIRST) for table in pruning.LEAVING}
@@ -244,6 +247,7 @@ def test_a_night_that_an_earlier_version_archived_is_finished(nights: Project) -
     assert audit.verify(context, every_night=True).faults == ()
 
 
+@ON_DUCKDB
 def test_an_archive_of_which_the_log_knows_nothing_is_not_written_over(nights: Project) -> None:
     run = prune_as_before(nights, FIRST)
     with nights.warehouse.transaction() as transaction:
@@ -255,6 +259,7 @@ def test_an_archive_of_which_the_log_knows_nothing_is_not_written_over(nights: P
     assert scores.read_bytes() == told
 
 
+@ON_DUCKDB
 def test_a_pruned_night_says_so(nights: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     entity = nights.scores(FIRST)["entity"][0]
     (run,) = pruning.prune(nights.context(THIRD), 1).runs
@@ -283,6 +288,7 @@ def test_a_pruned_night_says_so(nights: Project, monkeypatch: pytest.MonkeyPatch
     assert "are in the archive" in shown
 
 
+@ON_DUCKDB
 def test_a_pruned_run_is_not_published_again_without_its_rows(nights: Project) -> None:
     nights.load(book().with_columns(pl.col("amount") * 1.2))
     nights.nightly(FIRST, "restatement", "wrong unit")

@@ -174,8 +174,8 @@ def test_nothing_rests_on_a_night_that_was_taken_back(nights: Project) -> None:
     assert audit.verify(context, every_night=True).faults == ()
 
 
-def test_what_a_night_told_of_outcomes_goes_with_it(published_project: Project) -> None:
-    project = published_project
+def test_what_a_night_told_of_outcomes_goes_with_it(published: Project) -> None:
+    project = published
     before = project.warehouse.rows(TOLD)
     late = pl.col("event_date").is_between(SECOND - timedelta(days=400), SECOND)
     wrong = book().with_columns(

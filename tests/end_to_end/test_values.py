@@ -13,6 +13,7 @@ import pytest
 from metarisk import jobs
 from metarisk.answers.replay import reproduce
 from metarisk.domain import ConfigError, DataError, Derived, NightView, RiskSpec
+from metarisk.jobs import WeekResult
 from metarisk.risks import RISKS
 from metarisk.steps.derive import published_scores
 from tests.end_to_end import tiny
@@ -89,32 +90,53 @@ def doubled(view: NightView) -> Derived:
     return Derived(scores, measures)
 
 
+COUNTS = RiskSpec(
+    name="counts",
+    likelihood="poisson",
+    label="value",
+    candidates=("pooled_logistic", "map_head"),
+    default="pooled_logistic",
+    promotion="interval",
+    score_unit="events in the month",
+    derive=doubled,
+    options={"cap": 10.0},
+)
+
+
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = RiskSpec(
-        name="counts",
-        likelihood="poisson",
-        label="value",
-        candidates=("pooled_logistic", "map_head"),
-        default="pooled_logistic",
-        promotion="interval",
-        score_unit="events in the month",
-        derive=doubled,
-        options={"cap": 10.0},
-    )
-    monkeypatch.setitem(RISKS, "counts", spec)  # type: ignore[arg-type]
+    monkeypatch.setitem(RISKS, "counts", COUNTS)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def project(counts: None, tmp_path: Path) -> Project:
-    made = tiny.make(tmp_path / "project", frame=book(), toml=VALUES_TOML, sql=SQL, rules=[RULE])
+    return made(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, WeekResult]:
+    """A project and its week; to be copied."""
+    project = made(tmp_path_factory.mktemp("counts") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RISKS, "counts", COUNTS)  # type: ignore[arg-type]
+        return project, project.weekly(CUT_OFF)
+
+
+@pytest.fixture
+def trained(counts: None, once: tuple[Project, WeekResult], tmp_path: Path) -> Project:
+    """A project of one's own after its week."""
+    return tiny.copy(once[0], tmp_path / "trained")
+
+
+def made(folder: Path) -> Project:
+    made = tiny.make(folder, frame=book(), toml=VALUES_TOML, sql=SQL, rules=[RULE])
     caps = f"SELECT 1.5 AS factor, max(opened_on) AS day FROM {tiny.TABLE} WHERE opened_on <= $as_of"
     (made.settings.project / "sql" / "extracts" / "caps.sql").write_text(caps)
     return made
 
 
-def test_a_week_and_nights_of_counts(project: Project) -> None:
-    week = project.weekly(CUT_OFF)
+def test_a_week_and_nights_of_counts(trained: Project, once: tuple[Project, WeekResult]) -> None:
+    project, week = trained, once[1]
     assert week.recipe == "map_head"
     assert week.promoted
     evidence = {
@@ -176,24 +198,21 @@ def test_published_scores_reach_as_far_back_as_the_risk_type_looks(
     assert found["as_of"].to_list() == days[1:3]
 
 
-def test_a_derived_score_must_be_whole(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    project.weekly(CUT_OFF)
-
+def test_a_derived_score_must_be_whole(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(view: NightView) -> Derived:
         return Derived(view.scores.select("entity", "segment", "target", "score"))
 
     monkeypatch.setitem(RISKS, "counts", replace(RISKS["counts"], derive=broken))  # type: ignore[index]
     with pytest.raises(DataError, match="is the model's own target") as error:
-        project.nightly(NIGHTS[0])
+        trained.nightly(NIGHTS[0])
     assert "tiny" in str(error.value)
-    assert project.count("publication") == project.count("risk_score") == 0
+    assert trained.count("publication") == trained.count("risk_score") == 0
 
 
-def test_an_option_that_the_risk_type_does_not_have_is_named(project: Project) -> None:
-    project.weekly(CUT_OFF)
-    project.edit("portfolios/tiny.toml", "cap = 2.0", "capp = 2.0")
+def test_an_option_that_the_risk_type_does_not_have_is_named(trained: Project) -> None:
+    trained.edit("portfolios/tiny.toml", "cap = 2.0", "capp = 2.0")
     with pytest.raises(ConfigError, match=r"no option 'capp' \(did you mean 'cap'\?\)"):
-        jobs.nightly(project.context(NIGHTS[0]))
+        jobs.nightly(trained.context(NIGHTS[0]))
 
 
 def test_a_row_without_exposure_stops_the_night_by_name(project: Project) -> None:

@@ -261,10 +261,15 @@ def make(
     shutil.copy(REPOSITORY / "expectations" / "scores.json", folder / "expectations")
     (folder / "portfolios" / "tiny.toml").write_text(toml)
     write_rules(folder, sql, rules)
-    project = Project(Settings(project=folder, warehouse=SecretStr(warehouse), threads=1, memory_mb=256))
+    project = of(folder, warehouse)
     project.load(book() if frame is None else frame)
     jobs.migrate(project.context(FIRST))
     return project
+
+
+def of(folder: Path, warehouse: str = "duckdb:///warehouse.duckdb") -> Project:
+    """The project of a folder."""
+    return Project(Settings(project=folder, warehouse=SecretStr(warehouse), threads=1, memory_mb=256))
 
 
 def write_rules(folder: Path, sql: str, rules: Sequence[Mapping[str, Any]] = ()) -> None:

@@ -15,7 +15,7 @@ from metarisk.portfolios import Finding, check_portfolio, extract_sql, local_day
 from metarisk.portfolios.days import INDEXED, PATTERN
 from metarisk.risks import RISKS
 from metarisk.tasks import LABEL, labelled, population
-from tests.conftest import BOTH
+from tests.conftest import BOTH, POSTGRESQL
 from tests.dated import DAYS, TYPES, drafted, moments, transactions
 from tests.warehouses import Server, open_duckdb, open_postgresql
 
@@ -106,13 +106,22 @@ def checked(opened: Opener, zone: str, folder: Path, kind: str, wrong: str, colu
     return [finding for finding in found if finding.about == "days"]
 
 
-@pytest.mark.parametrize("column", ["opened_at", "known_at"])
-@pytest.mark.parametrize(
-    ("kind", "wrong"),
-    [("timestamp", "midnight"), ("timestamptz", "midnight"), ("timestamptz", "the day of London"),
-     ("date", "a night late")],
-)  # fmt: skip
-@pytest.mark.parametrize("zone", ["America/New_York", "Pacific/Kiritimati"])
+PLACES = [(zone, column) for zone in ("America/New_York", "Pacific/Kiritimati") for column in ("opened_at", "known_at")]
+MISTAKES = (
+    ("timestamp", "midnight"),
+    ("timestamptz", "midnight"),
+    ("timestamptz", "the day of London"),
+    ("date", "a night late"),
+)
+CHECKED = [("duckdb", *mistake, *place) for mistake in MISTAKES for place in PLACES] + [
+    pytest.param("postgresql", *mistake, *place, marks=POSTGRESQL)
+    for number, mistake in enumerate(MISTAKES)
+    for place in (PLACES[number % 2], PLACES[3 - number % 2])
+]
+"""Every mistake at every place on DuckDB; on PostgreSQL every mistake in each zone, once of each column."""
+
+
+@pytest.mark.parametrize(("opened", "kind", "wrong", "zone", "column"), CHECKED, indirect=["opened"])
 def test_check_sees_rows_and_labels_that_are_not_there_on_their_day(
     zone: str, kind: str, wrong: str, column: str, opened: Opener, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ def test_counting_is_a_loop_over_rows(known, tonight):
 
 
 def _key(row):
-    return (row[2],) if row[2] is not None else (histograms.MISSING_SEGMENT,)
+    return (row[2],) if row[2] is not None else (histograms.MISSING,)
 
 
 def _bin(b, value):

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy import special
 
 from metarisk.domain import Array, Packed
-from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.heads.map_head import MapHead
+from metarisk.learners.heads.map_network import MapNetwork
 from metarisk.learners.loop import Loop
-from metarisk.learners.map_head import MapHead
-from metarisk.learners.metric import evidence
+from metarisk.learners.metric.learner import evidence
 from metarisk.learners.packing import Block
 
 BAND = 4.0
@@ -45,7 +45,7 @@ def test_the_hierarchical_head_keeps_noise_in_the_band(seed: int, size: int, lev
         "cell_variance": np.array(0.03),
         "noise_variance": np.array(1.0),
     }
-    head = HierarchicalHead()
+    head = MapHead()
     adaptation = head.adapt(state, rows, "bernoulli")
     first = rows.select([0])
     eta, _ = head.predict(state, adaptation, first, "bernoulli")
@@ -58,7 +58,7 @@ def test_the_hierarchical_head_keeps_noise_in_the_band(seed: int, size: int, lev
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 100), level=st.floats(-4, 1))
 def test_the_map_head_keeps_thin_noise_in_the_band(seed: int, size: int, level: float) -> None:
     rows, _ = book(seed, [size, 30], level)
-    head = MapHead(loop=Loop(precision="float64"))
+    head = MapNetwork(loop=Loop(precision="float64"))
     state = {
         **head._start(2, np.random.default_rng(0)),
         "centre": np.array(level),

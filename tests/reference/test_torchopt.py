@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from metarisk.learners.kernels import ActivationName
-from metarisk.learners.kernels_unroll import Unroll
+from metarisk.learners.kernels.adapting import ActivationName
+from metarisk.learners.kernels.plan import Plan
+from metarisk.learners.kernels.unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.packing import Block
-from metarisk.learners.unroll_plan import Plan
 
 torchopt = pytest.importorskip("torchopt", reason="a development dependency")
 

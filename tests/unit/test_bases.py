@@ -192,7 +192,7 @@ def test_segment_columns_are_read_by_the_kinds_that_say_so(kind, fitted):
 @pytest.mark.parametrize("fit", [LinearBase.fit, TreeBase.fit, EncodedBase.fit, OwnBase.fit])
 @pytest.mark.parametrize(("y", "events"), [(np.zeros(9), 0.5), (np.ones(9), 9.5)])
 def test_one_class_gives_the_constant_of_the_smoothed_rate(fit, y, events):
-    base = fit(book(9), y, FEATURES, PORTFOLIO.columns)
+    base = fit(Labelled(book(9), y, FEATURES, PORTFOLIO.columns))
     np.testing.assert_allclose(special.expit(base.predict(book(20))), events / 10)
     again = type(base).from_text(base.to_text())
     np.testing.assert_array_equal(again.predict(book(20)), base.predict(book(20)))
@@ -243,9 +243,9 @@ def test_a_target_encoding_is_the_smoothed_rate_of_the_other_folds(teach, monkey
     seen = {}
     plain = TreeBase.fit.__func__
 
-    def spied(cls, frame, y, *rest, **options):
-        seen["frame"] = frame
-        return plain(cls, frame, y, *rest, **options)
+    def spied(cls, labelled):
+        seen["frame"] = labelled.frame
+        return plain(cls, labelled)
 
     monkeypatch.setattr(TreeBase, "fit", classmethod(spied))
     y = teach[LABEL].to_numpy()
@@ -338,7 +338,7 @@ def test_the_baseline_is_nelson_and_aalens_where_all_are_alike():
 @pytest.mark.parametrize("kind", [LinearBase, TreeBase])
 def test_a_hazard_finds_the_effect_that_made_its_data_and_its_curve_ends_at_the_rate(kind):
     frame, y = lives(20_000, effect=0.8)
-    base = HazardBase.fit(kind, frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns)
+    base = HazardBase.fit(kind, Labelled(frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns))
     assert (np.diff(base.baseline) >= 0).all()
     fresh, _ = lives(20_000, effect=0.8, seed=6)
     truth = np.log(0.01 * 6.5) + 0.8 * fresh["burden"].to_numpy()
@@ -349,7 +349,7 @@ def test_a_hazard_finds_the_effect_that_made_its_data_and_its_curve_ends_at_the_
 
 def test_expected_events_of_the_linear_hazard_are_those_that_were_seen():
     frame, y = lives(5_000, effect=0.5)
-    base = HazardBase.fit(LinearBase, frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns)
+    base = HazardBase.fit(LinearBase, Labelled(frame, y, {"burden": Feature("numeric")}, PORTFOLIO.columns))
     exposed = np.exp(base.predict(frame) + base.share(frame[PERIODS].to_numpy()))
     assert exposed.sum() == pytest.approx(y.sum(), rel=1e-9)
 

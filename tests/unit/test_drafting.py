@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,24 @@ def test_what_the_outcome_tells_is_no_feature_without_a_person(duckdb: Warehouse
     assert set(toml(draft)["features"]) == {"amount", "income", "rate"}
 
 
+@pytest.mark.parametrize(
+    "copy",
+    [
+        pl.col("loss_count") * 1.19,
+        pl.col("loss_count").cast(pl.String),
+        (pl.col("loss_count") + 1).log().round(3),
+        pl.when(pl.col("loss_count") > 0).then(pl.col("amount")),
+    ],
+)
+def test_a_copy_of_a_value_is_no_feature_and_an_honest_companion_is(duckdb: Warehouse, copy: pl.Expr) -> None:
+    counts = np.random.default_rng(7).poisson(np.exp(0.12 * (loans()["rate"].to_numpy() - 11)))
+    book = loans(hours_worked=pl.lit(200.0) + pl.col("rate") * 90, loss_count=pl.Series(counts)).drop("d1", "d2")
+    draft = drafted(duckdb, book.with_columns(q=copy))
+    assert toml(draft)["columns"]["value"] == "loss_count"
+    assert roles(draft)["q"] == ("outcome?", True)
+    assert set(toml(draft)["features"]) == {"amount", "income", "rate"}
+
+
 def test_dates_of_other_ends_among_those_of_the_event_are_told(duckdb: Warehouse) -> None:
     repaid = ~BAD & (pl.col("amount") > 4000)
     end = pl.when(repaid).then(pl.col("opened_on") + timedelta(days=500))
@@ -224,6 +242,84 @@ def test_the_horizon_and_the_lag_are_those_of_the_events(duckdb: Warehouse) -> N
     written = toml(drafted(duckdb, at_once))
     assert written["risk"] == "fraud"
     assert written["targets"][0] == {"name": "fraud_1d", "horizon_days": 1, "reporting_lag_days": 7}
+
+
+def lasting(months: Sequence[int], rows: int = ROWS) -> pl.DataFrame:
+    """Loans with their contract's end, without dates of events."""
+    terms = np.random.default_rng(9).choice(months, rows)
+    end = pl.col("opened_on").dt.offset_by(pl.Series(terms).cast(pl.String) + "mo")
+    return loans(rows, maturity_date=end).with_columns(was_bad=BAD.cast(pl.Int8)).drop("d1", "d2")
+
+
+def test_a_flag_of_the_whole_contract_is_a_lifetime_default(empty_warehouse: Warehouse, tmp_path: Path) -> None:
+    draft = drafted(empty_warehouse, lasting((9, 15, 30)))
+    written = toml(draft)
+    assert roles(draft)["maturity_date"] == ("matures_on", True)
+    assert written["columns"]["matures_on"] == "maturity_date"
+    assert written["targets"] == [{"name": "pd_lifetime", "horizon_months": 30, "reporting_lag_days": 30}]
+    assert "pd_12m" not in draft.files["portfolios/book.toml"]
+    _, done = extracted(empty_warehouse, draft, tmp_path / "project")
+    rows = pl.read_parquet(done.paths)
+    due = pl.min_horizontal(pl.col("opened_on").dt.offset_by("30mo"), "maturity_date") + timedelta(days=30)
+    assert rows.select((pl.col("was_bad").is_not_null() == (due <= AS_OF)).all()).item()
+
+
+def test_the_contracts_end_is_the_horizon_where_a_year_holds_too_few_events_or_a_person_says_so(
+    duckdb: Warehouse,
+) -> None:
+    end = pl.col("opened_on").dt.offset_by("60mo")
+    early = loans(maturity_date=end)
+    late = early.with_columns(pl.col("d1", "d2") + timedelta(days=900))
+
+    def name(frame: pl.DataFrame, **said: str) -> str:
+        return str(toml(drafted(duckdb, frame, Wanted(**said)))["targets"][0]["name"])
+
+    assert name(late) == "pd_lifetime"
+    assert name(early) == "pd_12m"
+    assert name(early, horizon="lifetime") == "pd_lifetime"
+    assert name(late, horizon="36m") == "pd_36m"
+    assert name(late, horizon="90d") == "pd_90d"
+    other = early.rename({"maturity_date": "ablauf"})
+    assert name(other, matures="ablauf") == "pd_lifetime"
+    with pytest.raises(ConfigError, match="--matures"):
+        name(other, horizon="lifetime")
+    with pytest.raises(ConfigError, match="'1y' is no horizon"):
+        name(early, horizon="1y")
+
+
+@pytest.mark.parametrize(
+    ("settled", "expected"),
+    [
+        ({"months": 12, "days": 30}, {"name": "pd_12m", "horizon_months": 12}),
+        ({"months": 24, "days": 0}, {"name": "pd_24m", "horizon_months": 24}),
+        ({"months": 0, "days": 25}, {"name": "pd_25d", "horizon_days": 25}),
+    ],
+)
+def test_the_horizon_of_a_flag_is_the_age_from_which_rows_have_it(
+    duckdb: Warehouse, settled: dict[str, int], expected: dict[str, Any]
+) -> None:
+    due = pl.col("opened_on").dt.offset_by(f"{settled['months']}mo{settled['days']}d")
+    flag = loans(12_000, was_bad=pl.when(due <= pl.col("opened_on").max()).then(BAD)).drop("d1", "d2")
+    written = toml(drafted(duckdb, flag, Wanted(label="was_bad", risk="credit")))["targets"][0]
+    assert written.items() >= expected.items()
+    days = written["reporting_lag_days"]
+    assert abs(days - (settled["days"] if settled["months"] else 0)) <= 5
+
+
+def test_a_risk_of_numbers_refuses_a_flag_and_one_of_events_a_number(duckdb: Warehouse) -> None:
+    flag = loans(was_bad=BAD.cast(pl.Int8)).drop("d1", "d2")
+    for risk in ("operational", "market"):
+        with pytest.raises(ConfigError, match=f"risk {risk} predicts a number, and the label was_bad"):
+            drafted(duckdb, flag, Wanted(label="was_bad", risk=risk))
+    with pytest.raises(ConfigError, match="risk credit predicts an event, and the label amount is a number"):
+        drafted(duckdb, flag, Wanted(label="amount", risk="credit"))
+
+
+def test_a_text_of_amounts_is_for_a_person(duckdb: Warehouse) -> None:
+    comma = pl.col("amount").cast(pl.String).str.replace(r"\.", ",")
+    draft = drafted(duckdb, loans(q=comma, note=pl.concat_str(pl.col("loan"), pl.col("branch"))))
+    assert roles(draft)["q"] == ("not used", True)
+    assert roles(draft)["note"][1] is False
 
 
 def test_nested_columns_are_named_and_left_out(duckdb: Warehouse) -> None:

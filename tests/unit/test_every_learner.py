@@ -11,9 +11,9 @@ import pytest
 
 from metarisk.adapt import LEARNERS, one_thread
 from metarisk.domain import Array, ConfigError, DataError, Episodes, Learner, LikelihoodName, ModelError, Packed
+from metarisk.learners.gradient.mlp import GradientLearner
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
-from metarisk.learners.mlp import GradientLearner
 from metarisk.learners.packing import first_rows, take
 
 INPUTS = 9

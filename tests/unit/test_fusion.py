@@ -9,21 +9,21 @@ import pytest
 from scipy import special
 
 from metarisk.domain import Array, Episodes, Learner, Packed
-from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.gradient.maml import Maml
+from metarisk.learners.gradient.reptile import Reptile
+from metarisk.learners.heads.map_head import MapHead
+from metarisk.learners.heads.map_network import MapNetwork
+from metarisk.learners.heads.ridge_head import RidgeHead
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import Maml
-from metarisk.learners.map_head import MapHead
-from metarisk.learners.matching import Matching
-from metarisk.learners.prototypical import Prototypical
-from metarisk.learners.reptile import Reptile
-from metarisk.learners.ridge_head import RidgeHead
-from metarisk.learners.siamese import Siamese
+from metarisk.learners.metric.matching import Matching
+from metarisk.learners.metric.prototypical import Prototypical
+from metarisk.learners.metric.siamese import Siamese
 
 LOOP = Loop(steps=50, rate=4e-2, meta_batch=6, device="cpu", evaluate_every=50, graph=False)
 SEGMENTS, ROWS = 30, 80
 LEARNERS: dict[str, Learner] = {
-    "hierarchical head": HierarchicalHead(damping=1.0, intercept_variance=10.0, slope_variance=10.0),
-    "MAP head": MapHead(fusion="feature", hidden=(8,), loop=LOOP),
+    "hierarchical head": MapHead(damping=1.0, intercept_variance=10.0, slope_variance=10.0),
+    "MAP head": MapNetwork(fusion="feature", hidden=(8,), loop=LOOP),
     "ridge head": RidgeHead(fusion="feature", hidden=(8,), loop=LOOP),
     "MAML": Maml(fusion="feature", hidden=(16,), loop=LOOP),
     "Reptile": Reptile(

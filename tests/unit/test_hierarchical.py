@@ -7,10 +7,10 @@ import pytest
 from scipy import optimize, special
 
 from metarisk.domain import Adaptation, Array, DataError, Episodes, LikelihoodName, ModelError, Packed, SegmentKey
-from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.heads.map_head import MapHead
+from metarisk.learners.heads.map_network import MapNetwork
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
-from metarisk.learners.map_head import MapHead
 
 REGIONS, PRODUCTS = ("north", "south", "west"), ("car", "card")
 KEYS = tuple((region, product) for region in REGIONS for product in PRODUCTS)
@@ -54,7 +54,7 @@ def without_rows(packed: Packed) -> Packed:
     )
 
 
-def train(head: HierarchicalHead, rows: Packed, likelihood: LikelihoodName = "bernoulli") -> dict[str, Array]:
+def train(head: MapHead, rows: Packed, likelihood: LikelihoodName = "bernoulli") -> dict[str, Array]:
     return dict(head.train(Episodes(rows, without_rows(rows)), None, likelihood, seed=0, progress=quiet))
 
 
@@ -145,7 +145,7 @@ def test_scores_and_variances_equal_the_dense_twin(likelihood: LikelihoodName, k
     state = some_state(levels, noise=0.5 if likelihood == "gaussian" else 1.0)
     theta, covariance = dense_twin(state, rows, likelihood)
 
-    head = HierarchicalHead(likelihood_options=OPTIONS.get(likelihood, {}))
+    head = MapHead(likelihood_options=OPTIONS.get(likelihood, {}))
     scored = book(likelihood, keys, seed=1)
     eta, variance = head.predict(state, head.adapt(state, rows, likelihood), scored, likelihood)
 
@@ -156,7 +156,7 @@ def test_scores_and_variances_equal_the_dense_twin(likelihood: LikelihoodName, k
 
 def test_an_unseen_cell_takes_its_parents_and_the_prior_of_the_cell() -> None:
     rows = book(keys=KEYS).select([0, 1, 2, 3, 4])
-    state, head = some_state(), HierarchicalHead()
+    state, head = some_state(), MapHead()
     adaptation = head.adapt(state, rows, "bernoulli")
     unseen = replace(book().select([5]), keys=(("west", "card"),))
     eta, variance = head.predict(state, adaptation, unseen, "bernoulli")
@@ -171,7 +171,7 @@ def test_an_unseen_cell_takes_its_parents_and_the_prior_of_the_cell() -> None:
 
 
 def test_a_wholly_unseen_segment_gets_the_shared_effects_and_every_prior_variance() -> None:
-    state, head = some_state(), HierarchicalHead()
+    state, head = some_state(), MapHead()
     adaptation = head.adapt(state, book(), "bernoulli")
     stranger = replace(book().select([0]), keys=(("moon", "cheese"),))
     eta, variance = head.predict(state, adaptation, stranger, "bernoulli")
@@ -183,7 +183,7 @@ def test_a_wholly_unseen_segment_gets_the_shared_effects_and_every_prior_varianc
 
 
 def test_nothing_adapted_leaves_the_base_with_the_prior_variance() -> None:
-    state, head = some_state(), HierarchicalHead()
+    state, head = some_state(), MapHead()
     rows = book()
     for empty in (rows.select([]), without_rows(rows)):
         eta, variance = head.predict(state, head.adapt(state, empty, "bernoulli"), rows, "bernoulli")
@@ -194,7 +194,7 @@ def test_nothing_adapted_leaves_the_base_with_the_prior_variance() -> None:
 @pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "hazard", "gaussian"])
 def test_learned_variances_are_the_stationary_point_of_em(likelihood: LikelihoodName) -> None:
     rows = book(likelihood, tuple((r, p) for r in "abcdefgh" for p in "uvwxyz"))
-    head = HierarchicalHead(prior_strength=3.0, prior_variance=0.1)
+    head = MapHead(prior_strength=3.0, prior_variance=0.1)
     state = train(head, rows, likelihood)
     theta, covariance = dense_twin(state, rows, likelihood)
     expected = theta**2 + np.diag(covariance)
@@ -226,7 +226,7 @@ def test_empirical_bayes_finds_the_spread_of_simulated_effects() -> None:
     effect = (region[:, None] + product[None] + cell).ravel()
     base = r.normal(-1, 1, n)
     y = (r.random(n) < special.expit(base + np.repeat(effect, 100))).astype(float)
-    state = train(HierarchicalHead(), Packed(keys, starts, np.zeros((n, 1)), y, np.ones(n), base))
+    state = train(MapHead(), Packed(keys, starts, np.zeros((n, 1)), y, np.ones(n), base))
     learned = np.sqrt([*state["parent_variance"], state["cell_variance"]])
     np.testing.assert_allclose(learned, [region.std(), product.std(), cell.std()], atol=0.05)
 
@@ -234,7 +234,7 @@ def test_empirical_bayes_finds_the_spread_of_simulated_effects() -> None:
 def test_with_few_events_the_variances_stay_at_their_prior() -> None:
     rows = book()
     few = replace(rows, y=np.zeros(rows.rows), base=np.full(rows.rows, -7.0))
-    state = train(HierarchicalHead(), few)
+    state = train(MapHead(), few)
     np.testing.assert_allclose([*state["parent_variance"], state["cell_variance"]], 0.03, rtol=0.02)
 
 
@@ -243,7 +243,7 @@ def test_the_order_of_rows_and_segments_changes_no_bit() -> None:
     order = np.concatenate([r.permutation(np.arange(a, b)) for a, b in zip(rows.starts, rows.starts[1:], strict=False)])
     mixed = replace(rows, y=rows.y[order], weight=rows.weight[order], base=rows.base[order], x=rows.x[order])
     mixed = mixed.select(r.permutation(len(rows.keys)))
-    head = HierarchicalHead()
+    head = MapHead()
     one, other = train(head, rows), train(head, mixed)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
@@ -271,7 +271,7 @@ def test_a_weight_of_two_is_the_row_twice_and_of_zero_is_no_row() -> None:
         np.repeat([2.0, 0.0], rows.rows),
         np.tile(rows.base, 2),
     )
-    head, state = HierarchicalHead(), some_state()
+    head, state = MapHead(), some_state()
     one, other = head.adapt(state, twice, "bernoulli"), head.adapt(state, weighted, "bernoulli")
     for name, values in one.arrays.items():
         np.testing.assert_allclose(values, other.arrays[name], rtol=1e-10, atol=1e-13)
@@ -280,7 +280,7 @@ def test_a_weight_of_two_is_the_row_twice_and_of_zero_is_no_row() -> None:
 @pytest.mark.parametrize("outcome", [0.0, 1.0])
 def test_one_class_only_moves_all_scores_its_way_and_stays_finite(outcome: float) -> None:
     rows = replace(book(), y=np.full(sum(SIZES), outcome))
-    head = HierarchicalHead()
+    head = MapHead()
     state = train(head, rows)
     eta, variance = head.predict(state, head.adapt(state, rows, "bernoulli"), rows, "bernoulli")
     assert variance is not None and np.isfinite(eta).all() and (variance > 0).all()
@@ -295,7 +295,7 @@ def test_a_segment_of_variances_of_0_ends_at_a_hundredth_of_its_base_volatility(
     base = np.concatenate([rows.base, np.full(rows_of_zeros, -2.0)])
     y, weight = np.pad(rows.y, (0, rows_of_zeros)), np.pad(rows.weight, (0, rows_of_zeros), constant_values=1.0)
     both = Packed(keys, np.append(rows.starts, n), np.zeros((n, 1)), y, weight, base)
-    for learner in (HierarchicalHead(damping=1.0), MapHead(loop=Loop(steps=4, device="cpu", precision="float64"))):
+    for learner in (MapHead(damping=1.0), MapNetwork(loop=Loop(steps=4, device="cpu", precision="float64"))):
         state = learner.train(Episodes(both, both), None, "qlike", seed=0, progress=quiet)
         eta, variance = learner.predict(state, learner.adapt(state, both, "qlike"), both, "qlike")
         assert variance is not None and np.isfinite(eta).all() and (variance > 0).all()
@@ -306,14 +306,14 @@ def test_a_segment_of_variances_of_0_ends_at_a_hundredth_of_its_base_volatility(
 def test_extreme_base_scores_and_large_counts_still_converge() -> None:
     rows = book("poisson")
     wild = replace(rows, base=rows.base * 10, y=rows.y * 50)
-    head = HierarchicalHead()
+    head = MapHead()
     eta, _ = head.predict(some_state(), head.adapt(some_state(), wild, "poisson"), wild, "poisson")
     assert np.isfinite(eta).all()
 
 
 def test_a_constant_base_leaves_the_slope_at_its_prior() -> None:
     rows = replace(book(), base=np.full(sum(SIZES), -0.7))
-    adaptation = HierarchicalHead().adapt(some_state(), rows, "bernoulli")
+    adaptation = MapHead().adapt(some_state(), rows, "bernoulli")
     np.testing.assert_allclose(adaptation.arrays["slope"], 1.0, atol=1e-15)
     np.testing.assert_allclose(adaptation.arrays["shared_covariance"][:, 2], 0.06)
 
@@ -327,7 +327,7 @@ def test_a_slope_on_the_full_horizon_does_not_read_the_outcome_off_the_exposure(
     exposure, y = np.minimum(np.ceil(month), months), (month <= months).astype(float)
     full = log_hazard + np.log(months)
     rows = Packed((("a",),), np.array([0, n]), full[:, None], y, np.ones(n), log_hazard + np.log(exposure))
-    naive, sound = HierarchicalHead(), HierarchicalHead(slope_column=0)
+    naive, sound = MapHead(), MapHead(slope_column=0)
     slopes = [
         head.adapt(train(head, rows, "poisson"), rows, "poisson").arrays["shared"][0, 1] for head in (naive, sound)
     ]
@@ -345,7 +345,7 @@ def test_damping_left_open_is_chosen_on_later_rows() -> None:
         y = (r.random(n) < special.expit(base + effect)).astype(float)
         return Packed(keys, starts, np.zeros((n, 1)), y, np.ones(n), base)
 
-    head = HierarchicalHead(damping=None)
+    head = MapHead(damping=None)
     tasks = Episodes(rows(lasting), rows(lasting))
     chosen = {
         name: float(head.train(tasks, Episodes(tasks.support, later), "bernoulli", seed=0, progress=quiet)["damping"])
@@ -362,7 +362,7 @@ def test_a_segment_at_several_cut_offs_counts_once_with_its_largest_task() -> No
         np.concatenate([early.starts, rows.starts[1:] + 40]),
         *(np.concatenate([getattr(early, name), getattr(rows, name)]) for name in ("x", "y", "weight", "base")),
     )
-    once, twice = train(HierarchicalHead(), rows), train(HierarchicalHead(), both)
+    once, twice = train(MapHead(), rows), train(MapHead(), both)
     for name, values in once.items():
         np.testing.assert_array_equal(values, twice[name])
 
@@ -379,18 +379,18 @@ def test_a_segment_at_several_cut_offs_counts_once_with_its_largest_task() -> No
 )
 def test_bad_rows_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises((DataError, ModelError), match=message):
-        HierarchicalHead().adapt(some_state(), replace(book(), **change), "bernoulli")  # type: ignore[arg-type]
+        MapHead().adapt(some_state(), replace(book(), **change), "bernoulli")  # type: ignore[arg-type]
 
 
 def test_a_two_output_likelihood_and_a_missing_column_are_refused() -> None:
     with pytest.raises(ModelError, match="one output, got gaussian_mv"):
-        HierarchicalHead().adapt(some_state(), book(), "gaussian_mv")
+        MapHead().adapt(some_state(), book(), "gaussian_mv")
     with pytest.raises(ModelError, match=r"slope_column expected in 0\.\.0, got 3"):
-        HierarchicalHead(slope_column=3).adapt(some_state(), book(), "bernoulli")
+        MapHead(slope_column=3).adapt(some_state(), book(), "bernoulli")
 
 
 def test_an_adaptation_keeps_one_row_a_segment_in_the_order_given() -> None:
     rows = book().select([3, 0, 5])
-    adaptation: Adaptation = HierarchicalHead().adapt(some_state(), rows, "bernoulli")
+    adaptation: Adaptation = MapHead().adapt(some_state(), rows, "bernoulli")
     assert adaptation.keys == rows.keys and not adaptation.ragged
     assert {len(values) for values in adaptation.arrays.values()} == {3}

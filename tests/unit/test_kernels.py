@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Array, LikelihoodName, Packed
-from metarisk.learners import kernels
-from metarisk.learners.kernels import ActivationName, adapt_segments
-from metarisk.learners.kernels_scoring import networks, score_rows
+from metarisk.learners.kernels import adapting as kernels
+from metarisk.learners.kernels.adapting import ActivationName, adapt_segments
+from metarisk.learners.kernels.scoring import networks, score_rows
 from metarisk.learners.likelihoods import LIKELIHOODS
 from tests.unit.test_likelihoods import labels
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import LikelihoodName, ModelError
-from metarisk.learners.kernels_unroll import Unroll
+from metarisk.learners.kernels.plan import Plan, Rate
+from metarisk.learners.kernels.unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.memory import free_memory
 from metarisk.learners.packing import Block
-from metarisk.learners.unroll_plan import Plan, Rate
 from tests.unit.test_likelihoods import labels
 
 CPU, F64 = torch.device("cpu"), torch.float64

@@ -105,6 +105,15 @@ def test_types_that_fit_become_canonical(tmp_path: Path, case: str) -> None:
     assert rows_of(extracted(changed(**{column: values}), tmp_path))[0][column] == expected
 
 
+def test_names_that_differ_by_case_alone_are_refused(tmp_path: Path) -> None:
+    """DuckDB would read the first column for both, and a rule of the suite would judge the wrong one."""
+    features = {**PORTFOLIO.features, "Income": PORTFOLIO.features["income"]}
+    with pytest.raises(DataError, match="income and Income differ by case alone") as caught:
+        extracted(changed(Income=[1.0] * 6), tmp_path, replace(PORTFOLIO, features=features))
+    assert caught.value.column == "Income"
+    assert extracted(changed(Income=[1.0] * 6), tmp_path).ignored == ("Income",)
+
+
 def test_numeric_of_postgresql_is_a_number(tmp_path: Path) -> None:
     """ADBC sends NUMERIC as text, said in the type or in the field's metadata."""
     text = pa.array(["1.25"] * 6)

@@ -8,8 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from metarisk import lake
-from metarisk.lake import folders
+from metarisk import folders, lake
 
 ERASURE = lake.Erasure("L-22", "erased-0", "2026-07-01", "Ann", "request 1")
 ROWS = pl.DataFrame(

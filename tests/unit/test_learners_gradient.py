@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Adaptation, Arrays, ConfigError, DataError, Episodes, LikelihoodName, ModelError, Packed
+from metarisk.learners.gradient.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
+from metarisk.learners.gradient.mlp import GradientLearner
+from metarisk.learners.gradient.reptile import Reptile
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Draw, Loop
-from metarisk.learners.maml import Anil, Fomaml, Maml, MamlPlusPlus, MetaSgd
-from metarisk.learners.mlp import GradientLearner
 from metarisk.learners.packing import Fusion, take
-from metarisk.learners.reptile import Reptile
 
 FAST = Loop(steps=150, meta_batch=16, rate=5e-3, evaluate_every=50, device="cpu")
 LEARNERS: dict[str, GradientLearner] = {

@@ -8,9 +8,9 @@ import torch
 from scipy import stats
 
 from metarisk.domain import Episodes, ModelError, Packed
+from metarisk.learners.heads.map_network import MapNetwork
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood, negative_binomial, quantile
 from metarisk.learners.loop import Loop
-from metarisk.learners.map_head import MapHead
 
 NAMES = sorted(LIKELIHOODS)
 ONE_OUTPUT = [name for name in NAMES if LIKELIHOODS[name].outputs == 1]
@@ -125,7 +125,7 @@ def test_a_competing_exit_leaves_the_risk_set_and_is_no_event() -> None:
     rows = Packed(
         tuple((str(i),) for i in range(periods)), starts, np.zeros((len(y), 0)), y, np.ones_like(y), 0 * y - 2
     )
-    head = MapHead(fusion="none", prior_scale=1e4, loop=Loop(precision="float64"))
+    head = MapNetwork(fusion="none", prior_scale=1e4, loop=Loop(precision="float64"))
     state = {**head._start(0, r), "centre": np.array(0.0), "noise": np.array(1.0)}
     eta, _ = head.predict(state, head.adapt(state, rows, "hazard"), rows, "hazard")
     hazard = LIKELIHOODS["hazard"].mean(torch.from_numpy(eta)).numpy()[starts[:-1]]
@@ -157,7 +157,7 @@ def test_a_head_trained_with_a_size_knows_how_far_overdispersed_counts_mislead()
     loop = Loop(steps=30, rate=1e-1, meta_batch=segments, precision="float64", graph=False, device="cpu")
     spread = {}
     for name, options in (("negative_binomial", {"size": 0.5}), ("poisson", {})):
-        head = MapHead(fusion="offset", likelihood_options=options, loop=loop)
+        head = MapNetwork(fusion="offset", likelihood_options=options, loop=loop)
         state = head.train(tasks, None, name, seed=0, progress=lambda *_: None)
         eta, variance = head.predict(state, head.adapt(state, tasks.support, name), tasks.query, name)
         gap = eta - exposure[~early] - truth[~early]

@@ -80,6 +80,8 @@ READ_AS = {
     "brackets": (["(1,234.00)", "5.00-", "-7"], "DOUBLE PRECISION", [-1234.0, -5.0, -7.0]),
     "comma": (["1.234,50", "99,00"], "DOUBLE PRECISION", [1234.5, 99.0]),
     "swiss": (["CHF 1'234.50", "2"], "DOUBLE PRECISION", [1234.5, 2.0]),
+    "comma of a double": (["0,12119999999999999", "-0,013999999999999999"], "DOUBLE PRECISION",
+                          [0.12119999999999999, -0.013999999999999999]),
     "french": (["1 234,50", "2,25 €"], "DOUBLE PRECISION", [1234.5, 2.25]),
     "two currencies": (["€ 5.00", "$ 5.00"], "VARCHAR", ["€ 5.00", "$ 5.00"]),
     "per cent": (["12 %", "0.5%"], "DOUBLE PRECISION", [0.12, 0.005]),

@@ -242,7 +242,7 @@ import numpy as np
 import torch
 from metarisk.domain import Episodes, Packed
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import MamlPlusPlus
+from metarisk.learners.gradient.maml import MamlPlusPlus
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
 def rows():

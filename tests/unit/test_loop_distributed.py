@@ -21,7 +21,7 @@ import torch
 from metarisk.domain import Episodes, ModelError, Packed
 from metarisk.learners.distributed import world
 from metarisk.learners.loop import Loop
-from metarisk.learners.maml import Maml
+from metarisk.learners.gradient.maml import Maml
 out = sys.argv[1]
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)

@@ -8,11 +8,11 @@ import torch
 from scipy import optimize, special
 
 from metarisk.domain import Array, DataError, Episodes, LikelihoodName, ModelError, Packed
+from metarisk.learners.heads.map_network import MapNetwork, Problem, solve
+from metarisk.learners.heads.ridge_head import RidgeHead
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
-from metarisk.learners.map_head import MapHead, Problem, solve
 from metarisk.learners.packing import Block
-from metarisk.learners.ridge_head import RidgeHead
 from metarisk.tasks import concat
 
 SIZES = (30, 0, 7, 1, 90, 16)
@@ -38,7 +38,7 @@ def book(likelihood: LikelihoodName = "bernoulli", sizes: tuple[int, ...] = SIZE
     return Packed(tuple((f"s{i}",) for i in range(len(sizes))), starts, x, y, r.uniform(0.3, 2, n), base)
 
 
-def some_state(head: MapHead, inputs: int = 3) -> dict[str, Array]:
+def some_state(head: MapNetwork, inputs: int = 3) -> dict[str, Array]:
     """Learned values that are no default, so that none can be left out unnoticed."""
     r = np.random.default_rng(9)
     state = {name: value + 0.3 * r.normal(size=value.shape) for name, value in head._start(inputs, r).items()}
@@ -54,7 +54,7 @@ def features_of(rows: Packed) -> Array:
 )
 @pytest.mark.parametrize("prior", ["diagonal", "full"])
 def test_each_segment_equals_a_general_minimiser(likelihood: LikelihoodName, prior: str) -> None:
-    head = MapHead(prior=prior, loop=EXACT)  # type: ignore[arg-type]
+    head = MapNetwork(prior=prior, loop=EXACT)  # type: ignore[arg-type]
     state, rows = some_state(head), book(likelihood)
     adaptation = head.adapt(state, rows, likelihood)
     factor = np.diag(np.exp(state["log_precision"] / 2))
@@ -83,7 +83,7 @@ def test_each_segment_equals_a_general_minimiser(likelihood: LikelihoodName, pri
 
 
 def test_prediction_is_the_weights_on_the_features_with_the_posterior_variance() -> None:
-    head = MapHead(loop=EXACT)
+    head = MapNetwork(loop=EXACT)
     state, rows, scored = some_state(head), book(), book(seed=1)
     adaptation = head.adapt(state, rows, "bernoulli")
     eta, variance = head.predict(state, adaptation, scored, "bernoulli")
@@ -94,7 +94,7 @@ def test_prediction_is_the_weights_on_the_features_with_the_posterior_variance()
 
 
 def test_an_unseen_segment_and_one_without_rows_have_the_prior() -> None:
-    head = MapHead(loop=EXACT)
+    head = MapNetwork(loop=EXACT)
     state, rows = some_state(head), book()
     adaptation = head.adapt(state, rows, "bernoulli")
     np.testing.assert_array_equal(adaptation.arrays["weights"][1], state["mean"])
@@ -107,7 +107,7 @@ def test_an_unseen_segment_and_one_without_rows_have_the_prior() -> None:
 
 
 def test_the_implicit_meta_gradient_equals_unrolled_newton_and_finite_differences() -> None:
-    head = MapHead(hidden=(6, 4), prior="full", loop=EXACT)
+    head = MapNetwork(hidden=(6, 4), prior="full", loop=EXACT)
     r = np.random.default_rng(0)
     start = {
         name: torch.from_numpy(value + 0.2 * r.normal(size=value.shape)) for name, value in head._start(3, r).items()
@@ -152,7 +152,7 @@ def test_the_implicit_meta_gradient_equals_unrolled_newton_and_finite_difference
 
 def test_a_meta_gradient_that_forgets_the_solution_moves_is_another() -> None:
     """The check above can fail: without the implicit term the prior mean's gradient is far off."""
-    head = MapHead(loop=EXACT)
+    head = MapNetwork(loop=EXACT)
     state = some_state(head)
     leaves = {name: torch.from_numpy(state[name]).requires_grad_() for name in ("mean", "log_precision")}
     r = np.random.default_rng(2)
@@ -174,7 +174,7 @@ def test_a_meta_gradient_that_forgets_the_solution_moves_is_another() -> None:
 
 
 def test_the_order_of_rows_changes_no_bit_and_neighbours_change_none_either() -> None:
-    head = MapHead(hidden=(5,))
+    head = MapNetwork(hidden=(5,))
     state, rows, r = some_state(head), book(), np.random.default_rng(2)
     order = np.concatenate([r.permutation(np.arange(a, b)) for a, b in zip(rows.starts, rows.starts[1:], strict=False)])
     mixed = replace(rows, x=rows.x[order], y=rows.y[order], weight=rows.weight[order], base=rows.base[order])
@@ -187,7 +187,7 @@ def test_the_order_of_rows_changes_no_bit_and_neighbours_change_none_either() ->
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "hazard"])
 def test_one_class_zero_variance_features_and_extreme_scores_stay_finite(likelihood: LikelihoodName) -> None:
-    head = MapHead(loop=EXACT)
+    head = MapNetwork(loop=EXACT)
     rows = book(likelihood)
     for y in (np.zeros(rows.rows), np.ones(rows.rows)):
         hard = replace(rows, y=y, x=np.ones_like(rows.x), base=rows.base * 10)
@@ -196,7 +196,7 @@ def test_one_class_zero_variance_features_and_extreme_scores_stay_finite(likelih
 
 
 def test_weight_zero_is_no_row_and_weight_two_is_the_row_twice() -> None:
-    head = MapHead(loop=EXACT)
+    head = MapNetwork(loop=EXACT)
     state, rows = some_state(head), book(sizes=(20,))
     half = replace(rows, weight=np.repeat([2.0, 0.0], 10))
     twice = Packed(
@@ -234,7 +234,7 @@ def split(rows: Packed, size: int, at: int) -> Episodes:
 
 
 def test_training_learns_the_prior_that_made_the_segments() -> None:
-    head = MapHead(loop=replace(EXACT, steps=400, rate=3e-2, evaluate_every=200))
+    head = MapNetwork(loop=replace(EXACT, steps=400, rate=3e-2, evaluate_every=200))
     rows, _ = simulated(0)
     state = head.train(split(rows, 60, 30), None, "bernoulli", seed=1, progress=quiet)
     np.testing.assert_allclose(state["mean"][[0, 2, 3]], [0.5, 1.0, -1.0], atol=0.35)
@@ -254,12 +254,12 @@ def test_training_learns_the_prior_that_made_the_segments() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        MapHead(prior_scale=1.0, loop=replace(EXACT, steps=200, rate=3e-2, evaluate_every=200)),
+        MapNetwork(prior_scale=1.0, loop=replace(EXACT, steps=200, rate=3e-2, evaluate_every=200)),
         RidgeHead(hidden=(), ridge=1.0, loop=replace(EXACT, steps=200, rate=3e-2, evaluate_every=200)),
     ],
     ids=["map", "ridge"],
 )
-def test_a_gaussian_head_learns_its_noise_from_segments_at_several_cut_offs(head: MapHead | RidgeHead) -> None:
+def test_a_gaussian_head_learns_its_noise_from_segments_at_several_cut_offs(head: MapNetwork | RidgeHead) -> None:
     """Later support holds earlier query rows, under the same key; 6 to 30 rows leave 8 weights of variance 1 open."""
     r, segments, inputs = np.random.default_rng(0), 60, 8
     x = r.normal(size=(segments, 36, inputs))
@@ -278,7 +278,7 @@ def test_a_gaussian_head_learns_its_noise_from_segments_at_several_cut_offs(head
 
 
 def test_bad_input_is_refused() -> None:
-    head = MapHead(loop=EXACT)
+    head = MapNetwork(loop=EXACT)
     state, rows = some_state(head), book()
     with pytest.raises(DataError, match="expected 3 features"):
         head.adapt(state, replace(rows, x=rows.x[:, :2]), "bernoulli")

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from metarisk.bases import BASES, CrossFitted
+from metarisk.bases.fitted import Labelled
 from metarisk.bases.histories import cut, shorts_of
 from metarisk.bases.logarithmic import LogBase
 from metarisk.bases.relative import RelativeBase
@@ -80,7 +81,7 @@ def test_a_log_fit_has_the_labels_mean() -> None:
     """The mean of label over forecast is one on the rows that taught, and the inner fit saw logs."""
     teach = parts()[0]
     y = teach["variance_1d"].to_numpy()
-    base = BASES["har"].fit(teach, y, PORTFOLIO.features, PORTFOLIO.columns, likelihood="qlike", fine=False)
+    base = BASES["har"].fit(Labelled(teach, y, PORTFOLIO.features, PORTFOLIO.columns, likelihood="qlike"))
     one = base.fits[0]
     assert isinstance(one, LogBase)
     rows = teach.filter(pl.col("days") >= 20)
@@ -135,7 +136,7 @@ def test_another_market_is_scored_without_retraining() -> None:
     for market in ("home", "abroad"):
         own = teach.filter(pl.col("market") == market)
         base = BASES["relative"].fit(
-            own, own["variance_1d"].to_numpy(), PORTFOLIO.features, PORTFOLIO.columns, likelihood="qlike", fine=False
+            Labelled(own, own["variance_1d"].to_numpy(), PORTFOLIO.features, PORTFOLIO.columns, likelihood="qlike")
         )
         losses[market] = float(qlike(base.predict(abroad), y).mean())
     assert losses["home"] < losses["abroad"] + 0.02

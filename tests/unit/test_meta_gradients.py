@@ -10,15 +10,15 @@ from torch import Tensor
 
 from metarisk.domain import Array, LikelihoodName
 from metarisk.learners.episodic import head_features, mean_loss, start_body, start_head
+from metarisk.learners.heads.map_network import MapNetwork, Problem, solve
+from metarisk.learners.heads.ridge_head import RidgeHead
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
-from metarisk.learners.map_head import MapHead, Problem, solve
-from metarisk.learners.matching import Matching
-from metarisk.learners.metric import MetricLearner
+from metarisk.learners.metric.learner import MetricLearner
+from metarisk.learners.metric.matching import Matching
+from metarisk.learners.metric.prototypical import Prototypical
+from metarisk.learners.metric.siamese import Siamese
 from metarisk.learners.packing import Block
-from metarisk.learners.prototypical import Prototypical
-from metarisk.learners.ridge_head import RidgeHead
-from metarisk.learners.siamese import Siamese
 
 EXACT = Loop(precision="float64", graph=False, device="cpu")
 SMALL: dict[str, Any] = {"hidden": (5,), "embedding": 4, "loop": EXACT}
@@ -73,7 +73,7 @@ def relative_error(start: Mapping[str, Array], ours: Losses, plain: Losses, give
 @pytest.mark.parametrize("prior", ["diagonal", "full"])
 @pytest.mark.parametrize("name", [name for name, each in LIKELIHOODS.items() if each.outputs == 1])
 def test_the_map_head_equals_a_loop_of_unrolled_newton_steps(name: LikelihoodName, prior: str) -> None:
-    head, likelihood = MapHead(hidden=(6, 4), prior=prior, loop=EXACT), LIKELIHOODS[name]  # type: ignore[arg-type]
+    head, likelihood = MapNetwork(hidden=(6, 4), prior=prior, loop=EXACT), LIKELIHOODS[name]  # type: ignore[arg-type]
 
     def implicit(parameters: Parameters, problem: Problem) -> Tensor:
         return head._implicit(parameters, problem, likelihood)

@@ -11,11 +11,11 @@ from scipy import special
 from metarisk.domain import Array, DataError, Episodes, ModelError, Packed
 from metarisk.learners.episodic import apply_body, start_body
 from metarisk.learners.loop import Loop
-from metarisk.learners.matching import Matching
-from metarisk.learners.metric import MetricLearner, evidence, thinned
+from metarisk.learners.metric.learner import MetricLearner, evidence, thinned
+from metarisk.learners.metric.matching import Matching
+from metarisk.learners.metric.prototypical import Prototypical
+from metarisk.learners.metric.siamese import Siamese
 from metarisk.learners.packing import Block, canonical
-from metarisk.learners.prototypical import Prototypical
-from metarisk.learners.siamese import Siamese
 
 EXACT = Loop(precision="float64", graph=False, device="cpu", steps=3, rate=1e-2, meta_batch=8)
 SMALL: dict[str, Any] = {"hidden": (5,), "embedding": 4, "loop": EXACT}

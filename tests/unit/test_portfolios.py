@@ -26,6 +26,7 @@ from metarisk.portfolios import (
     scores_suite_path,
     suite_path,
 )
+from metarisk.risks import RISKS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,7 +87,7 @@ def test_portfolios_of_the_repository_load(name: str) -> None:
 
 
 def test_a_portfolio_becomes_plain_values(project: Path) -> None:
-    portfolio = load_portfolio(project, "book", ["credit"])
+    portfolio = load_portfolio(project, "book", RISKS)
     assert portfolio.columns.segments == ("region",)
     assert portfolio.target.horizon_months == 12
     assert list(portfolio.features) == ["income", "region"]
@@ -178,6 +179,7 @@ REFUSED = {
         '[scorecard]\ngrades = [{name = "A", upper = 0.5}, {name = "A", upper = 1.0}]\n[features.income]',
         "2 grades called 'A'",
     ),
+    "an event of a risk of numbers": ('risk = "credit"', 'risk = "operational"', "risk operational predicts a number"),
     "share with reasons": ("[features.income]", "[reasons]\nshare = 2\n[features.income]", "`reasons.share` is 2"),
     "unknown key of reasons": (
         "[features.income]",
@@ -206,7 +208,7 @@ def test_what_is_wrong_is_refused_by_file_key_and_remedy(project: Path, case: st
     old, new, expected = REFUSED[case]
     with_text(project, old, new)
     with pytest.raises(ConfigError) as caught:
-        load_portfolio(project, "book", ["credit", "market"])
+        load_portfolio(project, "book", RISKS)
     text = str(caught.value)
     assert expected in text
     assert "portfolio book" in text
@@ -240,6 +242,15 @@ def test_an_extract_without_as_of_is_refused(project: Path) -> None:
 def test_names_that_could_leave_the_folder_are_refused(project: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a portfolio"):
         load_portfolio(project, name)
+
+
+def test_a_project_without_its_own_scores_suite_has_the_one_of_the_code(project: Path) -> None:
+    (project / "expectations/scores.json").unlink()
+    portfolio = load_portfolio(project, "book")
+    assert scores_suite_path(project, portfolio) == ROOT / "expectations/scores.json"
+    with_text(project, 'suite = "book.json"', 'suite = "book.json"\nscores_suite = "consumer_loans.json"')
+    with pytest.raises(ConfigError, match=r"expectations/consumer_loans\.json does not exist"):
+        load_portfolio(project, "book")
 
 
 def test_an_unknown_portfolio_hints_at_a_known_one(project: Path) -> None:

@@ -21,6 +21,7 @@ from metarisk.portfolios import (
     load_portfolio,
     suite_path,
 )
+from metarisk.risks import RISKS
 from metarisk.risks.credit.book import generate
 from tests.warehouses import Server, open_duckdb, open_postgresql
 
@@ -148,7 +149,7 @@ def test_a_drafted_portfolio_runs_without_any_python(empty_warehouse: Warehouse,
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     shutil.copy(ROOT / "expectations/scores.json", tmp_path / "expectations")
-    portfolio = load_portfolio(tmp_path, "cards", ["credit"])
+    portfolio = load_portfolio(tmp_path, "cards", RISKS)
     columns = portfolio.columns
     assert (columns.entity, columns.opened_on) == ("account_id", "booked_on")
     assert (columns.event_date, columns.known_date) == ("default_date", "reported_on")

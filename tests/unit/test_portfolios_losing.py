@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from metarisk.domain import DataError, Warehouse
+from metarisk.lake import check_schema
 from metarisk.portfolios import dropped_rows, unknown_events
 from tests.unit.loan_examples import PORTFOLIO
 
@@ -29,7 +30,7 @@ def load(warehouse: Warehouse) -> None:
 def test_an_inner_join_that_drops_rows_is_refused(empty_warehouse: Warehouse, join: str) -> None:
     load(empty_warehouse)
     with pytest.raises(DataError, match=r"drop 3 of 5 rows: .*source\.sectors AS s ON") as caught:
-        dropped_rows(BARS.format(join=join), PORTFOLIO, empty_warehouse, AS_OF)
+        dropped_rows(BARS.format(join=join), PORTFOLIO, empty_warehouse, AS_OF, extracted=2)
     assert "LEFT JOIN" in caught.value.remedy
 
 
@@ -47,7 +48,19 @@ def test_an_inner_join_that_drops_rows_is_refused(empty_warehouse: Warehouse, jo
 )
 def test_what_drops_nothing_by_a_join_is_let_be(empty_warehouse: Warehouse, sql: str) -> None:
     load(empty_warehouse)
-    dropped_rows(sql, PORTFOLIO, empty_warehouse, AS_OF)
+    for extracted in (0, 5):  # none: all rows came to the source since it was read
+        dropped_rows(sql, PORTFOLIO, empty_warehouse, AS_OF, extracted)
+
+
+def test_a_decimal_key_is_told_as_what_the_table_has(empty_warehouse: Warehouse) -> None:
+    """A query hands decimals on as floating-point numbers, of which nobody wrote any."""
+    load(empty_warehouse)
+    with (
+        empty_warehouse.stream("SELECT CAST(12345678901234567 AS DECIMAL(20, 0)) AS id") as reader,
+        pytest.raises(DataError, match=r"gives decimal.* where text or whole numbers were declared") as caught,
+    ):
+        check_schema(reader.schema, replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, entity="id")), AS_OF)
+    assert "CAST(... AS VARCHAR)" in caught.value.remedy
 
 
 def test_events_that_are_never_known_are_found_in_the_table(empty_warehouse: Warehouse) -> None:

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -369,6 +371,18 @@ def test_swapped_columns_are_named_as_segments() -> None:
     found = segment_recode({("b", "a"): 9}, [("a", "b"), ("b", "b"), ("a", "a")], ["x", "y"], 0.2)
     assert "new segments 'b|a'" in found.detail
     assert found.column is None
+
+
+def test_thin_segments_are_new_by_nature_and_a_column_that_is_recoded_is_still_found() -> None:
+    """Of 4,000 cells some are in training and some tonight: what is alone tonight may as well be new."""
+    r = np.random.default_rng(0)
+    rows = [("north" if region else "south", f"m{m:04d}") for region, m in r.integers(0, [2, 2_000], (3_000, 2))]
+    known, counts = list({*rows[:2_000]}), Counter[SegmentKey](rows[2_000:])
+    found = recode(counts, known)
+    assert found.success and found.failing_rows > 0.5 * found.total_rows
+    assert "segments are thin: 7" in found.detail  # exp(-1/4) of all rows are alone
+    for recoded in (lambda key: (key[0][0], key[1]), lambda key: (key[0], f"X{key[1]}"), lambda key: key[::-1]):
+        assert not recode(Counter({recoded(key): count for key, count in counts.items()}), known).success
 
 
 def test_without_a_model_nothing_is_recoded() -> None:

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from metarisk import registry
+from metarisk import folders, registry
 from metarisk.domain import ModelError
 
 FILES = {"model.json": b"{}", "state.safetensors": bytes(range(256)), "empty": b""}
@@ -115,7 +115,7 @@ def test_a_save_that_died_leaves_nothing_that_looks_whole_and_the_next_one_repai
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(registry.os, "fsync", fsync)
+        patch.setattr(folders.os, "fsync", fsync)
         registry.save(tmp_path, "loans", FILES, ABOUT)
     assert all(path.name.startswith(".") for path in (tmp_path / "loans").iterdir())
     model_id, _ = registry.save(tmp_path, "loans", FILES, ABOUT)
@@ -126,7 +126,7 @@ def test_a_save_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(registry.os, "fsync", full)
+    monkeypatch.setattr(folders.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         registry.save(tmp_path, "loans", FILES, ABOUT)
     assert list((tmp_path / "loans").iterdir()) == []
@@ -146,7 +146,7 @@ def test_a_save_that_was_overtaken_accepts_the_other_ones_folder(tmp_path, monke
     # another process finishes the same model between the check and the rename
     elsewhere = tmp_path / "elsewhere"
     model_id, done = registry.save(elsewhere, "loans", FILES, ABOUT)
-    fsync = registry.os.fsync
+    fsync = folders.os.fsync
 
     def overtaken(descriptor):
         fsync(descriptor)
@@ -154,7 +154,7 @@ def test_a_save_that_was_overtaken_accepts_the_other_ones_folder(tmp_path, monke
         if not final.exists():
             shutil.copytree(done, final)
 
-    monkeypatch.setattr(registry.os, "fsync", overtaken)
+    monkeypatch.setattr(folders.os, "fsync", overtaken)
     assert registry.save(tmp_path / "root", "loans", FILES, ABOUT)[0] == model_id
     assert registry.load(tmp_path / "root", "loans", model_id) == FILES
     assert [path.name for path in (tmp_path / "root" / "loans").iterdir()] == [model_id]

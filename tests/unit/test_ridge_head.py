@@ -10,10 +10,10 @@ from sklearn.linear_model import Ridge
 
 from metarisk.domain import Array, Episodes, ModelError, Packed
 from metarisk.learners.episodic import head_features, mean_loss
+from metarisk.learners.heads.ridge_head import RidgeHead
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.learners.loop import Loop
 from metarisk.learners.packing import Block
-from metarisk.learners.ridge_head import RidgeHead
 
 EXACT = Loop(precision="float64", graph=False, device="cpu", steps=3, rate=1e-2)
 SIZES = (30, 0, 3, 1, 90)

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Array, Packed
-from metarisk.learners.kernels import adapt_segments
-from metarisk.learners.kernels_unroll import Unroll
+from metarisk.learners.heads.map_network import MapNetwork
+from metarisk.learners.heads.ridge_head import RidgeHead
+from metarisk.learners.kernels.adapting import adapt_segments
+from metarisk.learners.kernels.plan import Plan
+from metarisk.learners.kernels.unroll import Unroll
 from metarisk.learners.likelihoods import LIKELIHOODS
-from metarisk.learners.map_head import MapHead
-from metarisk.learners.matching import Matching
-from metarisk.learners.metric import MetricLearner
+from metarisk.learners.metric.learner import MetricLearner
+from metarisk.learners.metric.matching import Matching
+from metarisk.learners.metric.prototypical import Prototypical
+from metarisk.learners.metric.siamese import Siamese
 from metarisk.learners.packing import Block
-from metarisk.learners.prototypical import Prototypical
-from metarisk.learners.ridge_head import RidgeHead
-from metarisk.learners.siamese import Siamese
-from metarisk.learners.unroll_plan import Plan
 
 LOSS, TASKS, SUPPORT, QUERY, INPUTS = LIKELIHOODS["bernoulli"], 3, 40, 25, 6
 Computed = Callable[[Block, Block], Tensor]
@@ -71,7 +71,7 @@ def meta_gradient(support: Block, query: Block) -> Tensor:
 
 
 def map_head(support: Block, query: Block) -> Tensor:
-    head = MapHead(hidden=(5,))
+    head = MapNetwork(hidden=(5,))
     parameters = tensors(head._start(INPUTS, np.random.default_rng(0)))
     return head._implicit(parameters, head._problem(parameters, support, 0.1), LOSS).flatten()
 

@@ -9,11 +9,11 @@ from scipy import special
 from scipy.spatial import distance as reference
 
 from metarisk.domain import Adaptation, Array, Episodes, Learner, ModelError, Packed
-from metarisk.learners.hierarchical import HierarchicalHead
+from metarisk.learners.heads.map_head import MapHead
+from metarisk.learners.heads.map_network import MapNetwork
 from metarisk.learners.loop import Loop
-from metarisk.learners.map_head import MapHead
-from metarisk.learners.matching import Matching
-from metarisk.learners.prototypical import Prototypical
+from metarisk.learners.metric.matching import Matching
+from metarisk.learners.metric.prototypical import Prototypical
 from metarisk.learners.similarity import (
     borrow,
     coordinates,
@@ -89,8 +89,8 @@ def test_the_map_recovers_a_plane_up_to_rotation() -> None:
 @pytest.mark.parametrize(
     "learner",
     [
-        HierarchicalHead(),
-        MapHead(**SMALL),
+        MapHead(),
+        MapNetwork(**SMALL),
         Prototypical(hidden=(), embedding=2, **SMALL),
         Matching(hidden=(), embedding=2, **SMALL),
     ],
@@ -166,7 +166,7 @@ def test_lenders_are_chosen_by_the_metric_that_a_learner_has_learned() -> None:
     matrix = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, -2.0], [3.0, 4.0]])
     state = {"body.0": matrix, "centre": np.array(0.0)}
     embed = embedding_of(learner, state)
-    assert embed is not None and embedding_of(HierarchicalHead(), {}) is None
+    assert embed is not None and embedding_of(MapHead(), {}) is None
     expected = [part.mean(0) @ matrix[:3] + matrix[3] for part in np.split(x, 3)]
     np.testing.assert_allclose(profiles(rows, embed), expected)
     for by, lender in ((None, "2"), (embed, "1")):
@@ -180,7 +180,7 @@ def test_neighbours_are_used_only_where_they_help(alike: bool) -> None:
     if not alike:
         # the same levels later, unrelated to what the rows look like
         later = replace(later, y=rows.y, x=rows.x, base=rows.base)
-    head = HierarchicalHead()
+    head = MapHead()
     verdict = neighbours_help(head, train(head, rows), Episodes(rows, later), "bernoulli")
     assert verdict.segments == 40 and verdict.low <= verdict.difference <= verdict.high
     assert verdict.helps is alike
@@ -188,5 +188,5 @@ def test_neighbours_are_used_only_where_they_help(alike: bool) -> None:
 
 def test_too_little_to_judge_helps_nobody() -> None:
     rows = book(2, 20, alike=True).select([0])
-    head = HierarchicalHead()
+    head = MapHead()
     assert not neighbours_help(head, train(head, rows), Episodes(rows, rows), "bernoulli").helps

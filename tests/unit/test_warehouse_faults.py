@@ -12,12 +12,13 @@ import threading
 import traceback
 from collections.abc import Iterator
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from metarisk.domain import ConfigError, LockedError, MetariskError, Warehouse, WarehouseError
-from metarisk.warehouse import open_warehouse
+from metarisk.warehouse import duckfile, open_warehouse
 from metarisk.warehouse.duckdb import DuckDBWarehouse
 from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_duckdb, open_postgresql, publish_night
 
@@ -28,7 +29,7 @@ NIGHT = date(2026, 3, 31)
 HOLD = """
 import sys
 from pathlib import Path
-from metarisk.warehouse import open_warehouse
+from metarisk.warehouse import duckfile, open_warehouse
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
 with warehouse.lock("loans"):
     print("held", flush=True)
@@ -113,6 +114,39 @@ def test_a_file_that_another_process_holds_is_named_then_waited_for(tmp_path: Pa
         assert patient.rows("SELECT 1 AS one") == [{"one": 1}]
 
 
+def test_between_statements_the_file_is_free_and_its_instance_serves_the_next(
+    embedded: DuckDBWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, start = [], duckfile.memory_instance
+    monkeypatch.setattr(duckfile, "memory_instance", lambda limits: started.append(limits) or start(limits))
+    embedded.rows("SELECT 1 AS one")
+    with child(OPEN, str(embedded.path)) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        other.communicate("\n")
+    started.clear()
+    with embedded.transaction() as transaction:
+        transaction.execute("CREATE TABLE other AS SELECT 1 AS one")
+    assert embedded.rows("SELECT one FROM other") == [{"one": 1}]
+    assert started == []
+    with pytest.raises(ConfigError):
+        embedded.rows("SELECT one FROM nowhere")
+    assert embedded.rows("SELECT one FROM other") == [{"one": 1}]
+    assert len(started) == 1  # one with an error behind it serves nobody else
+    narrow = DuckDBWarehouse(embedded.path, tmp_path, threads=1, memory_mb=128)
+    assert narrow.rows("SELECT current_setting('memory_limit') AS most") == [{"most": "122.0 MiB"}]
+    assert len(started) == 2
+
+
+def test_a_fork_has_an_instance_of_its_own(embedded: DuckDBWarehouse) -> None:
+    embedded.rows("SELECT 1 AS one")
+    process = get_context("fork").Process(target=embedded.rows, args=("SELECT 1 AS one",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert embedded.rows("SELECT 1 AS one") == [{"one": 1}]
+
+
 # missing, damaged, read-only, full
 
 
@@ -134,7 +168,7 @@ def test_a_missing_or_damaged_file(tmp_path: Path) -> None:
 WRITE_AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from metarisk.warehouse import open_warehouse
+from metarisk.warehouse import duckfile, open_warehouse
 from metarisk.domain import WarehouseError
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
 if os.geteuid() == 0:
@@ -172,7 +206,7 @@ FILL = """
 import resource, sys
 from datetime import date
 from pathlib import Path
-from metarisk.warehouse import open_warehouse
+from metarisk.warehouse import duckfile, open_warehouse
 from metarisk.domain import WarehouseError
 from tests.warehouses import scores
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)

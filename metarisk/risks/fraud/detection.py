@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metarisk.domain import Array
+from metarisk.domain import Array, floats
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def select(case: ArrayLike, score: ArrayLike, budget: int, explore_share: float,
         budget: cases in all; 0: none.
         explore_share: from 0, nothing is drawn, to 1, everything is.
     """
-    z = _floats(score)
+    z = floats(score)
     names, code = np.unique(np.asarray(case), return_inverse=True)
     # The riskiest row of each case comes first; of equal ones the first in order.
     order = np.lexsort((-z, code))
@@ -112,7 +112,7 @@ NOTHING = AtBudget(0, 0, 0, 0.0, 0.0)
 def at_budget(case: ArrayLike, score: ArrayLike, y: ArrayLike, amount: ArrayLike, budget: int) -> AtBudget:
     """What the riskiest `budget` cases of one day catch, given case, score, label and amount of each row (N,)."""
     chosen = select(case, score, budget, 0.0, 0)
-    label, value = _floats(y), _floats(amount)
+    label, value = floats(y), floats(amount)
     code = np.unique(np.asarray(case), return_inverse=True)[1]
     events = np.bincount(code, label, minlength=len(chosen.names)) > 0
     values = np.bincount(code, label * value, minlength=len(chosen.names))
@@ -132,8 +132,8 @@ def weighted_rates(alert: ArrayLike, y: ArrayLike, chance: ArrayLike) -> tuple[f
         alert, y, chance: of each reviewed case (C,): whether it was an alert, whether it was the event, and with what
             probability it was to be reviewed, above 0.
     """
-    is_alert, label = np.asarray(alert, dtype=bool), _floats(y)
-    weight = 1.0 / _floats(chance)
+    is_alert, label = np.asarray(alert, dtype=bool), floats(y)
+    weight = 1.0 / floats(chance)
     caught = float((weight * label)[is_alert].sum())
     return _ratio(caught, float(weight[is_alert].sum())), _ratio(caught, float(weight @ label))
 
@@ -146,7 +146,7 @@ def time_to_first_catch(group: ArrayLike, day: ArrayLike, y: ArrayLike, caught: 
     """
     event = np.asarray(y, dtype=bool)
     names, code = np.unique(np.asarray(group)[event], return_inverse=True)
-    days, seen = _floats(day)[event], np.asarray(caught, dtype=bool)[event]
+    days, seen = floats(day)[event], np.asarray(caught, dtype=bool)[event]
     first, hit = np.full(len(names), np.inf), np.full(len(names), np.inf)
     np.minimum.at(first, code, days)
     np.minimum.at(hit, code[seen], days[seen])
@@ -155,7 +155,3 @@ def time_to_first_catch(group: ArrayLike, day: ArrayLike, y: ArrayLike, caught: 
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
-
-
-def _floats(values: ArrayLike) -> Array:
-    return np.asarray(values, dtype=np.float64)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from metarisk.domain import Array, DataError, Derived, ModelError, NightView, Portfolio, segment_name
+from metarisk.domain import MISSING, Array, DataError, Derived, ModelError, NightView, Portfolio, segment_name
 from metarisk.metrics import Interval
 from metarisk.risks.operational.capital import Rates, SumCapital, capital
 from metarisk.risks.operational.frequency import dispersion, rate_bounds
@@ -281,7 +281,7 @@ def _expected(view: NightView, severity: PooledSeverity, cells: Sequence[str]) -
 
 def _cells(frame: pl.DataFrame, portfolio: Portfolio) -> list[str]:
     """Printable name of each row's segment."""
-    columns = [pl.col(name).cast(pl.String).fill_null("(missing)") for name in portfolio.columns.segments]
+    columns = [pl.col(name).cast(pl.String).fill_null(MISSING) for name in portfolio.columns.segments]
     return [segment_name(key) for key in frame.select(columns).iter_rows()]
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import ConfigError, Episodes, LikelihoodName
-from metarisk.learners.kernels import ACTIVATIONS
+from metarisk.learners.gradient.mlp import GradientLearner
+from metarisk.learners.kernels.adapting import ACTIVATIONS
+from metarisk.learners.kernels.plan import normalised
 from metarisk.learners.loop import Draw, Gradient, Loop, Parameters
-from metarisk.learners.mlp import GradientLearner
 from metarisk.learners.options import require_choice
 from metarisk.learners.packing import Block, Store
-from metarisk.learners.unroll_plan import normalised
 
 Form = Literal["batched", "serial"]
 

@@ -1,4 +1,4 @@
-"""What an unrolled inner loop is asked for and gives; the kernels are in `kernels_unroll`."""
+"""What an unrolled inner loop is asked for and gives; the kernels are in `unroll`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from metarisk.learners.kernels import ActivationName
+from metarisk.learners.kernels.adapting import ActivationName
 
 Rate = float | Tensor
 """Inner learning rate of one layer: a number, a tensor without dimensions, or one of the shape of its weights."""

@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 from metarisk.domain import Array
 from metarisk.learners.episodic import aligned
 from metarisk.learners.loop import Parameters
-from metarisk.learners.metric import MetricLearner, evidence
+from metarisk.learners.metric.learner import MetricLearner, evidence
 from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block
 

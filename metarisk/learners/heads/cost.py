@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metarisk.learners.hierarchical import MANY
-from metarisk.learners.normal import DENSE
-from metarisk.learners.reduced import FACTORED
+from metarisk.learners.heads.map_head import MANY
+from metarisk.learners.heads.normal import DENSE
+from metarisk.learners.heads.reduced import FACTORED
 
 
 def expected_cost(rows: int, cells: int, sizes: Sequence[int]) -> tuple[float, float]:

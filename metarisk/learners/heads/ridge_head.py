@@ -6,7 +6,7 @@ Bertinetto, Henriques, Torr and Vedaldi (2019), "R2-D2", arXiv 1805.08136. For a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from metarisk.learners.episodic import (
     score_heads,
     single_output,
     start_head,
-    validation_loss,
 )
 from metarisk.learners.likelihoods import Likelihood
 from metarisk.learners.loop import Loop, Parameters
@@ -83,18 +82,7 @@ class RidgeHead:
             linear = (features @ weights.unsqueeze(-1)).squeeze(-1)
             return mean_loss(loss, self._score(parameters, linear, query.base, loss), query)
 
-        fitted = meta_train(
-            tasks,
-            start,
-            losses,
-            self.loop,
-            (self.support_rows, self.query_rows),
-            seed=seed,
-            progress=progress,
-            validate=validation_loss(self, extra, validation, loss, tasks.support.x.shape[1]),
-            identity=repr((replace(self, loop=Loop()), likelihood, centre)),
-        )
-        state = {**fitted.parameters, **extra}
+        state = meta_train(self, tasks, start, losses, extra, validation, loss, seed=seed, progress=progress)
         if likelihood == "gaussian":
             state["noise"] = np.array(noise_of(self, state, tasks))
         return state

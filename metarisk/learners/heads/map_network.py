@@ -40,7 +40,6 @@ from metarisk.learners.episodic import (
     score_heads,
     single_output,
     start_head,
-    validation_loss,
 )
 from metarisk.learners.likelihoods import Likelihood
 from metarisk.learners.loop import Loop, Parameters
@@ -222,7 +221,7 @@ def _solved(factor: Tensor, right: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MapHead:
+class MapNetwork:
     """A head w ~ N(mean, covariance) a segment, on features [1, base - centre, body(x)].
 
     The score is w' features, plus the base score where `fusion` is "offset". Mean, covariance and body minimise the
@@ -272,18 +271,7 @@ class MapHead:
             scored = self._problem(parameters, query, centre)
             return mean_loss(loss, scored.scores(weights), query)
 
-        fitted = meta_train(
-            tasks,
-            start,
-            losses,
-            self.loop,
-            (self.support_rows, self.query_rows),
-            seed=seed,
-            progress=progress,
-            validate=validation_loss(self, extra, validation, loss, tasks.support.x.shape[1]),
-            identity=repr((replace(self, loop=Loop()), likelihood, centre)),
-        )
-        state = {**fitted.parameters, **extra}
+        state = meta_train(self, tasks, start, losses, extra, validation, loss, seed=seed, progress=progress)
         if likelihood == "gaussian":
             # the loss has unit variance: the residual's own gives the posterior its scale
             state["noise"] = np.array(noise_of(self, state, tasks))

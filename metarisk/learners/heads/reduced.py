@@ -1,73 +1,33 @@
 """The normal equations of many parents: the column of most values eliminated, the others factored or iterated.
 
 A cell has one value of each column, so the block of a column against itself is diagonal: to eliminate the largest one
-is exact and cheap. K parents remain. Up to FACTORED of them are factored, which gives every variance; more are solved
-by conjugate gradients, and their variances are those of `draws.py`.
+is exact and cheap. K parents remain. Up to FACTORED of them are factored as one matrix; more as `linked.py` does,
+where few hang together. Either gives every variance. The others are solved by conjugate gradients, and their variances
+are those of `draws.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import linalg
 from scipy.sparse import csr_matrix, issparse
 
 from metarisk.domain import Array, ModelError
-from metarisk.learners import draws
-from metarisk.learners.normal import BLOCK, Curvature, Moments, by_parent, over
+from metarisk.learners.heads import draws, linked
+from metarisk.learners.heads.blocks import Factor
+from metarisk.learners.heads.normal import BLOCK, Curvature, Moments, by_parent, over
+from metarisk.learners.heads.patterns import Matrix, Pattern
 
-Matrix = Any
-"""Full, an array, or sparse, a csr_matrix."""
 FACTORED = 1_536
 """Parents beside the largest column that are factored in each step: three columns of 500, at a tenth of a second."""
+FACTOR_COST = FACTORED**3
+"""Multiplications of a factor by blocks up to which it is taken."""
 CG_STEPS = 1_000
 CG_TOLERANCE = 1e-12
 """Of the residual against the right side."""
-DENSE_SHARE = 0.1
-"""Share of entries from which full matrices are faster than sparse ones."""
-
-
-class Pattern:
-    """Where sums over cells stand in a matrix; each sum is taken in the order of the cells.
-
-    Matrices are full where that is faster, which only factored systems can be; else they are sparse.
-    """
-
-    def __init__(self, rows: Array, columns: Array, shape: tuple[int, int], *, factored: bool) -> None:
-        """Of addends (E,) at these places."""
-        places, self.slot = np.unique(rows * shape[1] + columns, return_inverse=True)
-        self.rows, self.columns = places // shape[1], places % shape[1]
-        self.turned_order = np.argsort(self.columns, kind="stable")
-        self.shape, self.full = shape, factored and len(places) > DENSE_SHARE * shape[0] * shape[1]
-
-    def sums(self, addends: Array) -> Array:
-        """The entries, of addends (E,)."""
-        return np.bincount(self.slot, weights=addends, minlength=len(self.rows))
-
-    def matrix(self, entries: Array) -> Matrix:
-        """A matrix of these entries."""
-        if self.full:
-            matrix = np.zeros(self.shape)
-            matrix[self.rows, self.columns] = entries
-            return matrix
-        return csr_matrix((entries, self.columns, self._starts[0]), shape=self.shape)
-
-    def turned(self, entries: Array) -> Matrix:
-        """The same matrix transposed."""
-        if self.full:
-            return self.matrix(entries).T
-        order = self.turned_order
-        return csr_matrix((entries[order], self.rows[order], self._starts[1]), shape=self.shape[::-1])
-
-    @cached_property
-    def _starts(self) -> tuple[Array, Array]:
-        """Where each row begins, and each column."""
-        found = zip((self.rows, self.columns), self.shape, strict=True)
-        begins = [np.concatenate([[0], np.cumsum(np.bincount(of, minlength=size))]) for of, size in found]
-        return begins[0], begins[1]
 
 
 class Split:
@@ -94,6 +54,9 @@ class Split:
             (np.ones(self.kept.size), (self.kept.ravel(), np.repeat(cell, width))), shape=(self.K, cells)
         )
         """Which cells a value stands in: (B, C) and (K, C)."""
+        wanted = width and not factored
+        self.links = linked.links(self.coupling, self.kept, FACTOR_COST) if wanted else None
+        """How the kept parents hang together, where they are factored by blocks."""
         self.by_big = np.argsort(self.big, kind="stable")
         """Cells sorted by their value of the largest column."""
 
@@ -139,6 +102,11 @@ class Reduced:
         factor: Array = linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
         return factor
 
+    @cached_property
+    def blocks(self) -> Factor | None:
+        """The same by blocks, where the kept parents have links."""
+        return None if self.split.links is None else linked.factor(self, self.split.links)
+
     def apply(self, values: Array) -> Array:
         """The kept parents' matrix times values (K, M)."""
         out: Array = self.among @ values + self.kept_prior[:, None] * values - self.back @ (self.coupling @ values)
@@ -149,7 +117,7 @@ class Reduced:
         if self.split.K <= FACTORED:
             solution: Array = linalg.cho_solve((self.factor, True), right, check_finite=False)
             return solution
-        return self.conjugate(right)
+        return self.conjugate(right) if self.blocks is None else self.blocks.solve(right)
 
     def conjugate(self, right: Array, tolerance: float = CG_TOLERANCE) -> Array:
         """Conjugate gradients with the diagonal as preconditioner, columns (K, M) side by side.
@@ -194,6 +162,8 @@ class Reduced:
         split = self.split
         if split.K <= FACTORED:
             of_kept, of_big, of_cells = self._from_inverse()
+        elif split.links is not None and self.blocks is not None:
+            of_kept, of_big, of_cells = linked.variances(self, split.links, self.blocks)
         else:
             of_kept, of_big, of_cells = draws.variances(self, last)
         # what each effect is expected to be for a unit of the shared ones

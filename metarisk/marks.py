@@ -1,6 +1,7 @@
 """Single values of a column that follow the outcome: a gap, a zero or a level that goes with the event, or its absence.
 
-Three questions, each by exact bounds on counts. Nothing here compares features with each other.
+Three questions, each by exact bounds on counts, and the limits from which a ranking is odd. A draft and a week ask the
+same here. Nothing here compares features with each other.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from metarisk.domain import Array, FeatureKind, Portfolio
-from metarisk.tasks import LABEL, MATURE
+from metarisk.domain import Array, FeatureKind
 
+CERTAIN_AUC, SURE_AUC = 0.99, 0.95
+"""No honest feature ranks by itself as well as the first; nor as the second, unless others of its book nearly do. The
+95 % lower bound must reach them."""
+ODD_AUC, ODD_LOW = 0.80, 0.75
+"""What a feature alone must reach, and its 95 % lower bound, to be suspected: bureau scores stay below."""
 LIMIT = 0.995
 """Each bound holds with this confidence: a book has some hundred values to ask about."""
 QUIET_RISK, QUIET_AREA = 0.03, 0.80
@@ -36,7 +41,6 @@ MOST_LEVELS = 200
 class Rows:
     """Rows of a book with what became of them, all arrays (N,) of booleans."""
 
-    frame: pl.DataFrame
     mature: Array
     event: Array
     late: Array
@@ -48,24 +52,14 @@ class Rows:
         return ~self.mature & ~self.event
 
     @classmethod
-    def of(cls, teach: pl.DataFrame, portfolio: Portfolio) -> Rows:
-        """From rows that teach (see `tasks.observed`), sorted in any order."""
-        event = teach[LABEL].to_numpy() > 0
-        mature = teach[MATURE].to_numpy() if MATURE in teach.columns else np.ones(teach.height, dtype=bool)
-        columns = portfolio.columns
-        opened, known = pl.col(columns.opened_on).cast(pl.Date), pl.col(str(columns.known_date)).cast(pl.Date)
-        days = teach.select(
-            age=(opened.max() - opened).dt.total_days(), took=(known - opened).dt.total_days().fill_null(2**30)
-        )
-        age, took = days["age"].to_numpy(), days["took"].to_numpy()
-        waits = ~mature & ~event
-        reached = float(np.median(age[waits])) if waits.any() else 0.0
-        return cls(teach, mature, event, mature & (~event | (took > reached)))
+    def settled(cls, event: Array) -> Rows:
+        """Of rows whose outcomes are all known."""
+        return cls(np.ones(len(event), dtype=bool), event, np.zeros(len(event), dtype=bool))
 
 
-def mark_findings(rows: Rows, feature: str, kind: FeatureKind) -> str:
-    """What one value of a feature gives away, in words with figures; empty if none does."""
-    for words, has in _values(rows.frame[feature], kind):
+def mark_findings(values: pl.Series, rows: Rows, kind: FeatureKind) -> str:
+    """What one of a feature's values (N,) gives away, in words with figures; empty if none does."""
+    for words, has in _values(values, kind):
         for told in (_quiet(rows, words, has), _loud(rows, words, has), _late(rows, words, has)):
             if told:
                 return told
@@ -81,13 +75,14 @@ def _values(column: pl.Series, kind: FeatureKind) -> Iterator[tuple[str, Array]]
     if missing.any():
         yield "a missing value", missing
         yield "any value", ~missing
-    text = column.cast(pl.String)
-    counts = text.drop_nulls().value_counts(sort=True).head(MOST_LEVELS).filter(pl.col("count") >= LEAST_ROWS)
-    if kind != "categorical" and column.n_unique() > FEW_VALUES:
-        counts = counts.head(1)
-    for place, value in enumerate(counts[text.name]):
-        has = (text == value).fill_null(False).to_numpy()
-        shown = value if len(value) <= 30 else f"{value[:29]}…"
+    counts = column.drop_nulls().value_counts()
+    few = kind == "categorical" or counts.height + missing.any() <= FEW_VALUES
+    common = counts.filter(pl.col("count") >= LEAST_ROWS).sort("count", column.name, descending=[True, False])
+    common = common.head(MOST_LEVELS if few else 1)
+    texts = common[column.name].cast(pl.String)
+    for place, (value, text) in enumerate(zip(common[column.name], texts, strict=True)):
+        has = (column == value).fill_null(False).to_numpy()
+        shown = text if len(text) <= 30 else f"{text[:29]}…"
         yield repr(shown), has
         if place == 0:
             yield f"another value than {shown!r}", ~has & ~missing

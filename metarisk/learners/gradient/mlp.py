@@ -27,8 +27,8 @@ from metarisk.domain import (
     Progress,
 )
 from metarisk.learners.episodic import numbered
-from metarisk.learners.kernels import ACTIVATIONS, ActivationName, adapt_segments
-from metarisk.learners.kernels_scoring import networks, score_rows
+from metarisk.learners.kernels.adapting import ACTIVATIONS, ActivationName, adapt_segments
+from metarisk.learners.kernels.scoring import networks, score_rows
 from metarisk.learners.likelihoods import Likelihood, with_options
 from metarisk.learners.loop import Gradient, Loop, digest_of, fit
 from metarisk.learners.options import require_choice, require_range

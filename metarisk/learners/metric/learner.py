@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from metarisk.learners.episodic import (
     scored_blocks,
     single_output,
     start_body,
-    validation_loss,
     whole,
 )
 from metarisk.learners.likelihoods import LIKELIHOODS, Likelihood
@@ -120,18 +119,7 @@ class MetricLearner(ABC):
         def losses(parameters: Parameters, support: Block, query: Block) -> Tensor:
             return self.losses(parameters, support, query, centre)
 
-        fitted = meta_train(
-            tasks,
-            start,
-            losses,
-            self.loop,
-            (self.support_rows, self.query_rows),
-            seed=seed,
-            progress=progress,
-            validate=validation_loss(self, extra, validation, loss, tasks.support.x.shape[1]),
-            identity=repr((type(self).__name__, replace(self, loop=Loop()), likelihood, centre)),
-        )
-        return {**fitted.parameters, **extra}
+        return meta_train(self, tasks, start, losses, extra, validation, loss, seed=seed, progress=progress)
 
     def losses(self, parameters: Parameters, support: Block, query: Block, centre: float) -> Tensor:
         """What training minimises (B,): the log-loss of query rows, and what the learner adds; `centre` of the base."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarisk.domain import Array
 from metarisk.learners.loop import Parameters
-from metarisk.learners.metric import MetricLearner, evidence
+from metarisk.learners.metric.learner import MetricLearner, evidence
 from metarisk.learners.packing import Block
 
 

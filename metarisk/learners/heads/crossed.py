@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from metarisk.domain import Array, ModelError, Packed, SegmentKey
+from metarisk.learners.heads.normal import DENSE, Curvature, Dense, Moments, by_parent, over
+from metarisk.learners.heads.reduced import Reduced, Split
 from metarisk.learners.likelihoods import Likelihood
-from metarisk.learners.normal import DENSE, Curvature, Dense, Moments, by_parent, over
-from metarisk.learners.reduced import Reduced, Split
 
 NEWTON_STEPS = 100
 TOLERANCE = 1e-10
@@ -165,7 +165,9 @@ def _parents(keys: tuple[SegmentKey, ...]) -> tuple[Array, Array]:
     columns, level = [np.zeros((len(keys), 0), dtype=np.int64)], np.zeros(0, dtype=np.int64)
     for j in range(levels):
         values = {value: i for i, value in enumerate(sorted({key[j] for key in keys}))}
-        columns.append(np.array([[values[key[j]]] for key in keys], dtype=np.int64) + level.size)
+        # a list a key would have Python's collector walk all that lives, thousands of keys apart
+        numbers = np.fromiter((values[key[j]] for key in keys), dtype=np.int64, count=len(keys))
+        columns.append(numbers[:, None] + level.size)
         level = np.concatenate([level, np.full(len(values), j, dtype=np.int64)])
     return np.concatenate(columns, axis=1), level
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Array, Packed
-from metarisk.learners.kernels import ACTIVATIONS, ActivationName
+from metarisk.learners.kernels.adapting import ACTIVATIONS, ActivationName
 
 BLOCK_ROWS = 2048
 """Rows scored together."""

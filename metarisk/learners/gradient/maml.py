@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from metarisk.domain import Episodes, LikelihoodName
-from metarisk.learners.kernels import ACTIVATIONS
-from metarisk.learners.kernels_unroll import Unroll
+from metarisk.learners.gradient.mlp import GradientLearner, RateKind
+from metarisk.learners.kernels.adapting import ACTIVATIONS
+from metarisk.learners.kernels.plan import Plan, Rate
+from metarisk.learners.kernels.unroll import Unroll
 from metarisk.learners.loop import Draw, Gradient, Parameters
-from metarisk.learners.mlp import GradientLearner, RateKind
 from metarisk.learners.options import require_choice, require_range
 from metarisk.learners.packing import Block, Store
-from metarisk.learners.unroll_plan import Plan, Rate
 
 Order = Literal[1, 2]
 Adapted = Literal["all", "head"]

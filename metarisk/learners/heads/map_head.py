@@ -24,7 +24,7 @@ from metarisk.domain import (
     Progress,
     SegmentKey,
 )
-from metarisk.learners.crossed import (
+from metarisk.learners.heads.crossed import (
     Effects,
     Layout,
     Posterior,
@@ -43,13 +43,14 @@ from metarisk.learners.threads import one_thread
 VARIANCE_ROUNDS = 500
 VARIANCE_TOLERANCE = 1e-5
 """Relative change of every variance at which empirical Bayes stops."""
-MANY, MOST_JUMP = 2_000, 2.0
-"""Parents beyond which rounds are extrapolated, and by how much of a logarithm at most. Up to there they go one by one,
-as they always have: a book's model keeps its identity."""
+MANY, MOST_JUMP, FURTHER_TOLERANCE = 2_000, 2.0, 1e-7
+"""Parents beyond which rounds are extrapolated, by how much of a logarithm at most, and the change at which these stop,
+some 1e-5 from where all rounds would end. Up to there they go one by one, as they always have: a book's model keeps its
+identity."""
 
 
 @dataclass(frozen=True)
-class HierarchicalHead:
+class MapHead:
     """Crossed MAP head with variances learned by empirical Bayes.
 
     A row with base score b in the segment with key (k_1, ..., k_L) scores
@@ -122,7 +123,7 @@ class HierarchicalHead:
             self.prior_variance,
         )
         effects = start = no_effects(layout)
-        strength, trail = self._strength(layout, head), [priors]
+        strength, trail, many = self._strength(layout, head), [priors], layout.level.size > MANY
         for done in range(1, VARIANCE_ROUNDS + 1):
             before, (effects, posterior) = effects, fit(layout, priors, head, start, last=False)
             # rounds go on as they went, which saves large systems a Newton step; of small ones no bit is to change
@@ -133,10 +134,10 @@ class HierarchicalHead:
             change = _change(priors, learned)
             trail = [*trail, learned]
             priors = learned
-            if layout.level.size > MANY and len(trail) == 3:
+            if many and len(trail) == 3:
                 trail = [priors := _further(*trail)]
             progress(done, VARIANCE_ROUNDS, f"variances changed by {change:.1e}")
-            if change < VARIANCE_TOLERANCE:
+            if change < (FURTHER_TOLERANCE if many else VARIANCE_TOLERANCE):
                 break
         state = {
             "centre": np.array(centre),

@@ -1,0 +1,1 @@
+"""Learners by gradient steps from a learned start: MAML and its variants, Reptile."""
