@@ -6,6 +6,7 @@ To add a card is to put one file into that folder.
 from __future__ import annotations
 
 import pkgutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -149,8 +150,10 @@ def cards_of(kind: Kind) -> dict[str, Card]:
     """The cards of a page by name, in their order: every file of `metarisk.pages.cards` and its folders is asked."""
     files = (module.name for module in pkgutil.walk_packages(cards.__path__, f"{cards.__name__}.") if not module.ispkg)
     found = [(name.rpartition(".")[2], import_module(name).CARD) for name in files]
-    here = [(name, card) for name, card in found if kind in card.places]
-    return dict(sorted(here, key=lambda item: item[1].places[kind]))
+    here = sorted((item for item in found if kind in item[1].places), key=lambda item: item[1].places[kind])
+    if len(twice := {name for name, count in Counter(name for name, _ in here).items() if count > 1}):
+        raise ValueError(f"two cards of the page of a {kind} have one name, rename the file of one: {', '.join(twice)}")
+    return dict(here)
 
 
 def gathered(kind: Kind, subject: object) -> dict[str, Any]:
