@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +118,8 @@ class PublishedNight:
         found = pl.read_parquet(self.drift_folder / "drift.parquet").with_columns(
             pl.col("segment", "feature", "detail").fill_null(""), pl.col("n_ref", "n_cur").fill_null(0)
         )
-        return tuple(DriftLine(**row) for row in found.select(DriftLine.__dataclass_fields__).iter_rows(named=True))
+        names = [column.name for column in fields(DriftLine)]
+        return tuple(DriftLine(**row) for row in found.select(*names).iter_rows(named=True))
 
     @cached_property
     def segments(self) -> tuple[SegmentLine, ...]:

@@ -82,7 +82,7 @@ def test_what_data_say_is_no_markup() -> None:
     data = Section("Data", [bad], [{"feature": bad}])
     card = ModelCard(title=bad, portfolio=NAME, as_of=CUT_OFF, run_id="", facts={"state": bad}, cards={"data": data})
     assert "<script>" not in card.html()
-    assert card.html().count("&lt;script&gt;") == 6
+    assert card.html().count("&lt;script&gt;") == 5
     text = card.markdown()
     assert "<script>" not in text.replace("\\<script\\>", "")
     assert "\\| \\[x\\](y) \\*z\\*" in text
