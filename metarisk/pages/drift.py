@@ -23,7 +23,7 @@ class Drift(Page):
     @property
     def counts(self) -> Counter[str]:
         """Tests by status."""
-        return Counter(line.status for line in self.cards.get("kinds", ()) if line.decides)
+        return Counter(line.status for line in self.cards.get("findings", ()) if line.decides)
 
     @property
     def tone(self) -> str:

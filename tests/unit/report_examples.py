@@ -15,6 +15,7 @@ from metarisk.pages.cards.week.groups import GroupLine
 from metarisk.pages.cards.week.held_out import HeldOutLine
 from metarisk.pages.cards.week.segment_losses import SegmentLoss
 from metarisk.pages.cards.week.similarity import MapPoint
+from metarisk.pages.cards.week.takeover import Takeover
 from metarisk.pages.night import Night
 from metarisk.pages.page import Champion, Page
 from metarisk.pages.subjects import DriftLine, SegmentLine
@@ -318,8 +319,7 @@ def week(**changes: object) -> Week:
             "The level is left alone: following the latest 6 known months gave −0.2 [−1.1, 0.8] x 1e-4 of loss.",
             "Of the 294 riskiest rows, 4.1% have another first reason than by model `5f2c91ab`.",
         ],
-        "swaps": SWAPS,
-        "migration": MIGRATION,
+        "takeover": Takeover(SWAPS, MIGRATION),
         "backtests": BACKTESTS,
         "groups": GROUPS,
         "similarity": tuple(

@@ -18,7 +18,7 @@ def page(lines=(), **cards):
     return Drift(
         title=EVIL, portfolio="tiny", as_of=DAY, run_id="r", night_page="n.html",
         champion=Champion("m", "map_head", DAY, 3),
-        cards={"kinds": lines, "whole": lines, "where": lines, **cards},
+        cards={"findings": lines, "where": lines, **cards},
     ).html()  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from metarisk.metrics import Interval
 from metarisk.pages.cards.evidence import Evidence, EvidenceLine
 from metarisk.pages.cards.week.similarity import MapPoint
+from metarisk.pages.cards.week.takeover import Takeover
 from tests.unit import report_examples as examples
 
 HOSTILE = (
@@ -296,8 +297,10 @@ def test_hostile_names_change_no_markup(name):
         challenger=name,
         level=[name, name],
         backtests=tuple(b | {"cohort": name, "grade": name} for b in week.cards["backtests"]),
-        swaps=tuple(s | {"slice": name, "metric": name} for s in week.cards["swaps"]),
-        migration=tuple((name, rows) for _, rows in week.cards["migration"]),
+        takeover=Takeover(
+            [s | {"slice": name, "metric": name} for s in examples.SWAPS],
+            [(name, rows) for _, rows in examples.MIGRATION],
+        ),
         groups=tuple(replace(g, group=name, note=name) for g in week.cards["groups"]),
         similarity=tuple(replace(p, name=p.name + name, group=name) for p in week.cards["similarity"]),
     ).html()

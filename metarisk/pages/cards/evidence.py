@@ -1,7 +1,5 @@
 """Evidence: candidates against baselines on the same rows, and the forest of their differences."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Data quality: which rules were broken, by how many rows, and what passed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

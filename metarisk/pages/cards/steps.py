@@ -1,7 +1,5 @@
 """Steps: what ran, and how long it took."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

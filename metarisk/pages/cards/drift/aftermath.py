@@ -1,7 +1,5 @@
 """What came of published scores by month on book, and what was done about findings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Open alerts: each is told once and stays until it has been ok for some nights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any

@@ -1,7 +1,5 @@
 """Segments by status, as the view `segment_status` has them, with what their earliest labels say."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,8 +1,7 @@
 """Where it drifted: a map of segments by features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from operator import attrgetter
 
 import altair as alt
 import polars as pl
@@ -10,7 +9,7 @@ from markupsafe import Markup
 
 from metarisk import charts
 from metarisk.pages.page import Card, Page
-from metarisk.pages.subjects import DriftLine, PublishedNight
+from metarisk.pages.subjects import DriftLine
 
 _MAP = 30, 18
 """Segments and features whose names still stand apart on the width of a page."""
@@ -23,10 +22,6 @@ _TEMPLATE = """\
   <div class="scroll"><div class="chart natural">{{ map }}</div></div>
 </section>
 """
-
-
-def _gather(night: PublishedNight) -> Sequence[DriftLine]:
-    return night.drift
 
 
 def _show(lines: Sequence[DriftLine], page: Page) -> dict[str, object] | None:
@@ -80,4 +75,4 @@ def heat_map(lines: Sequence[DriftLine], most_segments: int, most_features: int)
     return charts.svg(squares + numbers, width=alt.Step(46), height=alt.Step(25))
 
 
-CARD = Card({"drift": (50, 0)}, _gather, _TEMPLATE, _show)
+CARD = Card({"drift": (50, 0)}, attrgetter("drift"), _TEMPLATE, _show)

@@ -1,7 +1,5 @@
 """The worst findings: each feature before and now, and its effect over the last nights."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass

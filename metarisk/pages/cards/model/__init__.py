@@ -1,7 +1,5 @@
 """Cards of a model: each gathers a section, which is written as HTML and as Markdown."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

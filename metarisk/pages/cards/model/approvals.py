@@ -1,7 +1,5 @@
 """Who approved it: its states, by whom, and why."""
 
-from __future__ import annotations
-
 from metarisk.pages.cards.model import Section, section
 from metarisk.pages.subjects import RegisteredModel
 

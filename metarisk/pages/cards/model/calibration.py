@@ -1,7 +1,5 @@
 """Calibration: the level that nights follow, back-tested grades, and groups that no model may see."""
 
-from __future__ import annotations
-
 from metarisk.evidence import words_of
 from metarisk.job.champion import load_card
 from metarisk.pages.cards.model import Section, section, with_interval

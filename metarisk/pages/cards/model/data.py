@@ -1,7 +1,5 @@
 """Data: which rows taught it, and what it never sees."""
 
-from __future__ import annotations
-
 from metarisk.domain import WHOLE_BOOK
 from metarisk.job.champion import load_model
 from metarisk.pages.cards.model import Section, section

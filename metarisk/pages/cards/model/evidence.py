@@ -1,7 +1,5 @@
 """Evidence: what it scored on rows that opened after its labels, and what others lost to the opponent."""
 
-from __future__ import annotations
-
 from metarisk.evidence import words_of
 from metarisk.pages.cards.model import Section, section, with_interval
 from metarisk.pages.subjects import RegisteredModel

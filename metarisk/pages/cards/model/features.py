@@ -1,7 +1,5 @@
 """Features: their kinds, directions, and what training saw of them."""
 
-from __future__ import annotations
-
 from metarisk.features import Encoder
 from metarisk.job.champion import load_model
 from metarisk.pages.cards.model import Section, number, section

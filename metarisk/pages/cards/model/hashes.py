@@ -1,7 +1,5 @@
 """Hashes of its configuration, code, extract and files, and its seed."""
 
-from __future__ import annotations
-
 from metarisk.pages.cards.model import Section, section
 from metarisk.pages.subjects import RegisteredModel
 

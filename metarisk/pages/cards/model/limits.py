@@ -1,7 +1,5 @@
 """Limits: where it leans on others, when it is too old, and what it does not tell."""
 
-from __future__ import annotations
-
 from metarisk.job.champion import load_model
 from metarisk.pages.cards.model import Section, section
 from metarisk.pages.subjects import RegisteredModel

@@ -1,7 +1,5 @@
 """Segments: the largest and the thinnest among the rows that judged."""
 
-from __future__ import annotations
-
 from metarisk.pages.cards.model import Section, section, with_interval
 from metarisk.pages.subjects import RegisteredModel
 

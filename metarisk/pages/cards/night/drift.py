@@ -1,14 +1,13 @@
 """Drift against the model's reference: counts, the worst findings, and where they are."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from metarisk.drift.early import SUSPECTED
 from metarisk.pages.cards.drift.where import heat_map
 from metarisk.pages.page import Card, Page, Problem, Tile
-from metarisk.pages.subjects import DriftLine, PublishedNight
+from metarisk.pages.subjects import DriftLine
 
 SHOWN = 10
 """Findings that a reader goes through; the drift page has the others."""
@@ -39,10 +38,6 @@ _TEMPLATE = """\
   {% endif %}
 </section>
 """
-
-
-def _gather(night: PublishedNight) -> Sequence[DriftLine]:
-    return night.drift
 
 
 def _counts(lines: Iterable[DriftLine]) -> Counter[str]:
@@ -79,4 +74,4 @@ def _problems(lines: Sequence[DriftLine], page: Page) -> Iterator[Problem]:
         yield Problem("watch", f"Drift: {what} in {where}{more}.")
 
 
-CARD = Card({"night": (80, 0)}, _gather, _TEMPLATE, _show, _tiles, _problems)
+CARD = Card({"night": (80, 0)}, attrgetter("drift"), _TEMPLATE, _show, _tiles, _problems)

@@ -1,7 +1,5 @@
 """Rows unlike any row that has a label, by segment."""
 
-from __future__ import annotations
-
 import polars as pl
 
 from metarisk.pages.page import Card

@@ -1,7 +1,5 @@
 """Grades of the master scale: their shares beside the last run's, mean scores and expected losses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

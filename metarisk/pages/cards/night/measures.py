@@ -1,7 +1,5 @@
 """What a risk type publishes beside its scores, as sections: pictures and a table a kind, in the way that it says."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module

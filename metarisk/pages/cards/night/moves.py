@@ -1,7 +1,5 @@
 """Why the scores moved: each number's change since the last run as a waterfall of its parts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise

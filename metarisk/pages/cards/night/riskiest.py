@@ -1,7 +1,5 @@
 """The riskiest rows, and the reasons of their scores."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

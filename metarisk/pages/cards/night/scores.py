@@ -1,7 +1,5 @@
 """Scores: their distribution, this run's and the last one's."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,12 +1,11 @@
 """Segments worth a look: those whose mean score moved most."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 
 from metarisk.pages.page import Card, Page
-from metarisk.pages.subjects import PublishedNight, SegmentLine
+from metarisk.pages.subjects import SegmentLine
 
 SHOWN = 10
 """Segments that a reader goes through; the view has all of them."""
@@ -28,10 +27,6 @@ _TEMPLATE = """\
 """
 
 
-def _gather(night: PublishedNight) -> Sequence[SegmentLine]:
-    return night.segments
-
-
 def _show(segments: Sequence[SegmentLine], page: Page) -> dict[str, object]:
     """Segments whose mean score moved most beyond what their size explains, then the largest."""
     shown = sorted(segments, key=lambda line: (-_move(line), -line.rows, line.name))[:SHOWN]
@@ -51,4 +46,4 @@ def _change(line: SegmentLine) -> float | None:
     return None if now is None or not before or not math.isfinite(now / before) else 100.0 * (now / before - 1.0)
 
 
-CARD = Card({"night": (70, 0)}, _gather, _TEMPLATE, _show)
+CARD = Card({"night": (70, 0)}, attrgetter("segments"), _TEMPLATE, _show)

@@ -1,14 +1,13 @@
 """Segments by status: how many were adapted, carried, abstained or fell back."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import get_args
 
 from metarisk.domain import SegmentStatus
 from metarisk.pages.page import Card, Page, Tile
-from metarisk.pages.subjects import PublishedNight, SegmentLine
+from metarisk.pages.subjects import SegmentLine
 
 _WHY = {
     "adapted": "learned from its own labels tonight",
@@ -32,10 +31,6 @@ _TEMPLATE = """\
 """
 
 
-def _gather(night: PublishedNight) -> Sequence[SegmentLine]:
-    return night.segments
-
-
 def _counts(segments: Sequence[SegmentLine]) -> list[tuple[str, int, int]]:
     """(status, segments, rows) in a fixed order, without the statuses that none has."""
     lines = Counter(segment.status for segment in segments)
@@ -51,5 +46,9 @@ def _tiles(segments: Sequence[SegmentLine] | None, page: Page) -> Iterator[Tile]
 
 
 CARD = Card(
-    {"night": (10, 1)}, _gather, _TEMPLATE, lambda segments, page: {"statuses": _counts(segments), "why": _WHY}, _tiles
+    {"night": (10, 1)},
+    attrgetter("segments"),
+    _TEMPLATE,
+    lambda segments, page: {"statuses": _counts(segments), "why": _WHY},
+    _tiles,
 )

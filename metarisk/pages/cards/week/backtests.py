@@ -1,7 +1,5 @@
 """What came of published scores, by cohort and grade."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Groups that no model may see: adverse impact and calibration of each, side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

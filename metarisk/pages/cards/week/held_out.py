@@ -1,7 +1,5 @@
 """Segments that no model has seen: losses on those that were held out of training, by the events they showed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

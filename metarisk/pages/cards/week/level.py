@@ -1,7 +1,5 @@
 """What was found about the level of the latest months, and about reasons beside the champion before."""
 
-from __future__ import annotations
-
 from metarisk.pages.page import Card
 from metarisk.pages.subjects import PublishedWeek
 

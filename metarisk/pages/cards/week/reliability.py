@@ -1,7 +1,5 @@
 """Calibration of the chosen recipe on the rows that judged it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import altair as alt

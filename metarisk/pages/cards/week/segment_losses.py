@@ -1,7 +1,5 @@
 """Segment by segment: where the chosen recipe loses to the opponent, and where it wins."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

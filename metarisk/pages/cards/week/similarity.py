@@ -1,7 +1,5 @@
 """Segments that behave alike: the map that came with the model, and nearest neighbours."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,13 +1,12 @@
-"""What was looked at: findings by kind of test."""
-
-from __future__ import annotations
+"""What was looked at: findings by kind of test, and every test of the whole portfolio but those of single features."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from metarisk.drift.early import SUSPECTED
 from metarisk.pages.page import Card, Page, Tile
-from metarisk.pages.subjects import DriftLine, PublishedNight
+from metarisk.pages.subjects import DriftLine
 
 KINDS = {
     "psi": "features and score", "volume": "rows of segments", "domain_auc": "all features together",
@@ -18,6 +17,7 @@ KINDS = {
 }  # fmt: skip
 """Kinds of test by metric, in the order in which they are shown."""
 _TEMPLATE = """\
+<div class="split">
   <section class="card">
     <h2>What was looked at</h2>
     <table>
@@ -27,11 +27,17 @@ _TEMPLATE = """\
       {% endfor %}
     </table>
   </section>
+  <section class="card">
+    <h2>The whole portfolio</h2>
+    <table>
+      <thead><tr><th>Measure</th><th>Status</th><th class="n">Value</th><th>Detail</th></tr></thead>
+      {% for line in whole %}
+      <tr><td>{{ line.metric.replace("_", " ").replace("auc", "AUC") }}</td><td><span class="tag {{ line.status }}">{{ line.status }}</span></td><td class="n">{{ line.value | number(3) }}</td><td class="soft small"><bdi>{{ (line.detail or "–") | name(110) }}</bdi></td></tr>
+      {% endfor %}
+    </table>
+  </section>
+</div>
 """
-
-
-def _gather(night: PublishedNight) -> Sequence[DriftLine]:
-    return night.drift
 
 
 def _show(lines: Sequence[DriftLine], page: Page) -> dict[str, object]:
@@ -39,7 +45,11 @@ def _show(lines: Sequence[DriftLine], page: Page) -> dict[str, object]:
     for line in lines:
         if line.decides:
             counted.setdefault(KINDS.get(line.metric, line.metric), Counter())[line.status] += 1
-    return {"kinds": [(name, counted[name]) for name in dict.fromkeys(KINDS.values()) if name in counted]}
+    whole = [line for line in lines if line.decides and not line.segment and line.metric != "psi"]
+    return {
+        "kinds": [(name, counted[name]) for name in dict.fromkeys(KINDS.values()) if name in counted],
+        "whole": whole,
+    }
 
 
 def _tiles(lines: Sequence[DriftLine] | None, page: Page) -> Iterator[Tile]:
@@ -49,4 +59,4 @@ def _tiles(lines: Sequence[DriftLine] | None, page: Page) -> Iterator[Tile]:
     yield Tile("could not be seen", f"{counts['blind']:,}", "blind: too few rows or events")
 
 
-CARD = Card({"drift": (20, 0)}, _gather, _TEMPLATE, _show, _tiles, always=True)
+CARD = Card({"drift": (20, 0)}, attrgetter("drift"), _TEMPLATE, _show, _tiles, always=True)
