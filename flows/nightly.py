@@ -21,7 +21,7 @@ def run_name() -> str:
 
 @flow(name="night", flow_run_name="{portfolio} {as_of}")
 def night(portfolio: str, as_of: date) -> State[Any]:
-    """One portfolio's night: ready, extract, check, adapt, score, check, drift, publish, report."""
+    """One night: ready, extract, check, adapt, score, guard, derive, drift, attribute, store, publish, report."""
 
     def work() -> Line:
         context = open_context(portfolio, as_of)

@@ -16,7 +16,7 @@ from metarisk.settings import Settings
 
 @flow(name="week", flow_run_name="{portfolio}, week to {as_of}")
 def week(portfolio: str, as_of: date) -> State[Any]:
-    """One portfolio's week: extract history, check, tasks, meta-train, evidence, register."""
+    """One week: extract, check, judge, train, store, register, report."""
 
     def work() -> Line:
         context = open_context(portfolio, as_of)

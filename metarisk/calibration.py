@@ -90,16 +90,6 @@ def vasicek_p(probability: ArrayLike, events: ArrayLike, rows: ArrayLike, correl
     return np.asarray(np.minimum(tail @ weights / weights.sum(), 1.0))
 
 
-def pluto_tasche(rows: ArrayLike, events: ArrayLike, confidence: float = 0.9) -> Array:
-    """Upper PD bounds of grades ordered from best to worst, each pooled with all worse ones (independent defaults).
-
-    Pluto and Tasche (2005), Thinking positively. A pool in which everything defaulted, or that is empty, has bound 1.
-    """
-    n = np.cumsum(floats(rows)[::-1])[::-1]
-    d = np.cumsum(floats(events)[::-1])[::-1]
-    return upper_bound(n, d, confidence)
-
-
 def upper_bound(rows: ArrayLike, events: ArrayLike, confidence: float = 0.9) -> Array:
     """Upper PD bounds (G,) of pools by themselves (Clopper and Pearson); 1 where all defaulted or none is there."""
     n, d = floats(rows), floats(events)

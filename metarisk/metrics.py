@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from metarisk.domain import Array, LikelihoodName, ModelError, floats
 
@@ -68,12 +68,6 @@ def qlike(log_variance: ArrayLike, realised: ArrayLike) -> Array:
     with np.errstate(divide="ignore"):
         log_ratio = np.log(floats(realised)) - floats(log_variance)
     return np.asarray(np.exp(log_ratio) - log_ratio - 1.0)
-
-
-def pinball(quantile: ArrayLike, y: ArrayLike, level: float) -> Array:
-    """Quantile loss (N,) of forecasts of the `level` quantile, 0 < level < 1."""
-    error = floats(y) - floats(quantile)
-    return np.maximum(level * error, (level - 1.0) * error)
 
 
 def mse_log_volatility(log_variance: ArrayLike, realised: ArrayLike) -> float:
@@ -148,8 +142,8 @@ def ece(probability: ArrayLike, y: ArrayLike, bins: int = 10) -> float:
 def calibration_in_the_large(logit: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Shift of the logits under which the mean prediction meets the event rate; above 0: risk was understated.
 
-    The maximum-likelihood intercept with the logits as offset (Cox 1958; Steyerberg 2009), found by bisection-guarded
-    Newton steps; infinite where all labels agree.
+    The maximum-likelihood intercept with the logits as offset (Cox 1958; Steyerberg 2009), by Brent's method; infinite
+    where all labels agree.
     """
     z, label = floats(logit), floats(y)
     w = np.ones_like(z) if weight is None else floats(weight)
@@ -157,29 +151,9 @@ def calibration_in_the_large(logit: ArrayLike, y: ArrayLike, weight: ArrayLike |
     if events <= 0.0 or events >= total:
         return -math.inf if events <= 0.0 else math.inf
     centre = float(special.logit(events / total))
-    low, high = centre - float(z.max()), centre - float(z.min())
-    shift = 0.5 * (low + high)
-    for _ in range(200):
-        p = special.expit(z + shift)
-        excess, slope = float(w @ p) - events, float(w @ (p * (1.0 - p)))
-        low, high = (low, shift) if excess > 0.0 else (shift, high)
-        step = shift - excess / slope if slope > 0.0 else math.nan
-        following = step if low < step < high else 0.5 * (low + high)
-        if abs(following - shift) <= 1e-12 * max(1.0, abs(shift)):
-            return following
-        shift = following
-    return shift
-
-
-def hosmer_lemeshow(
-    probability: ArrayLike, y: ArrayLike, bins: int = 10, *, in_sample: bool = False
-) -> tuple[float, float]:
-    """Hosmer-Lemeshow statistic and p-value; two degrees of freedom are lost only on the rows that were fitted."""
-    rows, predicted, events = _mass_by_bin(probability, y, bins)
-    variance = predicted * (1.0 - predicted / rows)
-    statistic = float(np.sum((events - predicted) ** 2 / variance))
-    freedom = len(rows) - 2 if in_sample else len(rows)
-    return statistic, float(stats.chi2.sf(statistic, freedom)) if freedom > 0 else math.nan
+    # Wider than where the root must be, by more than rounding moves its ends.
+    low, high = centre - float(z.max()) - 1e-3, centre - float(z.min()) + 1e-3
+    return float(optimize.brentq(lambda shift: float(w @ special.expit(z + shift)) - events, low, high, xtol=1e-13))
 
 
 # intervals and tests
@@ -368,11 +342,8 @@ def benjamini_hochberg(p: ArrayLike) -> Array:
     Benjamini and Hochberg (1995).
     """
     values = floats(p)
-    q = np.full_like(values, np.nan)
-    tested = np.flatnonzero(~np.isnan(values))
-    order = tested[np.argsort(values[tested], kind="stable")]
-    scaled = values[order] * len(order) / np.arange(1, len(order) + 1)
-    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    q, tested = np.full_like(values, np.nan), ~np.isnan(values)
+    q[tested] = stats.false_discovery_control(values[tested])
     return q
 
 

@@ -54,3 +54,8 @@ class Settings(BaseSettings):
     def views(self) -> Path:
         """Folder of its views."""
         return root_of(self.project, "sql/views") / "sql" / "views"
+
+    @property
+    def dictionary(self) -> Path:
+        """Folder that says what its tables, views and columns mean."""
+        return root_of(self.project, "sql/dictionary") / "sql" / "dictionary"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from metarisk.domain import Warehouse
-from metarisk.warehouse.duckdb import DuckDBWarehouse
-from tests.warehouses import MIGRATIONS, VIEWS, Server, open_duckdb, open_postgresql, server
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
+from tests.warehouses import Server, open_duckdb, open_postgresql, schema, server
 
 POSTGRESQL = pytest.mark.xdist_group("postgresql")
 BOTH = [pytest.param("duckdb"), pytest.param("postgresql", marks=POSTGRESQL)]
@@ -36,7 +36,7 @@ def postgresql() -> Iterator[Server]:
 def migrated_template(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Name of a database with the schema `metarisk`, to be copied."""
     name = postgresql.create_database()
-    open_postgresql(postgresql.url(name), tmp_path_factory.mktemp("template")).migrate(MIGRATIONS, VIEWS)
+    open_postgresql(postgresql.url(name), tmp_path_factory.mktemp("template")).migrate(*schema())
     return name
 
 
@@ -44,7 +44,7 @@ def migrated_template(postgresql: Server, tmp_path_factory: pytest.TempPathFacto
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DuckDB file with the schema `metarisk`, to be copied."""
     folder = tmp_path_factory.mktemp("template")
-    open_duckdb(folder).migrate(MIGRATIONS, VIEWS)
+    open_duckdb(folder).migrate(*schema())
     return folder / "warehouse.duckdb"
 
 

@@ -22,11 +22,17 @@ import pyarrow as pa
 
 from metarisk.domain import Scalar, Transaction, Warehouse
 from metarisk.warehouse import open_warehouse
-from metarisk.warehouse.duckdb import DuckDBWarehouse
-from metarisk.warehouse.postgresql import PostgreSQLWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
+from metarisk.warehouse.postgresql.warehouse import PostgreSQLWarehouse
 
 ROOT = Path(__file__).resolve().parents[1]
-MIGRATIONS, VIEWS = ROOT / "sql" / "migrations", ROOT / "sql" / "views"
+SQL = ROOT / "sql"
+MIGRATIONS, VIEWS = SQL / "migrations", SQL / "views"
+
+
+def schema(sql: Path = SQL) -> tuple[Path, Path, Path]:
+    """Folders of migrations, views and dictionary in a folder `sql`."""
+    return sql / "migrations", sql / "views", sql / "dictionary"
 
 
 @dataclass(frozen=True)

@@ -10,42 +10,29 @@ from metarisk.domain import DataError, did_you_mean
 from metarisk.drift import TESTS
 from metarisk.job.archive import require_rows
 from metarisk.job.context import Context
+from metarisk.job.published import require_standing
 from metarisk.job.run import run_folder
-from metarisk.job.standing import require_standing
 from metarisk.pages.cards.drift.worst import feature_shares
+from metarisk.record import drift as records
 from metarisk.steps.alerts import what
 from metarisk.steps.drift import WORST
-
-_FOUND = """
-SELECT segment, level, feature, metric, value, effect, threshold, n_ref, n_cur, p, q, low, high, min_detectable_ratio,
-    status, detail
-FROM metarisk.drift_metric WHERE run_id = $run_id
-ORDER BY
-    CASE status WHEN 'concept drift suspected' THEN 0 WHEN 'alert' THEN 1 WHEN 'watch' THEN 2
-        WHEN 'ok' THEN 4 ELSE 3 END,
-    abs(effect) DESC, metric, segment, feature
-"""
 
 
 def worst(context: Context) -> list[dict[str, Any]]:
     """The findings of the night that are not ok, the worst ten."""
-    rows = context.warehouse.rows(_FOUND, {"run_id": _published(context)["run_id"]})
+    rows = records.findings(context.warehouse, _published(context)["run_id"])
     return [row for row in rows if row["metric"] in TESTS and row["status"] not in ("ok", "blind")][:WORST]
 
 
 def alerts(context: Context) -> list[dict[str, Any]]:
     """Open alerts of the portfolio, the oldest first, as a table."""
-    rows = context.warehouse.rows(
-        "SELECT * FROM metarisk.drift_alert_open WHERE portfolio = $portfolio ORDER BY opened_as_of, alert_id",
-        {"portfolio": context.job.portfolio},
-    )
     return [
         {
             "alert": row["alert_id"], "segment": row["segment"] or "whole portfolio", "what": what(row),
             "status": row["status"], "since": str(row["opened_as_of"]), "detail": row["detail"] or "",
             "state": _state(row),
         }
-        for row in rows
+        for row in records.open_alerts(context.warehouse, context.job.portfolio)
     ]  # fmt: skip
 
 
@@ -56,7 +43,7 @@ def feature(context: Context, name: str, segment: str | None) -> dict[str, Any]:
         DataError: the night is not published, was pruned, or did not judge that feature there.
     """
     publication = _published(context)
-    known = context.warehouse.rows(_FOUND, {"run_id": publication["run_id"]})
+    known = records.findings(context.warehouse, publication["run_id"])
     features = sorted({row["feature"] for row in known if row["feature"] and row["metric"] == "psi"})
     if name not in features:
         raise DataError(

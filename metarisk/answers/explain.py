@@ -13,27 +13,13 @@ from metarisk import reasons as why
 from metarisk.adapt import Adapted
 from metarisk.calibration import GRADED
 from metarisk.domain import DataError, Portfolio
-from metarisk.job import standing
 from metarisk.job.archive import require_rows
 from metarisk.job.context import Context
-from metarisk.job.published import Night, entity_row, published
+from metarisk.job.published import Night, entity_row, published, require_standing
 from metarisk.job.run import load_adapted, load_level, support
-from metarisk.job.standing import require_standing
+from metarisk.record import publications, scores
 from metarisk.scoring import mean_score
 from metarisk.tasks import teaching
-
-_SCORE = """
-SELECT as_of, entity, target, segment, status, score, score_low, score_high, grade, points, expected_loss, reasons,
-    run_id, adaptation_id
-FROM metarisk.score_history
-WHERE portfolio = $portfolio AND as_of = $as_of AND entity = $entity AND target = $target
-"""
-_LINEAGE = """
-SELECT a.status, a.reason, a.support_rows, a.support_events, a.support_hash, a.adaptation_id, a.model_id, m.recipe,
-    m.as_of AS labels_until
-FROM metarisk.adaptation a JOIN metarisk.model m ON m.model_id = a.model_id
-WHERE a.run_id = $run_id AND a.segment = $segment
-"""
 
 
 @dataclass(frozen=True)
@@ -73,10 +59,8 @@ def explain(context: Context, entity: str) -> EntityExplained:
     """
     portfolio, job = context.portfolio, context.job
     target = portfolio.target.name
-    found = context.warehouse.rows(
-        _SCORE, {"portfolio": job.portfolio, "as_of": job.as_of, "entity": entity, "target": target}
-    )
-    if not found:
+    score = scores.score_of_entity(context.warehouse, job.portfolio, job.as_of, entity, target)
+    if score is None:
         require_rows(context, require_standing(context)["run_id"], job.as_of, "risk_score")
         raise DataError(
             f"no published score of {entity!r} for target {target}",
@@ -85,7 +69,6 @@ def explain(context: Context, entity: str) -> EntityExplained:
             on=job.as_of,
             remedy="check the entity's id and the date; `metarisk runs` shows the published nights",
         )
-    score = found[0]
     night = published(context, job.as_of)
     adapted, level, row = load_adapted(night.context, night.run), load_level(night.run), entity_row(night, entity)
     explained = why.explain(row, adapted, portfolio, level)
@@ -110,7 +93,6 @@ def explain(context: Context, entity: str) -> EntityExplained:
         )
         for number, name in enumerate(explained.names)
     ]
-    lineage = context.warehouse.rows(_LINEAGE, {"run_id": score["run_id"], "segment": score["segment"]})
     curve = tuple(float(value) for value in adapted.model.curve(float(explained.link[0])))
     return EntityExplained(
         score,
@@ -121,13 +103,13 @@ def explain(context: Context, entity: str) -> EntityExplained:
         tuple(sorted(parts, key=lambda part: -abs(part.link))),
         curve,
         _milestones(curve, portfolio),
-        (lineage[0] if lineage else {}) | _labels(night, row, adapted),
+        scores.lineage(context.warehouse, score["run_id"], score["segment"]) | _labels(night, row, adapted),
     )
 
 
 def last_night(context: Context) -> date:
     """The newest night of the job's portfolio that stands. Raises DataError where there is none."""
-    last = standing.last_night(context)
+    last = publications.last_night(context.warehouse, context.job.portfolio)
     if last is None:
         raise DataError("no night is published", portfolio=context.job.portfolio, remedy="run `metarisk nightly` first")
     return last

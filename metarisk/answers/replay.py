@@ -13,21 +13,16 @@ from typing import Any
 import polars as pl
 
 from metarisk import lake, scoring
-from metarisk.domain import Scalar
 from metarisk.job import archive, run
 from metarisk.job.context import Context
+from metarisk.job.further import ALSO
 from metarisk.job.identity import code_version, configuration, versions
 from metarisk.job.published import Night, night_of
-from metarisk.job.sides import ALSO
-from metarisk.job.standing import taken_back
-from metarisk.steps import adapt as nights
+from metarisk.record import publications, runs
+from metarisk.record.scores import scores_of_run
+from metarisk.steps.adapt import write_adaptation
 from metarisk.steps.derive import DERIVED, SCORES, write_derived
 from metarisk.steps.score import score
-
-_MANIFEST = "SELECT manifest FROM metarisk.run WHERE run_id = $run_id"
-_KNOWN = "SELECT min(published_at) AS known FROM metarisk.publication WHERE run_id = $run_id"
-_RETRACTED = "SELECT retracted_at AS published_at, reason FROM metarisk.retracted_run WHERE run_id = $run_id"
-_PUBLISHED = "SELECT * FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of"
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,8 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
         DataError: its extract or its model is no longer whole.
     """
     night = night_of(context, run_id)
-    then = json.loads(context.warehouse.rows(_MANIFEST, {"run_id": run_id})[0]["manifest"])
-    known = context.warehouse.rows(_KNOWN, {"run_id": run_id})[0]["known"]
+    then = json.loads(runs.manifest_of(context.warehouse, run_id))
+    known = publications.first_published(context.warehouse, run_id) or context.clock()
     began = lake.read_manifest(night.run.folder / "adapt")
     drifting = json.loads(began.get(run.DRIFTING, "[]"))
     lines = lake.read_manifest(night.run.extract.directory).get(lake.ERASED, [])
@@ -69,7 +64,7 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
             shutil.copytree(night.run.folder / "adapt", again.folder / "adapt")
         else:
             with lake.staged(again.folder / "adapt") as into:
-                nights.write_adaptation(night.context, again, into, drifting, known)
+                write_adaptation(night.context, again, into, drifting, known)
                 lake.write_manifest(into, {"run_id": run_id, ALSO: began.get(ALSO, "{}")})
         score(night.context, again)
         scores = pl.concat(pl.read_parquet(path, columns=[*scoring.SCHEMA]) for path in run.score_files(again))
@@ -110,13 +105,11 @@ def _rows_differ(night: Night, scores: pl.DataFrame, erased: Collection[str]) ->
 
     Where rows are erased, scores of derived targets are left out too.
     """
-    keys: dict[str, Scalar] = {"run_id": night.run.run_id, "as_of": night.as_of}
-    with night.context.warehouse.stream(_PUBLISHED, keys) as reader:
-        parts = [pl.DataFrame(batch) for batch in reader]
-    if not parts:
+    rows = scores_of_run(night.context.warehouse, night.run.run_id, night.as_of)
+    if rows.is_empty():
         yield "the warehouse has no score row of the run any more: see the archive"
         return
-    published = pl.concat(parts).select(pl.col(name).cast(kind) for name, kind in scoring.SCHEMA.items())
+    published = rows.select(pl.col(name).cast(kind) for name, kind in scoring.SCHEMA.items())
     if erased:
         own = night.context.portfolio.target.name
         published = published.filter(~pl.col("entity").is_in([*erased]) & (pl.col("target") == own))
@@ -137,8 +130,9 @@ def _rows_differ(night: Night, scores: pl.DataFrame, erased: Collection[str]) ->
 
 
 def _around(night: Night, then: Mapping[str, Any]) -> Iterator[str]:
-    for row in night.context.warehouse.rows(_RETRACTED, {"run_id": night.run.run_id}):
-        yield f"{taken_back(row)}; no reader sees this run"
+    retraction = publications.retracted_runs(night.context.warehouse).get(night.run.run_id)
+    if retraction is not None:
+        yield f"{publications.taken_back(retraction)}; no reader sees this run"
     if night.run.code_version != code_version():
         yield f"code was {night.run.code_version} and is {code_version()}"
     if night.run.config_hash != configuration(night.context):

@@ -66,7 +66,8 @@ class Labelled:
 
         A logit, the log of a rate, of a variance or, for the likelihood gaussian, the mean.
         """
-        return constant_of(self.y, self.exposure, self.likelihood)
+        exposure = None if self.exposure is None else float(self.exposure.sum())
+        return constant_of(float(self.y.sum()), len(self.y), self.likelihood, exposure)
 
 
 class Fitted(Protocol):
@@ -131,15 +132,13 @@ def completed(parts: Array, score: Array) -> Array:
     return np.column_stack([parts, score - parts.sum(axis=1)])
 
 
-def constant_of(y: Array, exposure: Array | None, likelihood: LikelihoodName = "bernoulli") -> float:
-    """`Labelled.constant` of labels (N,)."""
-    if likelihood == "gaussian":
-        return float(y.mean()) if len(y) else 0.0
-    if likelihood == "qlike":
-        return float(np.log(max(y.mean(), 1e-300))) if len(y) else 0.0
-    quiet = len(y) - y.sum() if exposure is None else exposure.sum()
+def constant_of(total: float, rows: int, likelihood: LikelihoodName, exposure: float | None = None) -> float:
+    """`Labelled.constant` of labels by their sum, their number and what they were at risk for in all."""
+    if likelihood in ("gaussian", "qlike"):
+        mean = total / rows if rows else 0.0
+        return mean if likelihood == "gaussian" else math.log(max(mean, 1e-300)) if rows else 0.0
     if likelihood in COUNTS:
-        at_risk = np.ones(len(y)) if exposure is None else exposure
+        at_risk = rows if exposure is None else exposure
         # Half a row's events of mean exposure: the unit of the exposure must not count.
-        return float(np.log((y.sum() + 0.5) / (at_risk.sum() + 0.5 * at_risk.mean())))
-    return float(np.log((y.sum() + 0.5) / (quiet + 0.5)))
+        return math.log((total + 0.5) / (at_risk + 0.5 * at_risk / rows))
+    return math.log((total + 0.5) / ((rows - total if exposure is None else exposure) + 0.5))

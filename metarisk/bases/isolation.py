@@ -12,7 +12,7 @@ import polars as pl
 from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression
 
-from metarisk.bases.fitted import LIMIT, Labelled, completed, constant_of
+from metarisk.bases.fitted import LIMIT, Labelled, completed
 from metarisk.domain import Array
 from metarisk.features import Encoder
 
@@ -41,7 +41,7 @@ class IsolationBase:
         frame, y = labelled.frame, labelled.y
         encoder = labelled.encoder()
         if labelled.alike:
-            return cls(encoder, (), 0.0, constant_of(y, labelled.exposure))
+            return cls(encoder, (), 0.0, labelled.constant)
         grown = IsolationForest(n_estimators=TREES, max_samples=min(ROWS, len(y)), random_state=0)
         grown.fit(_filled(encoder, frame))
         unfitted = cls(encoder, tuple(_nodes(tree.tree_) for tree in grown.estimators_), 1.0, 0.0)

@@ -53,7 +53,7 @@ class LinearBase:
                 at_risk = np.ones(len(y)) if exposure is None else exposure
                 if likelihood in COUNTS:
                     # In expected events, or the solver's tolerance would depend on the unit.
-                    start = constant_of(y, at_risk, likelihood)
+                    start = constant_of(float(y.sum()), len(y), likelihood, float(at_risk.sum()))
                     at_risk = at_risk * np.exp(start)
                 model = PoissonRegressor(alpha=RIDGE / at_risk.sum(), solver="newton-cholesky", max_iter=100)
                 model.fit(inputs, y / at_risk, sample_weight=at_risk)

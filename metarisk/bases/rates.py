@@ -31,14 +31,18 @@ class RateBase:
     def fit(cls, labelled: Labelled) -> RateBase:
         """Count labelled rows: y (N,) in the likelihood's range, at risk for `exposure` (N,) where that differs."""
         y, exposure, segments = labelled.y, labelled.exposure, labelled.columns.segments
-        pooled, cells = labelled.constant, _cells(labelled.frame, segments)
+        pooled = labelled.constant
+        cells = pl.DataFrame({name: values_of(labelled.frame, name) for name in segments})
+        at_risk = np.ones(len(y)) if exposure is None else exposure
+        told = cells.with_columns(pl.Series("y", y), pl.Series("at_risk", at_risk))
+        sums = told.group_by(segments).agg(pl.col("y", "at_risk").sort().sum(), pl.len()).sort(segments)
         scores = {}
-        for key in sorted(set(cells)):
-            rows = np.array([cell == key for cell in cells])
-            if exposure is None:
-                scores[key] = constant_of(y[rows], None, labelled.likelihood)
-            else:
-                scores[key] = float(np.log((y[rows].sum() + 0.5) / (exposure[rows].sum() + 0.5 / np.exp(pooled))))
+        for *key, total, exposed, rows in sums.iter_rows():
+            scores[tuple(key)] = (
+                constant_of(total, rows, labelled.likelihood)
+                if exposure is None
+                else float(np.log((total + 0.5) / (exposed + 0.5 / np.exp(pooled))))
+            )
         return cls(segments, scores, pooled)
 
     def predict(self, frame: pl.DataFrame) -> Array:

@@ -150,18 +150,16 @@ def runs(
     from metarisk.job.archive import archives
     from metarisk.job.attempts import look_for_deaths
     from metarisk.jobs import Context, Quiet
+    from metarisk.record.attempts import latest_attempts
+    from metarisk.record.publications import retracted_runs
     from metarisk.record.seals import SCORES, trusted_events
 
     with errors(as_json):
         warehouse, settings = warehouse_of()
         migrate(warehouse, settings)
         look_for_deaths(Context(Job("", date.min), settings, Quiet()))
-        rows = warehouse.rows(
-            "SELECT started_at, portfolio, job, as_of, mode, outcome, step, run_id, error FROM metarisk.attempt "
-            "WHERE $portfolio IS NULL OR portfolio = $portfolio ORDER BY started_at DESC",
-            {"portfolio": portfolio},
-        )[:last]
-        taken = {row["run_id"] for row in warehouse.rows("SELECT run_id FROM metarisk.retracted_run")}
+        rows = latest_attempts(warehouse, portfolio, last)
+        taken = retracted_runs(warehouse)
         gone = {name: archives(trusted_events(warehouse, name)) for name in {row["portfolio"] for row in rows}}
         for row in rows:
             archive = gone[row["portfolio"]].get(row["run_id"])

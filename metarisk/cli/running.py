@@ -77,4 +77,4 @@ def warehouse_of(timezone: str = "UTC") -> tuple[Warehouse, Settings]:
 
 def migrate(warehouse: Warehouse, settings: Settings) -> None:
     """Bring schema `metarisk` up to date."""
-    warehouse.migrate(settings.migrations, settings.views)
+    warehouse.migrate(settings.migrations, settings.views, settings.dictionary)

@@ -85,8 +85,8 @@ class Warehouse(Source, Protocol):
         """Hold the exclusive lock `name` across processes, freed when the holder dies. Raises LockedError."""
         ...
 
-    def migrate(self, migrations: Path, views: Path) -> list[str]:
-        """Apply numbered migrations not applied yet, then drop, create and re-grant all views in one transaction."""
+    def migrate(self, migrations: Path, views: Path, dictionary: Path) -> list[str]:
+        """Apply what is not applied yet: migrations, views with their grants, comments; what was done."""
         ...
 
     def load(self, table: str, batches: pa.RecordBatchReader, *, mode: LoadMode = "replace") -> int:

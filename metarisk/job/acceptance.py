@@ -1,28 +1,27 @@
-"""A person's word that a night is published though the guard stopped it: what may be accepted, and how it is logged."""
+"""A person's word: who decides and why, and what the guard stopped and is published all the same."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from metarisk.domain import ConfigError, QualityError, Scalar, Transaction
+from metarisk.domain import ConfigError, QualityError, Transaction
 from metarisk.job.context import Context
-from metarisk.job.people import require_person
 from metarisk.quality import Quality, Result, guarding
+from metarisk.record.attempts import stopped_by_guard
 from metarisk.record.events import append_event
+from metarisk.record.publications import newest
 from metarisk.record.seals import ACCEPTED
 
-_SHOWN = """
-SELECT DISTINCT q.suite, q.rule, q.column_name, q.detail
-FROM metarisk.quality_result AS q
-JOIN metarisk.run_attempt AS a ON a.attempt_id = q.attempt_id
-WHERE q.portfolio = $portfolio AND q.as_of = $as_of AND q.severity = 'critical' AND NOT q.success
-AND a.outcome = 'failed' AND a.step = 'guard'
-"""
-_PUBLISHED = """
-SELECT 1 AS found FROM metarisk.publication_current
-WHERE portfolio = $portfolio AND as_of = $as_of AND run_id = $run_id
-"""
+
+def require_person(context: Context, by: str, reason: str | None = None) -> None:
+    """Raise ConfigError where a decision names nobody, or gives a blank reason: the warehouse keeps both for ever.
+
+    `reason` is None where the decision itself says why, as a reviewer's verdict does.
+    """
+    for what, said, remedy in (("who decides", by, "a name by --by"), ("why", reason, "a --reason")):
+        if said is not None and not said.strip():
+            raise ConfigError(f"nothing says {what}", portfolio=context.job.portfolio, remedy=f"give {remedy}")
 
 
 def require_stop(context: Context) -> None:
@@ -48,7 +47,8 @@ def settled(context: Context, run_id: str, found: Quality) -> Quality:
     earlier attempt has shown every one of them. That scores are no numbers cannot be accepted.
     """
     critical = stops(found)
-    if not critical or _published(context, run_id):
+    current = newest(context.warehouse, context.job.portfolio, context.job.as_of) or {}
+    if not critical or current.get("run_id") == run_id:
         if context.job.acceptance is not None and not critical:
             context.reporter.warn("the guard found nothing that stops this night: there was nothing to accept")
         return found
@@ -109,10 +109,4 @@ def _key(result: Result) -> tuple[str | None, ...]:
 
 def _shown(context: Context) -> set[tuple[str | None, ...]]:
     """Critical failures that stopped an attempt of this night in the guard."""
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of}
-    return {tuple(row.values()) for row in context.warehouse.rows(_SHOWN, about)}
-
-
-def _published(context: Context, run_id: str) -> bool:
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of, "run_id": run_id}
-    return bool(context.warehouse.rows(_PUBLISHED, about))
+    return stopped_by_guard(context.warehouse, context.job.portfolio, context.job.as_of)

@@ -14,7 +14,6 @@ from metarisk import lake
 from metarisk.domain import DataError
 from metarisk.job.context import Context
 from metarisk.job.storage import reopened
-from metarisk.record import seals as sealing
 from metarisk.record.seals import ERASED_FILES, PRUNED, PRUNED_FILES, SCORES, trusted_events
 
 
@@ -118,8 +117,8 @@ def require_files(context: Context) -> None:
 def folders_differ(context: Context, *folders: Path) -> Iterator[str]:
     """Rewritten folders that are not those which their erasure left."""
     logged: dict[str, str] = {}
-    for event in sealing.trusted_events(context.warehouse, context.job.portfolio):
-        logged |= json.loads(event["payload"])["folders"] if event["kind"] == sealing.ERASED_FILES else {}
+    for event in trusted_events(context.warehouse, context.job.portfolio):
+        logged |= json.loads(event["payload"])["folders"] if event["kind"] == ERASED_FILES else {}
     for folder in folders:
         if lake.read_manifest(folder).get(lake.ERASED) and logged.get(_place(context, folder)) != _sum(folder):
             yield f"{_place(context, folder)} is not what its erasure left"

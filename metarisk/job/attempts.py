@@ -18,26 +18,14 @@ from typing import Any, Literal
 
 from metarisk.domain import Job, LockedError, MetariskError, SourceLate, Transaction
 from metarisk.job.context import Context
-from metarisk.job.owed import tell, what_is_due
-from metarisk.record.appending import append_rows
+from metarisk.job.owed import what_is_due
+from metarisk.record.appending import append
+from metarisk.record.attempts import has_ended, unended
+from metarisk.record.portfolios import append_due
 
 Kind = Literal["night", "week"]
 Outcome = Literal["published", "registered", "failed", "source_late", "died"]
 WEEKLY = "weekly"
-_UNENDED = """
-SELECT * FROM metarisk.attempt_start s WHERE s.portfolio = $portfolio AND s.job = $job
-AND NOT EXISTS (SELECT 1 FROM metarisk.run_attempt e WHERE e.attempt_id = s.attempt_id)
-ORDER BY s.started_at
-"""
-_WAITING = """
-SELECT DISTINCT s.portfolio, s.job FROM metarisk.attempt_start s
-WHERE NOT EXISTS (SELECT 1 FROM metarisk.run_attempt e WHERE e.attempt_id = s.attempt_id)
-"""
-_ENDED = "SELECT 1 AS found FROM metarisk.run_attempt WHERE attempt_id = $attempt_id"
-_SECONDS = """
-SELECT step_seconds FROM metarisk.run_attempt WHERE run_id = $run_id AND outcome = 'published'
-ORDER BY ended_at DESC LIMIT 1
-"""
 
 
 @dataclass(frozen=True)
@@ -65,9 +53,9 @@ def begin(context: Context, job: Kind) -> Attempt:
         due = None
         context.reporter.warn(f"{context.job.portfolio}: the warehouse is not told which nights are due: {error.what}")
     with context.warehouse.transaction() as transaction:
-        append_rows(transaction, "metarisk.attempt_start", [row])
+        append(transaction, "attempt_start", [row])
         if due is not None:
-            tell(context, transaction, due)
+            append_due(transaction, context.job.portfolio, due.row, due.dates, context.clock())
     return attempt
 
 
@@ -82,7 +70,7 @@ def append_end(
     error: str | None = None,
 ) -> None:
     """Append how an attempt ended; nothing where that is written already."""
-    if transaction.rows(_ENDED, {"attempt_id": attempt.attempt_id}):
+    if has_ended(transaction, attempt.attempt_id):
         return
     row = {name: value for name, value in _about(context, attempt).items() if name != "job"} | {
         "run_id": run_id,
@@ -94,7 +82,7 @@ def append_end(
         "error": error,
         "step_seconds": json.dumps({name: round(value, 3) for name, value in attempt.seconds.items()}),
     }
-    append_rows(transaction, "metarisk.run_attempt", [row])
+    append(transaction, "run_attempt", [row])
 
 
 def record_failure(
@@ -107,7 +95,7 @@ def record_failure(
     outcome: Outcome = "source_late" if isinstance(error, SourceLate) else "failed"
     text = str(error) if isinstance(error, MetariskError) else type(error).__name__
     with context.warehouse.transaction() as transaction:
-        if transaction.rows(_ENDED, {"attempt_id": attempt.attempt_id}):
+        if has_ended(transaction, attempt.attempt_id):
             return False
         append_end(context, transaction, attempt, outcome, step=step, error=text)
         append_quality(context, transaction, attempt, None, checked)
@@ -128,7 +116,7 @@ def append_quality(
         "portfolio": context.job.portfolio,
         "as_of": context.job.as_of,
     }
-    append_rows(transaction, "metarisk.quality_result", [common | dict(result) for result in results])
+    append(transaction, "quality_result", [common | dict(result) for result in results])
 
 
 def record_deaths(context: Context, job: Kind) -> list[dict[str, Any]]:
@@ -136,10 +124,11 @@ def record_deaths(context: Context, job: Kind) -> list[dict[str, Any]]:
 
     The caller holds the job's lock, so none of them lives. The file for BI is renewed where there was one.
     """
-    dead = _unended(context, job)
+    begun = unended(context.warehouse)
+    dead = [row for row in begun if (row["portfolio"], row["job"]) == (context.job.portfolio, job)]
     if dead:
         with context.warehouse.transaction() as transaction:
-            append_rows(transaction, "metarisk.run_attempt", [_dead(row, context.clock()) for row in dead])
+            append(transaction, "run_attempt", [_dead(row, context.clock()) for row in dead])
         context.warehouse.snapshot()
     return dead
 
@@ -149,20 +138,10 @@ def look_for_deaths(context: Context) -> None:
 
     A lock is taken only where an attempt has no end, for as long as it takes to write one.
     """
-    for row in context.warehouse.rows(_WAITING):
-        one, job = replace(context, job=Job(row["portfolio"], date.min)), row["job"]
-        with suppress(LockedError), context.warehouse.lock(lock_of(row["portfolio"], job)):
+    for portfolio, job in dict.fromkeys((row["portfolio"], row["job"]) for row in unended(context.warehouse)):
+        one = replace(context, job=Job(portfolio, date.min))
+        with suppress(LockedError), context.warehouse.lock(lock_of(portfolio, job)):
             record_deaths(one, job)
-
-
-def seconds_of(context: Context, run_id: str) -> dict[str, float]:
-    """Seconds of the steps before `publish` in the newest attempt that published a run."""
-    rows = context.warehouse.rows(_SECONDS, {"run_id": run_id})
-    return dict(json.loads(rows[0]["step_seconds"])) if rows else {}
-
-
-def _unended(context: Context, job: Kind) -> list[dict[str, Any]]:
-    return context.warehouse.rows(_UNENDED, {"portfolio": context.job.portfolio, "job": job})
 
 
 def _about(context: Context, attempt: Attempt) -> dict[str, Any]:

@@ -18,17 +18,7 @@ from metarisk.features import KnownRange
 from metarisk.job.context import Context
 from metarisk.job.storage import from_registry, kept_folders, registry_root
 from metarisk.record.backing import Backing, backing, unbacked
-
-_CHAMPIONS = """
-SELECT m.model_id, m.as_of, m.recipe, s.seq, s.state, s.since, n.seq AS last_seq, n.state AS last_state,
-    n.since AS last_since
-FROM metarisk.model m
-JOIN metarisk.model_state s ON s.model_id = m.model_id AND s.state = 'champion'
-JOIN metarisk.model_state n ON n.model_id = m.model_id
-AND n.seq = (SELECT max(l.seq) FROM metarisk.model_state l WHERE l.model_id = m.model_id)
-WHERE m.portfolio = $portfolio AND m.as_of <= $as_of
-ORDER BY m.as_of DESC, s.since DESC, s.seq DESC
-"""
+from metarisk.record.models import champions, models
 
 
 def champion_for(context: Context) -> Model | None:
@@ -38,7 +28,7 @@ def champion_for(context: Context) -> Model | None:
     serves no night. Raises ModelError where no event of the log backs the state that decides.
     """
     job = context.job
-    rows = context.warehouse.rows(_CHAMPIONS, {"portfolio": job.portfolio, "as_of": job.as_of})
+    rows = champions(context.warehouse, job.portfolio, job.as_of)
     log = backing(context.warehouse, job.portfolio) if rows else Backing()
     for row in rows:
         withdrawn = row["last_state"] == "withdrawn"
@@ -53,7 +43,6 @@ def champion_for(context: Context) -> Model | None:
 
 SATURDAY = 5
 """Weekday (Monday is 0) of the label cut-off of a week: prefect.yaml starts it on Sunday, for the day before."""
-_CUT_OFFS = "SELECT model_id, as_of FROM metarisk.model WHERE portfolio = $portfolio AND as_of <= $last"
 
 
 def missing_weeks(context: Context, nights: Sequence[date]) -> list[date]:
@@ -65,7 +54,7 @@ def missing_weeks(context: Context, nights: Sequence[date]) -> list[date]:
     if not nights:
         return []
     kept = {path.name for path in kept_folders(context, "registry")}
-    rows = context.warehouse.rows(_CUT_OFFS, {"portfolio": context.job.portfolio, "last": max(nights)})
+    rows = models(context.warehouse, context.job.portfolio)
     known = {row["as_of"] for row in rows if row["model_id"] in kept}
     missing: set[date] = set()
     for night in sorted(nights):

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from metarisk.domain import ConfigError, Job, Portfolio, Reporter, RiskSpec, Warehouse
+from metarisk.domain import ConfigError, Job, Portfolio, Reporter, RiskSpec, Warehouse, did_you_mean
 from metarisk.portfolios import load_portfolio
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
@@ -87,6 +87,27 @@ class Context:
     def spec(self) -> RiskSpec:
         """What the portfolio's targets mean."""
         return RISKS[self.portfolio.risk]
+
+    @cached_property
+    def options(self) -> Mapping[str, object]:
+        """The risk type's options, with the portfolio's own; a ConfigError for one that the risk type does not have."""
+        known = self.spec.options
+        for name, value in self.portfolio.options.items():
+            if name not in known:
+                raise ConfigError(
+                    f"portfolios/{self.portfolio.name}.toml: risk type {self.spec.name} has no option {name!r}"
+                    f"{did_you_mean(name, known)}",
+                    portfolio=self.portfolio.name,
+                    remedy=f"use one of {', '.join(known)}" if known else "take [options] out",
+                )
+            wanted = float if isinstance(known[name], float) else type(known[name])
+            if not isinstance(value, (int, float) if wanted is float else wanted):
+                raise ConfigError(
+                    f"portfolios/{self.portfolio.name}.toml: option {name!r} is {value!r}, not like {known[name]!r}",
+                    portfolio=self.portfolio.name,
+                    remedy="correct it in [options]",
+                )
+        return dict(known) | dict(self.portfolio.options)
 
     @property
     def timezone(self) -> str:

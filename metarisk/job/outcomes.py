@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,66 +11,17 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from metarisk import lake
-from metarisk.domain import Scalar
 from metarisk.job.context import Context
 from metarisk.job.inputs import same_horizon
+from metarisk.record.outcomes import outcomes_told
+from metarisk.record.publications import last_night, month_ends
+from metarisk.record.scores import scores_of_target
 from metarisk.tasks import LABEL, labelled
 
 FRESH_DAYS = 31
 """A score counts as made at the opening when its month end is at most this much later."""
-
-PUBLICATIONS = """
-SELECT
-    p.as_of, p.run_id, r.model_id, p.seq = max(p.seq) OVER (PARTITION BY p.as_of) AS newest,
-    p.seq = max(CASE WHEN r.mode = 'nightly' OR $bitemporal THEN p.seq END) OVER (PARTITION BY p.as_of) AS proves
-FROM metarisk.publication AS p
-JOIN metarisk.run AS r ON r.run_id = p.run_id
-WHERE p.portfolio = $portfolio AND p.as_of >= $first AND p.as_of <= $last
-AND ($known IS NULL OR p.published_at <= $known)
-AND NOT EXISTS (
-    SELECT 1 FROM metarisk.publication AS t
-    WHERE t.portfolio = p.portfolio AND t.as_of = p.as_of AND t.run_id IS NULL AND t.seq > p.seq
-    AND ($known IS NULL OR t.published_at <= $known)
-)
-"""
-"""Of each night the newest publication, and the newest that may prove something: one that was made at its time.
-
-A backfill or a restatement reads what the source has become, unless the source is declared bitemporal. What was taken
-back is neither.
-"""
-_MONTH_ENDS = f"""
-SELECT as_of, run_id, model_id FROM (
-    SELECT
-        as_of, run_id, model_id,
-        row_number() OVER (PARTITION BY date_trunc('month', as_of) ORDER BY as_of DESC) AS from_end
-    FROM ({PUBLICATIONS}) AS p WHERE proves
-) AS n WHERE from_end = 1
-ORDER BY as_of
-"""  # noqa: S608 - constants only
-_SCORES = """
-SELECT entity, score FROM metarisk.risk_score WHERE run_id = $run_id AND as_of = $as_of AND target = $target
-"""
-
-_TOLD = """
-SELECT entity, opened_on, event_date AS old_event, known_date AS old_known, value AS old_value, seq AS old_seq
-FROM metarisk.outcome_current
-WHERE portfolio = $portfolio AND target = $target
-"""
-_NEWER = "SELECT 1 AS found FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of > $as_of LIMIT 1"
 _FRESH = {"entity": pl.String, "published": pl.Date, "score": pl.Float64, "model_id": pl.String}
 _HASH = pl.col("entity").hash()
-
-
-def window(context: Context, first: date, last: date, known: datetime | None = None) -> dict[str, Scalar]:
-    """Parameters of PUBLICATIONS: nights from `first` to `last`, as published by `known` where that is given."""
-    portfolio = context.portfolio
-    about: dict[str, Scalar] = {"portfolio": portfolio.name, "bitemporal": portfolio.source.bitemporal}
-    return about | {"first": first, "last": last, "known": known}
-
-
-def month_ends(context: Context, first: date, last: date) -> list[dict[str, Any]]:
-    """Night, run and model of what back-tests read: in each month the last night that may prove something."""
-    return context.warehouse.rows(_MONTH_ENDS, window(context, first, last))
 
 
 def first_scores(context: Context, opened: pl.LazyFrame, first: date, last: date) -> Iterator[pl.DataFrame]:
@@ -87,7 +38,8 @@ def first_scores(context: Context, opened: pl.LazyFrame, first: date, last: date
         Its columns, `published` (date), `score` and `model_id` of parts of the entities, each in order: what is held
         does not grow with them but for eight bytes of those that opened within a month.
     """
-    nights = month_ends(context, first, last)
+    bitemporal = context.portfolio.source.bitemporal
+    nights = month_ends(context.warehouse, context.job.portfolio, first, last, bitemporal=bitemporal)
     alike = {model: same_horizon(context, model) for model in {night["model_id"] for night in nights} if model}
     if other := [night["as_of"] for night in nights if not alike.get(night["model_id"], True)]:
         said = f"scores of {len(other)} month ends up to {max(other)} predicted over another horizon and are not judged"
@@ -118,9 +70,8 @@ def _fresh_scores(context: Context, opened: pl.LazyFrame, night: dict[str, Any])
     hashes = opened.filter(soon).select(_HASH).collect(engine="streaming").to_series().sort().to_numpy()
     if not len(hashes):
         return
-    parameters = {"run_id": night["run_id"], "as_of": as_of, "target": context.portfolio.target.name}
     about = {"published": pl.lit(as_of), "model_id": pl.lit(night["model_id"], pl.String)}
-    with context.warehouse.stream(_SCORES, parameters) as reader:
+    with scores_of_target(context.warehouse, night["run_id"], as_of, context.portfolio.target.name) as reader:
         for batch in reader:
             frame = pl.DataFrame(batch)
             mine = frame.select(_HASH).to_series().to_numpy()
@@ -145,7 +96,7 @@ def published_outcomes(context: Context, frame: pl.LazyFrame) -> Iterator[pl.Dat
         yield part.select(cohort, "score", LABEL)
 
 
-def to_tell(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+def new_outcomes(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
     """Rows for the table `outcome`: of a night's extract what is new, late or corrected since it was told last.
 
     An event that the extract no longer has is told with value 0. Outcomes follow time: a night of the past tells
@@ -157,14 +108,16 @@ def to_tell(context: Context, frame: pl.LazyFrame, rows: int) -> Iterator[pl.Dat
         rows: how many it has: they are compared in parts, so that memory does not grow with them.
     """
     columns, job, spec = context.portfolio.columns, context.job, context.spec
-    about: dict[str, Scalar] = {"portfolio": job.portfolio, "as_of": job.as_of}
-    if columns.known_date is None or context.warehouse.rows(_NEWER, about):
+    newest = last_night(context.warehouse, job.portfolio)
+    if columns.known_date is None or (newest is not None and newest > job.as_of):
         return
     first = None if columns.event_date is not None else job.as_of - spec.look_back
-    about["target"] = context.portfolio.target.name
     with lake.scratch(context.folder.parent) as private:
         told = private / "told.parquet"
-        with context.warehouse.stream(_TOLD, about) as reader, pq.ParquetWriter(told, reader.schema) as file:
+        with (
+            outcomes_told(context.warehouse, job.portfolio, context.portfolio.target.name) as reader,
+            pq.ParquetWriter(told, reader.schema) as file,
+        ):
             for batch in reader:
                 file.write_batch(batch)
         parts = lake.parts_for(rows)

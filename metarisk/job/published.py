@@ -18,8 +18,8 @@ from metarisk.calibration import Calibration
 from metarisk.domain import Array, ConfigError, DataError, Portfolio
 from metarisk.job.archive import require_files
 from metarisk.job.champion import load_model
-from metarisk.job.chunks import population_batches
 from metarisk.job.context import Context
+from metarisk.job.population import SCORE, population_batches
 from metarisk.job.run import (
     EXCLUDED,
     Checked,
@@ -33,25 +33,19 @@ from metarisk.job.run import (
     score_files,
     support,
 )
-from metarisk.job.standing import require_standing
 from metarisk.job.storage import reopened
 from metarisk.lake.columns import BATCH_ROWS
 from metarisk.moves import FACTORS
+from metarisk.record import runs
+from metarisk.record.publications import is_retracted, newest, taken_back
 from metarisk.scoring import BASE, mean_score
 from metarisk.tasks import population
 
-SCORE, SEGMENT, BASE_SCORE = "__score", "__segment", "__base"
-"""Columns of `scored_rows` beside those of the extract: what a row scored, in which segment, from which base score."""
+SEGMENT, BASE_SCORE = "__segment", "__base"
+"""Columns of `scored_rows` beside SCORE and those of the extract: the segment of a row, and its base score."""
 _KEPT = {"score": SCORE, "segment": SEGMENT, BASE: BASE_SCORE}
 SAME = 1e-9
 """Replays of what was published agree with it to this."""
-_RUN = """
-SELECT r.run_id, r.portfolio, r.as_of, r.model_id, r.extract_hash, r.config_hash, r.code_version, m.recipe,
-    m.as_of AS cut_off
-FROM metarisk.run r
-JOIN metarisk.model m ON m.model_id = r.model_id
-WHERE r.run_id = $run_id
-"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,32 @@ class Night:
     def as_of(self) -> date:
         """The night's date."""
         return self.context.job.as_of
+
+
+def to_publish_again(context: Context) -> str:
+    """The command that publishes a retracted night again."""
+    return f"`metarisk nightly --portfolio {context.job.portfolio} --as-of {context.job.as_of} --restate WHY`"
+
+
+def require_standing(context: Context, as_of: date | None = None) -> dict[str, Any]:
+    """The publication of the job's date, or of another, that stands.
+
+    Raises:
+        DataError: no night of that date is published, or it was taken back.
+    """
+    if as_of is not None:
+        context = replace(context, job=replace(context.job, as_of=as_of))
+    found = newest(context.warehouse, context.job.portfolio, context.job.as_of)
+    if found is not None and not is_retracted(found):
+        return found
+    raise DataError(
+        "no night of this date is published" if found is None else taken_back(found),
+        portfolio=context.job.portfolio,
+        on=context.job.as_of,
+        remedy="check the date; the view `night` and `metarisk runs` have all that were published"
+        if found is None
+        else f"ask for another night, or publish it again: {to_publish_again(context)}",
+    )
 
 
 def published(context: Context, as_of: date) -> Night:
@@ -83,10 +103,9 @@ def night_of(context: Context, run_id: str) -> Night:
         ConfigError: there is no such run.
         DataError: its files are no longer whole in the lake: pruned, damaged or lost.
     """
-    found = context.warehouse.rows(_RUN, {"run_id": run_id})
-    if not found:
+    row = runs.run(context.warehouse, run_id)
+    if row is None:
         raise ConfigError(f"there is no run {run_id}", remedy="take the id from `metarisk runs`")
-    row = found[0]
     job = replace(context.job, portfolio=row["portfolio"], as_of=row["as_of"])
     context = replace(context, job=job)
     folder = run_folder(context, row["run_id"])

@@ -1,4 +1,4 @@
-"""What a night does about segments that drift: which they are, and the record of what was decided for them."""
+"""What a night does about segments that drift: which cells they are, and the record of what was decided for them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,8 @@ import polars as pl
 from metarisk.adapt import Recency
 from metarisk.domain import SegmentKey, segment_name
 from metarisk.drift import REMEDY, SCHEMA
-from metarisk.job.context import Context
 
 RECENCY = "recency.json"
-_OPEN_THEN = """
-SELECT o.segment FROM metarisk.drift_alert AS o
-WHERE o.portfolio = $portfolio AND o.event = 'opened' AND o.as_of < $as_of AND o.segment IS NOT NULL
-  AND NOT EXISTS (SELECT 1 FROM metarisk.retracted_run AS t WHERE t.run_id = o.run_id)
-  AND NOT EXISTS (
-    SELECT 1 FROM metarisk.drift_alert AS c
-    WHERE c.portfolio = o.portfolio AND c.alert_id = o.alert_id AND c.event = 'closed' AND c.as_of < $as_of
-      AND NOT EXISTS (SELECT 1 FROM metarisk.retracted_run AS t WHERE t.run_id = c.run_id)
-  )
-"""
-
-
-def drifting(context: Context) -> list[str]:
-    """Printable names of segments, cells or values of one column, with an alert that earlier nights left open."""
-    rows = context.warehouse.rows(_OPEN_THEN, {"portfolio": context.job.portfolio, "as_of": context.job.as_of})
-    return sorted({row["segment"] for row in rows})
 
 
 def cells(names: Sequence[str], known: Sequence[SegmentKey]) -> list[SegmentKey]:
@@ -37,7 +20,7 @@ def cells(names: Sequence[str], known: Sequence[SegmentKey]) -> list[SegmentKey]
     return [key for key in known if segment_name(key) in wanted or wanted & {segment_name((value,)) for value in key}]
 
 
-def rows(recency: Recency) -> pl.DataFrame:
+def remedy_rows(recency: Recency) -> pl.DataFrame:
     """What was decided, with the evidence whether it helped, as rows of `drift_metric`."""
     if not recency.segments:
         return pl.DataFrame(schema=SCHEMA)

@@ -14,9 +14,9 @@ from metarisk.adapt import Adapted, Recency
 from metarisk.adapt import adapt as adapt_segments
 from metarisk.calibration import Calibration
 from metarisk.domain import DataError
-from metarisk.job import remedy as remedying
 from metarisk.job.champion import load_model
 from metarisk.job.context import Context
+from metarisk.job.remedy import RECENCY
 from metarisk.tasks import newest, observed, population
 
 LEVEL = "level.json"
@@ -65,7 +65,7 @@ class Run:
 def adapted_to(context: Context, run: Run, model_id: str, known: pl.DataFrame, recency: Recency) -> Adapted:
     """A model adapted to the support of a night, `known`; where it borrows, also to segments without labels."""
     model = load_model(context, model_id)
-    unlabelled = strangers(context, run.checked, known) if model.borrows else None
+    unlabelled = unlabelled_rows(context, run.checked, known) if model.borrows else None
     return adapt_segments(
         model, model_id, known, context.portfolio, context.spec, population=unlabelled, recency=recency
     )
@@ -83,7 +83,7 @@ def support(context: Context, run: Run) -> pl.DataFrame:
     return newest(rows, context.portfolio, per_segment=limits.max_support_rows, total=limits.max_training_rows)
 
 
-def strangers(context: Context, checked: Checked, known: pl.DataFrame) -> pl.DataFrame:
+def unlabelled_rows(context: Context, checked: Checked, known: pl.DataFrame) -> pl.DataFrame:
     """Rows to be scored of segments without any row in `known`, the newest up to the portfolio's maximum."""
     segments, limits = list(context.portfolio.columns.segments), context.portfolio.thresholds
     rows = population(scan(context, checked), context.portfolio, context.job.as_of)
@@ -117,7 +117,7 @@ def load_adapted(context: Context, run: Run) -> Adapted:
 
 def load_recency(run: Run) -> Recency:
     """How the supports of the run's drifting segments were weighted."""
-    file = run.folder / "adapt" / remedying.RECENCY
+    file = run.folder / "adapt" / RECENCY
     return Recency.from_bytes(file.read_bytes()) if file.exists() else Recency()
 
 

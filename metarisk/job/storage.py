@@ -9,9 +9,9 @@ from typing import TypeVar
 from metarisk import lake, registry
 from metarisk.domain import DataError, ModelError
 from metarisk.job.context import Context
+from metarisk.record.models import model
 
 Result = TypeVar("Result")
-_CUT_OFF = "SELECT as_of FROM metarisk.model WHERE model_id = $model_id"
 
 
 def store_of(context: Context) -> lake.Store | None:
@@ -77,10 +77,10 @@ def from_registry(context: Context, model_id: str, read: Callable[[Path, str, st
             remedy=error.remedy,
         ) from error
     except ModelError as error:
-        rows = context.warehouse.rows(_CUT_OFF, {"model_id": model_id})
-        if not rows or (root / portfolio / model_id).exists():
+        row = model(context.warehouse, model_id)
+        if row is None or (root / portfolio / model_id).exists():
             raise
-        week = f"metarisk weekly --portfolio {portfolio} --as-of {rows[0]['as_of']}"
+        week = f"metarisk weekly --portfolio {portfolio} --as-of {row['as_of']}"
         raise ModelError(
             f"the files of model {model_id} are gone from the registry: pruned, or lost",
             portfolio=portfolio,

@@ -111,4 +111,5 @@ def recorded(context: Context, run: Steps, job: Kind) -> Iterator[Attempt]:
 
 def migrate(context: Context) -> list[str]:
     """Bring schema `metarisk` up to date; the names of the migrations applied now."""
-    return context.warehouse.migrate(context.settings.migrations, context.settings.views)
+    settings = context.settings
+    return context.warehouse.migrate(settings.migrations, settings.views, settings.dictionary)

@@ -9,12 +9,12 @@ from metarisk.domain import ConfigError, LockedError, MetariskError, WarehouseEr
 from metarisk.job.champion import champion_for, missing_weeks
 from metarisk.job.context import Caller, Context, direct
 from metarisk.job.dates import calendar_table, require_over
-from metarisk.job.standing import newest_publication
 from metarisk.jobs.attempting import Steps, explained, migrate
 from metarisk.jobs.night import NightResult, nightly
 from metarisk.jobs.week import WeekResult, weekly
 from metarisk.pages import refusal
 from metarisk.portfolios import calendar_dates
+from metarisk.record.publications import newest
 
 
 @dataclass(frozen=True)
@@ -80,4 +80,4 @@ def backfill(context: Context, start: date, call: Caller = direct, *, train: boo
 
 
 def _published(context: Context, as_of: date) -> bool:
-    return newest_publication(replace(context, job=replace(context.job, as_of=as_of))) is not None
+    return newest(context.warehouse, context.job.portfolio, as_of) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -10,18 +11,19 @@ from typing import Any, Literal
 
 from metarisk.domain import ConfigError, MetariskError
 from metarisk.job.acceptance import require_stop
-from metarisk.job.attempts import seconds_of
 from metarisk.job.context import Caller, Context, direct
 from metarisk.job.dates import require_over
 from metarisk.job.owed import owed
+from metarisk.job.published import to_publish_again
 from metarisk.job.run import run_folder
-from metarisk.job.standing import is_retracted, newest_publication, taken_back, to_publish_again
 from metarisk.job.storage import store, store_of
 from metarisk.jobs.attempting import Steps, alone, explained, migrate, recorded
 from metarisk.pages import refusal
 from metarisk.pages.night import report_night
 from metarisk.pages.places import night_page, retracted_page
 from metarisk.portfolios import list_portfolios, load_portfolio
+from metarisk.record.attempts import step_seconds
+from metarisk.record.publications import is_retracted, newest, taken_back
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
 from metarisk.steps.adapt import adapt
@@ -34,6 +36,10 @@ from metarisk.steps.guard import guard
 from metarisk.steps.publish import publish
 from metarisk.steps.ready import ready
 from metarisk.steps.score import score
+
+NIGHT = (ready, extract, check, adapt, score, guard, derive, drift, attribute, store, publish, report_night)
+"""The steps of a night in their order; `derive` where the risk type publishes more than scores, `store` where a copy of
+the lake is named."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def nightly(context: Context, call: Caller = direct) -> NightResult:
         require_stop(context)
     run = Steps(call, context)
     with alone(context, "night", run):
-        current = newest_publication(context)
+        current = newest(context.warehouse, context.job.portfolio, context.job.as_of)
         if current is not None and is_retracted(current):
             if job.mode == "backfill":
                 context.reporter.warn(f"{job.portfolio} {job.as_of} is left alone: {taken_back(current)}")
@@ -115,7 +121,7 @@ def due(context: Context) -> list[date]:
 
 def retracted(context: Context) -> bool:
     """Whether the night of the job's as_of was taken back, and not published again since."""
-    return is_retracted(newest_publication(context))
+    return is_retracted(newest(context.warehouse, context.job.portfolio, context.job.as_of))
 
 
 def portfolio_names(settings: Settings) -> list[str]:
@@ -145,7 +151,7 @@ def _page_of(context: Context, run: Steps, current: Mapping[str, Any]) -> Path |
         if context.spec.derive is not None:
             run(derive, scored)
         found = (run(guard, scored), run(drift, scored), run(attribute, scored))
-        return run(report_night, scored, *found, current, seconds_of(context, scored.run_id))
+        return run(report_night, scored, *found, current, json.loads(step_seconds(context.warehouse, scored.run_id)))
     except MetariskError as error:
         context.reporter.warn(f"the page of this night is missing and could not be written: {error.what}")
         return None

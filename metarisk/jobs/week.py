@@ -20,6 +20,9 @@ from metarisk.steps.judge import judge
 from metarisk.steps.register import register
 from metarisk.steps.train import train
 
+WEEK = (extract, check, judge, train, store, register, report_week)
+"""The steps of a week in their order; `store` where a copy of the lake is named."""
+
 
 @dataclass(frozen=True)
 class WeekResult:

@@ -13,13 +13,13 @@ from metarisk import registry
 from metarisk.charts import printable
 from metarisk.domain import ConfigError
 from metarisk.job.context import Context
-from metarisk.job.states import BACKFILL, WEEKLY
 from metarisk.job.storage import from_registry
 from metarisk.pages import places
 from metarisk.pages.html import write
 from metarisk.pages.page import Kind, Page, gathered
 from metarisk.pages.subjects import RegisteredModel
 from metarisk.record import models as records
+from metarisk.record.models import BACKFILL, WEEKLY
 
 _MODES = {
     WEEKLY: WEEKLY,

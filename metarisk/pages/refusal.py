@@ -13,8 +13,8 @@ from metarisk.domain import ConfigError, DataError, MetariskError, QualityError,
 from metarisk.job.attempts import Kind
 from metarisk.job.context import Context
 from metarisk.job.identity import code_version
+from metarisk.job.published import to_publish_again
 from metarisk.job.run import Checked
-from metarisk.job.standing import last_night, to_publish_again
 from metarisk.pages import places
 from metarisk.pages.cards.steps import Step, taken
 from metarisk.pages.html import write
@@ -23,6 +23,7 @@ from metarisk.pages.page import Champion
 from metarisk.pages.subjects import scoring_now
 from metarisk.pages.week import Week
 from metarisk.portfolios import list_portfolios
+from metarisk.record.publications import last_night
 
 REFUSED = (SourceLate, DataError)
 """Errors by which the job declines bad input; any other is a failure."""
@@ -208,6 +209,6 @@ def _champion(context: Context) -> Champion | None:
 def _last_published(context: Context) -> date | None:
     """Date of the night that readers see; None where there is none, or the warehouse does not answer."""
     try:
-        return last_night(context)
+        return last_night(context.warehouse, context.job.portfolio)
     except WarehouseError:
         return None

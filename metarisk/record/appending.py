@@ -1,26 +1,29 @@
-"""Appending rows to tables of the warehouse."""
+"""Appending rows to tables of schema `metarisk`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from metarisk.domain import Transaction
 
-
-def append_rows(transaction: Transaction, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append rows given as mappings; none is fine."""
-    if rows:
-        append_frame(transaction, table, pl.DataFrame([dict(row) for row in rows], infer_schema_length=None))
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
-def append_frame(transaction: Transaction, table: str, frame: pl.DataFrame) -> None:
-    """Append a frame by column name; an empty one is fine."""
+def append(transaction: Transaction, table: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]]) -> None:
+    """Append rows to a table of schema `metarisk`, a frame or mappings, by column name; none is fine."""
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame([*map(dict, rows)], infer_schema_length=None)
     if frame.height:
-        transaction.append(table, frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
+        append_batches(transaction, table, frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
+
+
+def append_batches(transaction: Transaction, table: str, batches: Iterable[pa.RecordBatch]) -> None:
+    """The same of a stream of Arrow batches, never all in memory."""
+    transaction.append(f"metarisk.{table}", batches)
 
 
 def not_before(now: datetime, last: datetime | None) -> datetime:

@@ -8,10 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from metarisk.domain import Scalar, Transaction
-from metarisk.record.appending import append_rows
-from metarisk.record.seals import (
-    chained,
-)
+from metarisk.record.appending import append
+from metarisk.record.seals import chained
 
 _NEWEST = "SELECT seq, hash FROM metarisk.event_log WHERE portfolio = $portfolio ORDER BY seq DESC LIMIT 1"
 
@@ -36,4 +34,4 @@ def append_event(
         "prev_hash": before[0]["hash"] if before else None,
     }
     row["hash"] = chained(row)
-    append_rows(transaction, "metarisk.event_log", [row])
+    append(transaction, "event_log", [row])

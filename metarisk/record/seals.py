@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from metarisk.domain import Rows, Scalar, Transaction
 from metarisk.domain.hashing import text_hash
+from metarisk.record.runs import manifest_of
 
 ERASED, ERASED_FILES = "erased", "erased_files"
 """Kinds of the events of an erasure: new seals of rows, and the hash of the manifest of each rewritten folder."""
@@ -22,7 +23,7 @@ ACCEPTED = "accepted"
 SCORES = "risk_score"
 NOTHING = hashlib.sha256().hexdigest()
 """Seal of no rows."""
-EVENTS = """
+_EVENTS = """
 SELECT portfolio, seq, happened_at, kind, actor, payload, prev_hash, hash
 FROM metarisk.event_log WHERE portfolio = $portfolio ORDER BY seq
 """
@@ -102,13 +103,12 @@ def _seal(source: Rows, table: str, where: str, about: Mapping[str, Scalar]) -> 
 
 def publication_event(transaction: Transaction, run_id: str, as_of: date, mode: str) -> dict[str, Any]:
     """What the log keeps of a publication: enough to find one changed row of it."""
-    manifest = transaction.rows("SELECT manifest FROM metarisk.run WHERE run_id = $run_id", {"run_id": run_id})
     pointed = transaction.rows(_POINTED, {"run_id": run_id, "as_of": as_of})[0]
     scores, rows = seal(transaction, run_id, as_of)
     about = {"run_id": run_id, "as_of": as_of, "mode": mode, "rows": rows}
     sums = {table: seal(transaction, run_id, as_of, table)[0] for table in OF_RUN}
     about |= {"publication": as_told(pointed, "seq", "published_at", "reason"), "tables": sums}
-    return about | {"scores": scores, "manifest": text_hash(manifest[0]["manifest"])}
+    return about | {"scores": scores, "manifest": text_hash(manifest_of(transaction, run_id))}
 
 
 def state_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -165,10 +165,18 @@ def sealed_overrides(events: Sequence[Mapping[str, Any]]) -> dict[int, tuple[int
     return found
 
 
+def all_events(source: Rows, portfolio: str) -> list[dict[str, Any]]:
+    """Every event of a portfolio in its order, whatever was done to it since."""
+    return source.rows(_EVENTS, {"portfolio": portfolio})
+
+
 def trusted_events(source: Rows, portfolio: str) -> list[dict[str, Any]]:
     """Events of a portfolio that are as they were hashed, in their order."""
-    events = source.rows(EVENTS, {"portfolio": portfolio})
-    return [event for event in events if event["hash"] is not None and chained(event) == event["hash"]]
+    return [
+        event
+        for event in all_events(source, portfolio)
+        if event["hash"] is not None and chained(event) == event["hash"]
+    ]
 
 
 def instant(moment: datetime) -> str:

@@ -11,15 +11,18 @@ from pathlib import Path
 from metarisk import lake
 from metarisk.adapt import Recency, learn_recency
 from metarisk.adapt import level as adapted_level
-from metarisk.domain import ModelError, Scalar
+from metarisk.domain import ModelError
 from metarisk.domain.hashing import identity
-from metarisk.job import remedy as remedying
 from metarisk.job.champion import champion_for, load_card, load_model
 from metarisk.job.context import Context
+from metarisk.job.further import ALSO, read_further
 from metarisk.job.identity import code_version, configuration
 from metarisk.job.inputs import INPUTS, inputs_of, require_fit
+from metarisk.job.remedy import RECENCY, cells
 from metarisk.job.run import AROUND, DRIFTING, EXCLUDED, LEVEL, Checked, Run, adapted_to, finished, run_folder, support
-from metarisk.job.sides import ALSO, extract_sides
+from metarisk.record.drift import drifting_segments
+from metarisk.record.publications import first_published, published_between
+from metarisk.record.scores import last_adaptations
 from metarisk.record.seals import instant
 from metarisk.tasks import segment_keys
 
@@ -43,11 +46,11 @@ def adapt(context: Context, checked: Checked) -> Run:
         "configuration": configuration(context),
         "code": code_version(),
     }
-    drifting = remedying.drifting(context)
+    drifting = drifting_segments(context.warehouse, context.job.portfolio, context.job.as_of)
     if drifting:
         parts[DRIFTING] = json.dumps(drifting)
     if context.portfolio.source.also:
-        parts[ALSO] = json.dumps(extract_sides(context), sort_keys=True)
+        parts[ALSO] = json.dumps(read_further(context), sort_keys=True)
     run_id = identity(parts)
     folder = run_folder(context, run_id)
     about = (run_id, champion.model_id, champion.recipe, champion.as_of)
@@ -75,51 +78,23 @@ def write_adaptation(
         known: of a run that is done again, when it was published first: the night before is the one that stood then.
     """
     rows, model = support(context, run), load_model(context, run.model_id)
-    cells = remedying.cells(drifting, segment_keys(rows, context.portfolio)[0])
-    recency = learn_recency(model, rows, cells, context.portfolio, context.spec) if cells else Recency()
-    adapted = adapted_to(context, run, run.model_id, rows, recency).carried(_last_night(context, known))
+    weighted = cells(drifting, segment_keys(rows, context.portfolio)[0])
+    recency = learn_recency(model, rows, weighted, context.portfolio, context.spec) if weighted else Recency()
+    before = last_adaptations(context.warehouse, context.job.portfolio, context.job.as_of, known)
+    adapted = adapted_to(context, run, run.model_id, rows, recency).carried(before)
     level = adapted_level(adapted, rows, context.portfolio, load_card(context, run.model_id).level)
     files = adapted.to_files() | {LEVEL: json.dumps(asdict(level), sort_keys=True).encode()}
-    files |= {remedying.RECENCY: recency.to_bytes()} if recency.segments else {}
+    files |= {RECENCY: recency.to_bytes()} if recency.segments else {}
     for name, content in files.items():
         (into / name).write_bytes(content)
 
 
 def _published_around(context: Context, run_id: str) -> tuple[str, bool]:
     """When publications of earlier nights changed last, empty for never, and whether the run was published itself."""
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of, "run_id": run_id}
-    (row,) = context.warehouse.rows(_AROUND, about)
-    return "" if row["last"] is None else instant(row["last"]), row["own"] > 0
-
-
-_AROUND = """
-SELECT
-    max(CASE WHEN as_of < $as_of THEN published_at END) AS last, count(CASE WHEN run_id = $run_id THEN 1 END) AS own
-FROM metarisk.publication WHERE portfolio = $portfolio
-"""
+    _, last = published_between(context.warehouse, context.job.portfolio, context.job.as_of)
+    return "" if last is None else instant(last), first_published(context.warehouse, run_id) is not None
 
 
 def _excluded(checked: Checked) -> str | None:
     path = checked.quality.excluded
     return None if path is None else path.relative_to(checked.extract.directory.parent).as_posix()
-
-
-def _last_night(context: Context, known: datetime | None) -> dict[str, str]:
-    """Adaptation id of every segment in the newest night before this one, of those that stand or stood at `known`."""
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of, "known": known}
-    return {row["segment"]: row["adaptation_id"] for row in context.warehouse.rows(_LAST_ADAPTATIONS, about)}
-
-
-_LAST_ADAPTATIONS = """
-SELECT a.segment, a.adaptation_id
-FROM metarisk.adaptation a
-WHERE a.run_id = (
-    SELECT p.run_id FROM metarisk.publication AS p
-    JOIN (
-        SELECT as_of, max(seq) AS seq FROM metarisk.publication
-        WHERE portfolio = $portfolio AND as_of < $as_of AND ($known IS NULL OR published_at < $known)
-        GROUP BY as_of
-    ) AS newest ON newest.as_of = p.as_of AND newest.seq = p.seq
-    WHERE p.portfolio = $portfolio AND p.run_id IS NOT NULL ORDER BY p.as_of DESC LIMIT 1
-)
-"""

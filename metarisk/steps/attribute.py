@@ -13,11 +13,12 @@ import polars as pl
 from metarisk import lake
 from metarisk.domain import Array, MetariskError, Portfolio
 from metarisk.job.context import Context
-from metarisk.job.published import SCORE, SEGMENT, Night, Replay, aligned, published, scored_rows
+from metarisk.job.population import SCORE
+from metarisk.job.published import SEGMENT, Night, Replay, aligned, published, scored_rows
 from metarisk.job.run import Run, finished
-from metarisk.job.standing import last_night
 from metarisk.job.unlike import published_scores, run_inputs, unlike
 from metarisk.moves import INPUTS, PARTS, UNTOLD, Sums
+from metarisk.record.publications import last_night
 
 MEAN, LOSS = "mean_score", "expected_loss"
 """What is split: a book's mean score and expected loss."""
@@ -63,7 +64,9 @@ def attribute(context: Context, run: Run) -> Path:
     A night whose files are gone, or that this version would score otherwise, is no reason to stop: then there are no
     rows, and a warning.
     """
-    last = last_night(context, context.job.as_of) if context.portfolio.reasons.moves else None
+    last = None
+    if context.portfolio.reasons.moves:
+        last = last_night(context.warehouse, context.job.portfolio, context.job.as_of)
     moved = pl.DataFrame(schema=SCHEMA)
     folder = run.folder / "moves"
     if last is not None:

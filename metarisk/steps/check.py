@@ -13,6 +13,10 @@ from metarisk.job.context import Context
 from metarisk.job.inputs import misfits
 from metarisk.job.run import Checked
 from metarisk.portfolios import dropped_rows, extract_sql, suite_path
+from metarisk.record.publications import nights
+
+USUAL_NIGHTS = 14
+"""The latest nights, of two weeks where every day is due, whose median is the usual number of rows."""
 
 
 def check(context: Context, extracted: lake.Extract) -> Checked:
@@ -57,12 +61,8 @@ def judge_extract(
 def _enough_rows(context: Context, extracted: lake.Extract) -> None:
     portfolio, as_of = context.portfolio, context.job.as_of
     share = portfolio.source.min_rows_vs_median
-    nights = context.warehouse.rows(
-        "SELECT rows_extracted FROM metarisk.night WHERE portfolio = $portfolio AND as_of < $as_of AND is_current "
-        "ORDER BY as_of DESC LIMIT 14",
-        {"portfolio": portfolio.name, "as_of": as_of},
-    )
-    usual = median([row["rows_extracted"] for row in nights]) if nights else 0
+    known = nights(context.warehouse, portfolio.name, as_of)[:USUAL_NIGHTS]
+    usual = median([row["rows_extracted"] for row in known]) if known else 0
     if extracted.rows < share * usual:
         raise DataError(
             f"{extracted.rows:,} rows were extracted, less than {share:.0%} of the usual {usual:,.0f}",

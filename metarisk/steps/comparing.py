@@ -12,8 +12,7 @@ from metarisk.domain import ModelError
 from metarisk.job.champion import champion_for, load_card, load_model
 from metarisk.job.context import Context
 from metarisk.job.inputs import misfits
-from metarisk.job.published import SCORE
-from metarisk.job.scored import LINK, Spilled, linked
+from metarisk.job.population import LINK, SCORE, FrameFile, linked
 from metarisk.job.week import Comparison
 
 STABILITY_SHARE = 0.01
@@ -21,7 +20,9 @@ STABILITY_SHARE = 0.01
 MOST_COMPARED = 20_000
 
 
-def compare(context: Context, adapted: Adapted, teach: pl.DataFrame, scored: Spilled) -> Comparison | None:
+def compare_with_champion(
+    context: Context, adapted: Adapted, teach: pl.DataFrame, scored: FrameFile
+) -> Comparison | None:
     """Compare on the rows to be scored, with their scores by the new model; both adapted to `teach`.
 
     None where there was no champion before, or none that this version reads. Of the rows that one of the two alone
@@ -51,7 +52,7 @@ def compare(context: Context, adapted: Adapted, teach: pl.DataFrame, scored: Spi
         old = scoring.mean_score(before, linked(rows, before, portfolio, level))
         return pl.DataFrame({"segment": scoring.segments_of(rows, portfolio), "old": old, "new": rows[SCORE]})
 
-    both = Spilled.write(map(of_both, scored.batches()), scored.file.with_name("both.parquet"))
+    both = FrameFile.write(map(of_both, scored.batches()), scored.file.with_name("both.parquet"))
     declined, declines = (pl.col(name) >= both.cut(name, card.cut) for name in ("old", "new"))
     swapped = both.frame.filter(declined != declines).with_columns(declined=declined, declines=declines)
     found = swapped.collect(engine="streaming")

@@ -11,13 +11,13 @@ import polars as pl
 from metarisk import lake, scoring
 from metarisk.adapt import Adapted, shifts
 from metarisk.domain import Array, DataError, Derived, NightView
-from metarisk.job.chunks import population_batches
 from metarisk.job.context import Context
-from metarisk.job.options import options
-from metarisk.job.outcomes import PUBLICATIONS, window
+from metarisk.job.further import further_tables
+from metarisk.job.population import population_batches
 from metarisk.job.run import Run, finished, load_adapted, load_level, scan, score_files
-from metarisk.job.sides import side_tables
-from metarisk.job.trials import known_trials
+from metarisk.record.models import trials
+from metarisk.record.publications import published_between
+from metarisk.record.scores import scores_published
 from metarisk.tasks import as_known
 
 DERIVED = "derived"
@@ -32,23 +32,13 @@ MEASURE: Mapping[str, type[pl.DataType]] = {
     "high": pl.Float64,
     "note": pl.String,
 }
-_PUBLISHED = f"""
-SELECT s.as_of, s.entity, s.target, s.score
-FROM metarisk.risk_score AS s
-JOIN ({PUBLICATIONS}) AS n ON n.run_id = s.run_id AND n.as_of = s.as_of
-WHERE CASE WHEN s.target = $target THEN n.proves ELSE n.newest END
-"""  # noqa: S608 - constants only
-
-
-_LAST = "SELECT max(published_at) AS last FROM metarisk.publication WHERE portfolio = $portfolio"
 
 
 def derive(context: Context, run: Run) -> Path:
     """Ask the risk type what it makes of a scored night; a folder with `scores.parquet` and `measures.parquet`."""
     folder = run.folder / DERIVED
     if not finished(folder):
-        rows = context.warehouse.rows(_LAST, {"portfolio": context.job.portfolio})
-        last = rows[0]["last"]
+        _, last = published_between(context.warehouse, context.job.portfolio)
         write_derived(context, run, folder, context.clock() if last is None else max(context.clock(), _utc(last)))
     return folder
 
@@ -77,16 +67,16 @@ def view(context: Context, run: Run, known: datetime) -> NightView:
     return NightView(
         portfolio,
         as_of,
-        options(context),
+        context.options,
         pl.concat(population_batches(context, run.checked)),
         pl.concat(pl.read_parquet(path) for path in score_files(run)),
         as_known(scan(context, run.checked), portfolio, as_of),
-        side_tables(context, run.folder),
+        further_tables(context, run.folder),
         score,
         lambda: published_scores(context, known),
         int(run.run_id[:8], 16),
         run.recipe,
-        lambda: known_trials(context, run.model_id),
+        lambda: trials(context.warehouse, context.job.portfolio, run.model_id),
     )
 
 
@@ -106,11 +96,9 @@ def published_scores(context: Context, known: datetime) -> pl.DataFrame:
     """
     portfolio, as_of = context.portfolio, context.job.as_of
     first = as_of - portfolio.target.matures_in - context.spec.look_back
-    parameters = window(context, first, as_of - timedelta(days=1), known) | {"target": portfolio.target.name}
-    with context.warehouse.stream(_PUBLISHED, parameters) as reader:
-        parts = [pl.DataFrame(batch) for batch in reader]
-    empty = pl.DataFrame(schema={"as_of": pl.Date, "entity": pl.String, "target": pl.String, "score": pl.Float64})
-    return pl.concat([empty, *parts]).sort("as_of", "entity", "target")
+    last, bitemporal = as_of - timedelta(days=1), portfolio.source.bitemporal
+    about = portfolio.name, portfolio.target.name, first, last, known
+    return scores_published(context.warehouse, *about, bitemporal=bitemporal)
 
 
 def _scores(context: Context, run: Run, found: Derived) -> pl.DataFrame:

@@ -21,13 +21,12 @@ from metarisk import lake, registry, scoring
 from metarisk.adapt import Adapted, Recency
 from metarisk.domain import Array, Feature, ModelError, Portfolio
 from metarisk.drift import direct, early, labels, multivariate, performance
-from metarisk.job import remedy as remedying
 from metarisk.job.context import Context
 from metarisk.job.outcomes import first_scores
-from metarisk.job.published import BASE_SCORE, SCORE, SEGMENT, Night, scored_rows
-from metarisk.job.remedy import RECENCY
+from metarisk.job.population import SCORE, FrameFile
+from metarisk.job.published import BASE_SCORE, SEGMENT, Night, scored_rows
+from metarisk.job.remedy import RECENCY, remedy_rows
 from metarisk.job.run import Run, finished, scan
-from metarisk.job.scored import Spilled
 from metarisk.job.storage import from_registry
 from metarisk.learners.likelihoods import LIKELIHOODS
 from metarisk.tasks import LABEL, MATURE, labelled, matured, observed, periods_known, teaching
@@ -43,7 +42,7 @@ WORST = 10
 _ORDER = {early.SUSPECTED: 0, "alert": 1, "watch": 2, "blind": 3, "ok": 4}
 
 
-def reference(context: Context, adapted: Adapted, teach: pl.DataFrame, rows: Spilled) -> dict[str, bytes]:
+def reference(context: Context, adapted: Adapted, teach: pl.DataFrame, rows: FrameFile) -> dict[str, bytes]:
     """Files that stand beside a model: what later nights are compared with.
 
     Args:
@@ -117,11 +116,11 @@ def watch(context: Context, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
             parts.append(_direct(context, run, scored, beside))
     decided = run.folder / "adapt" / RECENCY
     if decided.exists():
-        parts.append(remedying.rows(Recency.from_bytes(decided.read_bytes())))
+        parts.append(remedy_rows(Recency.from_bytes(decided.read_bytes())))
     return pl.concat(parts), counted
 
 
-def scored_population(context: Context, run: Run, file: Path) -> Spilled:
+def scored_population(context: Context, run: Run, file: Path) -> FrameFile:
     """The population with its score in a column named by the target, which may be the name of its outcome as well.
 
     It is written to a file, a batch at a time: a join would hold the scores.
@@ -131,7 +130,7 @@ def scored_population(context: Context, run: Run, file: Path) -> Spilled:
         rows.drop(target, strict=False).rename({SCORE: target}).drop(SEGMENT, BASE_SCORE)
         for rows in scored_rows(Night(context, run))
     )
-    return Spilled.write(frames, file)
+    return FrameFile.write(frames, file)
 
 
 def worst(found: pl.DataFrame, most: int = WORST) -> list[dict[str, object]]:
@@ -252,7 +251,7 @@ def _curve(context: Context, model_id: str) -> Array:
     return np.array(json.loads(files.get(CURVE, b"[]")), dtype=float)
 
 
-def _direct(context: Context, run: Run, night: Spilled, beside: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _direct(context: Context, run: Run, night: FrameFile, beside: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Expected loss of a target that is a value."""
     columns, target = context.portfolio.columns, context.portfolio.target.name
     files = from_registry(context, run.model_id, registry.load)

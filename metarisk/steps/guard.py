@@ -14,16 +14,17 @@ import polars as pl
 
 from metarisk import lake, quality
 from metarisk.calibration import GRADED, LEVELLED
-from metarisk.domain import MISSING, Array, LikelihoodName, MetariskError, Portfolio, Scalar
+from metarisk.domain import MISSING, Array, LikelihoodName, MetariskError, Portfolio
 from metarisk.drift import histograms
-from metarisk.job import acceptance as accepting
+from metarisk.job.acceptance import settled
 from metarisk.job.context import Context
-from metarisk.job.published import SCORE, Night, night_of, scored_rows
+from metarisk.job.population import SCORE, linked
+from metarisk.job.published import Night, night_of, scored_rows
 from metarisk.job.run import Run, load_adapted, load_level, scan, score_files
-from metarisk.job.scored import linked
 from metarisk.portfolios import scores_suite_path
 from metarisk.quality import guarding
 from metarisk.quality.results import Result
+from metarisk.record.publications import nights
 from metarisk.scoring import mean_score
 from metarisk.steps.drift import HISTOGRAMS, kept
 from metarisk.tasks import horizon_end, population
@@ -35,18 +36,6 @@ FLOW = timedelta(days=7)
 _EDGE = 1e-12
 _UNKNOWN_MODAL = 0.5
 """Where nothing is known of a model's scores: half of its rows may share one."""
-_LAST = """
-SELECT p.run_id, p.as_of
-FROM metarisk.publication_current AS p
-JOIN metarisk.run AS r ON r.run_id = p.run_id
-LEFT JOIN metarisk.model_current AS m ON m.model_id = r.model_id
-WHERE p.portfolio = $portfolio AND p.as_of < $as_of AND coalesce(m.state, '') <> 'withdrawn'
-ORDER BY p.as_of DESC LIMIT 1
-"""
-_ROWS = """
-SELECT as_of, rows_scored FROM metarisk.night
-WHERE portfolio = $portfolio AND as_of < $as_of AND as_of >= $since AND is_current ORDER BY as_of DESC
-"""
 Counts = Mapping[str, Mapping[str, float]]
 """By segment column and value, rows."""
 
@@ -68,7 +57,7 @@ def guard(context: Context, run: Run) -> quality.Quality:
     found = replace(found, results=(*found.results, *verdicts(context, run, now)))
     for warning in found.warnings:
         context.reporter.warn(f"{context.job.portfolio} {context.job.as_of}: {warning}")
-    return accepting.settled(context, run.run_id, found)
+    return settled(context, run.run_id, found)
 
 
 def verdicts(context: Context, run: Run, now: Counts) -> Iterator[Result]:
@@ -87,15 +76,15 @@ def verdicts(context: Context, run: Run, now: Counts) -> Iterator[Result]:
 
 def _last_night(context: Context) -> Night | str:
     """The newest night before this one whose model was not withdrawn since; why nothing can be compared with it."""
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "as_of": context.job.as_of}
-    rows = context.warehouse.rows(_LAST, about)
-    if not rows:
+    stand = nights(context.warehouse, context.job.portfolio, context.job.as_of)
+    last = next((row for row in stand if not row["is_withdrawn"]), None)
+    if last is None:
         return "no night is published before this one"
     try:
-        night = night_of(context, rows[0]["run_id"])
+        night = night_of(context, last["run_id"])
         lake.verify(night.run.folder / "score")
     except MetariskError as error:
-        return f"the night of {rows[0]['as_of']} cannot be read: {error.what}"
+        return f"the night of {last['as_of']} cannot be read: {error.what}"
     columns, portfolio = set(scan(night.context, night.run.checked).collect_schema()), context.portfolio
     needed = (portfolio.columns.entity, portfolio.columns.opened_on, *portfolio.columns.segments, *portfolio.features)
     absent = [name for name in needed if name not in columns]
@@ -162,9 +151,9 @@ def is_flow(portfolio: Portfolio) -> bool:
 
 def _enough(context: Context, rows: int) -> Result:
     portfolio, as_of = context.portfolio, context.job.as_of
-    about: dict[str, Scalar] = {"portfolio": portfolio.name, "as_of": as_of, "since": as_of - guarding.OLDEST}
-    nights = [(row["as_of"], row["rows_scored"]) for row in context.warehouse.rows(_ROWS, about)]
-    usual = guarding.usual_rows(nights, as_of, by_weekday=is_flow(portfolio))
+    known = nights(context.warehouse, portfolio.name, as_of)
+    counts = [(row["as_of"], row["rows_scored"]) for row in known if row["as_of"] >= as_of - guarding.OLDEST]
+    usual = guarding.usual_rows(counts, as_of, by_weekday=is_flow(portfolio))
     share = portfolio.source.min_rows_vs_median
     return guarding.enough(rows, usual, share, by_chance=portfolio.population != "latest")
 

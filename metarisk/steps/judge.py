@@ -18,9 +18,10 @@ from metarisk.job.champion import champion_for
 from metarisk.job.context import Context
 from metarisk.job.identity import code_version, configuration
 from metarisk.job.run import Checked, scan
-from metarisk.job.states import BACKFILL, earlier_proofs
 from metarisk.job.week import SEED, Judged
 from metarisk.portfolios import extract_sql, unknown_events
+from metarisk.record.models import BACKFILL, earlier_proofs
+from metarisk.record.publications import published_between
 
 HELD_OUT_BASELINES = frozenset({"pooled_logistic", "segment_logistic", "pooled_lightgbm", "target_lightgbm"})
 """Baselines that segments are held out of too: a pooled and a segment model of each kind."""
@@ -52,7 +53,9 @@ def judge(context: Context, checked: Checked) -> Judged:
     summary = evidences.summarise(judged, names, BASELINES, portfolio, spec)
     summary = replace(summary, retrospective=_retrospective(context, judged))
     recipe = champion.recipe if champion else None
-    proofs = earlier_proofs(context, recipe) if recipe is not None else []
+    proofs = []
+    if recipe is not None:
+        proofs = earlier_proofs(context.warehouse, context.job, recipe, bitemporal=portfolio.source.bitemporal)
     proves = context.job.mode != BACKFILL or portfolio.source.bitemporal
     decision = evidences.decide(judged, summary, portfolio, spec, recipe, proofs, proves=proves)
     context.reporter.table("evidence", f"Evidence of {portfolio.name} {as_of}", evidences.table(summary))
@@ -98,14 +101,11 @@ def _retrospective(context: Context, judged: pl.DataFrame) -> str:
     label = context.portfolio.columns.label
     if label is None or judged.is_empty():
         return ""
-    about = {"portfolio": context.job.portfolio}
-    (row,) = context.warehouse.rows(
-        "SELECT min(published_at) AS first FROM metarisk.publication WHERE portfolio = $portfolio", about
-    )
+    first, _ = published_between(context.warehouse, context.job.portfolio)
     cut = date.fromisoformat(judged["fold"].min())  # type: ignore[arg-type]
-    if row["first"] is not None and row["first"].date() <= cut:
+    if first is not None and first.date() <= cut:
         return ""
-    since = f"nights since {row['first']:%Y-%m-%d}" if row["first"] else "no night yet"
+    since = f"nights since {first:%Y-%m-%d}" if first else "no night yet"
     return f"{label} has no dates, and what it said on {cut}, at the first cut, nobody saw ({since})"
 
 

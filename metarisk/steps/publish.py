@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,24 @@ from metarisk.adapt import Adapted
 from metarisk.calibration import Calibration, upper_bound
 from metarisk.domain import MISSING, Array, Portfolio, Transaction, segment_name
 from metarisk.domain.hashing import identity
-from metarisk.job import acceptance as accepting
-from metarisk.job import archive as archiving
-from metarisk.job import outcomes
+from metarisk.job import acceptance
+from metarisk.job.archive import require_unpruned
 from metarisk.job.attempts import Attempt, append_end, append_quality
-from metarisk.job.chunks import population_batches
 from metarisk.job.context import Context
 from metarisk.job.identity import versions
+from metarisk.job.outcomes import new_outcomes
+from metarisk.job.population import population_batches
 from metarisk.job.run import Run, load_adapted, load_level, scan, score_files
-from metarisk.job.standing import newest_publication
 from metarisk.lake.columns import BATCH_ROWS
-from metarisk.record.appending import append_frame, append_rows, not_before
+from metarisk.record import runs
+from metarisk.record.appending import append, append_batches
+from metarisk.record.drift import append_alerts
 from metarisk.record.events import append_event
+from metarisk.record.publications import append_publication, newest
 from metarisk.record.seals import publication_event
-from metarisk.steps import alerts as alerting
+from metarisk.steps.alerts import alerts_of_run
 from metarisk.steps.derive import DERIVED, MEASURES, SCORES
-from metarisk.tasks import LABEL, MISSING, labelled, segment_keys
+from metarisk.tasks import LABEL, labelled, segment_keys
 
 ROWS_A_BATCH = 65_536
 SHOWN_NUMBERS = 64
@@ -47,39 +48,40 @@ def publish(
 
     Returns the publication. Publishing a run that is current already changes nothing.
     """
-    current = newest_publication(context)
+    current = newest(context.warehouse, context.job.portfolio, context.job.as_of)
     if current is not None and current["run_id"] == run.run_id:
         context.warehouse.snapshot()  # the try before may have died, or met a full disk, after its commit
         return current
     derived = [run.folder / DERIVED] if context.spec.derive is not None else []
     for folder in (run.extract.directory, run.folder / "score", drift_folder, moves_folder, *derived):
         lake.verify(folder)
-    archiving.require_unpruned(context, run.run_id)
+    require_unpruned(context, run.run_id)
     summary, adaptations = _summary(context, run), _adaptations(context, run)
     with context.warehouse.transaction() as transaction:
-        if not _exists(transaction, run.run_id):
+        if runs.run(transaction, run.run_id) is None:
             _append_run(context, transaction, run, summary)
-            transaction.append("metarisk.risk_score", _score_batches(run))
+            append_batches(transaction, "risk_score", _score_batches(run))
             for folder in derived:
-                append_frame(transaction, "metarisk.risk_score", pl.read_parquet(folder / SCORES))
-                append_frame(transaction, "metarisk.measure", _of_run(context, run, folder / MEASURES))
-            append_frame(transaction, "metarisk.adaptation", adaptations)
-            append_frame(transaction, "metarisk.drift_metric", _of_run(context, run, drift_folder / "drift.parquet"))
-            alerts = alerting.of_run(context, transaction, run.run_id, drift_folder)
-            append_frame(transaction, "metarisk.drift_alert", alerts)
-            append_frame(transaction, "metarisk.score_move_part", _of_run(context, run, moves_folder / "moves.parquet"))
+                append(transaction, "risk_score", pl.read_parquet(folder / SCORES))
+                append(transaction, "measure", _of_run(context, run, folder / MEASURES))
+            append(transaction, "adaptation", adaptations)
+            append(transaction, "drift_metric", _of_run(context, run, drift_folder / "drift.parquet"))
+            alerts = alerts_of_run(context, transaction, run.run_id, drift_folder)
+            append_alerts(transaction, context.job.portfolio, alerts)
+            append(transaction, "score_move_part", _of_run(context, run, moves_folder / "moves.parquet"))
             results = [*run.checked.quality.rows(), *guarded.rows()]
             append_quality(context, transaction, attempt, run.run_id, results)
-        for told in outcomes.to_tell(context, scan(context, run.checked), run.extract.rows):
-            append_frame(transaction, "metarisk.outcome", told)
-        seq, reason = 1 + (current["seq"] if current else 0), accepting.reason_of(context, guarded)
-        published_at = point(context, transaction, seq, run.run_id, reason)
+        for part in new_outcomes(context, scan(context, run.checked), run.extract.rows):
+            append(transaction, "outcome", part)
+        reason = acceptance.reason_of(context, guarded)
+        about = context.job.portfolio, context.job.as_of, run.run_id, reason, context.clock()
+        publication = append_publication(transaction, *about)
         append_end(context, transaction, attempt, "published", run_id=run.run_id, step="publish")
         event = publication_event(transaction, run.run_id, context.job.as_of, context.job.mode)
         append_event(transaction, context.job.portfolio, context.clock(), "publication", event)
-        accepting.log(context, transaction, run.run_id, seq, guarded)
+        acceptance.log(context, transaction, run.run_id, publication["seq"], guarded)
     context.warehouse.snapshot()
-    return {"run_id": run.run_id, "published_at": published_at, "reason": reason, **summary}
+    return {"run_id": run.run_id, "published_at": publication["published_at"], "reason": reason, **summary}
 
 
 def _summary(context: Context, run: Run) -> dict[str, int]:
@@ -92,10 +94,6 @@ def _summary(context: Context, run: Run) -> dict[str, int]:
         "rows_quarantined": run.checked.quality.excluded_rows,
         **{f"segments_{status}": counts.get(status, 0) for status in ("adapted", "carried", "abstained", "fallback")},
     }
-
-
-def _exists(transaction: Transaction, run_id: str) -> bool:
-    return bool(transaction.rows("SELECT 1 AS found FROM metarisk.run WHERE run_id = $run_id", {"run_id": run_id}))
 
 
 def _append_run(context: Context, transaction: Transaction, run: Run, summary: Mapping[str, int]) -> None:
@@ -127,7 +125,7 @@ def _append_run(context: Context, transaction: Transaction, run: Run, summary: M
         "model_age_days": (job.as_of - run.cut_off).days,
         "manifest": json.dumps(manifest, sort_keys=True),
     }
-    append_rows(transaction, "metarisk.run", [row])
+    append(transaction, "run", [row])
 
 
 def _score_batches(run: Run) -> Iterator[pa.RecordBatch]:
@@ -243,23 +241,3 @@ def _of_run(context: Context, run: Run, file: Path) -> pl.DataFrame:
         pl.lit(context.job.portfolio).alias("portfolio"),
         pl.lit(context.job.as_of).alias("as_of"),
     )
-
-
-def point(context: Context, transaction: Transaction, seq: int, run_id: str | None, reason: str | None) -> datetime:
-    """Append a row of `publication`, without a run to take the night back; its time is later than all others' of it."""
-    job = context.job
-    last = transaction.rows(
-        "SELECT max(published_at) AS last FROM metarisk.publication WHERE portfolio = $portfolio",
-        {"portfolio": job.portfolio},
-    )[0]["last"]
-    now = not_before(context.clock(), last)
-    row = {
-        "portfolio": job.portfolio,
-        "as_of": job.as_of,
-        "seq": seq,
-        "run_id": run_id,
-        "published_at": now,
-        "reason": reason or None,
-    }
-    append_rows(transaction, "metarisk.publication", [row])
-    return now

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 
 from metarisk import evidence as evidences
+from metarisk.domain import WeekView
 from metarisk.job.attempts import Attempt, append_end
 from metarisk.job.context import Context
 from metarisk.job.identity import code_version, configuration
-from metarisk.job.states import BACKFILL, WEEKLY, append_states
-from metarisk.job.trials import keep_trials
+from metarisk.job.run import scan
 from metarisk.job.week import Judged, Trained
-from metarisk.record.appending import append_rows
+from metarisk.record.appending import append
+from metarisk.record.models import BACKFILL, WEEKLY, append_states, model
 
 
 def register(context: Context, trained: Trained, attempt: Attempt) -> dict[str, Any]:
@@ -26,10 +28,9 @@ def register(context: Context, trained: Trained, attempt: Attempt) -> dict[str, 
     by_segment = evidences.by_segment(forward, recipe, context.portfolio, context.spec)
     spread = {recipe: evidences.intervals(forward, recipe, context.portfolio, context.spec)}
     with context.warehouse.transaction() as transaction:
-        known = transaction.rows("SELECT 1 AS found FROM metarisk.model WHERE model_id = $id", {"id": trained.model_id})
-        if not known:
+        if model(transaction, trained.model_id) is None:
             now = context.clock()
-            model = {
+            row = {
                 "model_id": trained.model_id,
                 "portfolio": job.portfolio,
                 "as_of": job.as_of,
@@ -41,7 +42,7 @@ def register(context: Context, trained: Trained, attempt: Attempt) -> dict[str, 
                 "code_version": code_version(),
                 "mode": BACKFILL if job.mode == "backfill" else WEEKLY,
             }
-            append_rows(transaction, "metarisk.model", [model])
+            append(transaction, "model", [row])
             states = ["candidate", "champion"] if promoted else ["candidate"]
             keys = {"model_id": trained.model_id, "portfolio": job.portfolio, "as_of": job.as_of}
             found = evidences.evidence_rows(judged.evidence, spread)
@@ -51,19 +52,30 @@ def register(context: Context, trained: Trained, attempt: Attempt) -> dict[str, 
             if trained.comparison is not None:
                 found += trained.comparison.evidence_rows(judged.decision.recipe)
             found += trained.fairness
-            append_rows(transaction, "metarisk.evidence", [keys | row for row in found])
-            names = [line.name for line in judged.evidence.candidates]
-            keep_trials(context, transaction, forward, names, judged.checked, trained.model_id, now)
+            append(transaction, "evidence", [keys | line for line in found])
+            append(transaction, "trial", _trials(context, trained, forward, now))
             target = {"target": context.portfolio.target.name}
-            append_rows(
-                transaction,
-                "metarisk.grade_backtest",
-                [keys | target | row for row in trained.backtests.iter_rows(named=True)],
-            )
-            append_states(context, transaction, trained.model_id, states, judged.decision.reason)
+            backtests = [keys | target | line for line in trained.backtests.iter_rows(named=True)]
+            append(transaction, "grade_backtest", backtests)
+            append_states(transaction, job, context.clock(), trained.model_id, states, judged.decision.reason)
         append_end(context, transaction, attempt, "registered", step="register")
     context.warehouse.snapshot()
     return {"model_id": trained.model_id, "promoted": promoted}
+
+
+def _trials(context: Context, trained: Trained, forward: pl.DataFrame, now: datetime) -> pl.DataFrame:
+    """What the risk type says of each configuration that was judged out of sample; empty where it keeps no trials."""
+    portfolio, ask = context.portfolio, context.spec.trials
+    if ask is None or forward.is_empty():
+        return pl.DataFrame()
+    keys = [portfolio.columns.entity, portfolio.columns.opened_on]
+    frame = scan(context, trained.judged.checked).select(*keys, *portfolio.columns.numbers)
+    rows = forward.join(frame.collect(engine="streaming"), on=keys, how="left", maintain_order="left")
+    names = tuple(line.name for line in trained.judged.evidence.candidates)
+    about = {"model_id": trained.model_id, "portfolio": portfolio.name, "as_of": context.job.as_of}
+    about |= {"configuration": configuration(context), "recorded_at": now}
+    found = ask(WeekView(portfolio, context.options, rows, names))
+    return found.with_columns(pl.lit(value).alias(name) for name, value in about.items())
 
 
 def _headline(judged: Judged) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from metarisk.bases import tree_threads
 from metarisk.domain import DataError, Job
 from metarisk.domain.hashing import text_hash
 from metarisk.job.champion import load_card
-from metarisk.job.chunks import Chunk, chunks_of, population_chunks
 from metarisk.job.context import Context, Quiet
 from metarisk.job.identity import versions
+from metarisk.job.population import Chunk, chunks_of, population_chunks
 from metarisk.job.run import Run, finished, load_adapted, load_level
 from metarisk.settings import Settings
 

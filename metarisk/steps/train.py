@@ -20,14 +20,13 @@ from metarisk.job.context import Context
 from metarisk.job.identity import code_version, configuration
 from metarisk.job.inputs import INPUTS, TAUGHT, inputs_of, taught
 from metarisk.job.outcomes import published_outcomes
-from metarisk.job.published import SCORE
-from metarisk.job.run import scan, strangers
-from metarisk.job.scored import LINK, Spilled, score_population
+from metarisk.job.population import LINK, SCORE, FrameFile, score_population
+from metarisk.job.run import scan, unlabelled_rows
 from metarisk.job.storage import registry_root
 from metarisk.job.week import SEED, Judged, Trained
 from metarisk.lake.columns import BATCH_ROWS
-from metarisk.steps import drift as watching
-from metarisk.steps.comparing import compare
+from metarisk.steps.comparing import compare_with_champion
+from metarisk.steps.drift import reference
 from metarisk.tasks import LABEL, teaching, tells
 
 
@@ -56,7 +55,7 @@ def train(context: Context, judged: Judged) -> Trained:
         warn=lambda message: context.reporter.warn(f"{portfolio.name} {as_of}: {message}"),
     )
     known = teaching(teach, hazard=model.recipe.hazard)
-    unlabelled = strangers(context, judged.checked, known) if model.borrows else None
+    unlabelled = unlabelled_rows(context, judged.checked, known) if model.borrows else None
     adapted = adapt(model, "", teach, portfolio, spec, population=unlabelled)
     level = adapted_level(adapted, teach, portfolio, judged.level.rule)
     with lake.scratch(judged.folder) as private:
@@ -70,13 +69,15 @@ def train(context: Context, judged: Judged) -> Trained:
             teach.height,
             int(tells(teach[LABEL].to_numpy(), spec).sum()),
             len(model.segments),
-            compare(context, adapted, teach, scored),
+            compare_with_champion(context, adapted, teach, scored),
             backtests.grade_backtests(published_outcomes(context, frame), portfolio.scorecard),
             tuple(_fairness(context, judged, frame, scored)),
         )
 
 
-def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFrame, scored: Spilled) -> tuple[str, Path]:
+def _save(
+    context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFrame, scored: FrameFile
+) -> tuple[str, Path]:
     """Write a model to the registry with what nights compare with and read off its scored population."""
     portfolio = context.portfolio
     about = {
@@ -93,7 +94,7 @@ def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFram
     if portfolio.population == "application":
         known = KnownRange.fit(teach, portfolio.features, portfolio.columns.opened_on)
     likeness = [asdict(place) for place in training.likeness(adapted)]
-    files = adapted.model.to_files() | watching.reference(context, adapted, teach, scored)
+    files = adapted.model.to_files() | reference(context, adapted, teach, scored)
     files |= {
         "likeness.json": json.dumps(likeness, indent=1).encode(),
         CARD: Card(scored.cut(LINK, portfolio.reasons.share), judged.level.rule, known).to_bytes(),
@@ -101,7 +102,7 @@ def _save(context: Context, judged: Judged, adapted: Adapted, teach: pl.DataFram
     return registry.save(registry_root(context), portfolio.name, files, about)
 
 
-def _fairness(context: Context, judged: Judged, frame: pl.LazyFrame, scored: Spilled) -> Iterator[dict[str, object]]:
+def _fairness(context: Context, judged: Judged, frame: pl.LazyFrame, scored: FrameFile) -> Iterator[dict[str, object]]:
     """Of each group of the protected columns: adverse impact among rows to be scored, calibration on judged rows."""
     columns, recipe = context.portfolio.columns, judged.decision.recipe
     if not columns.protected or context.spec.label != "event":

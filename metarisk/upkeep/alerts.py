@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import date
 
 from metarisk.domain import DataError
+from metarisk.job.acceptance import require_person
 from metarisk.job.context import Context
-from metarisk.job.people import require_person
-from metarisk.record.appending import append_frame
-from metarisk.steps.alerts import _key, _line, _numbered, sentence
+from metarisk.record import drift as records
+from metarisk.steps.alerts import alert_line, sentence
 
 
 def acknowledge(context: Context, alert_id: str, by: str, reason: str) -> str:
@@ -31,18 +31,14 @@ def _by_person(context: Context, alert_id: str, event: str, by: str, reason: str
     portfolio = context.job.portfolio
     require_person(context, by, reason)
     with context.warehouse.transaction() as transaction:
-        found = transaction.rows(
-            "SELECT alert_id, segment, feature, metric, status, detail FROM metarisk.drift_alert_open "
-            "WHERE portfolio = $portfolio AND alert_id = $alert_id",
-            {"portfolio": portfolio, "alert_id": alert_id},
-        )
-        if not found:
+        known = records.open_alerts(transaction, portfolio)
+        row = next((one for one in known if one["alert_id"] == alert_id), None)
+        if row is None:
             raise DataError(
                 f"no open alert {alert_id!r}", portfolio=portfolio, remedy="`metarisk drift` lists the open ones"
             )
-        row = found[0]
-        line = _line(context, _key(row), alert_id, event, row["status"], reason, "nobody", by) | {"muted_until": until}
-        frame = _numbered(transaction, portfolio, [line])
-        append_frame(transaction, "metarisk.drift_alert", frame)
+        key = records.key_of(row)
+        line = alert_line(context, key, alert_id, event, row["status"], reason, "nobody", by) | {"muted_until": until}
+        records.append_alerts(transaction, portfolio, [line])
     context.warehouse.snapshot()
     return sentence(row)

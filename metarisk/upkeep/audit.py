@@ -9,20 +9,24 @@ from datetime import date
 from itertools import pairwise
 from typing import Any
 
-from metarisk.domain import Rows, Scalar
+from metarisk.domain import Rows
 from metarisk.domain.hashing import text_hash
-from metarisk.job import archive as archiving
+from metarisk.job.archive import archives, fault
 from metarisk.job.context import Context
+from metarisk.record import models, runs
+from metarisk.record.attempts import published_failures
 from metarisk.record.backing import Backing
+from metarisk.record.publications import all_publications
+from metarisk.record.scores import overrides
 from metarisk.record.seals import (
     ACCEPTED,
     ERASED,
-    EVENTS,
     NOTHING,
     PRUNED,
     RETRACTION,
     SCORES,
     Seal,
+    all_events,
     as_told,
     chained,
     override_sum,
@@ -34,20 +38,6 @@ from metarisk.record.seals import (
 
 RECENT_NIGHTS = 35
 """Nights whose score rows are read again by default: those that the snapshot for BI holds."""
-_RUNS = "SELECT run_id, as_of, model_id, manifest FROM metarisk.run WHERE portfolio = $portfolio"
-_STATES = """
-SELECT model_id, seq, state, since, by_whom, reason FROM metarisk.model_state
-WHERE portfolio = $portfolio ORDER BY model_id, seq
-"""
-_PUBLICATIONS = """
-SELECT as_of, seq, run_id, published_at, reason FROM metarisk.publication
-WHERE portfolio = $portfolio ORDER BY as_of, seq
-"""
-_STOPPED = """
-SELECT run_id, suite, rule, column_name AS "column" FROM metarisk.quality_result
-WHERE portfolio = $portfolio AND run_id IS NOT NULL AND severity = 'critical' AND NOT success ORDER BY run_id
-"""
-_OVERRIDES = "SELECT * FROM metarisk.score_override WHERE portfolio = $portfolio"
 
 
 @dataclass(frozen=True)
@@ -84,40 +74,39 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
             that were pruned.
         head: hash of an event that was kept elsewhere; it must still be in the chain.
     """
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio}
-    events = context.warehouse.rows(EVENTS, about)
+    about = context.warehouse, context.job.portfolio
+    events = all_events(*about)
     chain = [event for event in events if event["hash"] is not None]
     faults = list(_broken(events))
     if head is not None and head not in {event["hash"] for event in chain}:
         faults.append(Fault(f"no event has the hash {head}: the chain was made anew, or it is of another portfolio"))
     trusted = [event for event in chain if chained(event) == event["hash"]]
     published = {event["seq"]: json.loads(event["payload"]) for event in trusted if event["kind"] == "publication"}
-    runs = {row["run_id"]: row for row in context.warehouse.rows(_RUNS, about)}
-    faults += _runs_differ(published, runs)
+    known = runs.runs(*about)
+    faults += _runs_differ(published, known)
     whole = not faults and len(chain) == len(events)
     taken = {event["seq"]: json.loads(event["payload"]) for event in trusted if event["kind"] == RETRACTION}
-    faults += _publications_differ(
-        published | taken, context.warehouse.rows(_PUBLICATIONS, about), _rewritten(trusted), whole
-    )
-    faults += _states_differ(trusted, context.warehouse.rows(_STATES, about))
+    faults += _publications_differ(published | taken, all_publications(*about), _rewritten(trusted), whole)
+    faults += _states_differ(trusted, models.all_states(*about))
     faults += _evidence_differs(context.warehouse, trusted)
     if not any(_broken(events)):
-        faults += _models_unknown(context, Backing.of(events))
-    faults += _overrides_differ(trusted, context.warehouse.rows(_OVERRIDES, about))
-    faults += _not_accepted(trusted, context.warehouse.rows(_STOPPED, about))
-    sealed = {key: found for key, found in sealed_rows(trusted).items() if key[0] in runs}
+        unknown = models.unknown_models(*about, Backing.of(events))
+        faults += (Fault(f"the log knows no {what}") for what in unknown)
+    faults += _overrides_differ(trusted, overrides(*about))
+    faults += _not_accepted(trusted, published_failures(*about))
+    sealed = {key: found for key, found in sealed_rows(trusted).items() if key[0] in known}
     scored = [run for (run, table), found in sealed.items() if table == SCORES and found.digest != NOTHING]
-    nights = sorted({runs[run]["as_of"] for run in scored})[slice(0 if every_night else -RECENT_NIGHTS, None)]
+    nights = sorted({known[run]["as_of"] for run in scored})[slice(0 if every_night else -RECENT_NIGHTS, None)]
     for (run, table), found in sealed.items():
-        as_of = runs[run]["as_of"]
+        as_of = known[run]["as_of"]
         if (every_night or as_of in nights) and seal(context.warehouse, run, as_of, table)[0] != found.digest:
             faults.append(_other_rows(run, table, found, as_of))
-    for run, archive in archiving.archives(trusted).items() if every_night else ():
-        if (what := archiving.fault(context, run, archive)) is not None:
+    for run, archive in archives(trusted).items() if every_night else ():
+        if (what := fault(context, run, archive)) is not None:
             faults.append(Fault(what, archive.seq, archive.as_of))
     unsealed = sum(_sums(event) is False for event in trusted)
     newest = chain[-1]["hash"] if chain else None
-    return Audit(len(events), len(events) - len(chain), unsealed, len(runs), len(nights), newest, tuple(faults))
+    return Audit(len(events), len(events) - len(chain), unsealed, len(known), len(nights), newest, tuple(faults))
 
 
 def _broken(events: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
@@ -210,16 +199,6 @@ def _states_differ(events: Sequence[Mapping[str, Any]], states: Sequence[Mapping
         unknown = [key[1] for key in found if key[0] == model and sealed and key[1] > min(sealed) and key not in told]
         if model not in faulty and (unknown or state != row["state"]):
             yield Fault(f"model {model} is {row['state']}, and the log says {state}", seq)
-
-
-def _models_unknown(context: Context, log: Backing) -> Iterator[Fault]:
-    """Models, their states and the evidence for them, of which no event tells."""
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio}
-    for table, what in (("model", "model"), ("model_state", "state of model"), ("evidence", "evidence of model")):
-        sql = f"SELECT DISTINCT model_id FROM metarisk.{table} WHERE portfolio = $portfolio ORDER BY model_id"  # noqa: S608
-        for row in context.warehouse.rows(sql, about):
-            if not log.knows(row["model_id"]):
-                yield Fault(f"the log knows no {what} {row['model_id']}")
 
 
 def _of_models(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, dict[str, Any]]]:

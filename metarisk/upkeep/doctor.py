@@ -16,20 +16,19 @@ from metarisk import lake, registry
 from metarisk.domain import DataError, Finding, Job, MetariskError, ModelError, Warehouse
 from metarisk.job.champion import champion_for
 from metarisk.job.context import Context, Quiet
+from metarisk.job.further import further_tables
 from metarisk.job.run import run_folder
-from metarisk.job.sides import side_tables
 from metarisk.job.storage import from_registry, registry_root
 from metarisk.lake import Store
 from metarisk.portfolios import extract_sql, list_portfolios, load_portfolio, scores_suite_path, suite_path
+from metarisk.record.portfolios import exists, newest_migration
+from metarisk.record.publications import nights
 from metarisk.risks import RISKS
 from metarisk.settings import Settings
 from metarisk.steps.derive import DERIVED
 from metarisk.upkeep.status import standings
 from metarisk.warehouse import open_warehouse
 
-_HAS_VIEW = """
-SELECT 1 AS one FROM information_schema.views WHERE table_schema = 'metarisk' AND table_name = 'portfolio_status'
-"""
 NIGHTS_OF_ROOM = 3
 """The disk holds the lake's largest of the last nights this often, or the next ones may not fit."""
 LEAST_ROOM_MB = 1_024
@@ -57,7 +56,7 @@ def examine(settings: Settings, today: date) -> list[Finding]:
 def _standings(settings: Settings) -> Iterator[Finding]:
     """Whether nights are owed or stale, attempts failed or died, and models are too old."""
     try:
-        if not _asked(settings).rows(_HAS_VIEW):
+        if not exists(_asked(settings), "portfolio_status"):
             yield Finding("status", "is judged once the migrations are applied: `metarisk status` applies them")
             return
         for one in standings(settings):
@@ -77,22 +76,19 @@ def _warehouse(settings: Settings) -> Finding:
     subject = f"warehouse {settings.warehouse.get_secret_value().split(':')[0]}"
     try:
         warehouse = _asked(settings)
-        if not warehouse.rows(
-            "SELECT 1 AS one FROM information_schema.tables "
-            "WHERE table_schema = 'metarisk' AND table_name = 'schema_migration'"
-        ):
+        if not exists(warehouse, "schema_migration"):
             return Finding(subject, "answers, and has no schema metarisk yet", "run `metarisk weekly`, which makes it")
-        (row,) = warehouse.rows("SELECT max(version) AS newest FROM metarisk.schema_migration")
+        applied = newest_migration(warehouse)
     except MetariskError as error:
         return Finding(subject, error.what, error.remedy)
     files = [
         path for path in settings.migrations.glob("*.sql") if path.name.split(".")[1] in ("sql", warehouse.dialect)
     ]
     newest = max((int(path.name[:3]) for path in files), default=0)
-    if row["newest"] > newest:
-        return Finding(subject, f"has migration {row['newest']}, the code {newest}", "run the version that made it")
-    pending = f", {newest - row['newest']} migrations will be applied by the next run" if row["newest"] < newest else ""
-    return Finding(subject, f"answers, migration {row['newest']} of {newest}{pending}")
+    if applied > newest:
+        return Finding(subject, f"has migration {applied}, the code {newest}", "run the version that made it")
+    pending = f", {newest - applied} migrations will be applied by the next run" if applied < newest else ""
+    return Finding(subject, f"answers, migration {applied} of {newest}{pending}")
 
 
 def _data_folder(settings: Settings) -> Finding:
@@ -192,23 +188,19 @@ def _champion(settings: Settings, name: str, today: date) -> Iterator[Finding]:
 def _newest_night(settings: Settings, name: str, today: date) -> Iterator[Finding]:
     """Whether the files of the portfolio's newest published night are whole in the lake of this machine."""
     context = Context(Job(name, today), settings, Quiet())
-    rows = context.warehouse.rows(
-        "SELECT r.run_id, r.as_of, r.extract_hash FROM metarisk.publication_current p "
-        "JOIN metarisk.run r ON r.run_id = p.run_id WHERE p.portfolio = $portfolio ORDER BY p.as_of DESC LIMIT 1",
-        {"portfolio": name},
-    )
-    if not rows:
+    night = next(iter(nights(context.warehouse, name)), None)
+    if night is None:
         return
-    context = replace(context, job=Job(name, rows[0]["as_of"]))
-    run = run_folder(context, rows[0]["run_id"])
-    extract = context.folder / rows[0]["extract_hash"] / "extract"
+    context = replace(context, job=Job(name, night["as_of"]))
+    run = run_folder(context, night["run_id"])
+    extract = context.folder / night["extract_hash"] / "extract"
     steps = {"adapt", "score", "drift"} | ({DERIVED} if context.spec.derive else set())
     steps |= {folder.parent.name for folder in run.glob(f"*/{lake.MANIFEST}")}
     subject = f"newest night of {name}"
     try:
         for folder in (extract, *(run / step for step in sorted(steps))):
             lake.verify(folder)
-        side_tables(context, run)
+        further_tables(context, run)
     except DataError as error:
         again = f"`metarisk nightly --portfolio {name} --as-of {context.job.as_of} --restate WHY`"
         from_copy = "`metarisk replay` brings it from the copy of METARISK_LAKE, or " if settings.lake else ""

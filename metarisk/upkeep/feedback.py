@@ -9,24 +9,16 @@ import polars as pl
 import pyarrow as pa
 
 from metarisk.domain import DataError
+from metarisk.job.acceptance import require_person
 from metarisk.job.archive import archives, file_of, folder_of
 from metarisk.job.context import Context
-from metarisk.job.people import require_person
 from metarisk.lake.brought import read
-from metarisk.record.appending import append_frame
+from metarisk.record.appending import append
+from metarisk.record.outcomes import feedback
+from metarisk.record.scores import first_scored
 from metarisk.record.seals import SCORES, trusted_events
 
 VERDICTS = ("confirmed", "cleared")
-_SCORED = """
-SELECT s.entity, min(s.as_of) AS first_scored
-FROM metarisk.risk_score AS s
-JOIN (
-    SELECT c.run_id, c.as_of FROM metarisk.publication_current AS c WHERE c.portfolio = $portfolio
-    UNION SELECT t.run_id, t.as_of FROM metarisk.retracted_run AS t WHERE t.portfolio = $portfolio
-) AS p ON p.run_id = s.run_id AND p.as_of = s.as_of
-GROUP BY s.entity
-"""
-"""What was looked into stays true where its night was taken back."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +63,14 @@ def give_feedback(context: Context, file: Path, author: str) -> Taken:
             )
     keys = ["entity", "verdict", "decided_on"]
     with context.warehouse.transaction() as transaction:
-        before = transaction.rows(
-            "SELECT entity, verdict, decided_on, seq FROM metarisk.feedback WHERE portfolio = $portfolio",
-            {"portfolio": portfolio},
-        )
+        before = feedback(transaction, portfolio)
         schema = {"entity": pl.String, "verdict": pl.String, "decided_on": pl.Date, "seq": pl.Int64}
         recorded = pl.DataFrame(before, schema=schema)
         new = lines.join(recorded, on=keys, how="anti", maintain_order="left")
         last = max((row["seq"] for row in before), default=0)
-        append_frame(
+        append(
             transaction,
-            "metarisk.feedback",
+            "feedback",
             new.with_columns(
                 portfolio=pl.lit(portfolio),
                 seq=last + pl.int_range(1, pl.len() + 1, dtype=pl.Int64),
@@ -98,7 +87,7 @@ def _first_scored(context: Context, lines: pl.DataFrame) -> pl.DataFrame:
     """The first night that scored each entity of the file, in the warehouse or in the archive of pruned nights."""
     named = lines.select("entity").unique()
     parts = [pl.DataFrame(schema={"entity": pl.String, "first_scored": pl.Date})]
-    with context.warehouse.stream(_SCORED, {"portfolio": context.job.portfolio}) as reader:
+    with first_scored(context.warehouse, context.job.portfolio) as reader:
         parts += [pl.DataFrame(batch).join(named, on="entity", how="semi") for batch in reader]
     for run, archive in archives(trusted_events(context.warehouse, context.job.portfolio)).items():
         file = folder_of(context, run, archive.as_of) / file_of(SCORES)

@@ -9,34 +9,24 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metarisk import lake
-from metarisk.domain import ConfigError, DataError, Rows, Scalar, Transaction
-from metarisk.job import people
+from metarisk.domain import ConfigError, DataError, Transaction
+from metarisk.job.acceptance import require_person
 from metarisk.job.archive import _place, _sum
 from metarisk.job.context import Context
 from metarisk.job.storage import kept_folders, store_of
 from metarisk.pages.html import written
-from metarisk.record import seals as sealing
+from metarisk.record import seals, tables
 from metarisk.record.events import append_event
+from metarisk.record.scores import overrides, runs_of_entity
 
-_TEXTS = """
-SELECT c.table_name AS name, c.column_name AS text FROM information_schema.columns AS c
-JOIN information_schema.tables AS t ON t.table_schema = c.table_schema AND t.table_name = c.table_name
-JOIN information_schema.columns AS p ON p.table_schema = c.table_schema AND p.table_name = c.table_name
-    AND p.column_name = 'portfolio'
-WHERE c.table_schema = 'metarisk' AND t.table_type = 'BASE TABLE' AND c.data_type IN ('VARCHAR', 'text')
-AND c.column_name <> 'portfolio' AND c.table_name NOT LIKE 'risk_score_%'
-ORDER BY c.table_name, c.column_name
-"""
 _PROSE = ("detail", "error", "item", "note", "reason")
 """Columns in which a name stands among other words."""
-_RUNS = "SELECT DISTINCT run_id, as_of FROM metarisk.risk_score WHERE portfolio = $portfolio AND entity = $entity"
-_OVERRIDES = "SELECT * FROM metarisk.score_override WHERE portfolio = $portfolio AND entity = $entity ORDER BY seq"
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ def forget(context: Context, entity: str, by: str, reason: str) -> Forgotten:
         LockedError: a night or a week of the portfolio goes on.
         WarehouseError: the user of the warehouse may only append.
     """
-    people.require_person(context, by, reason)
+    require_person(context, by, reason)
     portfolio = context.job.portfolio
     with context.warehouse.lock(portfolio), context.warehouse.lock(f"{portfolio}.weekly"):
         for root in _roots(context).values():
@@ -84,7 +74,7 @@ def forget(context: Context, entity: str, by: str, reason: str) -> Forgotten:
         if copy is not None:
             for folder in filter(Path.exists, _folders(context, *_OURS)):
                 copy.renew(folder, erasure.pseudonym, lambda *_: None)
-        context.warehouse.purge([f"metarisk.{name}" for name in dict.fromkeys(_tables(context))])
+        context.warehouse.purge([f"metarisk.{name}" for name in tables.text_columns(context.warehouse)])
         left = tuple(_left(context, erasure))
         _close(context, erasure)
     return Forgotten(portfolio, erasure.pseudonym, tuple(changed), left)
@@ -127,79 +117,65 @@ def _begun(context: Context, entity: str, by: str, reason: str) -> lake.Erasure:
 
 
 def _known(context: Context, erasure: lake.Erasure) -> bool:
-    about = _about(context, erasure)
-    tables = [name for name, columns in _tables(context).items() if "entity" in columns]
-    sql = "SELECT count(*) AS n FROM metarisk.{} WHERE portfolio = $portfolio AND entity = $entity"
-    if any(context.warehouse.rows(sql.format(name), about)[0]["n"] for name in tables):
+    named = [name for name, columns in tables.text_columns(context.warehouse).items() if "entity" in columns]
+    if any(
+        tables.count_with(context.warehouse, context.job.portfolio, name, "entity", erasure.entity) for name in named
+    ):
         return True
     return any(True for name, root in _roots(context).items() if name in _OURS for _ in lake.left(root, erasure))
 
 
 def _in_warehouse(context: Context, erasure: lake.Erasure) -> list[Change]:
     """Put the pseudonym in the place of the name, with the event that seals anew what was sealed."""
-    about, changed, portfolio = _about(context, erasure), [], context.job.portfolio
-    texts = _tables(context)
+    changed, portfolio = [], context.job.portfolio
+    texts = tables.text_columns(context.warehouse)
     with context.warehouse.transaction() as transaction:
-        events = sealing.trusted_events(transaction, portfolio)
+        events = seals.trusted_events(transaction, portfolio)
         if any(json.loads(event["payload"])["pseudonym"] == erasure.pseudonym for event in _erased(events)):
             return []
-        runs = {row["run_id"]: row["as_of"] for row in transaction.rows(_RUNS, about)}
-        held = sealing.sealed_rows(events)
-        sealed = {run: held[run, sealing.SCORES].digest for run in runs if (run, sealing.SCORES) in held}
+        runs = runs_of_entity(transaction, portfolio, erasure.entity)
+        held = seals.sealed_rows(events)
+        sealed = {run: held[run, seals.SCORES].digest for run in runs if (run, seals.SCORES) in held}
         for run, expected in sealed.items():
-            if sealing.seal(transaction, run, runs[run])[0] != expected:
+            if seals.seal(transaction, run, runs[run])[0] != expected:
                 raise DataError(
                     f"score rows of run {run} are not those that were published: an erasure would hide it",
                     portfolio=portfolio,
                     on=runs[run],
                     remedy="`metarisk audit verify --all` says what differs: restore the warehouse first",
                 )
-        numbers = {row["seq"] for row in transaction.rows(_OVERRIDES, about)} & {*sealing.sealed_overrides(events)}
+        overridden = [row for row in overrides(transaction, portfolio) if row["entity"] == erasure.entity]
+        numbers = {row["seq"] for row in overridden} & {*seals.sealed_overrides(events)}
         for name, columns in texts.items():
-            rows = _rename(transaction, name, columns, erasure, about)
+            rows = _rename(transaction, portfolio, name, columns, erasure)
             changed += [Change(f"metarisk.{name}", "under the pseudonym", rows)] if rows else []
         scores = {}
         for run in sealed:
-            digest, rows = sealing.seal(transaction, run, runs[run])
+            digest, rows = seals.seal(transaction, run, runs[run])
             scores[run] = {"scores": digest, "rows": rows}
-        renamed = transaction.rows(_OVERRIDES, about | {"entity": erasure.pseudonym})
+        renamed = [row for row in overrides(transaction, portfolio) if row["seq"] in numbers]
         told = {
             "pseudonym": erasure.pseudonym,
             "reason": erasure.reason,
             "rows": {change.where: change.rows for change in changed},
             "scores": scores,
-            "overrides": {row["seq"]: sealing.override_sum(row) for row in renamed if row["seq"] in numbers},
+            "overrides": {row["seq"]: seals.override_sum(row) for row in renamed},
         }
-        append_event(transaction, context.job.portfolio, context.clock(), sealing.ERASED, told, erasure.by)
+        append_event(transaction, context.job.portfolio, context.clock(), seals.ERASED, told, erasure.by)
     return changed
 
 
-def _rename(
-    transaction: Transaction, table: str, columns: list[str], erasure: lake.Erasure, about: Mapping[str, Scalar]
-) -> int:
+def _rename(transaction: Transaction, portfolio: str, table: str, columns: list[str], erasure: lake.Erasure) -> int:
     """Rows of a table that got the pseudonym, in the column of entities or among other words."""
     rows = 0
     for column in columns:
         if column == "entity":
-            said = [erasure.entity]
+            rows += tables.rename(transaction, portfolio, table, column, erasure.entity, erasure.pseudonym)
         elif column in _PROSE:
-            said = [text for text in _said(transaction, table, column, about) if erasure.names(text)]
-        else:
-            continue
-        for old in said:
-            both = {**about, "old": old, "new": erasure.pseudonym if column == "entity" else erasure.clean(old)}
-            where = f"WHERE portfolio = $portfolio AND {column} = $old"
-            held: int = transaction.rows(f"SELECT count(*) AS n FROM metarisk.{table} {where}", both)[0]["n"]  # noqa: S608
-            transaction.execute(f"UPDATE metarisk.{table} SET {column} = $new {where}", both)  # noqa: S608
-            rows += held
+            for old in tables.texts_with(transaction, portfolio, table, column, erasure.entity):
+                if erasure.names(old):
+                    rows += tables.rename(transaction, portfolio, table, column, old, erasure.clean(old))
     return rows
-
-
-def _said(source: Rows, table: str, column: str, about: Mapping[str, Scalar]) -> list[str]:
-    """Texts of a column that hold the letters of the name."""
-    where = f"WHERE portfolio = $portfolio AND strpos({column}, $entity) > 0"
-    rows = source.rows(f"SELECT DISTINCT {column} AS said FROM metarisk.{table} {where}", about)  # noqa: S608
-    return [row["said"] for row in rows]
 
 
 def _in_files(context: Context, erasure: lake.Erasure) -> list[Change]:
@@ -233,10 +209,10 @@ def _folders(context: Context, *trees: str) -> list[Path]:
 
 def _left(context: Context, erasure: lake.Erasure) -> Iterator[str]:
     """Where the name still stands, although the command has ended."""
-    about = _about(context, erasure)
-    for table, columns in _tables(context).items():
+    for table, columns in tables.text_columns(context.warehouse).items():
         for column in columns:
-            if any(map(erasure.names, _said(context.warehouse, table, column, about))):
+            said = tables.texts_with(context.warehouse, context.job.portfolio, table, column, erasure.entity)
+            if any(map(erasure.names, said)):
                 yield f"metarisk.{table}.{column}"
     for folder in _folders(context, *_OURS):
         if not folder.exists():
@@ -255,24 +231,16 @@ def _close(context: Context, erasure: lake.Erasure) -> None:
                 folders[_place(context, folder)] = _sum(folder)
     with context.warehouse.transaction() as transaction:
         told = {"pseudonym": erasure.pseudonym, "folders": folders}
-        known = sealing.trusted_events(transaction, portfolio)
-        ends = [event["payload"] for event in known if event["kind"] == sealing.ERASED_FILES]
+        known = seals.trusted_events(transaction, portfolio)
+        ends = [event["payload"] for event in known if event["kind"] == seals.ERASED_FILES]
         if told not in map(json.loads, ends):
-            append_event(transaction, context.job.portfolio, context.clock(), sealing.ERASED_FILES, told, erasure.by)
+            append_event(transaction, context.job.portfolio, context.clock(), seals.ERASED_FILES, told, erasure.by)
     context.warehouse.snapshot()
     _journal(context).unlink()
 
 
 def _erased(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (event for event in events if event["kind"] == sealing.ERASED)
-
-
-def _tables(context: Context) -> dict[str, list[str]]:
-    """Columns of text of each table that has rows of portfolios."""
-    found: dict[str, list[str]] = {}
-    for row in context.warehouse.rows(_TEXTS):
-        found.setdefault(row["name"], []).append(row["text"])
-    return found
+    return (event for event in events if event["kind"] == seals.ERASED)
 
 
 _OURS = ("lake", "archive")
@@ -282,10 +250,6 @@ def _roots(context: Context) -> dict[str, Path]:
     """Folders of the portfolio."""
     names = (*_OURS, "registry", "reports")
     return {name: context.settings.data_dir / name / context.job.portfolio for name in names}
-
-
-def _about(context: Context, erasure: lake.Erasure) -> dict[str, Scalar]:
-    return {"portfolio": context.job.portfolio, "entity": erasure.entity}
 
 
 def _journal(context: Context) -> Path:

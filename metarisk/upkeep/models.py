@@ -5,38 +5,34 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from metarisk.domain import ConfigError, ModelError, Rows, Scalar
+from metarisk.domain import ConfigError, ModelError, Rows
+from metarisk.job.acceptance import require_person
 from metarisk.job.champion import load_model
 from metarisk.job.context import Context
-from metarisk.job.people import require_person
-from metarisk.job.states import _MODELS, WEEKLY, append_states
 from metarisk.job.storage import keep_model, store_of
+from metarisk.record import models as records
 from metarisk.record.backing import backing, unbacked
-
-_HISTORY = """
-SELECT seq, state, since, by_whom, reason FROM metarisk.model_state WHERE model_id = $model_id ORDER BY seq
-"""
-_EVIDENCE = """
-SELECT candidate, metric, value, low, high, rows, events FROM metarisk.evidence
-WHERE model_id = $model_id AND protocol = 'walk_forward' AND slice = 'all' AND metric NOT LIKE 'loss_minus%'
-ORDER BY metric, value
-"""
+from metarisk.record.models import WEEKLY
 
 
 def models(context: Context) -> list[dict[str, Any]]:
     """Every model of the portfolio with its newest state, the newest label cut-off first."""
-    return context.warehouse.rows(_MODELS, {"portfolio": context.job.portfolio})
+    return records.models(context.warehouse, context.job.portfolio)
 
 
 def describe(context: Context, model_id: str) -> dict[str, Any]:
     """One model: its row, the headline of its evidence, and all its states. Raises ConfigError where there is none."""
     found = _found(context, context.warehouse, model_id)
-    about: dict[str, Scalar] = {"model_id": model_id}
-    (model,) = context.warehouse.rows("SELECT * FROM metarisk.model WHERE model_id = $model_id", about)
+    row, forward = records.model(context.warehouse, model_id) or {}, records.evidence(context.warehouse, model_id)
+    headline = [
+        {name: one[name] for name in ("candidate", "metric", "value", "low", "high", "rows", "events")}
+        for one in sorted(forward, key=lambda one: (one["metric"], one["value"] is None, one["value"] or 0.0))
+        if one["protocol"] == "walk_forward" and one["slice"] == "all" and not one["metric"].startswith("loss_minus")
+    ]
     return {
-        "model": model | {"mode": model["mode"] or WEEKLY, "state": found["state"]},
-        "evidence": context.warehouse.rows(_EVIDENCE, about),
-        "states": context.warehouse.rows(_HISTORY, about),
+        "model": row | {"mode": row["mode"] or WEEKLY, "state": found["state"]},
+        "evidence": headline,
+        "states": records.states(context.warehouse, model_id),
     }
 
 
@@ -56,7 +52,8 @@ def approve(context: Context, model_id: str, by: str, reason: str) -> str:
                 remedy="approve a candidate; `metarisk models promote` brings back a model of the past",
             )
         _ready(context, transaction, model_id)
-        append_states(_of(context, found), transaction, model_id, ["approved", "champion"], reason, by)
+        job = replace(context.job, as_of=found["as_of"])
+        records.append_states(transaction, job, context.clock(), model_id, ["approved", "champion"], reason, by)
     context.warehouse.snapshot()
     return str(found["recipe"])
 
@@ -76,15 +73,15 @@ def promote(context: Context, model_id: str, by: str, reason: str) -> str:
                 portfolio=context.job.portfolio,
                 remedy="choose another with `metarisk models list`",
             )
-        proofs = "SELECT count(*) AS lines FROM metarisk.evidence WHERE model_id = $model_id"
-        if not transaction.rows(proofs, {"model_id": model_id})[0]["lines"]:
+        if not records.evidence(transaction, model_id):
             raise ConfigError(
                 f"model {model_id} has no evidence: it was never judged on rows that it had not seen",
                 portfolio=context.job.portfolio,
                 remedy="promote a model with evidence, or run the weekly again",
             )
         _ready(context, transaction, model_id)
-        append_states(_of(context, found), transaction, model_id, ["champion"], reason, by, withdraw=True)
+        job = replace(context.job, as_of=found["as_of"])
+        records.append_states(transaction, job, context.clock(), model_id, ["champion"], reason, by, withdraw=True)
     context.warehouse.snapshot()
     return str(found["recipe"])
 
@@ -105,10 +102,10 @@ def roll_back(context: Context, by: str, reason: str) -> tuple[str, str]:
     now, before = served[0], served[1]
     _ready(context, context.warehouse, before["model_id"])
     with context.warehouse.transaction() as transaction:
-        after = _of(context, before)
-        append_states(after, transaction, before["model_id"], ["champion"], reason, by, withdraw=True)
+        job, at = replace(context.job, as_of=before["as_of"]), context.clock()
+        records.append_states(transaction, job, at, before["model_id"], ["champion"], reason, by, withdraw=True)
         if now["as_of"] == before["as_of"]:
-            append_states(after, transaction, now["model_id"], ["withdrawn"], reason, by)
+            records.append_states(transaction, job, at, now["model_id"], ["withdrawn"], reason, by)
     context.warehouse.snapshot()
     return str(now["model_id"]), str(before["model_id"])
 
@@ -132,13 +129,8 @@ def _ready(context: Context, source: Rows, model_id: str) -> None:
         keep_model(context, copy, model_id)
 
 
-def _of(context: Context, model: dict[str, Any]) -> Context:
-    """The job at the label cut-off of a model."""
-    return replace(context, job=replace(context.job, as_of=model["as_of"]))
-
-
 def _found(context: Context, source: Rows, model_id: str) -> dict[str, Any]:
-    for row in source.rows(_MODELS, {"portfolio": context.job.portfolio}):
+    for row in records.models(source, context.job.portfolio):
         if row["model_id"] == model_id:
             return row
     raise ConfigError(

@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from metarisk.domain import ConfigError, DataError, Scalar, Transaction
+from metarisk.domain import ConfigError, DataError, Transaction
+from metarisk.job.acceptance import require_person
 from metarisk.job.context import Context
-from metarisk.job.people import require_person
 from metarisk.quality import score_parameters
-from metarisk.record.appending import append_rows, not_before
-from metarisk.record.events import append_event
-from metarisk.record.seals import override_sum
-
-_CURRENT = "SELECT * FROM metarisk.score_override_current WHERE portfolio = $portfolio ORDER BY entity"
+from metarisk.record.scores import append_override, latest_night_of, standing_overrides
 
 
 def override(
@@ -69,22 +65,18 @@ def lift(context: Context, entity: str, by: str, reason: str) -> None:
 
 def current(context: Context) -> list[dict[str, Any]]:
     """Overrides that stand at the latest night, beside what the model says."""
-    return context.warehouse.rows(_CURRENT, {"portfolio": context.job.portfolio})
+    return standing_overrides(context.warehouse, context.job.portfolio)
 
 
 def _night(context: Context, transaction: Transaction, entity: str) -> date:
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "entity": entity}
-    rows = transaction.rows(
-        "SELECT as_of FROM metarisk.score_current WHERE portfolio = $portfolio AND entity = $entity", about
-    )
-    if not rows:
+    night = latest_night_of(transaction, context.job.portfolio, entity)
+    if night is None:
         raise DataError(
             f"the latest night has no score of {entity!r}",
             portfolio=context.job.portfolio,
             remedy="check the entity, as the extract's SQL gives it",
         )
-    found: date = rows[0]["as_of"]
-    return found
+    return night
 
 
 def _append(
@@ -96,28 +88,5 @@ def _append(
     reason: str,
     what: Mapping[str, Any],
 ) -> None:
-    portfolio = context.job.portfolio
-    last = transaction.rows(
-        "SELECT max(seq) AS seq, max(happened_at) AS at FROM metarisk.score_override WHERE portfolio = $portfolio",
-        {"portfolio": portfolio},
-    )[0]
-    row: dict[str, Any] = {
-        "portfolio": portfolio,
-        "seq": 1 + (last["seq"] or 0),
-        "entity": entity,
-        "target": context.portfolio.target.name,
-        "event": event,
-        "happened_at": not_before(context.clock(), last["at"]),
-        "author": by,
-        "reason": reason,
-        **what,
-    }
-    append_rows(transaction, "metarisk.score_override", [{name: row[name] for name in row if row[name] is not None}])
-    append_event(
-        transaction,
-        context.job.portfolio,
-        context.clock(),
-        "override",
-        {"seq": row["seq"], "event": event, "row": override_sum(row)},
-        by,
-    )
+    about = {"entity": entity, "target": context.portfolio.target.name, "event": event, "author": by, "reason": reason}
+    append_override(transaction, context.job.portfolio, {**about, **what}, context.clock())

@@ -13,64 +13,20 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from metarisk import lake
-from metarisk.domain import ConfigError, DataError, Scalar
-from metarisk.job import archive as archiving
-from metarisk.job.archive import Archive, archives, file_of, folder_of
+from metarisk.domain import ConfigError, DataError
+from metarisk.job.archive import Archive, archives, fault, file_of, folder_of
 from metarisk.job.context import Context
-from metarisk.job.outcomes import month_ends
-from metarisk.job.standing import last_night
 from metarisk.job.storage import kept_folders, store_of
 from metarisk.record.events import append_event
+from metarisk.record.publications import last_night, month_ends
+from metarisk.record.publications import nights as standing_nights
+from metarisk.record.runs import old_runs, runs
 from metarisk.record.seals import OF_RUN, PRUNED, PRUNED_FILES, SCORES, Seal, seal, sealed_rows, trusted_events
+from metarisk.record.tables import LEAVING, delete_leaving, rows_leaving, rows_of_run
 from metarisk.upkeep.models import models
 
-LEAVING: Mapping[str, str] = {
-    SCORES: "TRUE",
-    # The view shows each segment at the last night that had it.
-    "adaptation": """
-        (t.run_id, t.segment) NOT IN (
-            SELECT h.run_id, h.segment FROM metarisk.segment_health AS h WHERE h.portfolio = $portfolio
-        )
-    """,
-    "quality_result": "TRUE",
-    # What is of the whole portfolio stays: trends over years read it.
-    **dict.fromkeys(("drift_metric", "score_move_part", "measure"), "t.segment IS NOT NULL"),
-}
-"""By table of which every run has rows: which rows of an old night leave the warehouse. The archive gets them all."""
 SERVED = 2
 """Champions that stay whatever their age: the newest, and the one to roll back to."""
-_OLD = """
-SELECT r.run_id, r.as_of FROM metarisk.run r
-WHERE r.portfolio = $portfolio AND r.as_of <= $cut
-AND r.run_id NOT IN (
-    SELECT c.run_id FROM metarisk.publication_current c
-    WHERE c.portfolio = $portfolio AND c.as_of IN (
-        SELECT max(as_of) FROM metarisk.publication_current WHERE portfolio = $portfolio
-        GROUP BY date_trunc('month', as_of)
-    )
-)
-ORDER BY r.as_of, r.run_id
-"""
-_LEAVE = """
-SELECT t.run_id, count(*) AS rows FROM metarisk.{table} AS t
-WHERE t.portfolio = $portfolio AND t.as_of <= $until AND t.run_id IS NOT NULL AND ({leaving}) GROUP BY t.run_id
-"""
-_SCORED = f"""
-SELECT r.run_id, (
-    SELECT count(*) FROM metarisk.risk_score AS t WHERE t.run_id = r.run_id AND t.as_of = r.as_of
-) AS rows
-FROM ({_OLD}) AS r WHERE r.as_of <= $until
-"""  # noqa: S608 - constants only
-"""Of scores a run at a time, by its key: those of month ends are many."""
-_DELETE = """
-DELETE FROM metarisk.{table} AS t
-WHERE t.portfolio = $portfolio AND t.run_id = $run_id AND t.as_of = $as_of AND ({leaving})
-"""
-_ROWS = "SELECT * FROM metarisk.{table} WHERE run_id = $run_id AND as_of = $as_of"
-_NIGHTS = """
-SELECT as_of FROM metarisk.publication_current WHERE portfolio = $portfolio AND as_of <= $cut ORDER BY as_of DESC
-"""
-_USED = "SELECT DISTINCT model_id FROM metarisk.run WHERE portfolio = $portfolio AND as_of > $cut"
 
 
 @dataclass(frozen=True)
@@ -108,14 +64,14 @@ def prune(context: Context, keep_days: int, *, dry_run: bool = False) -> Pruned:
             f"{keep_days} days are to be kept", portfolio=portfolio, remedy="keep one day at least, such as --keep 90d"
         )
     with context.warehouse.lock(portfolio), context.warehouse.lock(f"{portfolio}.weekly"):
-        newest = last_night(context)
+        newest = last_night(context.warehouse, context.job.portfolio)
         if newest is None:
             return Pruned(portfolio, None)
         cut = newest - timedelta(days=keep_days)
-        about: dict[str, Scalar] = {"portfolio": portfolio, "cut": cut}
         leaving = _leaving(context, cut, newest)
         nights = _nights(context, cut)
-        unused = _unused(context, cut, {row["model_id"] for row in context.warehouse.rows(_USED, about)})
+        used = {row["model_id"] for row in runs(context.warehouse, portfolio).values() if row["as_of"] > cut}
+        unused = _unused(context, cut, used)
         folders = [*nights.values(), *unused.values()]
         found = Pruned(
             portfolio,
@@ -145,16 +101,16 @@ def prune(context: Context, keep_days: int, *, dry_run: bool = False) -> Pruned:
 
 def _leaving(context: Context, cut: date, newest: date) -> dict[tuple[str, date], dict[str, int]]:
     """By old run and its night, oldest first: how many rows leave each table."""
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio, "cut": cut}
-    proofs = {row["run_id"] for row in month_ends(context, date.min, newest)}
-    old = {row["run_id"]: row["as_of"] for row in context.warehouse.rows(_OLD, about) if row["run_id"] not in proofs}
+    portfolio, bitemporal = context.job.portfolio, context.portfolio.source.bitemporal
+    ends = month_ends(context.warehouse, portfolio, date.min, newest, bitemporal=bitemporal)
+    proofs = {row["run_id"] for row in ends}
+    known = old_runs(context.warehouse, portfolio, cut)
+    old = {run: night for run, night in known.items() if run not in proofs}
     found: dict[str, dict[str, int]] = {run: {} for run in old}
     for table, until in _until(context, cut).items():
-        about["until"] = until
-        sql = _SCORED if table == SCORES else _LEAVE.format(table=table, leaving=LEAVING[table])
-        for row in context.warehouse.rows(sql, about):
-            if row["run_id"] in found and row["rows"]:
-                found[row["run_id"]][table] = row["rows"]
+        for run, rows in rows_leaving(context.warehouse, portfolio, table, cut, until).items():
+            if run in found and rows:
+                found[run][table] = rows
     return {(run, old[run]): rows for run, rows in found.items() if rows}
 
 
@@ -164,7 +120,9 @@ def _until(context: Context, cut: date) -> dict[str, date]:
     Scores: of those its derived targets are made, now and in a replay. Adaptations: the night before says which
     segments are carried. Drift metrics: an alert closes after some quiet nights.
     """
-    nights = [row["as_of"] for row in context.warehouse.rows(_NIGHTS, {"portfolio": context.job.portfolio, "cut": cut})]
+    nights = [
+        row["as_of"] for row in standing_nights(context.warehouse, context.job.portfolio, cut + timedelta(days=1))
+    ]
     read = {"adaptation": 1, "drift_metric": context.portfolio.thresholds.alert_close_nights - 1}
     until = {table: nights[n] if (n := read.get(table, 0)) < len(nights) else date.min for table in LEAVING}
     if context.spec.derive is not None:
@@ -181,8 +139,6 @@ def _leave(
     sealed: Mapping[tuple[str, str], Seal],
 ) -> None:
     """Let rows of one run leave the warehouse, once the archive has all rows of the run, and its copy the archive."""
-    about: dict[str, Scalar] = {"run_id": run, "as_of": as_of}
-    whose: dict[str, Scalar] = {"portfolio": context.job.portfolio}
     files = _archive(context, run, as_of, known)
     with context.warehouse.transaction() as transaction:
         for table in (SCORES, *OF_RUN):
@@ -195,20 +151,20 @@ def _leave(
                     remedy="`metarisk audit verify --all` says what differs: restore the warehouse first",
                 )
         for table in leaving:
-            transaction.execute(_DELETE.format(table=table, leaving=LEAVING[table]), about | whose)
+            delete_leaving(transaction, context.job.portfolio, table, run, as_of)
         rest = {table: seal(transaction, run, as_of, table)[0] for table in (SCORES, *OF_RUN)}
         append_event(
             transaction,
             context.job.portfolio,
             context.clock(),
             PRUNED,
-            about | {"files": files, "rows": leaving, "rest": rest},
+            {"run_id": run, "as_of": as_of, "files": files, "rows": leaving, "rest": rest},
         )
 
 
 def _archive(context: Context, run: str, as_of: date, known: Archive | None) -> dict[str, str]:
     """Write to the archive each table of a run that the log does not find there; SHA-256 of its files by name."""
-    if known is not None and (what := archiving.fault(context, run, known)) is not None:
+    if known is not None and (what := fault(context, run, known)) is not None:
         raise DataError(
             what,
             portfolio=context.job.portfolio,
@@ -221,13 +177,12 @@ def _archive(context: Context, run: str, as_of: date, known: Archive | None) -> 
     lacking = [table for table in LEAVING if file_of(table) not in files]
     if not lacking:
         return files
-    about: dict[str, Scalar] = {"run_id": run, "as_of": as_of}
     with lake.rewritten(folder) as into:
         for name in files:
             shutil.copyfile(folder / name, into / name)
         for table in lacking:
             with (
-                context.warehouse.stream(_ROWS.format(table=table), about) as reader,
+                rows_of_run(context.warehouse, table, run, as_of) as reader,
                 pq.ParquetWriter(into / file_of(table), reader.schema) as file,
             ):
                 for batch in reader:

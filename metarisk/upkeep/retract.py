@@ -8,34 +8,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from metarisk.domain import Scalar, Transaction
+from metarisk.job.acceptance import require_person
 from metarisk.job.context import Context
-from metarisk.job.people import require_person
-from metarisk.job.standing import is_retracted, last_night, newest_publication, require_standing
+from metarisk.job.published import require_standing
 from metarisk.pages import refusal
 from metarisk.record.events import append_event
+from metarisk.record.outcomes import undo_outcomes
+from metarisk.record.publications import append_publication, is_retracted, last_night, newest
 from metarisk.record.seals import RETRACTION, as_told, instant, trusted_events
-from metarisk.steps.publish import point
-
-_TELL_BACK = """
-INSERT INTO metarisk.outcome (portfolio, entity, target, opened_on, event_date, known_date, value, as_of, seq)
-SELECT
-    t.portfolio, t.entity, t.target, t.opened_on, b.event_date, coalesce(b.known_date, $as_of), coalesce(b.value, 0),
-    $as_of, t.seq + 1
-FROM metarisk.outcome_current AS t
-LEFT JOIN (
-    SELECT
-        entity, target, opened_on, event_date, known_date, value,
-        row_number() OVER (PARTITION BY entity, target, opened_on ORDER BY seq DESC) AS place
-    FROM metarisk.outcome WHERE portfolio = $portfolio AND as_of <= $last
-) AS b ON b.entity = t.entity AND b.target = t.target AND b.opened_on = t.opened_on AND b.place = 1
-WHERE t.portfolio = $portfolio AND ($last IS NULL OR t.as_of > $last)
-AND (
-    t.value IS DISTINCT FROM coalesce(b.value, 0) OR t.event_date IS DISTINCT FROM b.event_date
-    OR (b.entity IS NOT NULL AND t.known_date IS DISTINCT FROM b.known_date)
-)
-"""
-"""Outcomes follow time: what nights after the last one that stands have told is no longer said by anybody."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +48,7 @@ def retract(context: Context, by: str, reason: str) -> Retracted:
     """
     require_person(context, by, reason)
     with context.warehouse.lock(context.job.portfolio):
-        found = newest_publication(context)
+        found = newest(context.warehouse, context.job.portfolio, context.job.as_of)
         already = is_retracted(found)
         if not already:
             if found is None:
@@ -76,7 +56,7 @@ def retract(context: Context, by: str, reason: str) -> Retracted:
             _append(context, require_standing(context), by, reason)
         context.warehouse.snapshot()
         run_id, by, reason = _told(context)
-        latest = last_night(context)
+        latest = last_night(context.warehouse, context.job.portfolio)
         page = refusal.retracted(context, run_id, f"Taken back by {by}: {reason}", latest)
     return Retracted(context.job.portfolio, context.job.as_of, run_id, by, reason, latest, already, page)
 
@@ -84,24 +64,17 @@ def retract(context: Context, by: str, reason: str) -> Retracted:
 def _append(context: Context, standing: dict[str, Any], by: str, reason: str) -> None:
     job = context.job
     with context.warehouse.transaction() as transaction:
-        seq = standing["seq"] + 1
-        at = point(context, transaction, seq, None, reason)
-        _tell_back(context, transaction)
-        row = as_told({"seq": seq, "published_at": at, "reason": reason}, "seq", "published_at", "reason")
+        about = job.portfolio, job.as_of, None, reason, context.clock()
+        publication = append_publication(transaction, *about)
+        undo_outcomes(transaction, job.portfolio, job.as_of)
+        row = as_told(publication, "seq", "published_at", "reason")
         told = {"as_of": job.as_of, "run_id": None, "publication": row, "retracted": standing["run_id"]}
         append_event(transaction, context.job.portfolio, context.clock(), RETRACTION, told, by)
 
 
-def _tell_back(context: Context, transaction: Transaction) -> None:
-    sql = "SELECT max(as_of) AS last FROM metarisk.publication_current WHERE portfolio = $portfolio"
-    about: dict[str, Scalar] = {"portfolio": context.job.portfolio}
-    last = transaction.rows(sql, about)[0]["last"]
-    transaction.execute(_TELL_BACK, about | {"as_of": context.job.as_of, "last": last})
-
-
 def _told(context: Context) -> tuple[str, str, str]:
     """Run, author and reason of the retraction that holds, as the log has them."""
-    found = newest_publication(context) or {}
+    found = newest(context.warehouse, context.job.portfolio, context.job.as_of) or {}
     for event in reversed(trusted_events(context.warehouse, context.job.portfolio)):
         told = json.loads(event["payload"]) if event["kind"] == RETRACTION else {}
         if told.get("as_of") == str(context.job.as_of) and told["publication"]["seq"] == found["seq"]:

@@ -11,11 +11,10 @@ from typing import Any
 from metarisk.domain import Job, MetariskError, WarehouseError
 from metarisk.job.attempts import look_for_deaths
 from metarisk.job.context import Context, Quiet
-from metarisk.job.owed import tell, untold, what_is_due
+from metarisk.job.owed import what_is_due
 from metarisk.portfolios import list_portfolios
+from metarisk.record.portfolios import append_due, news_of_due, statuses
 from metarisk.settings import Settings
-
-_STATUS = "SELECT * FROM metarisk.portfolio_status ORDER BY portfolio"
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,16 @@ def standings(settings: Settings) -> list[Standing]:
             _tell(Context(Job(name, date.min), settings, Quiet()))
         except MetariskError as error:
             wrong[name] = error
-    rows = {row["portfolio"]: row for row in whole.warehouse.rows(_STATUS)}
+    rows = statuses(whole.warehouse)
     return [_standing(name, rows.get(name, {}), wrong.get(name), name in names) for name in sorted({*rows, *names})]
 
 
 def _tell(context: Context) -> None:
     due = what_is_due(context)
-    if any(untold(context.warehouse, context, due).values()):
+    about = context.job.portfolio, due.row, due.dates, context.clock()
+    if any(news_of_due(context.warehouse, *about).values()):
         with suppress(WarehouseError), context.warehouse.transaction() as transaction:
-            tell(context, transaction, due)
+            append_due(transaction, *about)
 
 
 def _standing(name: str, row: Mapping[str, Any], error: MetariskError | None, configured: bool) -> Standing:

@@ -1,6 +1,7 @@
 """Numbered files that define the schema `metarisk`: applied once, in order, checksummed; views are rebuilt after them.
 
-What differs between databases is in the files; only dropping and granting views is known here by dialect.
+What differs between databases is in the files; only dropping and granting views is known here by dialect. What all
+of it means is in `dictionary`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from metarisk.domain import ConfigError, Transaction, Warehouse
+from metarisk.warehouse import dictionary
 from metarisk.warehouse.statements import quote_identifier, split, tokens
 
 BI, WRITER, AUDITOR = "metarisk_bi", "metarisk_writer", "metarisk_auditor"
@@ -96,15 +98,17 @@ def read(folder: Path, dialect: str) -> list[Migration]:
     return files
 
 
-def apply(warehouse: Warehouse, migrations: Path, views: Path) -> list[str]:
-    """Apply migrations not applied yet, each in a transaction of its own, then rebuild the views in one.
+def apply(warehouse: Warehouse, migrations: Path, views: Path, words: Path) -> list[str]:
+    """Apply migrations not applied yet, each in a transaction of its own, then views in one, then comments in one.
 
-    Returns the names of what was done: file stems, and `views`. Nothing is written where all stands already, and
-    concurrent callers wait for each other. Raises ConfigError for an edited, missing or late file.
+    Returns the names of what was done: file stems, `views` and `comments`. Nothing is written where all stands
+    already, and concurrent callers wait for each other. Raises ConfigError for an edited, missing or late file.
     """
     files, definitions = read(migrations, warehouse.dialect), read_views(views)
+    meanings = dictionary.read(words)
+    commented = _checksum(repr((files[-1].name, meanings)))
     state = _state(warehouse)
-    if not _pending(state, files) and _views_stand(warehouse, state, definitions):
+    if not _pending(state, files) and _views_stand(warehouse, state, definitions) and state.commented == commented:
         return []
     with warehouse.lock(_LOCK, wait_seconds=_WAIT_SECONDS):
         done = []
@@ -116,6 +120,8 @@ def apply(warehouse: Warehouse, migrations: Path, views: Path) -> list[str]:
             with warehouse.transaction() as transaction:
                 _rebuild(transaction, definitions, warehouse.dialect)
             done.append("views")
+        if _state(warehouse).commented != commented and _comment(warehouse, meanings, definitions, commented):
+            done.append("comments")
         return done
 
 
@@ -127,14 +133,16 @@ class _State:
     """Rows of `schema_migration` by number."""
     built: str | None
     """Checksum of the views as last built."""
+    commented: str
+    """Checksum of what was commented since; empty: nothing."""
     views: set[str]
 
 
 def _state(warehouse: Warehouse) -> _State:
     rows = warehouse.rows(_STATE) if warehouse.rows(_HAS_HISTORY) else []
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("migration", "built", "view")}
-    built = [str(row["checksum"]) for row in by_kind["built"]]
-    return _State(by_kind["migration"], built[-1] if built else None, {str(row["name"]) for row in by_kind["view"]})
+    built, _, commented = str(by_kind["built"][-1]["checksum"]).partition(" ") if by_kind["built"] else (None, "", "")
+    return _State(by_kind["migration"], built, commented, {str(row["name"]) for row in by_kind["view"]})
 
 
 def _pending(state: _State, files: list[Migration]) -> list[Migration]:
@@ -226,10 +234,28 @@ def _rebuild(transaction: Transaction, definitions: Mapping[str, str], dialect: 
         transaction.execute(sql)
     if dialect == "postgresql":
         _grant(transaction, definitions, grants)
+    _record(transaction, _checksum("".join(definitions.values())))
+
+
+def _comment(
+    warehouse: Warehouse, meanings: dictionary.Meanings, definitions: Mapping[str, str], commented: str
+) -> bool:
+    """Write the comments that differ and, where none is the owner's to write, that they stand; whether any was."""
+    statements, left = dictionary.outdated(warehouse, meanings)
+    if statements or not left:
+        with warehouse.transaction() as transaction:
+            for statement in statements:
+                transaction.execute(statement)
+            if not left:
+                _record(transaction, f"{_checksum(''.join(definitions.values()))} {commented}")
+    return bool(statements)
+
+
+def _record(transaction: Transaction, checksum: str) -> None:
     transaction.execute(
         "INSERT INTO metarisk.view_set (seq, checksum, applied_at) "
         "SELECT coalesce(max(seq), 0) + 1, $checksum, $applied_at FROM metarisk.view_set",
-        {"checksum": _checksum("".join(definitions.values())), "applied_at": datetime.now(UTC)},
+        {"checksum": checksum, "applied_at": datetime.now(UTC)},
     )
 
 

@@ -31,6 +31,7 @@ from metarisk.tasks import LABEL
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks import harness
 from tests.benchmarks.harness import ROOT, Figure, dotted
+from tests.warehouses import schema
 
 TRANSACTIONS = "fraud_card_simulated/transactions.parquet"
 RELEASED = date(2018, 8, 1)
@@ -80,7 +81,7 @@ def behaviour(file: Path, hidden: int | None, as_of: date, cards: int = 1) -> pl
     """The extract of `card_fraud` on these tables, and each row's scenario."""
     with tempfile.TemporaryDirectory() as folder:
         warehouse = open_warehouse("duckdb:///warehouse.duckdb", Path(folder), threads=2, memory_mb=2_048)
-        warehouse.migrate(ROOT / "sql" / "migrations", ROOT / "sql" / "views")
+        warehouse.migrate(*schema())
         for name, frame in tables(file, hidden, cards).items():
             warehouse.load(name, frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_reader())
         with warehouse.stream(extract_sql(ROOT, PORTFOLIO), {"as_of": as_of}) as reader:

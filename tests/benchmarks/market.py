@@ -37,6 +37,7 @@ from metarisk.tasks import LABEL
 from metarisk.warehouse import open_warehouse
 from tests.benchmarks import harness
 from tests.benchmarks.harness import ROOT, Figure, dotted
+from tests.warehouses import schema
 
 STOCKS, SMALL = "market_sp500/prices.parquet", "liquidity_us_stocks/prices.parquet"
 RECIPES = ("ewma", "har", "har_own", "har_lightgbm", "episodic", "episodic_head")
@@ -61,7 +62,7 @@ def extract(bars: pl.DataFrame, portfolio: Portfolio) -> pl.DataFrame:
     assets = bars.select("asset", market=pl.lit("us"), sector=pl.col("sector").fill_null("none")).unique("asset")
     with tempfile.TemporaryDirectory() as folder:
         warehouse = open_warehouse("duckdb:///warehouse.duckdb", Path(folder), threads=2, memory_mb=4_096)
-        warehouse.migrate(ROOT / "sql" / "migrations", ROOT / "sql" / "views")
+        warehouse.migrate(*schema())
         for name, frame in (("market_bars", bars.drop("sector")), ("market_assets", assets)):
             oldest = pl.CompatLevel.oldest()
             warehouse.load(f"source.{name}", frame.to_arrow(compat_level=oldest).to_reader())

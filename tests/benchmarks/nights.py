@@ -21,7 +21,7 @@ import polars as pl
 from metarisk import jobs
 from metarisk.domain import Transaction
 from metarisk.jobs import Context, direct
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.benchmarks.harness import Figure, main
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, Project

@@ -31,7 +31,7 @@ from flows import server as prefect_server
 from flows.spreading import spread_of
 from metarisk import jobs
 from metarisk.domain import DEMO_AS_OF, Job
-from metarisk.job import chunks
+from metarisk.job import population
 from metarisk.jobs import Context, Quiet, direct
 from metarisk.risks.credit.book import DEMO_LOANS, generate
 from metarisk.settings import Settings
@@ -120,7 +120,7 @@ def night(case: Case, quick: bool) -> None:
     """Make a project, teach its champion, run a night of the case, and print what its steps took as JSON."""
     if quick:
         # Books that are small for shards: chunks of a quarter, and any shard is worth it.
-        chunks.CHUNK_GROUPS, sharding.WORTH_SECONDS = 1, 1e-3
+        population.CHUNK_GROUPS, sharding.WORTH_SECONDS = 1, 1e-3
     with tempfile.TemporaryDirectory() as folder, _warehouse(case) as url:
         settings = _project(Path(folder) / "project", case.segments, url)
         teaching = get_context("spawn").Process(target=_teach, args=(settings, case.loans))

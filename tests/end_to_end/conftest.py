@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from metarisk.warehouse.locks import file_lock
+from metarisk.warehouse.duckdb.locks import file_lock
 from tests.conftest import BOTH
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import SECOND, Project

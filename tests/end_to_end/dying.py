@@ -23,7 +23,7 @@ from metarisk.domain import MetariskError, Mode
 from metarisk.jobs import Context, Quiet
 from metarisk.upkeep import forget as forgetting
 from metarisk.upkeep import prune as pruning
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, Project
 

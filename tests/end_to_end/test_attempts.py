@@ -21,7 +21,7 @@ from metarisk.domain import MetariskError, ModelError
 from metarisk.jobs import Context
 from metarisk.upkeep import doctor as health
 from metarisk.upkeep.status import Standing, standings
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.conftest import ON_DUCKDB
 from tests.end_to_end.test_kills import kill

@@ -11,8 +11,8 @@ import pytest
 
 from metarisk import jobs, registry
 from metarisk.domain import ModelError, Transaction
-from metarisk.job import states
 from metarisk.job.champion import champion_for
+from metarisk.record import models as records
 from metarisk.record import seals as sealing
 from metarisk.upkeep import audit
 from metarisk.upkeep import models as promotion
@@ -97,14 +97,15 @@ def test_one_state_of_nobodys_decides_nothing(published: Project) -> None:
 def test_only_a_week_of_the_log_proves(duckdb: Project) -> None:
     context, old = duckdb.context(LATER), champion(duckdb)
     (recipe,) = (row["recipe"] for row in promotion.models(context))
-    assert states.earlier_proofs(context, recipe) == [""]
+    assert records.earlier_proofs(context.warehouse, context.job, recipe, bitemporal=False) == [""]
     with duckdb.warehouse.transaction() as transaction:
         transaction.execute(EVIDENCE, {"model": old, "slice": recipe})
-    assert states.earlier_proofs(context, recipe) == [""]  # it is not what the log sealed
+    assert records.earlier_proofs(context.warehouse, context.job, recipe, bitemporal=False) == [""]
+    # It is not what the log sealed.
     said = f"the evidence of model {old} is not that which the log sealed"
     assert unknown(duckdb) == [said]
     with duckdb.warehouse.transaction() as transaction:
-        states.append_states(duckdb.context(CUT_OFF), transaction, old, ["retired"], "by hand")
+        records.append_states(transaction, duckdb.context(CUT_OFF).job, context.clock(), old, ["retired"], "by hand")
     with pytest.raises(ModelError, match=said):
         jobs.promote(duckdb.context(SECOND), old, BY, WHY)
     with duckdb.warehouse.transaction() as transaction:
@@ -112,7 +113,7 @@ def test_only_a_week_of_the_log_proves(duckdb: Project) -> None:
         transaction.execute(EVIDENCE, {"model": "nobody", "slice": recipe})
         transaction.execute(MODEL, {"model": "nobody"})
         transaction.execute("UPDATE metarisk.evidence SET as_of = as_of + INTERVAL '1 day' WHERE model_id = 'nobody'")
-    assert states.earlier_proofs(context, recipe) == [""]
+    assert records.earlier_proofs(context.warehouse, context.job, recipe, bitemporal=False) == [""]
     assert unknown(duckdb) == ["the log knows no model nobody", "the log knows no evidence of model nobody"]
 
 
@@ -138,7 +139,7 @@ def test_champions_of_versions_before_serve_and_prove(
     old = champion(published)
     with published.warehouse.transaction() as transaction:
         hashed = None
-        for event in transaction.rows(sealing.EVENTS, {"portfolio": NAME}):
+        for event in sealing.all_events(transaction, NAME):
             new = then(event | {"prev_hash": hashed})
             hashed = new["hash"]
             transaction.execute(
@@ -150,7 +151,8 @@ def test_champions_of_versions_before_serve_and_prove(
     context = published.context(CUT_OFF)
     with published.warehouse.transaction() as transaction:
         transaction.execute(MODEL, {"model": "newer"})
-        states.append_states(context, transaction, "newer", ["candidate", "champion"], "of this version")
+        at = context.clock()
+        records.append_states(transaction, context.job, at, "newer", ["candidate", "champion"], "of this version")
     assert (champion(published), unknown(published)) == ("newer", [])
     assert jobs.roll_back(context, BY, WHY) == ("newer", old)
     assert champion(published) == old

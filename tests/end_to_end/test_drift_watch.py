@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from metarisk import jobs, registry
 from metarisk.cli import app
 from metarisk.domain import DataError
-from metarisk.job import states
 from metarisk.jobs import Quiet
+from metarisk.record import models as records
 from metarisk.steps import alerts as alerting
 from metarisk.upkeep import alerts
 from tests.end_to_end import tiny
@@ -159,7 +159,8 @@ def other_champion(project: Project, change: Mapping[str, bytes | None]) -> None
         frame = pl.DataFrame([row | later], infer_schema_length=None)
         transaction.append("metarisk.model", frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
         context = project.context(row["as_of"])
-        states.append_states(context, transaction, new, ["candidate", "champion"], "of another version")
+        at = context.clock()
+        records.append_states(transaction, context.job, at, new, ["candidate", "champion"], "of another version")
 
 
 def parquet(frame: pl.DataFrame) -> bytes:

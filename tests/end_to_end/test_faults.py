@@ -31,12 +31,12 @@ from metarisk.domain import (
     SourceLate,
     WarehouseError,
 )
-from metarisk.job import states
 from metarisk.job.champion import champion_for
 from metarisk.jobs import Context
+from metarisk.record import models as records
 from metarisk.upkeep import audit
 from metarisk.upkeep import models as promotion
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.conftest import POSTGRESQL
 from tests.end_to_end import disks, dying, tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Listener, Project, differences
@@ -70,7 +70,7 @@ def test_a_source_that_is_late(project: Project, undisturbed: dict[str, list[str
 
 
 def test_a_server_that_is_down(duckdb: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarisk.warehouse.pgconnect.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("metarisk.warehouse.postgresql.connect.FIRST_PAUSE", 0.001)
     url = SecretStr(f"postgresql://risk:s3cret@/risk?host={tmp_path}")
     down = Project(duckdb.settings.model_copy(update={"warehouse": url}))
     with refused(down, WarehouseError, "cannot be reached") as _:
@@ -199,7 +199,7 @@ def test_a_clock_that_goes_back(published_project: Project) -> None:
             "SELECT 'newer', portfolio, as_of, recipe, created_at, path, metrics, config_hash, code_version "
             "FROM metarisk.model"
         )
-        states.append_states(replace(back, job=Job(NAME, old["as_of"])), transaction, "newer", ["champion"], "test")
+        records.append_states(transaction, Job(NAME, old["as_of"]), back.clock(), "newer", ["champion"], "test")
     champion = champion_for(back)
     assert champion is not None
     assert champion.model_id == "newer"

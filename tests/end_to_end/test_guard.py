@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from metarisk import jobs, registry
 from metarisk.cli import app
 from metarisk.domain import Acceptance, ConfigError, QualityError
-from metarisk.job import states
 from metarisk.job.storage import registry_root
 from metarisk.quality import guarding
-from metarisk.record.appending import append_rows
+from metarisk.record import models as records
+from metarisk.record.appending import append
 from metarisk.upkeep import audit
 from tests.end_to_end.tiny import CUT_OFF, FIRST, NAME, SECOND, Listener, Project, book
 
@@ -63,8 +63,9 @@ def plant(project: Project, files: Mapping[str, bytes], about: Mapping[str, Any]
     (row,) = project.warehouse.rows(MODEL, {"as_of": CUT_OFF})
     with project.warehouse.transaction() as transaction:
         new = {"model_id": model_id, "as_of": FIRST, "path": f"registry/{NAME}/{model_id}"}
-        append_rows(transaction, "metarisk.model", [row | new])
-        states.append_states(context, transaction, model_id, ["candidate", "champion"], "a refit")
+        append(transaction, "model", [row | new])
+        at = context.clock()
+        records.append_states(transaction, context.job, at, model_id, ["candidate", "champion"], "a refit")
     return model_id
 
 

@@ -18,7 +18,7 @@ from metarisk.jobs import Context, NightResult, Quiet
 from metarisk.markets import prices
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
-from tests.warehouses import ROOT
+from tests.warehouses import ROOT, schema
 
 FRIDAY, MONDAY, TUESDAY = date(2025, 6, 27), date(2025, 6, 30), date(2025, 7, 1)
 SINCE = date(2024, 7, 1)
@@ -38,7 +38,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     (project / "portfolios" / "liquidity_5d.toml").write_text(toml)
     settings = Settings(project=project, data=project / "var", warehouse=SecretStr("duckdb:///w.duckdb"), threads=1)
     warehouse = open_warehouse("duckdb:///w.duckdb", settings.data_dir, threads=1, memory_mb=512)
-    warehouse.migrate(project / "sql" / "migrations", project / "sql" / "views")
+    warehouse.migrate(*schema(project / "sql"))
     for name, reader in prices.generate(0.25).items():
         rows = pl.DataFrame(reader.read_all())
         if name == "market_bars":

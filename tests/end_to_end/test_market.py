@@ -16,7 +16,7 @@ from metarisk.jobs import Context, NightResult, Quiet
 from metarisk.markets import prices
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
-from tests.warehouses import ROOT
+from tests.warehouses import ROOT, schema
 
 FRIDAY, MONDAY = date(2025, 6, 27), date(2025, 6, 30)
 
@@ -36,7 +36,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Warehouse, 
     )
     settings = Settings(project=project, data=project / "var", warehouse=SecretStr("duckdb:///w.duckdb"), threads=1)
     warehouse = open_warehouse("duckdb:///w.duckdb", settings.data_dir, threads=1, memory_mb=512)
-    warehouse.migrate(project / "sql" / "migrations", project / "sql" / "views")
+    warehouse.migrate(*schema(project / "sql"))
     for name, reader in prices.generate(0.25).items():
         warehouse.load(f"source.{name}", reader)
     week = jobs.weekly(Context(Job("market_vol", FRIDAY), settings, Quiet()))

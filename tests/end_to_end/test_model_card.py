@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from metarisk import registry
 from metarisk.cli import app
-from metarisk.job import states
 from metarisk.pages.cards.model import Section
 from metarisk.pages.model_card import ModelCard
+from metarisk.record import models as records
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, NAME, Project
 
@@ -32,7 +32,8 @@ def test_a_card_tells_what_a_validator_asks(duckdb: Project, monkeypatch: pytest
     assert "Ann Validator" not in by_week
     with duckdb.warehouse.transaction() as transaction:
         reason = ("sound & tested", "Ann Validator")
-        states.append_states(duckdb.context(CUT_OFF), transaction, model_id, ["approved"], *reason)
+        context = duckdb.context(CUT_OFF)
+        records.append_states(transaction, context.job, context.clock(), model_id, ["approved"], *reason)
     card = ["models", "card", "-p", NAME, "--json", "--model"]
     paths = json.loads(CliRunner().invoke(app, [*card, model_id]).output)
     text, page = Path(paths["markdown"]).read_text(), Path(paths["html"]).read_text()

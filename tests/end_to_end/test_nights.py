@@ -155,7 +155,7 @@ def test_restated_after_a_correction(published_project: Project, monkeypatch: py
     project.nightly(SECOND)
     assert {tuple(row.values()) for row in project.warehouse.rows(CURRENT)} == events(corrected, SECOND)
     assert project.count("outcome") == count + len(events(corrected, SECOND) - events(corrected, FIRST))
-    assert list(outcomes.to_tell(project.context(FIRST), pl.LazyFrame(), 0)) == []
+    assert list(outcomes.new_outcomes(project.context(FIRST), pl.LazyFrame(), 0)) == []
 
 
 def test_restated_from_the_same_inputs_is_the_same_run(published: Project) -> None:

@@ -26,7 +26,7 @@ from metarisk.domain import ConfigError, DataError, Derived, ModelError, Scalar
 from metarisk.job import archive as archiving
 from metarisk.jobs import Context
 from metarisk.record import events
-from metarisk.steps import adapt as night_step
+from metarisk.record.scores import last_adaptations
 from metarisk.upkeep import audit
 from metarisk.upkeep import forget as forgetting
 from metarisk.upkeep import prune as pruning
@@ -118,7 +118,7 @@ def test_every_table_of_old_nights_goes_and_what_is_read_across_nights_stays(day
     before = {(table, as_of): rows(days, table, as_of) for table in pruning.LEAVING for as_of in NIGHTS}
     assert all(before[table, FIRST] for table in pruning.LEAVING if table not in {"measure", "score_move_part"})
     assert len(before["score_move_part", THIRD]) > len(whole(before["score_move_part", THIRD])) > 0
-    seen, last = views(days), night_step._last_night(days.context(FIFTH), None)
+    seen, last = views(days), last_adaptations(days.warehouse, NAME, FIFTH, None)
     would = pruning.prune(context, 1, dry_run=True)
     assert {key: rows(days, *key) for key in before} == before
     done = pruning.prune(context, 1)
@@ -136,7 +136,7 @@ def test_every_table_of_old_nights_goes_and_what_is_read_across_nights_stays(day
     assert [len(left["adaptation", as_of]) for as_of in (FIRST, THIRD, FOURTH)] == [0, 0, 6]
     assert left["drift_metric", FIRST] == whole(before["drift_metric", FIRST]) != before["drift_metric", FIRST]
     assert all(left["drift_metric", as_of] == before["drift_metric", as_of] for as_of in (THIRD, FOURTH))
-    assert night_step._last_night(days.context(FIFTH), None) == last != {}
+    assert last_adaptations(days.warehouse, NAME, FIFTH, None) == last != {}
     assert views(days) == seen
     assert audit.verify(context, every_night=True).faults == ()
     assert pruning.prune(context, 1).runs == ()

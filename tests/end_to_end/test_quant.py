@@ -21,7 +21,7 @@ from metarisk.markets import prices
 from metarisk.risks.quant.derived import EQUAL
 from metarisk.settings import Settings
 from metarisk.warehouse import open_warehouse
-from tests.warehouses import ROOT
+from tests.warehouses import ROOT, schema
 
 FRIDAY, NIGHTS = date(2025, 6, 27), (date(2025, 6, 30), date(2025, 7, 1))
 CANDIDATES = ("pooled_logistic", "pooled_lightgbm", "decayed")
@@ -49,7 +49,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     (project / "portfolios" / "signals_5d.toml").write_text(toml)
     settings = Settings(project=project, data=project / "var", warehouse=SecretStr("duckdb:///w.duckdb"), threads=1)
     warehouse = open_warehouse("duckdb:///w.duckdb", settings.data_dir, threads=1, memory_mb=512)
-    warehouse.migrate(project / "sql" / "migrations", project / "sql" / "views")
+    warehouse.migrate(*schema(project / "sql"))
     for name, reader in prices.generate(0.2).items():
         warehouse.load(f"source.{name}", reader)
     jobs.weekly(Context(Job("signals_5d", FRIDAY), settings, Quiet()))

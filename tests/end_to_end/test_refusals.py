@@ -122,7 +122,7 @@ def test_scores_that_fail_their_guard_show_both_suites(duckdb: Project) -> None:
 
 
 def test_a_warehouse_that_is_down(duckdb: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarisk.warehouse.pgconnect.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("metarisk.warehouse.postgresql.connect.FIRST_PAUSE", 0.001)
     url = SecretStr(f"postgresql://risk:s3cret@/risk?host={tmp_path}")
     down = Project(duckdb.settings.model_copy(update={"warehouse": url}))
     for run in (jobs.nightly, jobs.due, jobs.weekly):

@@ -21,14 +21,13 @@ from metarisk.answers import replay as reproducing
 from metarisk.answers import why
 from metarisk.cli import app
 from metarisk.domain import ConfigError, DataError, LockedError, Scalar
-from metarisk.job import outcomes, standing
-from metarisk.steps import adapt as steps
+from metarisk.record import publications, scores
 from metarisk.steps.derive import published_scores
 from metarisk.upkeep import audit
 from metarisk.upkeep import forget as forgetting
 from metarisk.upkeep import prune as pruning
 from metarisk.upkeep import retract as retracting
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.end_to_end import dying, tiny
 from tests.end_to_end.conftest import Grown, NewDatabase, Own
 from tests.end_to_end.test_kills import kill
@@ -123,18 +122,24 @@ def test_readers_get_the_night_before_and_the_run_may_come_back(
     assert audit.verify(nights.context(THIRD), every_night=True).faults == ()
 
 
+def june_ends(project: Project) -> list[date]:
+    """Nights of June that back-tests read."""
+    found = publications.month_ends(project.warehouse, NAME, date(2026, 6, 1), date(2026, 6, 30), bitemporal=False)
+    return [row["as_of"] for row in found]
+
+
 def test_nothing_rests_on_a_night_that_was_taken_back(nights: Project) -> None:
-    context, june = nights.context(THIRD), (date(2026, 6, 1), date(2026, 6, 30))
+    context = nights.context(THIRD)
     told, runs = nights.warehouse.rows(TOLD), {row["as_of"]: row["run_id"] for row in nights.warehouse.rows(KNOWN)}
-    assert [row["as_of"] for row in outcomes.month_ends(context, *june)] == [SECOND]
+    assert june_ends(nights) == [SECOND]
     take_back(nights, SECOND)  # in the middle
     assert latest(nights) == {THIRD}
     assert nights.warehouse.rows(TOLD) == told  # the night after it has confirmed what it told
-    assert [row["as_of"] for row in outcomes.month_ends(context, *june)] == [FIRST]
-    assert standing.last_night(context, THIRD) == FIRST
+    assert june_ends(nights) == [FIRST]
+    assert publications.last_night(context.warehouse, NAME, THIRD) == FIRST
     sql = "SELECT segment, adaptation_id FROM metarisk.adaptation WHERE run_id = $run_id"
     before = {row["segment"]: row["adaptation_id"] for row in nights.warehouse.rows(sql, {"run_id": runs[FIRST]})}
-    assert steps._last_night(context, None) == before
+    assert scores.last_adaptations(context.warehouse, NAME, context.job.as_of, None) == before
     (at,) = nights.warehouse.rows("SELECT retracted_at AS at FROM metarisk.retracted_run")
     as_known = {
         moment: set(published_scores(context, moment)["as_of"])
@@ -169,7 +174,7 @@ def test_nothing_rests_on_a_night_that_was_taken_back(nights: Project) -> None:
     # Another run of a date that was taken back: the one before it does not prove anything, nor come back.
     nights.load(book().with_columns(pl.col("amount").abs()))
     assert nights.nightly(SECOND, "restatement", "the right file").run_id != runs[SECOND]
-    assert [row["as_of"] for row in outcomes.month_ends(context, *june)] == [FIRST]
+    assert june_ends(nights) == [FIRST]
     assert latest(nights) == {SECOND}
     assert audit.verify(context, every_night=True).faults == ()
 

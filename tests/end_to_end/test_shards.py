@@ -16,7 +16,7 @@ import pytest
 
 from metarisk import jobs, lake
 from metarisk.domain import ConfigError
-from metarisk.job import chunks
+from metarisk.job import population
 from metarisk.job.published import published as published_night
 from metarisk.jobs import Quiet
 from metarisk.steps import score as sharding
@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 120
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """Six chunks in the tiny extract, and any shard is worth it."""
     patch.setattr(lake.extracts, "_GROUP_ROWS", 64)
-    patch.setattr(chunks, "CHUNK_GROUPS", 2)
+    patch.setattr(population, "CHUNK_GROUPS", 2)
     patch.setattr(sharding, "WORTH_SECONDS", 1e-9)
 
 

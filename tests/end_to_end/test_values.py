@@ -17,8 +17,8 @@ from metarisk.jobs import WeekResult
 from metarisk.risks import RISKS
 from metarisk.steps.derive import published_scores
 from tests.end_to_end import tiny
-from tests.end_to_end.tiny import REPOSITORY, TOML, Project
-from tests.warehouses import publish_night
+from tests.end_to_end.tiny import TOML, Project
+from tests.warehouses import publish_night, schema
 
 CUT_OFF, NIGHTS = date(2026, 5, 31), (date(2026, 6, 1), date(2026, 6, 2))
 VALUES_TOML = (
@@ -190,7 +190,7 @@ def test_published_scores_reach_as_far_back_as_the_risk_type_looks(
     target = context.portfolio.target
     reach = 10 + 31 * (target.horizon_months + target.reporting_lag_months) + target.reporting_lag_days
     assert reach > 10
-    context.warehouse.migrate(REPOSITORY / "sql" / "migrations", REPOSITORY / "sql" / "views")
+    context.warehouse.migrate(*schema())
     days = [NIGHTS[0] - timedelta(days=days) for days in (reach + 1, reach, 1, 0)]
     for day in days:
         publish_night(context.warehouse, day, run_id=str(day), portfolio=tiny.NAME, entities=1)

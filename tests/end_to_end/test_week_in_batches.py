@@ -12,7 +12,7 @@ import pytest
 
 from metarisk import jobs
 from metarisk.drift import histograms
-from metarisk.job import chunks, scored
+from metarisk.job import population as populations
 from metarisk.jobs import Context, direct
 from metarisk.tasks import population
 from tests.end_to_end import tiny
@@ -35,7 +35,7 @@ def test_batches_change_no_bit_and_nothing_holds_the_population(
     other = tiny.copy(duckdb, tmp_path / "other")
     whole = duckdb.weekly(LATER)
 
-    for module in (chunks, scored, histograms):
+    for module in (populations, histograms):
         monkeypatch.setattr(module, "BATCH_ROWS", 50)
     heights: list[int] = []
     collect = pl.LazyFrame.collect

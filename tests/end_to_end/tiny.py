@@ -256,7 +256,7 @@ def make(
     """A project with its source loaded; `rules` are added to the suite. Nothing has run yet."""
     for sub in ("portfolios", "expectations", "sql/extracts"):
         (folder / sub).mkdir(parents=True)
-    for sub in ("migrations", "views"):
+    for sub in ("migrations", "views", "dictionary"):
         shutil.copytree(REPOSITORY / "sql" / sub, folder / "sql" / sub)
     shutil.copy(REPOSITORY / "expectations" / "scores.json", folder / "expectations")
     (folder / "portfolios" / "tiny.toml").write_text(toml)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarisk.warehouse.ranges import conditions, quantiles
+from metarisk.warehouse.postgresql.ranges import conditions, quantiles
 from metarisk.warehouse.statements import literal
 from tests.warehouses import Server
 

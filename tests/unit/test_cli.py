@@ -21,7 +21,7 @@ from metarisk.cli import app
 from metarisk.domain import DEMO_AS_OF
 from metarisk.settings import Settings
 from metarisk.upkeep import doctor as health
-from metarisk.warehouse.duckdb import DuckDBWarehouse
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.conftest import BOTH
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, FIRST, SECOND, Project

@@ -17,7 +17,8 @@ from metarisk.domain import ConfigError, Derived, NightView
 from metarisk.portfolios import extract_sql, load_portfolio
 from metarisk.risks.liquidity import SPEC
 from metarisk.risks.liquidity.derived import derive
-from metarisk.risks.liquidity.illiquidity import amihud, corwin_schultz, days_to_liquidate, exit_factor, exogenous_cost
+from metarisk.risks.liquidity.illiquidity import days_to_liquidate, exit_factor, exogenous_cost
+from tests.oracles import amihud, corwin_schultz
 from tests.unit import market_examples
 from tests.unit.market_examples import NIGHT, tables
 from tests.warehouses import ROOT, Server, open_postgresql

@@ -18,17 +18,16 @@ from metarisk.domain import DataError, ModelError
 from metarisk.risks.operational.aggregate import (
     Frequency,
     by_fourier,
-    by_panjer,
-    by_simulation,
     common_factor,
     discretised,
     simulated_quantile,
     single_loss,
 )
 from metarisk.risks.operational.capital import Rates, capital
-from metarisk.risks.operational.frequency import dispersion, posterior_bound, rate_bounds
+from metarisk.risks.operational.frequency import dispersion, rate_bounds
 from metarisk.risks.operational.severity import fit_severity
-from metarisk.risks.operational.tails import Gpd, choose_threshold, fit_gpd, mean_excess, qq
+from metarisk.risks.operational.tails import Gpd, choose_threshold, fit_gpd, mean_excess
+from tests.oracles import by_panjer, by_simulation, posterior_bound, qq
 from tests.warehouses import ROOT
 
 DATA = Path(os.environ.get("METARISK_TEST_DATA", ROOT.parent / "shared" / "data")) / "operational_losses"

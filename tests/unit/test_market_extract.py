@@ -11,8 +11,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from metarisk.bases.histories import shorts_of
-from metarisk.markets.realised import realised_variance
 from metarisk.portfolios import extract_sql
+from tests.oracles import realised_variance
 from tests.unit.market_examples import NIGHT, PORTFOLIO, extract, history, tables
 from tests.warehouses import ROOT, Server, open_postgresql
 

@@ -11,7 +11,17 @@ import pytest
 from metarisk.domain import ConfigError, DataError, Warehouse
 from metarisk.warehouse import migrations
 from metarisk.warehouse.statements import split
-from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_postgresql, publish_night, user
+from tests.warehouses import (
+    MIGRATIONS,
+    VIEWS,
+    Server,
+    address,
+    child,
+    open_postgresql,
+    publish_night,
+    schema,
+    user,
+)
 
 
 @pytest.fixture
@@ -21,22 +31,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "sql"
 
 
-def migrate(warehouse: Warehouse, folder: Path) -> list[str]:
-    return warehouse.migrate(folder / "migrations", folder / "views")
-
-
 def names(warehouse: Warehouse) -> set[str]:
     sql = "SELECT table_name AS name FROM information_schema.views WHERE table_schema = 'metarisk'"
     return {row["name"] for row in warehouse.rows(sql)}
 
 
 def test_all_are_applied_once_then_the_views(empty_warehouse: Warehouse) -> None:
-    done = empty_warehouse.migrate(MIGRATIONS, VIEWS)
-    assert done == [migration.name for migration in migrations.read(MIGRATIONS, empty_warehouse.dialect)] + ["views"]
+    done = empty_warehouse.migrate(*schema())
+    assert done == [migration.name for migration in migrations.read(MIGRATIONS, empty_warehouse.dialect)] + [
+        "views",
+        "comments",
+    ]
     history = empty_warehouse.rows("SELECT version, name FROM metarisk.schema_migration ORDER BY version")
-    assert [row["name"] for row in history] == done[:-1]
+    assert [row["name"] for row in history] == done[:-2]
     assert names(empty_warehouse) == {path.stem for path in VIEWS.glob("*.sql")}
-    assert empty_warehouse.migrate(MIGRATIONS, VIEWS) == []
+    assert empty_warehouse.migrate(*schema()) == []
 
 
 def test_a_new_file_is_applied_and_a_failing_one_leaves_nothing(warehouse: Warehouse, folder: Path) -> None:
@@ -46,9 +55,9 @@ def test_a_new_file_is_applied_and_a_failing_one_leaves_nothing(warehouse: Wareh
         "CREATE TABLE metarisk.fresh (a INTEGER); -- one; two\nINSERT INTO metarisk.fresh VALUES (1); SELECT oops;"
     )
     with pytest.raises(ConfigError):
-        migrate(warehouse, folder)
+        warehouse.migrate(*schema(folder))
     new.write_text("CREATE TABLE metarisk.fresh (a INTEGER);\nINSERT INTO metarisk.fresh VALUES (2);")
-    assert migrate(warehouse, folder) == [f"{number:03d}_new"]
+    assert warehouse.migrate(*schema(folder)) == [f"{number:03d}_new"]
     assert warehouse.rows("SELECT a FROM metarisk.fresh") == [{"a": 2}]
 
 
@@ -56,10 +65,10 @@ def test_an_edited_file_is_refused_by_name(warehouse: Warehouse, folder: Path) -
     edited = folder / "migrations" / "002_runs.sql"
     text = edited.read_text()
     edited.write_text(text.replace("\n", "\r\n"))
-    assert migrate(warehouse, folder) == []
+    assert warehouse.migrate(*schema(folder)) == []
     edited.write_text(text + "-- one word more\n")
     with pytest.raises(ConfigError, match=r"002_runs\.sql was edited after it ran.*Remedy: restore its text"):
-        migrate(warehouse, folder)
+        warehouse.migrate(*schema(folder))
 
 
 def test_a_warehouse_newer_than_the_code_is_refused(warehouse: Warehouse, folder: Path) -> None:
@@ -68,7 +77,7 @@ def test_a_warehouse_newer_than_the_code_is_refused(warehouse: Warehouse, folder
         if path.name[:3] >= last.name[:3]:
             path.unlink()
     with pytest.raises(ConfigError, match=r"which this code has not.*Remedy: run the version"):
-        migrate(warehouse, folder)
+        warehouse.migrate(*schema(folder))
 
 
 def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Warehouse, folder: Path) -> None:
@@ -77,9 +86,13 @@ def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Wa
     texts = {path: path.read_text() for path in later}
     for path in later:
         path.unlink()
-    (folder / "old_views").mkdir()
-    (folder / "old_views" / "seen.sql").write_text("CREATE VIEW metarisk.seen AS SELECT * FROM metarisk.risk_score;")
-    empty_warehouse.migrate(folder / "migrations", folder / "old_views")
+    views = folder / "views"
+    views.rename(folder / "views_of_today")
+    views.mkdir()
+    (views / "seen.sql").write_text("CREATE VIEW metarisk.seen AS SELECT * FROM metarisk.risk_score;")
+    empty_warehouse.migrate(*schema(folder))
+    shutil.rmtree(views)
+    (folder / "views_of_today").rename(views)
     if empty_warehouse.dialect == "postgresql":  # partitions are made by a function of a later migration
         with empty_warehouse.transaction() as transaction:
             (function,) = (text for path, text in texts.items() if path.stem.endswith("_roles.postgresql"))
@@ -87,7 +100,7 @@ def test_a_warehouse_with_scores_and_views_takes_new_columns(empty_warehouse: Wa
     publish_night(empty_warehouse, date(2026, 3, 27), run_id="old", entities=2)
     for path, text in texts.items():
         path.write_text(text)
-    assert "008_scorecard" in migrate(empty_warehouse, folder)
+    assert "008_scorecard" in empty_warehouse.migrate(*schema(folder))
     rows = empty_warehouse.rows("SELECT score, expected_loss FROM metarisk.score_current")
     assert [row["expected_loss"] for row in rows] == [None, None]
     assert empty_warehouse.rows("SELECT * FROM metarisk.grade_backtest_current") == []
@@ -100,12 +113,12 @@ def test_nights_that_were_published_can_be_taken_back(empty_warehouse: Warehouse
     views = {path: path.read_text() for path in (folder / "views").glob("*.sql")}
     for path in (*later, *views):  # views of today read what later migrations make
         path.unlink()
-    migrate(empty_warehouse, folder)
+    empty_warehouse.migrate(*schema(folder))
     publish_night(empty_warehouse, date(2026, 3, 27), run_id="old", entities=2)
     before = empty_warehouse.rows("SELECT * FROM metarisk.publication")
     for path, text in (later | views).items():
         path.write_text(text)
-    assert new.stem in migrate(empty_warehouse, folder)
+    assert new.stem in empty_warehouse.migrate(*schema(folder))
     assert empty_warehouse.rows("SELECT * FROM metarisk.publication") == before
     taken = (
         "INSERT INTO metarisk.publication SELECT portfolio, as_of, {}, NULL, published_at + INTERVAL '1 hour', 'why' "
@@ -124,10 +137,10 @@ def test_a_file_that_comes_late_is_refused(warehouse: Warehouse, folder: Path) -
     skipped, newest = (folder / "migrations" / f"{count + step:03d}_{name}" for step, name in ((1, "a"), (2, "b")))
     skipped.with_name(f"{skipped.name}.{other}.sql").write_text("SELECT 1;")
     newest.with_name(f"{newest.name}.sql").write_text("SELECT 1;")
-    assert migrate(warehouse, folder) == [newest.name]
+    assert warehouse.migrate(*schema(folder)) == [newest.name]
     skipped.with_name(f"{skipped.name}.{warehouse.dialect}.sql").write_text("SELECT 1;")
     with pytest.raises(ConfigError, match=r"_a\..*sql comes before .*Remedy: give it the next free number"):
-        migrate(warehouse, folder)
+        warehouse.migrate(*schema(folder))
 
 
 def test_names_numbers_and_gaps_are_checked(folder: Path) -> None:
@@ -157,21 +170,21 @@ def test_views_follow_their_files(warehouse: Warehouse, folder: Path) -> None:
     views = folder / "views"
     (views / "a_first.sql").write_text("CREATE VIEW metarisk.a_first AS SELECT two AS one FROM metarisk.b_second;")
     (views / "b_second.sql").write_text("CREATE VIEW metarisk.b_second AS SELECT 2 AS two;")
-    assert migrate(warehouse, folder) == ["views"]
+    assert warehouse.migrate(*schema(folder)) == ["views", "comments"]
     assert warehouse.rows("SELECT one FROM metarisk.a_first") == [{"one": 2}]
     (views / "a_first.sql").unlink()
     (views / "b_second.sql").write_text(
         "CREATE VIEW metarisk.b_second AS SELECT nothing_here AS two FROM metarisk.run;"
     )
     with pytest.raises(ConfigError):
-        migrate(warehouse, folder)
+        warehouse.migrate(*schema(folder))
     assert warehouse.rows("SELECT one FROM metarisk.a_first") == [{"one": 2}]
     (views / "b_second.sql").unlink()
-    assert migrate(warehouse, folder) == ["views"]
+    assert warehouse.migrate(*schema(folder)) == ["views", "comments"]
     assert names(warehouse) == {path.stem for path in VIEWS.glob("*.sql")}
     with warehouse.transaction() as transaction:
         transaction.execute("DROP VIEW metarisk.night")
-    assert migrate(warehouse, folder) == ["views"]
+    assert warehouse.migrate(*schema(folder)) == ["views", "comments"]
 
 
 def test_a_view_file_holds_its_view_and_no_circle(folder: Path) -> None:
@@ -189,7 +202,7 @@ def test_a_view_file_holds_its_view_and_no_circle(folder: Path) -> None:
 def test_views_are_granted_again(postgresql: Server, folder: Path, tmp_path: Path) -> None:
     name = postgresql.create_database()
     warehouse = open_postgresql(postgresql.url(name), tmp_path)
-    migrate(warehouse, folder)
+    warehouse.migrate(*schema(folder))
     odd = 'Odd "reader"; --'
     quoted = '"' + odd.replace('"', '""') + '"'
     postgresql.execute(f"CREATE ROLE {quoted} LOGIN", database=name)
@@ -200,14 +213,14 @@ def test_views_are_granted_again(postgresql: Server, folder: Path, tmp_path: Pat
             "REVOKE SELECT ON metarisk.night FROM metarisk_bi",
             database=name,
         )
-        assert migrate(warehouse, folder) == ["views"]  # a group lacks a right
-        assert migrate(warehouse, folder) == []
+        assert warehouse.migrate(*schema(folder)) == ["views", "comments"]  # a group lacks a right
+        assert warehouse.migrate(*schema(folder)) == []
         with user(postgresql, "metarisk_bi") as reader:
             bi = open_postgresql(postgresql.url(name, user=reader), tmp_path)
             for view in folder.glob("views/*.sql"):
                 assert bi.rows(f"SELECT count(*) AS n FROM metarisk.{view.stem}") == [{"n": 0}] or view.stem
             (folder / "views" / "extra.sql").write_text("CREATE VIEW metarisk.extra AS SELECT 1 AS one;")
-            assert migrate(warehouse, folder) == ["views"]
+            assert warehouse.migrate(*schema(folder)) == ["views", "comments"]
             assert bi.rows("SELECT one FROM metarisk.extra") == [{"one": 1}]
         granted = "SELECT has_table_privilege($role, 'metarisk.night', 'SELECT') AS it"
         assert warehouse.rows(granted, {"role": odd}) == [{"it": True}]
@@ -219,11 +232,11 @@ MIGRATE = """
 import sys
 from pathlib import Path
 from metarisk.warehouse import open_warehouse
-from tests.warehouses import MIGRATIONS, VIEWS
+from tests.warehouses import schema
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
 print("ready", flush=True)
 sys.stdin.readline()
-print(len(warehouse.migrate(MIGRATIONS, VIEWS)))
+print(len(warehouse.migrate(*schema())))
 """
 
 
@@ -238,5 +251,5 @@ def test_two_migrators_at_once_do_the_work_once(empty_warehouse: Warehouse, tmp_
             process.stdin.write("go\n")
             process.stdin.flush()
         done = [int(process.communicate()[0]) for process in (first, second)]
-    total = len(migrations.read(MIGRATIONS, empty_warehouse.dialect)) + 1
+    total = len(migrations.read(MIGRATIONS, empty_warehouse.dialect)) + 2  # views and comments
     assert sorted(done) == [0, total]

@@ -22,8 +22,8 @@ import pytest
 
 from metarisk import lake
 from metarisk.domain import ConfigError, DataError, KeyRanges, MetariskError, Portfolio, Warehouse, WarehouseError
-from metarisk.warehouse.postgresql import PostgreSQLWarehouse
-from metarisk.warehouse.ranges import cut
+from metarisk.warehouse.postgresql.ranges import cut
+from metarisk.warehouse.postgresql.warehouse import PostgreSQLWarehouse
 from tests.unit.lake_examples import AS_OF, PORTFOLIO, good
 from tests.unit.test_warehouse import WRITES
 from tests.warehouses import Server, open_postgresql, server

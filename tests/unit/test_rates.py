@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from metarisk.bases import BASES, RateBase
+from metarisk.bases.fitted import Labelled
 from metarisk.domain import Columns, Feature
 
 COLUMNS = Columns("id", "opened_on", ("place", "kind"), value="y", exposure="hours")
@@ -17,7 +18,7 @@ Y, HOURS = np.array([2.0, 1.0, 0.0, 3.0]), np.array([10.0, 20.0, 5.0, 15.0])
 
 
 def fitted(hours: np.ndarray | None = HOURS) -> RateBase:
-    base = BASES["rates"].model.fit(FRAME, Y, {"f": Feature("numeric")}, COLUMNS, hours, likelihood="poisson")
+    base = BASES["rates"].model.fit(Labelled(FRAME, Y, {"f": Feature("numeric")}, COLUMNS, hours, likelihood="poisson"))
     assert isinstance(base, RateBase)
     return base
 

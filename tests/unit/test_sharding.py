@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarisk.job.chunks import Chunk
+from metarisk.job.population import Chunk
 from metarisk.steps.score import MOST_SHARDS, WORTH_SECONDS, cut
 
 

@@ -15,10 +15,10 @@ import psycopg
 import pytest
 
 from metarisk.domain import Warehouse
-from metarisk.warehouse.duckdb import DuckDBWarehouse
-from metarisk.warehouse.snapshot import NIGHTS
+from metarisk.warehouse.duckdb.snapshot import NIGHTS
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
 from tests.conftest import BOTH
-from tests.warehouses import MIGRATIONS, ROOT, VIEWS, Server, insert, open_postgresql, publish_night, table, user
+from tests.warehouses import ROOT, VIEWS, Server, insert, open_postgresql, publish_night, schema, table, user
 
 FRIDAY, MONDAY = date(2026, 3, 27), date(2026, 3, 30)
 NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
@@ -92,7 +92,7 @@ def read(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Read]:
     server: Server = request.getfixturevalue("postgresql")
     name = server.create_database()
     warehouse = open_postgresql(server.url(name), tmp_path)
-    warehouse.migrate(MIGRATIONS, VIEWS)
+    warehouse.migrate(*schema())
     fill(warehouse)
     with user(server, "metarisk_bi") as reader, psycopg.connect(server.url(name, user=reader), autocommit=True) as bi:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -17,8 +17,8 @@ from metarisk.markets.backtests import (
 )
 from metarisk.markets.comparing import confidence_set, day_means, diebold_mariano
 from metarisk.markets.garch import Garch
-from metarisk.markets.realised import ewma, garman_klass, realised_variance
 from metarisk.markets.simulation import book_tail, completed, tail
+from tests.oracles import ewma, garman_klass, realised_variance
 
 
 def walk(rng: np.random.Generator, days: int, steps: int, sigma: float) -> tuple[np.ndarray, ...]:

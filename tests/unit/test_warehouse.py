@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from metarisk.domain import ConfigError, DataError, Warehouse
-from metarisk.warehouse import duckdb, open_warehouse
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import warehouse as duckdb
 from tests.warehouses import Server, address, child, insert, open_postgresql, publish_night, scores, table
 
 NIGHT = date(2026, 3, 31)

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from metarisk.domain import ConfigError, LockedError, MetariskError, Warehouse, WarehouseError
-from metarisk.warehouse import duckfile, open_warehouse
-from metarisk.warehouse.duckdb import DuckDBWarehouse
-from tests.warehouses import MIGRATIONS, VIEWS, Server, address, child, open_duckdb, open_postgresql, publish_night
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import file as duckfile
+from metarisk.warehouse.duckdb.warehouse import DuckDBWarehouse
+from tests.warehouses import Server, address, child, open_duckdb, open_postgresql, publish_night, schema
 
 NIGHT = date(2026, 3, 31)
 
@@ -29,7 +30,8 @@ NIGHT = date(2026, 3, 31)
 HOLD = """
 import sys
 from pathlib import Path
-from metarisk.warehouse import duckfile, open_warehouse
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import file as duckfile
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
 with warehouse.lock("loans"):
     print("held", flush=True)
@@ -100,7 +102,7 @@ print("closed", flush=True)
 def test_a_file_that_another_process_holds_is_named_then_waited_for(tmp_path: Path) -> None:
     warehouse = DuckDBWarehouse(tmp_path / "w.duckdb", tmp_path, threads=1, memory_mb=128, busy_seconds=0.05)
     patient = DuckDBWarehouse(tmp_path / "w.duckdb", tmp_path, threads=1, memory_mb=128, busy_seconds=60)
-    warehouse.migrate(MIGRATIONS, VIEWS)
+    warehouse.migrate(*schema())
     with child(OPEN, str(warehouse.path)) as other:
         assert other.stdout is not None
         assert other.stdin is not None
@@ -168,7 +170,8 @@ def test_a_missing_or_damaged_file(tmp_path: Path) -> None:
 WRITE_AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from metarisk.warehouse import duckfile, open_warehouse
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import file as duckfile
 from metarisk.domain import WarehouseError
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
 if os.geteuid() == 0:
@@ -186,7 +189,7 @@ def test_a_file_without_the_right_to_write_is_read_but_not_written() -> None:
     folder = Path(tempfile.mkdtemp(prefix="metarisk-ro-"))
     try:
         warehouse = open_duckdb(folder)
-        warehouse.migrate(MIGRATIONS, VIEWS)
+        warehouse.migrate(*schema())
         url, data = address(warehouse, folder)
         spill = folder / "tmp" / "duckdb"
         spill.chmod(0o777)
@@ -194,7 +197,7 @@ def test_a_file_without_the_right_to_write_is_read_but_not_written() -> None:
         folder.chmod(0o555)
         with child(WRITE_AS_NOBODY, url, data) as reader:
             printed, _ = reader.communicate()
-        assert printed.startswith("1\n")
+        assert printed.startswith("2\n")
         assert "is read-only" in printed
         assert "Remedy: let this user write the file and its folder" in printed
     finally:
@@ -206,7 +209,8 @@ FILL = """
 import resource, sys
 from datetime import date
 from pathlib import Path
-from metarisk.warehouse import duckfile, open_warehouse
+from metarisk.warehouse import open_warehouse
+from metarisk.warehouse.duckdb import file as duckfile
 from metarisk.domain import WarehouseError
 from tests.warehouses import scores
 warehouse = open_warehouse(sys.argv[1], Path(sys.argv[2]), threads=1, memory_mb=128)
@@ -273,7 +277,7 @@ def test_a_connection_that_is_cut_leaves_nothing_and_the_next_works(
         transaction.execute("DELETE FROM metarisk.view_set")
         postgresql.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
         transaction.rows("SELECT 1 AS one")
-    assert warehouse.rows("SELECT count(*) AS n FROM metarisk.view_set") == [{"n": 1}]
+    assert warehouse.rows("SELECT count(*) AS n FROM metarisk.view_set") == [{"n": 2}]
 
 
 @pytest.fixture
@@ -284,7 +288,7 @@ def unused_port() -> Iterator[int]:
 
 
 def test_a_server_that_is_down(unused_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarisk.warehouse.pgconnect.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("metarisk.warehouse.postgresql.connect.FIRST_PAUSE", 0.001)
     urls = (
         f"postgresql://bob:s3cret%2Fword@127.0.0.1:{unused_port}/risk",
         f"postgresql://bob@/risk?host={tmp_path}&password=s3cret%2Fword",

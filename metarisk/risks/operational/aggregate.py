@@ -96,29 +96,6 @@ def by_fourier(frequency: Frequency, losses: Array, step: float) -> Annual:
     return Annual(step, np.cumsum(np.maximum(tilted * np.exp(TILT * places), 0.0)))
 
 
-def by_panjer(frequency: Frequency, losses: Array, step: float) -> Annual:
-    """A year's sum by Panjer's recursion (1981, ASTIN Bulletin 12, 22-26): quadratic, the twin of `by_fourier`."""
-    if math.isinf(frequency.size):
-        a, b = 0.0, frequency.mean
-    else:
-        a = frequency.mean / (frequency.size + frequency.mean)
-        b = (frequency.size - 1.0) * a
-    found = np.zeros(len(losses))
-    found[0] = float(frequency.generating(np.array(losses[0])))
-    for s in range(1, len(losses)):
-        k = np.arange(1, s + 1)
-        found[s] = ((a + b * k / s) * losses[1 : s + 1] * found[s - 1 :: -1][:s]).sum() / (1.0 - a * losses[0])
-    return Annual(step, np.cumsum(found))
-
-
-def by_simulation(frequency: Frequency, quantile: Callable[[Array], Array], years: int, seed: int) -> Array:
-    """Sums (years,) of simulated years, events drawn by the quantile function of one loss."""
-    rng = np.random.default_rng(seed)
-    counts = frequency.sample(years, rng)
-    losses = quantile(rng.random(int(counts.sum())))
-    return np.bincount(np.repeat(np.arange(years), counts), losses, minlength=years)
-
-
 def simulated_quantile(sums: Array, level: float, confidence: float = 0.95) -> Interval:
     """A quantile of simulated sums (N,) with its Monte Carlo interval, free of any distribution: order statistics.
 

@@ -32,16 +32,6 @@ def rate_bounds(events: ArrayLike, exposure: ArrayLike, level: float = 0.95) -> 
     return low / size, stats.chi2.ppf(1 - side, 2 * count + 2) / 2 / size
 
 
-def posterior_bound(events: ArrayLike, expected: ArrayLike, size: float, level: float = 0.95) -> Array:
-    """Upper bound (C,) of the factor by which cells exceed what was expected, under a gamma prior of mean 1.
-
-    The prior Gamma(size, size) makes counts negative binomial; given D events where E were expected the factor is
-    Gamma(size + D, size + E). A cell without events keeps a bound that falls as its expectation grows.
-    """
-    count, mean = np.asarray(events, dtype=np.float64), np.asarray(expected, dtype=np.float64)
-    return np.asarray(stats.gamma.ppf(level, size + count, scale=1 / (size + mean)))
-
-
 def dispersion(events: ArrayLike, expected: ArrayLike) -> float:
     """Size of the negative binomial (NB2) that counts (N,) with means `expected` have; infinite for Poisson.
 

@@ -147,14 +147,6 @@ def mean_excess(losses: ArrayLike, thresholds: ArrayLike) -> tuple[Array, Array,
     return found[0], found[1], found[2]
 
 
-def qq(losses: ArrayLike, threshold: float, tail: Gpd) -> tuple[Array, Array]:
-    """Modelled and observed losses above a threshold (n,), in rising order: on the diagonal where the tail fits."""
-    over = np.sort(np.asarray(losses, dtype=np.float64))
-    over = over[over > threshold]
-    level = (np.arange(1, len(over) + 1) - 0.5) / max(len(over), 1)
-    return threshold + tail.ppf(level), over
-
-
 def as_exponential(excess: ArrayLike, shape: float, scale: float) -> Array:
     """Excesses (n,) on the scale on which a GPD is the standard exponential: tails of many cells in one QQ plot."""
     return np.asarray(-np.log(survival(excess, shape, scale)))

@@ -13,7 +13,8 @@ from typing import Any
 
 import duckdb
 
-from metarisk.warehouse.duckfile import CATALOG, DuckFile, Limits
+from metarisk.warehouse import dictionary
+from metarisk.warehouse.duckdb.file import CATALOG, DuckFile, Limits
 from metarisk.warehouse.migrations import in_order
 from metarisk.warehouse.statements import literal, quote_identifier
 
@@ -82,6 +83,7 @@ def _fill(cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
                 _bring(cursor, table, held.get(table))
         _bring_scores(cursor)
         _replace_views(cursor)
+        _comment(cursor)
         cursor.execute("COMMIT")
         cursor.execute("CHECKPOINT bi")
     finally:
@@ -145,13 +147,25 @@ def _bring_scores(cursor: duckdb.DuckDBPyConnection) -> None:
 
 
 def _replace_views(cursor: duckdb.DuckDBPyConnection) -> None:
-    listing = "FROM duckdb_views() WHERE database_name = $1 AND schema_name = $2"
-    for (old,) in cursor.execute(f"SELECT view_name {listing}", ["bi", "metarisk"]).fetchall():
-        cursor.execute(f"DROP VIEW metarisk.{quote_identifier(old)}")
-    stored = cursor.execute(f"SELECT view_name, sql {listing}", [CATALOG, "metarisk"]).fetchall()
-    definitions = {str(view): str(sql) for view, sql in stored}
-    for view in in_order(definitions):
-        cursor.execute(definitions[view])
+    listing = "SELECT view_name, sql FROM duckdb_views() WHERE database_name = $1 AND schema_name = 'metarisk'"
+    held, stored = (dict(cursor.execute(listing, [database]).fetchall()) for database in ("bi", CATALOG))
+    if held == stored:  # with their comments, hundreds of statements
+        return
+    for view in held:
+        cursor.execute(f"DROP VIEW metarisk.{quote_identifier(view)}")
+    for view in in_order(stored):
+        cursor.execute(stored[view])
+
+
+def _comment(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Comments as the warehouse has them; `CREATE OR REPLACE TABLE` and dropped views lose theirs."""
+    held, stored = (
+        set(cursor.execute(dictionary.DUCKDB.format(database=literal(database))).fetchall())
+        for database in ("bi", CATALOG)
+    )
+    for kind, name, column, meaning, _ in sorted(stored - held, key=str):
+        if meaning is not None:
+            cursor.execute(dictionary.statement(kind, name, column, meaning))
 
 
 def _names(cursor: duckdb.DuckDBPyConnection, sql: str) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 
 from metarisk.domain import ConfigError, DataError, MetariskError, WarehouseError
-from metarisk.warehouse.locks import backoff
+from metarisk.warehouse.backoff import backoff
 from metarisk.warehouse.statements import ZONE_REMEDY, literal
 
 CATALOG = "warehouse"
@@ -216,7 +216,7 @@ def _open(path: Path, limits: Limits, write: bool, deadline: float) -> duckdb.Du
                     raise _busy(path, _conflict(error), limits) from None
                 time.sleep(next(pauses))
     except (duckdb.Error, OSError) as error:
-        raise explain(error, path) from None
+        raise as_ours(error, path) from None
 
 
 def _conflict(error: duckdb.Error) -> str:
@@ -243,7 +243,7 @@ _REMEDIES = (
 )  # fmt: skip
 
 
-def explain(error: duckdb.Error | OSError, path: Path, *, reading: bool = False) -> MetariskError:
+def as_ours(error: duckdb.Error | OSError, path: Path, *, reading: bool = False) -> MetariskError:
     """The native exception as an error of this job, with the remedy; `reading`: the transaction was read-only by us."""
     said = str(error).strip().split("\n")[0]
     if reading and re.search("attached in read-only mode|transaction is launched in read-only mode", said):
@@ -272,4 +272,4 @@ def explained(path: Path, *, reading: bool = False) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, OSError) as error:
-        raise explain(error, path, reading=reading) from None
+        raise as_ours(error, path, reading=reading) from None

@@ -18,7 +18,7 @@ ALSO = "also"
 """In the manifest of an adaptation: SHA-256 of each further extract by name, as JSON; not there where there is none."""
 
 
-def extract_sides(context: Context) -> dict[str, str]:
+def read_further(context: Context) -> dict[str, str]:
     """Read every further extract into the lake, its rows in sorted order; SHA-256 of each file by name."""
     found = {}
     for name, sql in also_sql(context.settings.project, context.portfolio).items():
@@ -34,7 +34,7 @@ def extract_sides(context: Context) -> dict[str, str]:
     return found
 
 
-def side_tables(context: Context, run_folder: Path) -> Mapping[str, pl.LazyFrame]:
+def further_tables(context: Context, run_folder: Path) -> Mapping[str, pl.LazyFrame]:
     """The further extracts of a run by name. Raises DataError where one is not the file that the run began with."""
     sums: dict[str, str] = json.loads(lake.read_manifest(run_folder / "adapt").get(ALSO, "{}"))
     for name, expected in sums.items():

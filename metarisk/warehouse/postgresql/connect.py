@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 import adbc_driver_postgresql as driver
 from adbc_driver_manager import AdbcConnection, AdbcDatabase, dbapi
 
-from metarisk.warehouse.locks import backoff
-from metarisk.warehouse.pgerrors import explain, explained, is_refused, secrets_of
+from metarisk.warehouse.backoff import backoff
+from metarisk.warehouse.postgresql.errors import as_ours, explained, is_refused, secrets_of
 from metarisk.warehouse.statements import literal
 
 FIRST_PAUSE = 0.2
@@ -73,7 +73,7 @@ class Connector:
                 return dbapi.Connection(_KeptOpen(), AdbcConnection(self._opened()), autocommit=autocommit)
             except (dbapi.Error, OSError) as error:
                 if left == 0 or not is_refused(error):
-                    raise explain(error, self.secrets) from None
+                    raise as_ours(error, self.secrets) from None
             time.sleep(next(pauses))
         raise AssertionError("unreachable")
 

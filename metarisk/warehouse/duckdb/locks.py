@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
 import socket
 from collections.abc import Iterator
@@ -22,14 +21,6 @@ from metarisk.domain import LockedError
 
 POLL_SECONDS = 0.1
 """Between tries: a run lasts seconds at least."""
-
-
-def backoff(first: float = 0.01, longest: float = 0.5) -> Iterator[float]:
-    """Seconds to wait before each next try: doubling, with jitter so that waiters do not march in step."""
-    pause = first
-    while True:
-        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter needs no secrecy
-        pause = min(longest, 2 * pause)
 
 
 def lock_path(folder: Path, name: str) -> Path:

@@ -16,9 +16,10 @@ import duckdb
 import pyarrow as pa
 
 from metarisk.domain import ConfigError, KeyRanges, LoadMode, Scalar, SnapshotError, WarehouseError
-from metarisk.warehouse import arrow, snapshot, statements
-from metarisk.warehouse.duckfile import Limits, duck_file, explained
-from metarisk.warehouse.locks import file_lock
+from metarisk.warehouse import arrow, statements
+from metarisk.warehouse.duckdb import snapshot
+from metarisk.warehouse.duckdb.file import Limits, duck_file, explained
+from metarisk.warehouse.duckdb.locks import file_lock
 from metarisk.warehouse.migrations import apply
 
 _EXISTS = (
@@ -168,12 +169,12 @@ class DuckDBWarehouse:
         with file_lock(self.path.with_name(f"{self.path.stem}-locks"), name, wait_seconds=wait_seconds):
             yield
 
-    def migrate(self, migrations: Path, views: Path) -> list[str]:
+    def migrate(self, migrations: Path, views: Path, dictionary: Path) -> list[str]:
         """Apply what was not applied yet; the names of what was done, empty when all stood already."""
         if not self.path.exists():
             with self.transaction():
                 pass
-        return apply(self, migrations, views)
+        return apply(self, migrations, views, dictionary)
 
     def load(self, table: str, batches: pa.RecordBatchReader, *, mode: LoadMode = "replace") -> int:
         """Create, replace or lengthen `source.<table>`; the number of rows."""

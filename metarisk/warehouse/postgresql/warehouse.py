@@ -25,11 +25,11 @@ from adbc_driver_manager._reader import AdbcRecordBatchReader
 
 from metarisk.domain import KeyRanges, LoadMode, LockedError, Scalar
 from metarisk.warehouse import arrow, statements
-from metarisk.warehouse.locks import backoff
+from metarisk.warehouse.backoff import backoff
 from metarisk.warehouse.migrations import apply
-from metarisk.warehouse.pgconnect import Connector, execute
-from metarisk.warehouse.pgerrors import explained
-from metarisk.warehouse.ranges import cut
+from metarisk.warehouse.postgresql.connect import Connector, execute
+from metarisk.warehouse.postgresql.errors import explained
+from metarisk.warehouse.postgresql.ranges import cut
 
 _LOCK_SESSION = (
     "SET idle_session_timeout = 0",
@@ -212,9 +212,9 @@ class PostgreSQLWarehouse:
                     time.sleep(min(next(pauses), max(0.0, deadline - time.monotonic())))
             yield
 
-    def migrate(self, migrations: Path, views: Path) -> list[str]:
+    def migrate(self, migrations: Path, views: Path, dictionary: Path) -> list[str]:
         """Apply what was not applied yet; the names of what was done, empty when all stood already."""
-        return apply(self, migrations, views)
+        return apply(self, migrations, views, dictionary)
 
     def load(self, table: str, batches: pa.RecordBatchReader, *, mode: LoadMode = "replace") -> int:
         """Create, replace or lengthen `source.<table>`; the number of rows."""

@@ -65,7 +65,7 @@ def is_refused(error: Exception) -> bool:
     return _sqlstate(error)[:2] in {"08", "57"} or _sqlstate(error) == "53300"
 
 
-def explain(error: Exception, secrets: Sequence[str] = (), *, reading: bool = False) -> MetariskError:
+def as_ours(error: Exception, secrets: Sequence[str] = (), *, reading: bool = False) -> MetariskError:
     """The native exception as an error of this job, with the remedy; `reading`: the connection was read-only by us."""
     said, state = _said(error, secrets), _sqlstate(error)
     if reading and state in {"25001", "25006"}:
@@ -84,7 +84,7 @@ def explained(secrets: Sequence[str], *, reading: bool = False) -> Iterator[None
     try:
         yield
     except (dbapi.Error, pa.ArrowException, OSError) as error:
-        raise explain(error, secrets, reading=reading) from None
+        raise as_ours(error, secrets, reading=reading) from None
 
 
 def _sqlstate(error: Exception) -> str:
