@@ -1,1 +1,1 @@
-"""Report pages of nights and weeks; nothing is computed here that the warehouse does not have."""
+"""Pages of nights, weeks, drift and models: heads here, cards in `cards`; nothing is computed that the warehouse lacks."""
