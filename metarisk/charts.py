@@ -53,9 +53,9 @@ def labels(names: Iterable[str], empty: str = "") -> list[str]:
     return given
 
 
-def days(title: str | None = None, form: str = "%b %y") -> alt.X:
+def days() -> alt.X:
     """The axis of days: the field `day`."""
-    return alt.X("day:T", title=title, axis=alt.Axis(format=form, tickCount=8, grid=False))
+    return alt.X("day:T", title=None, axis=alt.Axis(format="%b %y", tickCount=8, grid=False))
 
 
 def series(notes: Iterable[str | None]) -> list[pl.DataFrame]:
@@ -64,9 +64,9 @@ def series(notes: Iterable[str | None]) -> list[pl.DataFrame]:
     return [frame.with_columns(pl.col("day").str.to_date().cast(pl.Datetime)) for frame in found if frame.height > 1]
 
 
-def status_colour(field: str = "status:N") -> alt.Color:
-    """The colour of a drift status."""
-    return alt.Color(field, scale=alt.Scale(domain=list(STATUS), range=list(STATUS.values())), legend=None)
+def status_colour() -> alt.Color:
+    """The colour of a drift status: the field `status`."""
+    return alt.Color("status:N", scale=alt.Scale(domain=list(STATUS), range=list(STATUS.values())), legend=None)
 
 
 def evenly(size: int, most: int) -> Sequence[int]:

@@ -92,10 +92,6 @@ def page(night: PublishedNight, drift_page: str) -> Night:
         drift_page=drift_page,
         warnings=(*run.extract.warnings, *([too_old] if too_old else [])),
         next_steps=(train,) if too_old else (),
-        provenance={
-            "extract": run.extract.extract_hash,
-            "configuration": run.config_hash,
-            "code": run.code_version,
-        },
+        provenance={"extract": run.extract.extract_hash, "configuration": run.config_hash, "code": run.code_version},
         cards=gathered("night", night),
     )
