@@ -1,1 +1,1 @@
-"""Pages of nights, weeks, drift and models: heads here, cards in `cards`; nothing is computed that the warehouse lacks."""
+"""Pages of nights, weeks, drift and models: heads here, cards in `cards`; what they show, files or the warehouse have."""
