@@ -1,1 +1,1 @@
-"""Pages of nights, weeks, drift and models: heads here, cards in `cards`; what they show, files or the warehouse have."""
+"""Pages of nights, weeks, drift and models: heads here, cards in `cards`; nothing is computed that is not known."""
