@@ -87,7 +87,8 @@ def ordered(source: str) -> Iterator[list[str]]:
             yield [str(getattr(item, "id", getattr(item, "attr", getattr(item, "value", "")))) for item in node.elts]
         elif isinstance(node, ast.FunctionDef):
             calls = (call for call in ast.walk(node) if isinstance(call, ast.Call) and call.args)
-            yield [ast.unparse(call.args[0]).rpartition(".")[2] for call in calls if ast.unparse(call.func) == "run"]
+            runs = (call.args[0] for call in calls if getattr(call.func, "id", "") == "run")
+            yield [ast.unparse(step).rpartition(".")[2] for step in runs]
 
 
 @cache
