@@ -137,7 +137,21 @@ class MeasureKind:
 
 @dataclass(frozen=True)
 class RiskSpec:
-    """What a target means: the code half of a portfolio. The core knows these fields and never a risk's name."""
+    """What a target means: the code half of a portfolio. The core knows these fields and never a risk's name.
+
+    Example:
+        >>> spec = RiskSpec(
+        ...     name="prepayment",
+        ...     likelihood="bernoulli",
+        ...     label="event",
+        ...     candidates=("pooled_logistic", "map_head"),
+        ...     default="map_head",
+        ...     promotion="interval",
+        ...     score_unit="probability of early repayment",
+        ... )
+        >>> spec.limits.max_score_move, spec.derive is None, spec.look_back.days
+        (0.7, True, 400)
+    """
 
     name: str
     likelihood: LikelihoodName
