@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from operator import itemgetter
@@ -11,18 +10,17 @@ from typing import Any
 
 import polars as pl
 
-from metarisk import registry
-from metarisk.drift import REMEDY
+from metarisk.drift import inputs
 from metarisk.drift.pictures import Side, side_by_side
+from metarisk.drift.remedy import REMEDY
 from metarisk.job.context import Context
 from metarisk.job.run import Run
-from metarisk.job.storage import from_registry
 from metarisk.record import drift as records
 from metarisk.record import publications
 from metarisk.report import Champion, DriftLine
 from metarisk.report.driftpage import AlertLine, DriftReport, SegmentLineStatus, Worst, render_drift
 from metarisk.steps.alerts import what
-from metarisk.steps.drift import COUNTED, HISTOGRAMS, WORST
+from metarisk.steps.drift import WORST, beside
 
 NIGHTS = 30
 """Nights of a curve, and days of what happened to alerts."""
@@ -66,11 +64,10 @@ def feature_shares(
     context: Context, model_id: str, folder: Path, segment: str | None, feature: str
 ) -> tuple[Side, ...]:
     """A feature before and now; empty where the run counted nothing, or its model's reference is gone."""
-    files = from_registry(context, model_id, registry.load)
-    if HISTOGRAMS not in files or not (folder / COUNTED).exists():
+    reference = inputs.known(beside(context, model_id))
+    if reference is None or not (folder / inputs.COUNTED).exists():
         return ()
-    reference = pl.read_parquet(io.BytesIO(files[HISTOGRAMS]))
-    return side_by_side(reference, pl.read_parquet(folder / COUNTED), segment, feature)
+    return side_by_side(reference, pl.read_parquet(folder / inputs.COUNTED), segment, feature)
 
 
 def _worst(context: Context, model_id: str, folder: Path, lines: Sequence[DriftLine]) -> tuple[Worst, ...]:

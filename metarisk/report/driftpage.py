@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from metarisk.drift.early import SUSPECTED
+from metarisk.drift.concept import SUSPECTED
 from metarisk.drift.pictures import Side
 from metarisk.report import driftcharts
 from metarisk.report.model import Champion, DriftLine

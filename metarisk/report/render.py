@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from metarisk.backtests import FOUR_FIFTHS
 from metarisk.domain import SegmentStatus
 from metarisk.drift import TESTS
-from metarisk.drift.early import SUSPECTED
+from metarisk.drift.concept import SUSPECTED
 from metarisk.metrics import Interval
 from metarisk.report import charts
 from metarisk.report.measures import sections
