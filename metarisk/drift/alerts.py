@@ -13,10 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from metarisk.drift.early import SUSPECTED
+from metarisk.drift import OPENING
+from metarisk.drift.concept import SUSPECTED
 
-OPENING = ("psi", "expected_log_loss", "expected_auc", "expected_loss", "label_rate", "domain_auc", "concept")
-"""Metrics whose alerts open one; `concept` speaks for all early labels."""
 RED = frozenset({"alert", SUSPECTED})
 Key = tuple[str | None, str | None, str]
 """Segment, feature, metric."""

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from metarisk.domain import Array, SegmentKey, segment_name
-from metarisk.drift import measures
+from metarisk.drift import distances
 from metarisk.drift.histograms import Bins, Counts
 from metarisk.metrics import benjamini_hochberg
 
@@ -134,20 +134,20 @@ def _test(bins: Bins, groups: Groups, reference: Counts, current: Counts) -> _Te
     ordered = bins.kind != "categorical"
     into = np.tile(np.arange(bins.width), (len(fine_ref), 1))
     if ordered:
-        into[:, :-1] = measures.tenths(fine_ref[:, :-1])
+        into[:, :-1] = distances.tenths(fine_ref[:, :-1])
         into[:, -1] = into[:, :-1].max(axis=1) + 1
-    ref, cur = measures.merge(fine_ref, into), measures.merge(fine_cur, into)
-    pools = measures.pooled(ref, cur, ordered=ordered)
-    pooled_ref, pooled_cur = measures.merge(ref, pools), measures.merge(cur, pools)
-    _, p = measures.homogeneity(pooled_ref, pooled_cur)
-    effect = measures.psi(pooled_ref, pooled_cur) - measures.sampling_psi(pooled_ref, pooled_cur)
+    ref, cur = distances.merge(fine_ref, into), distances.merge(fine_cur, into)
+    pools = distances.pooled(ref, cur, ordered=ordered)
+    pooled_ref, pooled_cur = distances.merge(ref, pools), distances.merge(cur, pools)
+    _, p = distances.homogeneity(pooled_ref, pooled_cur)
+    effect = distances.psi(pooled_ref, pooled_cur) - distances.sampling_psi(pooled_ref, pooled_cur)
     n_ref, n_cur = fine_ref.sum(axis=1), fine_cur.sum(axis=1)
     reasons = _reasons(p, ref, cur, fine_ref, fine_cur)
     testable = ~np.isnan(p)
     return _Tests(
-        bins, n_ref, n_cur, np.where(np.minimum(n_ref, n_cur) > 0, measures.psi(ref, cur), np.nan),
+        bins, n_ref, n_cur, np.where(np.minimum(n_ref, n_cur) > 0, distances.psi(ref, cur), np.nan),
         np.where(testable, effect, np.nan), p, pooled_ref, pooled_cur, reasons,
-        _moved(bins, into, ref, cur), _described(bins, fine_ref, fine_cur, measures.jensen_shannon(ref, cur)),
+        _moved(bins, into, ref, cur), _described(bins, fine_ref, fine_cur, distances.jensen_shannon(ref, cur)),
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def _moved(bins: Bins, into: Array, ref: Array, cur: Array) -> tuple[str, ...]:
     """The bin whose share changed the index most, with its share before and now, by group."""
     before = ref / np.maximum(ref.sum(axis=1, keepdims=True), 1)
     now = cur / np.maximum(cur.sum(axis=1, keepdims=True), 1)
-    p, q = np.maximum(before, measures.EMPTY_SHARE), np.maximum(now, measures.EMPTY_SHARE)
+    p, q = np.maximum(before, distances.EMPTY_SHARE), np.maximum(now, distances.EMPTY_SHARE)
     worst = ((p - q) * np.log(p / q)).argmax(axis=1)
     return tuple(
         f"{bin_name(bins, np.flatnonzero(into[g] == worst[g]))}: {before[g, worst[g]]:.1%} → {now[g, worst[g]]:.1%}"
@@ -201,8 +201,8 @@ def _described(bins: Bins, ref: Array, cur: Array, js: Array) -> dict[str, Array
     """Measures without a test, as (value, effect) rows (2, G)."""
     described = {"js": np.stack([js, np.full(len(ref), np.nan)])}
     if bins.kind != "categorical":
-        scale = measures.spread(ref[0, :-1], bins.edges)
-        distance = measures.wasserstein(ref[:, :-1], cur[:, :-1], bins.edges.astype(float)) / scale
+        scale = distances.spread(ref[0, :-1], bins.edges)
+        distance = distances.wasserstein(ref[:, :-1], cur[:, :-1], bins.edges.astype(float)) / scale
         described["wasserstein"] = np.stack([distance, np.full(len(ref), np.nan)])
     else:
         described["unseen"] = _rate(ref[:, -2], cur[:, -2], ref, cur)
@@ -236,7 +236,7 @@ def _discoveries(tables: Sequence[tuple[_Tests, int]], seed: int) -> tuple[Array
     for i in np.flatnonzero(small & ~certain).tolist():
         test, group = tables[i]
         counts = test.reference[group].astype(np.int64), test.current[group].astype(np.int64)
-        p[i] = measures.monte_carlo_p(*counts, most=max(most, _LEAST_DRAWS), rng=rng)
+        p[i] = distances.monte_carlo_p(*counts, most=max(most, _LEAST_DRAWS), rng=rng)
     return p, q_values(p)
 
 
@@ -276,7 +276,7 @@ def _volume(groups: Groups, reference: Counts, current: Counts) -> pl.DataFrame:
     cur = np.concatenate([current.rows[:-1], np.array(list(current.new.values()), dtype=np.int64)])
     all_ref, all_cur = int(reference.rows.sum()), int(current.rows.sum())
     tables = np.stack([ref, all_ref - ref], axis=1), np.stack([cur, all_cur - cur], axis=1)
-    _, p = measures.homogeneity(*tables)
+    _, p = distances.homogeneity(*tables)
     expected = (ref + cur) * min(all_ref, all_cur) / max(all_ref + all_cur, 1)
     group = np.concatenate([groups.of_segment, np.zeros(len(current.new), dtype=np.int64)])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -288,7 +288,7 @@ def _volume(groups: Groups, reference: Counts, current: Counts) -> pl.DataFrame:
             "n_ref": ref,
             "n_cur": cur,
             "effect": effect,
-            "p": np.where(expected >= measures.LEAST_EXPECTED, p, np.nan),
+            "p": np.where(expected >= distances.LEAST_EXPECTED, p, np.nan),
         },
         schema_overrides={"segment": pl.String, "level": pl.String},
     )

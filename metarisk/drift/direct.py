@@ -15,15 +15,17 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from metarisk.domain import Array, Feature
+from metarisk.domain import Array, Feature, Portfolio
 from metarisk.drift.decide import MIN_ROWS, Z95, blind, judged, rows_of
 from metarisk.drift.hierarchy import labels_of, nodes, totals
 from metarisk.drift.histograms import segment_column
+from metarisk.drift.measure import Measure, Night, Scored, Week, parquet
 from metarisk.features import Encoder
 
 if TYPE_CHECKING:
     import lightgbm
 
+LOSS_MODEL, LOSSES = "reference.loss.json", "reference.loss.parquet"
 METRIC = "expected_loss"
 WATCH, ALERT = 0.10, 0.25
 """Least rises of the estimated loss as a share."""
@@ -135,3 +137,28 @@ def _dataset(encoder: Encoder, x: Array, loss: Array) -> lightgbm.Dataset:
     import lightgbm
 
     return lightgbm.Dataset(x, loss, categorical_feature=encoder.categorical)
+
+
+def _expected(model: LossModel, portfolio: Portfolio, scored: Scored) -> pl.DataFrame:
+    target = portfolio.target.name
+    losses = ((rows, model.predict(rows, rows[target].to_numpy())) for rows in scored.batches())
+    return summed(losses, portfolio.columns.segments)
+
+
+def _keep(week: Week) -> Mapping[str, bytes]:
+    portfolio, unseen = week.portfolio, week.unseen()
+    if unseen is None:
+        return {}
+    model = LossModel.fit(week.teach, *unseen, portfolio.features, portfolio.columns.opened_on)
+    return {LOSSES: parquet(_expected(model, portfolio, week.scored)), LOSS_MODEL: model.to_bytes()}
+
+
+def _judge(night: Night) -> pl.DataFrame:
+    known, segments = night.beside.table(LOSSES), night.portfolio.columns.segments
+    if known is None or LOSS_MODEL not in night.beside.files:
+        return compare(segments, None, pl.DataFrame(), 0.0)
+    model = LossModel.from_bytes(night.beside.files[LOSS_MODEL])
+    return compare(segments, known, _expected(model, night.portfolio, night.scored), model.noise)
+
+
+MEASURE = Measure("direct", _judge, _keep, frozenset({"value"}), tests=(METRIC,), opening=(METRIC,))

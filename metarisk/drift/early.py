@@ -1,14 +1,15 @@
 """The earliest labels against what published scores expected: level and ranking, by segment, months before maturity.
 
 A score published at the opening expects, by the hazard curve, so many events by every month on book. Observed
-against expected is an exact test long before the horizon ends; what `performance` cannot see, this does. Pure: which
-scores were published and what is known of them, the caller says.
+against expected is an exact test long before the horizon ends; what `performance` cannot see, this does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
@@ -16,12 +17,17 @@ from scipy import special, stats
 from scipy.sparse import csr_matrix
 
 from metarisk.calibration import binomial_p
-from metarisk.domain import Array, SegmentKey
-from metarisk.drift.decide import DISCOVERY_RATE, SCHEMA, Z95, judged, rows_of
+from metarisk.domain import Array, ModelError, SegmentKey
+from metarisk.drift.decide import DISCOVERY_RATE, SCHEMA, Z95, blind, judged, rows_of
 from metarisk.drift.hierarchy import Node, in_blocks, labels_of, nodes, parents, totals
+from metarisk.drift.histograms import segment_column
+from metarisk.drift.measure import Measure, Night, Week
 from metarisk.drift.performance import BINS, LEAST_EVENTS, Estimate, bin_of, ranking
 from metarisk.metrics import benjamini_hochberg, calibration_in_the_large
+from metarisk.tasks import LABEL, MATURE, observed, periods_known
 
+CURVE = "curve.json"
+"""Shares of the horizon's hazard by period, as the model has them."""
 WATCH, ALERT = 0.25, 0.50
 """Least rises of observed over expected events of a watch and an alert; equal falls on the log scale are watches."""
 RANKING = (0.03, 0.06)
@@ -32,9 +38,6 @@ DOUBLED = 2.0
 """A segment in which a doubled rate could not have been seen is blind."""
 POWER = 0.8
 FEWEST_MATURED = 10
-SUSPECTED = "concept drift suspected"
-
-
 _SUMS = ("rows", "expected", "squares", "event", "mature", "score", "score_squares", "mature_event", "logit")
 """What is summed in a cell: of all rows, of their expected events and squares of these, of events; of mature rows, of
 their scores, squares, events and log-odds."""
@@ -271,25 +274,76 @@ def _in_the_large(of: Sequence[Node], known: Known) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
 
 
-def concept(estimated: pl.DataFrame, early: pl.DataFrame) -> pl.DataFrame:
-    """Rows of metric `concept`: where early labels are red though estimated performance is green.
+def _keep(week: Week) -> Mapping[str, bytes]:
+    return {CURVE: json.dumps(week.adapted.model.shares().tolist()).encode()}
 
-    The scores then look as good as ever, and what they mean has changed: of all segments that early labels could judge.
-    """
-    calm = pl.col("status").is_in(["watch", "alert"]).any().not_()
-    green = estimated.filter(pl.col("metric").str.starts_with("expected_")).group_by("segment").agg(green=calm)
-    red = early.filter(pl.col("metric").is_in(["early_events", "early_auc"])).sort("metric", descending=True)
-    by_segment = red.group_by("segment", maintain_order=True).agg(
-        pl.col("level").first(), pl.col("n_ref").first(), pl.col("n_cur").first(),
-        pl.col("min_detectable_ratio").first(), pl.col("status"), pl.col("detail"),
+
+def _judge(night: Night) -> pl.DataFrame:
+    if night.spec.label != "event":  # the curve stands beside every model
+        return pl.DataFrame(schema=SCHEMA)
+    known = _known(night)
+    if not len(known.cells):
+        reason = "no published score has known months on book yet: the first are judged a month and the lag after it"
+        return blind(reason, metric="early_events")
+    return judge(night.portfolio.columns.segments, known)
+
+
+def _known(night: Night) -> Known:
+    """Entities scored soon after their opening in the last horizon, with what is known of them at as_of."""
+    portfolio, as_of, target, columns = night.portfolio, night.as_of, night.portfolio.target, night.portfolio.columns
+    found = Known()
+    if not portfolio.periods:
+        return found
+    months, days = target.horizon_months + target.reporting_lag_months, target.horizon_days + target.reporting_lag_days
+    first: date = pl.select(pl.lit(as_of - timedelta(days=days)).dt.offset_by(f"-{months + 1}mo")).item()
+    frame = night.extract.filter(pl.col(columns.opened_on) > pl.lit(first))
+    rows = observed(frame.with_columns(__seen=periods_known(portfolio, as_of)), portfolio, night.spec, as_of)
+    at_risk = rows.select(
+        pl.col(columns.entity).alias("entity"), pl.col(columns.opened_on).cast(pl.Date).alias("opened"),
+        *(segment_column(name).alias(f"__{name}") for name in columns.segments), LABEL, MATURE, "__seen",
     )  # fmt: skip
-    joined = by_segment.join(green, on="segment", how="left", nulls_equal=True, maintain_order="left")
-    lines = []
-    for row in joined.iter_rows(named=True):
-        alerts = [text for status, text in zip(row["status"], row["detail"], strict=True) if status == "alert"]
-        suspected = bool(alerts) and row["green"] is not False
-        status = SUSPECTED if suspected else "alert" if alerts else row["status"][0]
-        words = "; ".join(alerts) if alerts else ""
-        lines.append({name: row[name] for name in ("segment", "level", "n_ref", "n_cur", "min_detectable_ratio")}
-                     | {"metric": "concept", "status": status, "detail": words})  # fmt: skip
-    return pl.DataFrame(lines, schema=SCHEMA) if lines else pl.DataFrame(schema=SCHEMA)
+    curves: dict[str, Array] = {}
+    for joined in night.first_scores(at_risk, first, as_of - timedelta(days=1)):
+        for name in joined["model_id"].unique(maintain_order=True).drop_nulls():
+            if name not in curves:
+                curves[name] = _curve(night, name)
+        begun = periods_known(portfolio, pl.col("published"))
+        part = joined.rename({"opened": columns.opened_on}).with_columns(begun.clip(lower_bound=0).alias("__from"))
+        found = found.plus(_as_known(part, curves, [f"__{name}" for name in columns.segments], target.periods))
+    return found
+
+
+def _as_known(joined: pl.DataFrame, curves: Mapping[str, Array], segments: list[str], periods: int) -> Known:
+    """Sums of rows whose expectation is known: by the curve of the model that scored, or of the whole horizon."""
+    seen, begun = joined["__seen"].to_numpy(), joined["__from"].to_numpy()
+    share = np.full((joined.height, 2), np.nan)
+    models = joined["model_id"].fill_null("").to_numpy()
+    for name, curve in curves.items():
+        mine = np.flatnonzero(models == name)
+        if len(curve) > periods:
+            share[mine] = np.stack([curve[begun[mine]], curve[seen[mine]]], axis=1)
+    share[np.isnan(share[:, 0]) & (seen >= periods)] = (0.0, 1.0)
+    kept = (share[:, 1] > share[:, 0]) & joined["score"].is_between(0.0, 1.0).fill_null(False).to_numpy()
+    rows, share = joined.filter(pl.Series(kept)), share[kept]
+    keyed = rows.select(segments)
+    keys = keyed.unique().sort(segments)
+    codes = keyed.join(keys.with_row_index("__code"), on=segments, how="left", maintain_order="left")["__code"]
+    score = rows["score"].to_numpy()
+    return Known.of(
+        tuple(keys.iter_rows()), codes.to_numpy().astype(np.int64), score,
+        expected_events(score, share[:, 0], share[:, 1]), rows[LABEL].to_numpy(), rows["__seen"].to_numpy(),
+        rows[MATURE].to_numpy(),
+    )  # fmt: skip
+
+
+def _curve(night: Night, model_id: str) -> Array:
+    """The hazard curve of a model that once scored; empty where it has none, or is no longer whole."""
+    try:
+        files = night.beside_of(model_id).files
+    except ModelError as error:
+        night.beside.warn(f"early labels of its scores are not judged: {error.what}")
+        return np.zeros(0)
+    return np.array(json.loads(files.get(CURVE, b"[]")), dtype=float)
+
+
+MEASURE = Measure("early", _judge, _keep, tests=("early_events", "early_auc", "matured_auc"))

@@ -1,7 +1,7 @@
 """Counting: one streaming pass turns rows into histograms by segment, for the reference and for a night alike.
 
 Numbers are counted on a fixed grid of the reference's portfolio-wide quantiles (the tenths are among them), with open
-outer ends; categories on the reference's levels. What counts mean is `measures` and `decide`.
+outer ends; categories on the reference's levels. What counts mean is `distances` and `decide`.
 """
 
 from __future__ import annotations

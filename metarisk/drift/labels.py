@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
-from metarisk.drift import measures
+from metarisk.drift import distances
 from metarisk.drift.decide import MIN_ROWS, blind, judged, rows_of
 from metarisk.drift.hierarchy import labels_of, nodes, totals
 from metarisk.drift.histograms import segment_column
-from metarisk.tasks import LABEL
+from metarisk.drift.measure import Measure, Night, Week, parquet
+from metarisk.tasks import LABEL, labelled, matured, teaching
 
+LABELS = "reference.labels.parquet"
 METRIC = "label_rate"
 WATCH, ALERT = math.log(1.25), math.log(1.5)
 """Least changes of the event rate, either way, on the log scale."""
 
 
-def count(labelled: pl.DataFrame | pl.LazyFrame, segments: Sequence[str]) -> pl.DataFrame:
+def count(mature: pl.DataFrame | pl.LazyFrame, segments: Sequence[str]) -> pl.DataFrame:
     """Mature rows and their events by segment: the segment columns, `rows`, `events`."""
-    keyed = labelled.lazy().select(*(segment_column(name).alias(name) for name in segments), LABEL)
+    keyed = mature.lazy().select(*(segment_column(name).alias(name) for name in segments), LABEL)
     counted = keyed.group_by(*segments).agg(rows=pl.len(), events=pl.col(LABEL).sum())
     return counted.with_columns(pl.col("rows", "events").cast(pl.Int64)).sort(*segments).collect(engine="streaming")
 
@@ -43,9 +45,9 @@ def compare(segments: Sequence[str], reference: pl.DataFrame | None, current: pl
     of = nodes(tuple(joined.select(segments).iter_rows()), segments)
     n_ref, d_ref, n_cur, d_cur = totals(of, counts).T
     before, now = np.stack([n_ref - d_ref, d_ref], axis=1), np.stack([n_cur - d_cur, d_cur], axis=1)
-    _, p = measures.homogeneity(before, now)
+    _, p = distances.homogeneity(before, now)
     expected = (d_ref + d_cur) * np.minimum(n_ref, n_cur) / np.maximum(n_ref + n_cur, 1)
-    enough = (np.minimum(n_ref, n_cur) >= MIN_ROWS) & (expected >= measures.LEAST_EXPECTED)
+    enough = (np.minimum(n_ref, n_cur) >= MIN_ROWS) & (expected >= distances.LEAST_EXPECTED)
     effect = np.log((d_cur + 0.5) / (n_cur + 1.0)) - np.log((d_ref + 0.5) / (n_ref + 1.0))
     p, q, status, threshold = judged(p, np.abs(effect), enough, (WATCH, ALERT))
     rate = np.divide(d_cur, n_cur, out=np.full(len(n_cur), np.nan), where=n_cur > 0)
@@ -60,3 +62,18 @@ def compare(segments: Sequence[str], reference: pl.DataFrame | None, current: pl
             for g in range(len(of))
         ],
     )  # fmt: skip
+
+
+def _keep(week: Week) -> Mapping[str, bytes]:
+    return {LABELS: parquet(count(teaching(week.teach, hazard=False), week.portfolio.columns.segments))}
+
+
+def _judge(night: Night) -> pl.DataFrame:
+    """Labels of rows that matured after the model's label cut-off, against those that taught it."""
+    portfolio, segments = night.portfolio, night.portfolio.columns.segments
+    new = night.extract.filter(~matured(portfolio, portfolio.target, night.cut_off))
+    since = count(labelled(new, portfolio, night.spec, night.as_of), segments)
+    return compare(segments, night.beside.table(LABELS), since)
+
+
+MEASURE = Measure("labels", _judge, _keep, frozenset({"event"}), tests=(METRIC,), opening=(METRIC,))

@@ -14,10 +14,13 @@ import polars as pl
 from scipy import stats
 
 from metarisk.domain import Array
+from metarisk.drift import inputs
 from metarisk.drift.decide import DISCOVERY_RATE, blind, rows_of
-from metarisk.drift.histograms import Bins, codes
+from metarisk.drift.histograms import Bins, codes, from_frame
+from metarisk.drift.measure import Beside, Measure, Night, Scored, Week, parquet
 from metarisk.metrics import auc
 
+SAMPLE = "reference.sample.parquet"
 ROWS = 2_000
 """Rows that a sample holds: an AUC of 0.55 lies four standard errors above 0.5."""
 FEWEST = 200
@@ -78,3 +81,23 @@ def _told_apart(x: Array, tonight: Array, judged: Array) -> tuple[float, float, 
     score, label = np.asarray(booster.predict(x[judged])), tonight[judged]
     rank = stats.mannwhitneyu(score[label == 1], score[label == 0], alternative="greater")
     return auc(score, label), float(rank.pvalue), np.asarray(booster.feature_importance("gain"))
+
+
+def _sampled(scored: Scored, beside: Beside) -> pl.DataFrame | None:
+    """Rows on the bins of the histograms beside the model; None where these are gone."""
+    known = inputs.known(beside)
+    return None if known is None else sample(scored.frame, from_frame(known)[1].bins)
+
+
+def _keep(week: Week) -> Mapping[str, bytes]:
+    rows = _sampled(week.scored, week.beside)
+    return {} if rows is None else {SAMPLE: parquet(rows)}
+
+
+def _judge(night: Night) -> pl.DataFrame:
+    known = night.beside.table(SAMPLE)
+    now = None if known is None else _sampled(night.scored, night.beside)
+    return judge(None, pl.DataFrame()) if now is None else judge(known, now)
+
+
+MEASURE = Measure("together", _judge, _keep, tests=(METRIC,), opening=(METRIC,))

@@ -15,11 +15,13 @@ import polars as pl
 from scipy import special, stats
 from scipy.sparse import csr_matrix
 
-from metarisk.domain import Array, SegmentKey
+from metarisk.domain import Array, Portfolio, SegmentKey
 from metarisk.drift.decide import MIN_ROWS, Z95, blind, judged, rows_of
 from metarisk.drift.hierarchy import Node, in_blocks, labels_of, nodes
 from metarisk.drift.histograms import segment_column
+from metarisk.drift.measure import Measure, Night, Scored, Week, parquet
 
+SCORES = "reference.scores.parquet"
 LOWEST, WIDTH, BINS = -12.0, 0.02, 1_000
 """Log-odds from -12 to 8 in steps of 0.02: a probability is known to one per cent of itself, without bias."""
 CENTRES = special.expit(LOWEST + WIDTH * (np.arange(BINS) + 0.5))
@@ -160,3 +162,19 @@ def _by_key(table: pl.DataFrame, segments: Sequence[str], keys: Sequence[Segment
     found = table.join(place, on=list(segments), how="left", maintain_order="left")
     where = (found["__place"].to_numpy(), found["bin"].to_numpy())
     return csr_matrix((found["rows"].to_numpy(), where), shape=(len(keys), BINS))
+
+
+def _counted(portfolio: Portfolio, scored: Scored) -> pl.DataFrame:
+    return count(scored.frame, portfolio.columns.segments, portfolio.target.name)
+
+
+def _keep(week: Week) -> Mapping[str, bytes]:
+    return {SCORES: parquet(_counted(week.portfolio, week.scored))}
+
+
+def _judge(night: Night) -> pl.DataFrame:
+    now = _counted(night.portfolio, night.scored)
+    return compare(night.portfolio.columns.segments, night.beside.table(SCORES), now)
+
+
+MEASURE = Measure("performance", _judge, _keep, frozenset({"event"}), tests=NAMES, opening=NAMES)

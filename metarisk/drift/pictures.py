@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from metarisk.domain import Array
-from metarisk.drift import measures
+from metarisk.drift import distances
 from metarisk.drift.decide import bin_name, group
 from metarisk.drift.histograms import from_frame
 
@@ -44,10 +44,10 @@ def side_by_side(reference: pl.DataFrame, current: pl.DataFrame, segment: str | 
     if bins.kind == "categorical":
         into = _largest(ref[0] + cur[0])[None]
     else:
-        into = measures.tenths(ref[:, :-1])
+        into = distances.tenths(ref[:, :-1])
         into = np.append(into, into.max() + 1)[None]
     width = int(into.max()) + 1
-    shares = [measures.merge(counts, into)[0] / max(counts.sum(), 1) for counts in (ref, cur)]
+    shares = [distances.merge(counts, into)[0] / max(counts.sum(), 1) for counts in (ref, cur)]
     members = [np.flatnonzero(into[0] == number) for number in range(width)]
     texts = [
         "other values" if bins.kind == "categorical" and len(held) > 1 else bin_name(bins, held) for held in members

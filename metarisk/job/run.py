@@ -16,10 +16,9 @@ from metarisk.calibration import Calibration
 from metarisk.domain import DataError
 from metarisk.job.champion import load_model
 from metarisk.job.context import Context
-from metarisk.job.remedy import RECENCY
 from metarisk.tasks import newest, observed, population
 
-LEVEL = "level.json"
+LEVEL, RECENCY = "level.json", "recency.json"
 
 DRIFTING = "drifting"
 """In the manifest of an adaptation: names of segments that drifted, as JSON; not there where none did."""

@@ -13,7 +13,7 @@ import polars as pl
 
 from metarisk.domain import SegmentStatus, segment_name
 from metarisk.drift import TESTS
-from metarisk.drift.early import SUSPECTED
+from metarisk.drift.concept import SUSPECTED
 from metarisk.job.champion import champion_for
 from metarisk.job.context import Context
 from metarisk.job.inputs import TAUGHT

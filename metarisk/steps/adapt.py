@@ -11,15 +11,26 @@ from pathlib import Path
 from metarisk import lake
 from metarisk.adapt import Recency, learn_recency
 from metarisk.adapt import level as adapted_level
-from metarisk.domain import ModelError
+from metarisk.domain import ModelError, SegmentKey, segment_name
 from metarisk.domain.hashing import identity
 from metarisk.job.champion import champion_for, load_card, load_model
 from metarisk.job.context import Context
 from metarisk.job.further import ALSO, read_further
 from metarisk.job.identity import code_version, configuration
 from metarisk.job.inputs import INPUTS, inputs_of, require_fit
-from metarisk.job.remedy import RECENCY, cells
-from metarisk.job.run import AROUND, DRIFTING, EXCLUDED, LEVEL, Checked, Run, adapted_to, finished, run_folder, support
+from metarisk.job.run import (
+    AROUND,
+    DRIFTING,
+    EXCLUDED,
+    LEVEL,
+    RECENCY,
+    Checked,
+    Run,
+    adapted_to,
+    finished,
+    run_folder,
+    support,
+)
 from metarisk.record.drift import drifting_segments
 from metarisk.record.publications import first_published, published_between
 from metarisk.record.scores import last_adaptations
@@ -98,3 +109,9 @@ def _published_around(context: Context, run_id: str) -> tuple[str, bool]:
 def _excluded(checked: Checked) -> str | None:
     path = checked.quality.excluded
     return None if path is None else path.relative_to(checked.extract.directory.parent).as_posix()
+
+
+def cells(names: Sequence[str], known: Sequence[SegmentKey]) -> list[SegmentKey]:
+    """The cells that names mean: themselves, or all that have a value of that name."""
+    wanted = set(names)
+    return [key for key in known if segment_name(key) in wanted or wanted & {segment_name((value,)) for value in key}]

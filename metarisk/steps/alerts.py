@@ -11,7 +11,8 @@ import polars as pl
 
 from metarisk.domain import Transaction
 from metarisk.domain.hashing import identity
-from metarisk.drift.alerts import OPENING, Key, Open, follow
+from metarisk.drift import OPENING
+from metarisk.drift.alerts import Key, Open, follow
 from metarisk.job.context import Context
 from metarisk.record import drift as records
 from metarisk.record import publications

@@ -15,7 +15,7 @@ import polars as pl
 from metarisk import lake, quality
 from metarisk.calibration import GRADED, LEVELLED
 from metarisk.domain import MISSING, Array, LikelihoodName, MetariskError, Portfolio
-from metarisk.drift import histograms
+from metarisk.drift import histograms, inputs
 from metarisk.job.acceptance import settled
 from metarisk.job.context import Context
 from metarisk.job.population import SCORE, linked
@@ -26,7 +26,7 @@ from metarisk.quality import guarding
 from metarisk.quality.results import Result
 from metarisk.record.publications import nights
 from metarisk.scoring import mean_score
-from metarisk.steps.drift import HISTOGRAMS, kept
+from metarisk.steps.drift import beside
 from metarisk.tasks import horizon_end, population
 
 MOST_COMPARED = 50_000
@@ -127,7 +127,7 @@ def _differ(context: Context, run: Run, scores: pl.LazyFrame, rows: int) -> Resu
 
 def _modal(context: Context, model_id: str) -> float:
     """Largest share of rows in a bin of the scores with which a model was registered."""
-    known, target = kept(context, model_id).get(HISTOGRAMS), context.portfolio.target.name
+    known, target = inputs.known(beside(context, model_id)), context.portfolio.target.name
     counts = histograms.from_frame(known)[1].counts if known is not None else {}
     if target not in counts or not (bins := counts[target].sum(axis=0)).sum():
         return _UNKNOWN_MODAL

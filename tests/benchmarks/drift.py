@@ -16,11 +16,11 @@ import pandas as pd
 import polars as pl
 from scipy import stats
 
-from metarisk import drift
 from metarisk.domain import Feature
-from metarisk.drift import histograms, measures
+from metarisk.drift import decide, distances, histograms, inputs
 from metarisk.drift.histograms import Bins
 from tests.benchmarks.harness import Figure, main, peak_memory_above
+from tests.drifts import detect
 
 SEGMENTS = ("region", "product")
 NUMBERS, CATEGORIES = 26, 4
@@ -74,16 +74,16 @@ def plain(frame: pd.DataFrame, known: pd.DataFrame) -> int:
 
 MEMORY = """
 import polars as pl
-from metarisk import drift
+from tests.drifts import detect
 
 def prepare():
     reference = pl.read_parquet({reference!r})
     small = pl.scan_parquet({night!r}).head(50_000)
-    drift.detect(small, reference)
+    detect(small, reference)
     return reference
 
 def work(reference):
-    return drift.detect(pl.scan_parquet({night!r}), reference)
+    return detect(pl.scan_parquet({night!r}), reference)
 """
 
 
@@ -94,7 +94,7 @@ def speed(quick: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         night = write(Path(name, "night"), rows)
         begin = time.perf_counter()
-        reference = drift.reference(night.head(rows // 5), FEATURES, SEGMENTS)
+        reference = inputs.reference(night.head(rows // 5), FEATURES, SEGMENTS)
         figures.append(Figure(f"drift.reference.rows_{rows // 5}", time.perf_counter() - begin, "s"))
         path = Path(name, "reference.parquet")
         reference.write_parquet(path)
@@ -103,7 +103,7 @@ def speed(quick: bool) -> list[Figure]:
         for part in (4, 2, 1):
             some = night.head(rows // part)
             begin, cpu = time.perf_counter(), time.process_time()
-            drift.detect(some, reference)
+            detect(some, reference)
             wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
             rates[part] = rows // part * len(FEATURES) / wall
             figures.append(Figure(f"drift.night.rows_{rows // part}.processor", cpu, "s"))
@@ -173,13 +173,13 @@ def no_wolf(quick: bool) -> list[Figure]:
     alerts = watches = fixed = fixed_tests = tests = 0
     for night in range(nights):
         if night % 50 == 0:  # a new model: one reference's luck must not stand for all
-            table = drift.reference(quiet_book(rng, 5000, places, features), watched, ("segment",))
+            table = inputs.reference(quiet_book(rng, 5000, places, features), watched, ("segment",))
             columns, known = histograms.from_frame(table)
             truth = {name: masses(b, int(name[1:]) % 4, places) for name, b in known.bins.items()}
         rows = np.append(rng.permutation(sizes), 0)
         counts = {name: np.vstack([rng.multinomial(rows[:-1], p), 0 * p[:1].astype(int)]) for name, p in truth.items()}
         tonight = replace(known, rows=rows, counts=counts)
-        found = drift.compare(columns, known, tonight).filter(pl.col("segment").is_not_null(), metric="psi")
+        found = decide.compare(columns, known, tonight).filter(pl.col("segment").is_not_null(), metric="psi")
         alerts += "alert" in found["status"]
         watches += bool(found["status"].is_in(["watch", "alert"]).any())
         above = int((found["value"] > 0.1).sum())
@@ -199,12 +199,12 @@ def tail(quick: bool) -> list[Figure]:
     rng = np.random.default_rng(0)
     reference = np.full((trials, 10), 500)
     current = rng.multinomial(100, rng.dirichlet(np.full(10, 500.0), trials))
-    _, p = measures.homogeneity(reference, current)
+    _, p = distances.homogeneity(reference, current)
     suspects = np.flatnonzero(p < 3e-5)
     refined = np.array(
-        [measures.monte_carlo_p(reference[i], current[i], most=400_000, rng=rng) for i in suspects.tolist()]
+        [distances.monte_carlo_p(reference[i], current[i], most=400_000, rng=rng) for i in suspects.tolist()]
     )
-    scaled = stats.chi2.sf(measures.psi(reference, current) / (1 / 100 + 1 / 5000), 9)
+    scaled = stats.chi2.sf(distances.psi(reference, current) / (1 / 100 + 1 / 5000), 9)
     found = {"refined": refined, "chi_square_of_pearson": p, "chi_square_of_psi": scaled}
     counts = {name: int((values < 1e-5).sum()) for name, values in found.items()}
     return [

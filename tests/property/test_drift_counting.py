@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from metarisk import drift
 from metarisk.domain import Feature
-from metarisk.drift import histograms, measures
+from metarisk.drift import decide, distances, histograms, inputs
+from tests.drifts import current, detect
 
 numbers = st.one_of(st.none(), st.floats(width=32), st.integers(-3, 3).map(float))
 letters = st.one_of(st.none(), st.sampled_from("abcdé\N{PILE OF POO}'|"))
@@ -39,8 +39,8 @@ def test_bin_numbers_are_those_of_searchsorted(values, some):
 @settings(max_examples=30, deadline=None)
 @given(rows, rows)
 def test_counting_is_a_loop_over_rows(known, tonight):
-    table = drift.reference(_frame(known), FEATURES, ("segment",))
-    found = drift.current(_frame(tonight), table)
+    table = inputs.reference(_frame(known), FEATURES, ("segment",))
+    found = current(_frame(tonight), table)
     number, letter = found.bins["number"], found.bins["letter"]
     for i, key in enumerate([*found.keys, None]):
         here = [row for row in tonight if _key(row) == key or (key is None and _key(row) not in found.keys)]
@@ -67,23 +67,23 @@ def _bin(b, value):
 @settings(max_examples=25, deadline=None)
 @given(rows, st.randoms(use_true_random=False))
 def test_neither_row_order_nor_parquet_changes_a_reference(values, random):
-    table = drift.reference(_frame(values), FEATURES, ("segment",))
+    table = inputs.reference(_frame(values), FEATURES, ("segment",))
     shuffled = list(values)
     random.shuffle(shuffled)
-    assert drift.reference(_frame(shuffled), FEATURES, ("segment",)).equals(table)
+    assert inputs.reference(_frame(shuffled), FEATURES, ("segment",)).equals(table)
     buffer = io.BytesIO()
     table.write_parquet(buffer)
     stored = pl.read_parquet(io.BytesIO(buffer.getvalue()))
     segments, again = histograms.from_frame(stored)
     assert histograms.to_frame(again, segments).equals(table)
-    assert drift.detect(_frame(values), stored).equals(drift.detect(_frame(shuffled), table))
+    assert detect(_frame(values), stored).equals(detect(_frame(shuffled), table))
 
 
 @settings(max_examples=25, deadline=None)
 @given(rows, rows)
 def test_any_night_gets_a_status_for_every_feature(known, tonight):
-    found = drift.detect(_frame(tonight), drift.reference(_frame(known), FEATURES, ("segment",)))
-    assert found.schema == drift.SCHEMA
+    found = detect(_frame(tonight), inputs.reference(_frame(known), FEATURES, ("segment",)))
+    assert found.schema == decide.SCHEMA
     assert set(found["status"]) <= {"ok", "watch", "alert", "blind"}
     assert set(found.filter(pl.col("segment").is_null(), metric="psi")["feature"]) == set(FEATURES)
     untested = found.filter(pl.col("p").is_null(), metric="psi")
@@ -96,22 +96,22 @@ def test_pooling_meets_the_expectation_or_leaves_one_pool(reference, current):
     groups, width = min(len(reference), len(current)), min(reference.shape[1], current.shape[1])
     reference, current = reference[:groups, :width], current[:groups, :width]
     for ordered in (True, False):
-        pools = measures.pooled(reference, current, ordered=ordered)
-        r, c = measures.merge(reference, pools), measures.merge(current, pools)
+        pools = distances.pooled(reference, current, ordered=ordered)
+        r, c = distances.merge(reference, pools), distances.merge(current, pools)
         assert np.array_equal(r.sum(axis=1), reference.sum(axis=1))
         assert np.array_equal(c.sum(axis=1), current.sum(axis=1))
         total, n, m = r + c, c.sum(axis=1), r.sum(axis=1)
         for g in range(groups):
             used = total[g][total[g] > 0]
             if len(used) > 1:
-                assert used.min() * min(n[g], m[g]) / (n[g] + m[g]) >= measures.LEAST_EXPECTED - 1e-9
+                assert used.min() * min(n[g], m[g]) / (n[g] + m[g]) >= distances.LEAST_EXPECTED - 1e-9
         if ordered:
             assert (np.diff(pools, axis=1) >= 0).all()
 
 
 @given(counts)
 def test_tenths_are_neighbours_and_no_more_than_ten(reference):
-    into = measures.tenths(reference)
+    into = distances.tenths(reference)
     steps = np.diff(into, axis=1)
     assert into[:, 0].tolist() == [0] * len(reference)
     assert set(np.unique(steps)) <= {0, 1}
@@ -121,7 +121,7 @@ def test_tenths_are_neighbours_and_no_more_than_ten(reference):
 @given(counts)
 def test_psi_is_symmetric_and_zero_only_without_change(reference):
     current = np.roll(reference, 1, axis=1)
-    there, back = measures.psi(reference, current), measures.psi(current, reference)
+    there, back = distances.psi(reference, current), distances.psi(current, reference)
     assert np.allclose(there, back)
     assert (there >= 0).all()
-    assert np.array_equal(measures.psi(reference, 3 * reference), np.zeros(len(reference)))
+    assert np.array_equal(distances.psi(reference, 3 * reference), np.zeros(len(reference)))

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from metarisk import drift
 from metarisk.domain import Feature
-from metarisk.drift import decide, direct
+from metarisk.drift import decide, direct, histograms, inputs
+from tests.drifts import detect
 
 X = {"x": Feature("numeric")}
 
@@ -22,7 +22,7 @@ def _night(values, reference, kind="numeric", segments=None, known_segments=None
     """Drift of one feature in one segment, or in the segments given."""
     known = _frame(x=reference, segment=known_segments or ["a"] * len(reference))
     tonight = _frame(x=values, segment=segments or ["a"] * len(values))
-    return drift.detect(tonight, drift.reference(known, {"x": Feature(kind)}, ("segment",)))
+    return detect(tonight, inputs.reference(known, {"x": Feature(kind)}, ("segment",)))
 
 
 def _of(found, segment=None, feature="x", metric="psi"):
@@ -62,8 +62,8 @@ FEATURES = {f"f{f}": Feature("categorical" if f % 4 == 3 else "numeric") for f i
 def test_a_night_without_drift_is_quiet_where_a_fixed_limit_cries_wolf(seed):
     rng = np.random.default_rng(seed)
     sizes = rng.permutation(np.geomspace(100, 3000, 40).astype(int))
-    known = drift.reference(_book(rng, 40, 12, np.maximum(sizes, 500)), FEATURES, ("segment",))
-    found = drift.detect(_book(rng, 40, 12, sizes), known)
+    known = inputs.reference(_book(rng, 40, 12, np.maximum(sizes, 500)), FEATURES, ("segment",))
+    found = detect(_book(rng, 40, 12, sizes), known)
     tests = found.filter(metric="psi")
     assert tests.height == 41 * 12
     assert tests.filter(pl.col("status") != "ok").height == 0
@@ -77,8 +77,8 @@ def test_a_night_without_drift_is_quiet_where_a_fixed_limit_cries_wolf(seed):
 def test_a_shift_at_a_thousand_rows_is_seen_in_95_of_100_segments(shift, statuses):
     rng = np.random.default_rng(20)
     segments = [f"s{i}" for i in range(200)]
-    known = drift.reference(_frame(x=rng.normal(size=1_000_000), segment=segments * 5000), X, ("segment",))
-    found = drift.detect(_frame(x=rng.normal(shift, 1.0, 200_000), segment=segments * 1000), known)
+    known = inputs.reference(_frame(x=rng.normal(size=1_000_000), segment=segments * 5000), X, ("segment",))
+    found = detect(_frame(x=rng.normal(shift, 1.0, 200_000), segment=segments * 1000), known)
     tests = found.filter(pl.col("segment").is_not_null(), metric="psi")
     # were it the only drift among the tests of 200 segments x 40 features, it would be found as well
     alone = pl.col("p") <= decide.DISCOVERY_RATE / 8000
@@ -88,10 +88,10 @@ def test_a_shift_at_a_thousand_rows_is_seen_in_95_of_100_segments(shift, statuse
 def test_only_the_segment_that_moved_is_named():
     rng = np.random.default_rng(21)
     segments = [f"s{i}" for i in range(20)]
-    known = drift.reference(_frame(x=rng.normal(size=100_000), segment=segments * 5000), X, ("segment",))
+    known = inputs.reference(_frame(x=rng.normal(size=100_000), segment=segments * 5000), X, ("segment",))
     values = rng.normal(size=20_000)
     values[::20] += 0.5
-    found = drift.detect(_frame(x=values, segment=segments * 1000), known)
+    found = detect(_frame(x=values, segment=segments * 1000), known)
     assert found.filter(pl.col("status") != "ok", metric="psi")["segment"].to_list() == ["s0"]
 
 
@@ -100,8 +100,8 @@ def test_small_differences_of_large_segments_lend_small_ones_no_discovery():
     sizes = [60_000] * 10 + [200] * 90
     labels = np.repeat([f"s{i}" for i in range(100)], sizes)
     moved = np.repeat([0.1] * 10 + [0.0] * 90, sizes)
-    known = drift.reference(_frame(x=rng.normal(size=len(labels)), segment=labels), X, ("segment",))
-    found = drift.detect(_frame(x=rng.normal(moved, 1.0), segment=labels), known).filter(metric="psi")
+    known = inputs.reference(_frame(x=rng.normal(size=len(labels)), segment=labels), X, ("segment",))
+    found = detect(_frame(x=rng.normal(moved, 1.0), segment=labels), known).filter(metric="psi")
     assert found.filter(pl.col("p") < 1e-12).height >= 10, "the differences are beyond doubt"
     assert found["status"].unique().to_list() == ["ok"], "and without importance"
 
@@ -145,7 +145,7 @@ def test_a_drifting_score_is_seen_under_the_targets_name():
     rng = np.random.default_rng(4)
     known = _frame(x=rng.normal(size=3000), pd_12m=rng.beta(2, 60, 3000), segment=["a"] * 3000)
     tonight = _frame(x=rng.normal(size=3000), pd_12m=rng.beta(2, 30, 3000), segment=["a"] * 3000)
-    found = drift.detect(tonight, drift.reference(known, X, ("segment",), score="pd_12m"))
+    found = detect(tonight, inputs.reference(known, X, ("segment",), score="pd_12m"))
     assert _of(found, feature="pd_12m")["status"] == "alert"
     assert _of(found)["status"] == "ok"
     assert _of(found, feature="pd_12m", metric="wasserstein")["value"] > 0.3
@@ -154,8 +154,8 @@ def test_a_drifting_score_is_seen_under_the_targets_name():
 def test_p_is_refined_by_monte_carlo_only_where_that_could_decide(monkeypatch):
     rng = np.random.default_rng(5)
     asked = []
-    original = decide.measures.monte_carlo_p
-    monkeypatch.setattr(decide.measures, "monte_carlo_p", lambda *a, **k: asked.append(original(*a, **k)) or asked[-1])
+    original = decide.distances.monte_carlo_p
+    monkeypatch.setattr(decide.distances, "monte_carlo_p", lambda *a, **k: asked.append(original(*a, **k)) or asked[-1])
     clear = _night(rng.normal(1.0, 1.0, 500), rng.normal(size=3000))
     assert _of(clear, "a")["status"] == "alert"
     assert asked == []
@@ -181,7 +181,7 @@ def test_small_segments_are_judged_with_others_of_their_parent_and_say_so():
     known = _frame(x=rng.normal(size=6000), product=product, region=region)
     moved = np.where(np.array(product) == "car", 0.5, 0.0)
     tonight = _frame(x=rng.normal(moved, 1.0), product=product, region=region)
-    found = drift.detect(tonight, drift.reference(known, X, ("product", "region")))
+    found = detect(tonight, inputs.reference(known, X, ("product", "region")))
     tests = {(row["level"], row["segment"]): row["status"] for row in found.filter(metric="psi").rows(named=True)}
     assert tests == {("all", None): "watch", ("product", "car"): "alert", ("cell", "house|big"): "ok"}
     small = _of(found, "car|r7", feature=None, metric="volume")
@@ -237,9 +237,9 @@ def test_one_row_or_none_is_blind():
     known = np.random.default_rng(10).normal(size=500)
     assert _status(_night([0.0], known)) == ("blind", "too few rows: 1 tonight, 500 in the reference")
     nothing = pl.Series([], dtype=pl.Float64)
-    empty = drift.detect(
+    empty = detect(
         pl.DataFrame({"x": nothing, "segment": pl.Series([], dtype=pl.String)}).lazy(),
-        drift.reference(_frame(x=known, segment=["a"] * 500), X, ("segment",)),
+        inputs.reference(_frame(x=known, segment=["a"] * 500), X, ("segment",)),
     )
     assert _status(empty) == ("blind", "no rows tonight")
 
@@ -249,7 +249,7 @@ def test_a_column_that_is_gone_new_or_of_another_type_says_so_and_the_others_are
     kinds = {"x": Feature("numeric"), "y": Feature("numeric"), "z": Feature("numeric")}
     known = _frame(x=rng.normal(size=500), y=rng.normal(size=500), z=rng.normal(size=500), segment=["a"] * 500)
     tonight = _frame(x=rng.normal(size=500), z=[[1.0]] * 500, segment=["a"] * 500)
-    found = drift.detect(tonight, drift.reference(known, kinds, ("segment",)), features=["x", "y", "z", "w"])
+    found = detect(tonight, inputs.reference(known, kinds, ("segment",)), features=["x", "y", "z", "w"])
     assert _status(found) == ("ok", "")
     reasons = {row["feature"]: row["detail"] for row in found.filter(status="blind").rows(named=True)}
     assert reasons == {
@@ -271,7 +271,7 @@ def test_an_exploding_category_is_an_alert_in_bounded_bins():
     assert _status(found) == ("alert", "rare or unseen values: 0.0% → 100.0%")
     calm = _night(names, names, "categorical")
     assert _status(calm)[0] == "ok"
-    known = drift.reference(_frame(x=names, segment=["a"] * 100_000), {"x": Feature("categorical")}, ("segment",))
+    known = inputs.reference(_frame(x=names, segment=["a"] * 100_000), {"x": Feature("categorical")}, ("segment",))
     assert known.height < 1000
 
 
@@ -294,40 +294,40 @@ def test_ages_are_counted_from_their_date_and_plain_dates_are_numbers():
     seen = [datetime(2011, 1, 1, hour, tzinfo=UTC) for hour in rng.integers(0, 24, 800)]
     known = _frame(x=born, seen=seen, opened=opened, segment=["a"] * 800)
     tonight = _frame(x=older, seen=seen, opened=opened, segment=["a"] * 800)
-    table = drift.reference(known, kinds, ("segment",), opened_on="opened")
+    table = inputs.reference(known, kinds, ("segment",), opened_on="opened")
     edges = table.filter(pl.col("key").is_null(), feature="x")["low"]
     assert edges[1:-1].is_between(9.99, 20.01).all()
-    found = drift.detect(tonight, table)
+    found = detect(tonight, table)
     assert _of(found)["status"] == "alert"
     assert _of(found, feature="seen")["status"] == "ok"
-    gone = drift.detect(tonight.drop("opened"), table)
+    gone = detect(tonight.drop("opened"), table)
     assert _status(gone) == ("blind", "the date opened that its age is counted from is gone")
 
 
 def test_no_reference_or_no_segment_column_is_one_blind_row():
-    found = drift.detect(_frame(x=[1.0], segment=["a"]), None)
+    found = detect(_frame(x=[1.0], segment=["a"]), None)
     assert found["status"].to_list() == ["blind"]
     assert "weekly" in found["detail"].item()
-    table = drift.reference(_frame(x=[1.0, 2.0], segment=["a", "b"]), X, ("segment",))
-    assert drift.detect(_frame(x=[1.0]), table)["detail"].item() == "the segment column segment is gone"
+    table = inputs.reference(_frame(x=[1.0, 2.0], segment=["a", "b"]), X, ("segment",))
+    assert detect(_frame(x=[1.0]), table)["detail"].item() == "the segment column segment is gone"
 
 
 def test_a_level_of_ten_megabytes_stays_a_small_reference():
     long = "x" * 10_000_000
-    table = drift.reference(
+    table = inputs.reference(
         _frame(x=[long] * 3 + ["y"] * 97, segment=["a"] * 100), {"x": Feature("categorical")}, ("segment",)
     )
     assert table.estimated_size() < 100_000
-    assert drift.detect(_frame(x=[long + "z"] * 100, segment=["a"] * 100), table).height > 0
+    assert detect(_frame(x=[long + "z"] * 100, segment=["a"] * 100), table).height > 0
 
 
 def test_counting_memory_and_result_do_not_depend_on_the_batches(monkeypatch):
     rng = np.random.default_rng(15)
     known = _book(rng, 5, 8, np.full(5, 200))
     features = {name: FEATURES[name] for name in [f"f{i}" for i in range(8)]}
-    whole = drift.reference(known, features, ("segment",))
-    monkeypatch.setattr(drift.histograms, "BATCH_ROWS", 64)
-    assert drift.reference(known, features, ("segment",)).equals(whole)
+    whole = inputs.reference(known, features, ("segment",))
+    monkeypatch.setattr(histograms, "BATCH_ROWS", 64)
+    assert inputs.reference(known, features, ("segment",)).equals(whole)
 
 
 def test_losses_are_summed_to_the_same_bits_whatever_the_batches():

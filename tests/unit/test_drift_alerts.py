@@ -5,10 +5,11 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-from metarisk import drift
 from metarisk.domain import Feature
+from metarisk.drift import decide, inputs
 from metarisk.drift.alerts import Open, follow
-from metarisk.drift.early import SUSPECTED
+from metarisk.drift.concept import SUSPECTED
+from tests.drifts import detect
 
 NIGHT = date(2026, 7, 1)
 
@@ -19,7 +20,7 @@ def night(*findings):
         {"segment": s, "level": "cell", "feature": f, "metric": m, "status": status, "effect": 0.1 + i / 100}
         for i, (s, f, m, status) in enumerate(findings)
     ]
-    return pl.DataFrame(lines, schema=drift.SCHEMA)
+    return pl.DataFrame(lines, schema=decide.SCHEMA)
 
 
 def events(found, opened=(), noisy=((), ()), muted=None, room=5, close_after=3):
@@ -94,7 +95,7 @@ def test_ninety_nights_of_a_turning_book_open_the_one_real_alert_once_and_in_tim
         return pl.DataFrame(columns | {"segment": names[segment]}).lazy()
 
     segment, x = loans(rows, 0.0)
-    known = drift.reference(frame(*loans(rows, 0.0)), watched, ("segment",))
+    known = inputs.reference(frame(*loans(rows, 0.0)), watched, ("segment",))
     opened, noisy, log = [], [], []
     daily = rows // 365
     for number in range(90):
@@ -104,7 +105,7 @@ def test_ninety_nights_of_a_turning_book_open_the_one_real_alert_once_and_in_tim
             new_segment, new = loans(daily, 0.0)
         segment = np.concatenate([segment[len(new_segment) :], new_segment])
         x = np.concatenate([x[len(new) :], new])
-        found = drift.detect(frame(segment, x), known)
+        found = detect(frame(segment, x), known)
         for event in follow(found, opened, noisy[:2], {}, as_of=NIGHT, room=5, close_after=3):
             log.append((number, event.event, event.key))
             if event.event == "opened":

@@ -10,8 +10,9 @@ from scipy import special, stats
 
 from metarisk import metrics
 from metarisk.domain import Feature
-from metarisk.drift import early, labels, multivariate, performance
-from metarisk.drift.early import SUSPECTED, Known
+from metarisk.drift import concept, early, labels, multivariate, performance
+from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.early import Known
 from metarisk.drift.hierarchy import nodes, parents
 from metarisk.drift.histograms import define
 from metarisk.tasks import LABEL
@@ -142,13 +143,13 @@ def test_concept_drift_is_suspected_where_scores_look_as_good_as_ever():
     scores = performance.count(frame, SEGMENTS, "p")
     calm = performance.compare(SEGMENTS, scores, scores)
     assert set(calm["status"]) == {"ok"}
-    found = early.concept(calm, first)
+    found = concept.concept(calm, first)
     suspected = found.filter(status=SUSPECTED)
     assert "r0|p0" in suspected["segment"]
     assert "events" in suspected.filter(segment="r0|p0")["detail"].item()
     assert of(found, "concept", "r0|p2")["status"] == "ok"
     worse = calm.with_columns(status=pl.lit("alert"))
-    assert SUSPECTED not in early.concept(worse, first)["status"]
+    assert SUSPECTED not in concept.concept(worse, first)["status"]
 
 
 def test_months_on_book_add_up_and_matured_rows_ask_for_no_shift():

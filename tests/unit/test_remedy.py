@@ -4,9 +4,11 @@ from datetime import date
 
 from metarisk.adapt import Proof, Recency
 from metarisk.domain import Warehouse
-from metarisk.drift import REMEDY, SCHEMA
-from metarisk.job import remedy
+from metarisk.drift import remedy
+from metarisk.drift.decide import SCHEMA
+from metarisk.drift.remedy import REMEDY
 from metarisk.record.drift import drifting_segments
+from metarisk.steps.adapt import cells
 from tests.warehouses import insert
 
 MAY, JUNE, JULY = date(2026, 5, 31), date(2026, 6, 30), date(2026, 7, 31)
@@ -30,10 +32,10 @@ def test_a_night_knows_the_alerts_that_were_open_before_it(warehouse: Warehouse)
 
 def test_a_name_means_its_cell_or_every_cell_of_that_value() -> None:
     known = [("north", "car"), ("north", "home"), ("south", "car"), ("a|b", "car")]
-    assert remedy.cells(["north|home"], known) == [("north", "home")]
-    assert remedy.cells(["car"], known) == [("north", "car"), ("south", "car"), ("a|b", "car")]
-    assert remedy.cells(["a\\|b"], known) == [("a|b", "car")]
-    assert remedy.cells(["gone"], known) == []
+    assert cells(["north|home"], known) == [("north", "home")]
+    assert cells(["car"], known) == [("north", "car"), ("south", "car"), ("a|b", "car")]
+    assert cells(["a\\|b"], known) == [("a|b", "car")]
+    assert cells(["gone"], known) == []
 
 
 def test_what_was_done_is_recorded_with_its_proof_or_its_reason() -> None:

@@ -9,7 +9,7 @@ import polars as pl
 from markupsafe import Markup
 
 from metarisk import charts
-from metarisk.drift import REMEDY
+from metarisk.drift.remedy import REMEDY
 from metarisk.pages.page import Card, Page
 from metarisk.pages.subjects import DriftLine, PublishedNight
 from metarisk.record import drift as records

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from metarisk.drift.early import SUSPECTED
+from metarisk.drift.concept import SUSPECTED
 from metarisk.pages.page import Card, Page, Tile
 from metarisk.pages.subjects import WORST_FIRST, PublishedNight
 from metarisk.record import drift as records

@@ -1,6 +1,5 @@
 """The worst findings: each feature before and now, and its effect over the last nights."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -10,15 +9,15 @@ import altair as alt
 import polars as pl
 from markupsafe import Markup
 
-from metarisk import charts, registry
+from metarisk import charts
+from metarisk.drift import inputs
 from metarisk.drift.pictures import Side, side_by_side
 from metarisk.job.context import Context
-from metarisk.job.storage import from_registry
 from metarisk.pages.page import Card, Page
 from metarisk.pages.subjects import DriftLine, PublishedNight
 from metarisk.record import drift as records
 from metarisk.record import publications
-from metarisk.steps.drift import COUNTED, HISTOGRAMS, WORST
+from metarisk.steps.drift import WORST, beside
 
 NIGHTS = 30
 """Of a curve."""
@@ -77,11 +76,10 @@ def feature_shares(
     context: Context, model_id: str, folder: Path, segment: str | None, feature: str
 ) -> tuple[Side, ...]:
     """A feature before and now; empty where the run counted nothing, or its model's reference is gone."""
-    files = from_registry(context, model_id, registry.load)
-    if HISTOGRAMS not in files or not (folder / COUNTED).exists():
+    reference = inputs.known(beside(context, model_id))
+    if reference is None or not (folder / inputs.COUNTED).exists():
         return ()
-    reference = pl.read_parquet(io.BytesIO(files[HISTOGRAMS]))
-    return side_by_side(reference, pl.read_parquet(folder / COUNTED), segment, feature)
+    return side_by_side(reference, pl.read_parquet(folder / inputs.COUNTED), segment, feature)
 
 
 def _show(found: Sequence[Worst], page: Page) -> dict[str, object]:

@@ -1,23 +1,20 @@
-"""What a night does about segments that drift: which cells they are, and the record of what was decided for them."""
+"""The record of what a night did about segments that drifted, with the evidence whether it helped."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from metarisk.adapt import Recency
-from metarisk.domain import SegmentKey, segment_name
-from metarisk.drift import REMEDY, SCHEMA
+from metarisk.drift.decide import SCHEMA
+from metarisk.drift.measure import Measure
 
-RECENCY = "recency.json"
+if TYPE_CHECKING:
+    from metarisk.adapt import Recency
 
-
-def cells(names: Sequence[str], known: Sequence[SegmentKey]) -> list[SegmentKey]:
-    """The cells that names mean: themselves, or all that have a value of that name."""
-    wanted = set(names)
-    return [key for key in known if segment_name(key) in wanted or wanted & {segment_name((value,)) for value in key}]
+REMEDY = "remedy"
+"""Metric of what was done for a segment."""
 
 
 def remedy_rows(recency: Recency) -> pl.DataFrame:
@@ -41,3 +38,6 @@ def remedy_rows(recency: Recency) -> pl.DataFrame:
         for proof in recency.proofs
     ] or [{"level": "all", "metric": REMEDY, "status": "ok", "detail": f"drifting segments: {done}"}]  # fmt: skip
     return pl.DataFrame(lines, schema=SCHEMA)
+
+
+MEASURE = Measure(REMEDY, lambda night: remedy_rows(night.recency))
