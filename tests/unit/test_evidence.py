@@ -17,13 +17,13 @@ from metarisk.evidence import (
     against,
     by_segment,
     decide,
+    decision,
     decision_rows,
     evidence_rows,
     intervals,
     summarise,
     table,
 )
-from metarisk.evidence import decision
 from metarisk.evidence.spread import GROUPS, jackknife
 from metarisk.metrics import Interval, judge_of
 from metarisk.tasks import LABEL, OPPONENT
@@ -368,15 +368,15 @@ def test_twenty_judged_events_tell_candidates_apart(events, known):
 
 @pytest.mark.parametrize(("high", "recipe"), [(-1e-9, "map_head"), (0.0, "plain"), (1e-9, "plain")])
 def test_an_interval_that_ends_at_zero_proves_nothing(monkeypatch, high, recipe):
-    gain = Interval(-0.01, -0.02, high)
+    gain = Interval(-1.0, -2.0, high)
     monkeypatch.setattr(decision, "against", lambda *_: gain)
     evidence = summarise(JUDGED, NAMES[:3], BASELINES, portfolio(), SPEC)
     found = decide(JUDGED, evidence, portfolio(), SPEC, "plain")
     assert (found.recipe, found.promote) == (recipe, True)
     assert (found.incumbent, found.challenger, found.against_incumbent) == ("plain", "map_head", gain)
-    assert "-100.0 [-200.0, " in found.reason
+    assert "-10000.0 [-20000.0, " in found.reason
     (row,) = decision_rows(found, evidence)
-    assert (row["value"], row["low"], row["high"]) == (-0.01, -0.02, high)
+    assert (row["value"], row["low"], row["high"]) == (-1.0, -2.0, high)
     assert (row["rows"], row["events"], row["note"]) == (evidence.rows, evidence.events, found.reason)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -425,8 +426,8 @@ def test_capital_draws_what_it_says() -> None:
     rng, coarse = np.random.default_rng([3, 1]), POINTS // 16
     last = severity.draws - 1
     again = [_years(rates, severity.estimate, coarse)]
-    for number in np.linspace(0, last, 4).astype(int):
-        again.append(_years(rates.drawn(rng), severity.drawn(int(number)), coarse))
+    chosen = np.linspace(0, last, 4).astype(int).tolist()
+    again += [_years(rates.drawn(rng), severity.drawn(number), coarse) for number in chosen]
     annual = _years(rates, severity.estimate, 1 << 15)
     for cell, found in enumerate(cells):
         tops = [float(line[cell].quantile(0.999)) for line in again]
@@ -440,3 +441,8 @@ def test_capital_draws_what_it_says() -> None:
         tops = np.quantile(_sums(again, shorter), 0.999, axis=1).tolist()
         assert sums[number].parameters == _spread(sums[number].quantile.mean, tops)
     assert capital(rates, severity, ("a", "b"), years=30_000, draws=4, seed=3) == (cells, sums[:1])
+    beyond = severity.tail.draws.copy()
+    beyond[1:4, 0, 0], beyond[4, 1, 0] = 1.0, 1.5
+    some = replace(severity, tail=replace(severity.tail, draws=beyond))
+    found, _ = capital(rates, some, ("a", "b"), years=30_000, draws=1)
+    assert [cell.infinite for cell in found] == [3 / severity.draws, 1 / severity.draws]

@@ -331,6 +331,8 @@ def test_dispersion_by_hand():
     assert metrics.dispersion(mean[:1], mean[:1], [1.5], "poisson") == 0.25
     assert metrics.dispersion(mean, mean, [0, 1], "bernoulli") == 1.0
     assert metrics.dispersion([-40.0], np.zeros(1), [1e-6], "poisson") == pytest.approx(1.0)
+    spreads = {name: metrics.judge_of(name).spread for name in ("poisson", "gaussian", "qlike")}
+    assert [float(spread(np.array([3.0]))[0]) for spread in spreads.values()] == [3.0, 1.0, 9.0]
     with pytest.raises(metrics.ModelError, match="nothing judges scores of likelihood dice"):
         metrics.judge_of("dice")
 

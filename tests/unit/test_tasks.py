@@ -445,7 +445,11 @@ def test_the_latest_row_of_an_entity_is_scored_until_it_is_stale():
     limits = replace(PORTFOLIO.thresholds, max_stale_days=5)
     book = replace(PORTFOLIO, population="latest", thresholds=limits)
     rows = pl.LazyFrame([ROW | {"opened": START}, ROW | {"opened": START + 9 * DAY}], schema_overrides=DATED)
-    for as_of, opened in ((START + 8 * DAY, START), (START + 9 * DAY, START + 9 * DAY), (START + 10 * DAY, START + 9 * DAY)):
+    for as_of, opened in (
+        (START + 8 * DAY, START),
+        (START + 9 * DAY, START + 9 * DAY),
+        (START + 10 * DAY, START + 9 * DAY),
+    ):
         assert population(rows, book, as_of).collect()["opened"].to_list() == [opened]
     late = END + 5 * DAY
     assert [scored(ROW | {"opened": START}, book, day) for day in around(late)] == [True, False, False]
