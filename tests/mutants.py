@@ -24,7 +24,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,11 +47,13 @@ PRELOADED = [
 """What every process would import again; nothing of the project, so that a mutant is met by all who import it."""
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 GUARDS = r"\b(strict|frozen)=True\b"
-"""A `zip` of what is of one length by its making, a dataclass that nobody writes to: not to be met by a test."""
+"""A `zip` of what is of one length by its making, a dataclass that nobody writes to: no test can meet them."""
 SLOWER = 5.0
 """How many times as long as without a fault a run may take before it counts as hanging: other work shares the cores."""
 PATIENCE = 30.0
 """Seconds on top of that."""
+EVERY = 25
+"""Mutants between two lines that say how far it is."""
 KILLED, SURVIVED, HUNG, NEVER_RUN = "killed", "survived", "hung", "not run"
 
 
@@ -129,10 +131,13 @@ def main() -> None:
 
     met: Counter[tuple[str, str]] = Counter()
     with ThreadPoolExecutor(asked.jobs) as pool:
-        for mutant, fate in pool.map(meet, drawn):
+        for done in as_completed([pool.submit(meet, mutant) for mutant in drawn]):
+            mutant, fate = done.result()
             met[mutant.room, fate] += 1
             if fate not in (KILLED, HUNG):
                 print(f"{fate}: {mutant}", flush=True)
+            if met.total() % EVERY == 0:
+                print(_share(met, None), flush=True)
     for name in [*asked.room, None]:
         print(_share(met, name))
 
@@ -212,6 +217,10 @@ def _meaning(source: str) -> str | None:
             node.annotation = ast.Constant(None)
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
+        elif isinstance(node, ast.arguments):  # how an argument may be given is a guard too
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults += [value for value in node.kw_defaults if value is not None]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
     return ast.dump(tree)
 
 
