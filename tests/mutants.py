@@ -15,9 +15,12 @@ import difflib
 import importlib.machinery
 import itertools
 import json
+import math
 import os
 import random
 import re
+import resource
+import signal
 import sys
 import tempfile
 import time
@@ -48,10 +51,10 @@ PRELOADED = [
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 GUARDS = r"\b(strict|frozen)=True\b"
 """A `zip` of what is of one length by its making, a dataclass that nobody writes to: no test can meet them."""
-SLOWER = 5.0
-"""How many times as long as without a fault a run may take before it counts as hanging: other work shares the cores."""
-PATIENCE = 30.0
-"""Seconds on top of that."""
+SLOWER, PATIENCE = 3.0, 10.0
+"""Times, and seconds, of the processor that a run may use beside what it uses without a fault, before it hangs."""
+ASLEEP = 1_200.0
+"""Seconds of the clock after which a run that uses no processor hangs too."""
 EVERY = 25
 """Mutants between two lines that say how far it is."""
 KILLED, SURVIVED, HUNG, NEVER_RUN = "killed", "survived", "hung", "not run"
@@ -74,7 +77,7 @@ ROOMS = {
     "alerts": Room(["metarisk/drift/alerts.py"], [UNIT + "drift_alerts.py"]),
     "evidence": Room(["metarisk/evidence/decision.py"], [UNIT + "evidence.py"]),
     "promotion": Room(["metarisk/job/states.py", "metarisk/upkeep/models.py"], [UNIT + "promotion.py"]),
-    "publish": Room(["metarisk/steps/publish.py"], [UNIT + "publish.py"]),
+    "publish": Room(["metarisk/steps/publish.py"], ["tests/end_to_end/test_publish.py"]),
     "simulation": Room(["metarisk/volatility/simulation.py"], [UNIT + "volatility.py"]),
     "capital": Room(["metarisk/losses/capital.py"], [UNIT + "losses.py"]),
     "detection": Room(["metarisk/detection.py"], [UNIT + "detection.py"]),
@@ -126,8 +129,9 @@ def main() -> None:
     def meet(mutant: Mutant) -> tuple[Mutant, str]:
         if time.monotonic() > ends:
             return mutant, NEVER_RUN
-        known = whole[mutant.room].seconds
-        return mutant, run(ROOMS[mutant.room].tests, SLOWER * sum(known.values()) + PATIENCE, known, mutant).fate
+        usual = whole[mutant.room]
+        most = math.ceil(SLOWER * usual.used + PATIENCE)
+        return mutant, run(ROOMS[mutant.room].tests, most, usual.seconds, mutant).fate
 
     met: Counter[tuple[str, str]] = Counter()
     with ThreadPoolExecutor(asked.jobs) as pool:
@@ -226,40 +230,42 @@ def _meaning(source: str) -> str | None:
 
 @dataclass(frozen=True)
 class Ran:
-    """One run of tests: what became of the mutant, what was said, and the seconds of each test."""
+    """One run of tests: what became of the mutant, what was said, seconds by test, and of the processor."""
 
     fate: str
     said: str
     seconds: Mapping[str, float]
+    used: float
 
 
 def _undisturbed(room: Room) -> Ran:
     """A room's tests without any fault; ends the program where they fail."""
-    ran = run(room.tests, 600.0, {})
+    ran = run(room.tests, 600, {})
     if ran.fate != SURVIVED:
         sys.exit(f"without any fault {' '.join(room.tests)} should pass, and was {ran.fate}:\n{ran.said}")
     return ran
 
 
-def run(tests: Sequence[str], most: float, known: Mapping[str, float], mutant: Mutant | None = None) -> Ran:
-    """Run tests in a process of their own, which ends with all that it started, `most` seconds later at the latest.
+def run(tests: Sequence[str], most: int, known: Mapping[str, float], mutant: Mutant | None = None) -> Ran:
+    """Run tests in a process of their own, which ends with all that it started after `most` seconds of the processor.
 
     Tests that are `known` to be quick go first: the sooner one fails the better.
     """
     forks = get_context("forkserver")
     forks.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(prefix="metarisk-mutant-", ignore_cleanup_errors=True) as folder:
-        process = forks.Process(target=_child, args=(tests, Path(folder), known, mutant))
+        process = forks.Process(target=_child, args=(tests, Path(folder), most, known, mutant))
         process.start()
-        process.join(most)
-        hung = process.is_alive()
+        process.join(ASLEEP)
+        hung = process.is_alive() or process.exitcode == -signal.SIGXCPU
         if hung:
             process.kill()
             process.join()
             _end_all(folder)
         said, seconds = (Path(folder) / name for name in ("output", "seconds"))
         fate = HUNG if hung else SURVIVED if process.exitcode == 0 else KILLED
-        return Ran(fate, said.read_text(errors="replace"), json.loads(seconds.read_text()) if fate == SURVIVED else {})
+        took, used = json.loads(seconds.read_text()) if fate == SURVIVED else ({}, 0.0)
+        return Ran(fate, said.read_text(errors="replace"), took, used)
 
 
 def _end_all(folder: str) -> None:
@@ -286,7 +292,8 @@ class _QuickestFirst:
         self.seconds[report.nodeid] += report.duration
 
 
-def _child(tests: Sequence[str], folder: Path, known: Mapping[str, float], mutant: Mutant | None) -> None:
+def _child(tests: Sequence[str], folder: Path, most: int, known: Mapping[str, float], mutant: Mutant | None) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
     os.environ["METARISK_MUTANT"] = str(folder)
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
@@ -302,7 +309,7 @@ def _child(tests: Sequence[str], folder: Path, known: Mapping[str, float], mutan
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of hypothesis, which was here before
     plugin = _QuickestFirst(known)
     code = pytest.main([*options, "--tb=short", "--hypothesis-profile=mutants", *tests], plugins=[plugin])
-    (folder / "seconds").write_text(json.dumps(plugin.seconds))
+    (folder / "seconds").write_text(json.dumps((plugin.seconds, time.process_time())))
     sys.stdout.flush()
     os._exit(code)  # what an interpreter tidies at its end takes as long as many a test
 
