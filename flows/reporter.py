@@ -3,8 +3,6 @@
 An artifact that cannot be stored is a warning, never the end of a night. What is shown is decided by the pipeline.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -3,8 +3,6 @@
 No flow is defined here and nothing about risk.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence

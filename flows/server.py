@@ -3,8 +3,6 @@
 What an operator types is in ops.py.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import socket

@@ -3,8 +3,6 @@
 Printing is ops.py's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 

@@ -1,7 +1,5 @@
 """Commands on portfolios: list, check, draft."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Commands of those who keep the job running; what needs a Prefect server is done by `python -m flows.ops`."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

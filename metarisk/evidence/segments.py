@@ -1,7 +1,5 @@
 """Where a recipe loses: segment by segment, partially pooled."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 from scipy.special import expit

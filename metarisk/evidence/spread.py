@@ -1,7 +1,5 @@
 """How far the measures of one recipe would move on other rows of the same kind."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

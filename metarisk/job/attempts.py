@@ -4,8 +4,6 @@ An attempt holds the lock of its portfolio and job from before its first row unt
 end whose lock is free has died: killed, out of memory, or without power.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

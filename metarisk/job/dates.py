@@ -1,7 +1,5 @@
 """Which date a run is for: the dates of the calendar, the newest that is over, and a refusal of those that are not."""
 
-from __future__ import annotations
-
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 

@@ -1,7 +1,5 @@
 """Further extracts of a portfolio that only its risk type reads: positions, losses, verdicts. Small tables, whole."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Which nights of a portfolio are due and not published, and what the warehouse is told so that BI can count them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import date
 from typing import Any

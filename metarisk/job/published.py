@@ -1,7 +1,5 @@
 """Published nights read back from the lake, and rows of two nights scored under any mixture of the two."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date

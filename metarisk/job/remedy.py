@@ -1,7 +1,5 @@
 """What a night does about segments that drift: which cells they are, and the record of what was decided for them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What a run rests on and where its files are: references that the steps of a night hand on."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from datetime import date

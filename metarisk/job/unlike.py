@@ -1,7 +1,5 @@
 """Two published nights whose inputs are not the same, and what both tell without being scored again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

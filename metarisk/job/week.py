@@ -1,7 +1,5 @@
 """What a week found and made: references that its steps hand on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A night: its steps in their order, and which nights are due."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,6 @@ What it calls WRONG is what weeks and nights refuse, because it is they that ref
 rows, the labels and the features are theirs.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace

@@ -3,8 +3,6 @@
 `open_table` gives what was understood and a stream of exactly typed batches. No warehouse is known here.
 """
 
-from __future__ import annotations
-
 from metarisk.loading.model import Column, Limits, Options, Reject, Understood, Wanted, counted, wanted_type
 from metarisk.loading.tables import Table, open_table
 

@@ -5,8 +5,6 @@ joins the cells from which the next one is made, so that a type that shows in th
 in the first.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Delimiter, quotes and header of a text file, by DuckDB's sniffer."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

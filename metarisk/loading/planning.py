@@ -1,7 +1,5 @@
 """What becomes of each column: its SQL, its type, and what is told of it; of Parquet by its own types."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,14 +67,7 @@ def typed_plan(
         for at, column in enumerate(typed.columns)
     )
     relation = f"(SELECT {cells} FROM {typed.relation})"  # noqa: S608
-    rows, decided = decide(
-        connection,
-        relation,
-        names,
-        sorted(read),
-        options.wanted,
-        point=True,
-    )
+    rows, decided = decide(connection, relation, names, sorted(read), options.wanted, point=True)
     by_position = {column.position: column for column in decided}
     columns = []
     for at, column in enumerate(typed.columns):

@@ -1,7 +1,5 @@
 """Newline-delimited JSON and Excel as relations of text columns: row by row, spooled to Parquet."""
 
-from __future__ import annotations
-
 import json
 import warnings
 import zipfile

@@ -1,7 +1,5 @@
 """The DuckDB in which files are read; nothing is kept in it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files as a table that can be loaded: what is in them, decided over all rows, and a stream of typed batches."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Bytes of a text file become UTF-8 that DuckDB reads: unpacked, decoded, or used where they lie."""
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import gzip

@@ -3,8 +3,6 @@
 The SQL has what these risk types need at least; docs/market.md, liquidity.md and quant.md tell of richer ones.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

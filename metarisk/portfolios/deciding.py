@@ -1,7 +1,5 @@
 """What the columns of a table are: told by what their values do, with names as hints. Pure: a Profile in, roles out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import numpy as np

@@ -3,8 +3,6 @@
 What the columns mean is `deciding`; here it becomes text.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

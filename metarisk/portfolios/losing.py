@@ -3,8 +3,6 @@
 Neither shows in the extract itself, so the SQL is read and its tables are asked. Counts alone are read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from datetime import date

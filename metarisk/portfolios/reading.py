@@ -1,7 +1,5 @@
 """One TOML becomes one Portfolio, or an error that names file, key and remedy. Files are read; nothing is queried."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

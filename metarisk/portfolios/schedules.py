@@ -1,7 +1,5 @@
 """When nights start, read from prefect.yaml, and how long after it one is missing. No server is asked."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

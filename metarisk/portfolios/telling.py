@@ -4,8 +4,6 @@ What one value gives away is asked as a week asks it (`marks`); beside it stands
 draft may leave out what a person then brings back.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@
 docs/portfolios.md say it in these words. What stops a book is critical; what is set aside is neither taught nor scored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date

@@ -1,7 +1,5 @@
 """One check of a set of Parquet files: the suite, the rules that are built in, and the quarantine of failing rows."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -97,11 +95,7 @@ def check(
         counts = _segment_counts(files, portfolio, as_of)
         results.append(
             segment_recode(
-                counts,
-                known_segments,
-                portfolio.columns.segments,
-                portfolio.thresholds.max_unseen_share,
-                suite.stem,
+                counts, known_segments, portfolio.columns.segments, portfolio.thresholds.max_unseen_share, suite.stem
             )
         )
     return Quality(portfolio.name, as_of, suite.stem, tuple(results), total, failing, excluded, excluded_rows)

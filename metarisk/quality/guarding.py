@@ -4,8 +4,6 @@ A critical verdict is about a night that nothing explains: broken scores, missin
 rows in another way. A warning is about one that data, labels or the market explain: it is published and seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from statistics import median

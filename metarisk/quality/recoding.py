@@ -1,7 +1,5 @@
 """Whether a segment key was recoded: rows that fall into segments nobody has seen. Pure over counts."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

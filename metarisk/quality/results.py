@@ -1,7 +1,5 @@
 """What a check found, as plain values: for the warehouse, the report, and the decision to go on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path

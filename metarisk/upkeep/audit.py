@@ -1,7 +1,5 @@
 """The event log: a hash chain a portfolio, and its check against the tables that it tells of."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,10 +131,7 @@ def _runs_differ(published: Mapping[int, Mapping[str, Any]], runs: Mapping[str, 
 
 
 def _publications_differ(
-    published: Mapping[int, Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    rewritten: set[str],
-    whole: bool,
+    published: Mapping[int, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], rewritten: set[str], whole: bool
 ) -> Iterator[Fault]:
     """Publications that are not as the log has them, and, where it is whole, those that it does not know."""
     found = {(str(row["as_of"]), row["run_id"], row["seq"]): row for row in rows}

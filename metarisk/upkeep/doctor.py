@@ -1,7 +1,5 @@
 """What a healthy installation has, each fault with its remedy; nothing is changed, but that who died is recorded."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """How every portfolio stands now: the view `portfolio_status`, once the warehouse is told what it lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
