@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from metarisk.domain import Job, LockedError, MetariskError, SourceLate, Transaction
 from metarisk.job.context import Context
-from metarisk.job.owed import what_is_due
+from metarisk.job.dates import what_is_due
 from metarisk.record.appending import append
 from metarisk.record.attempts import has_ended, unended
 from metarisk.record.portfolios import append_due

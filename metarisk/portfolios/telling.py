@@ -13,7 +13,7 @@ from metarisk.domain import Array, FeatureKind
 from metarisk.marks import ODD_AUC, SURE_AUC, Rows, mark_findings
 from metarisk.metrics import auc
 
-BINS = 20
+BINS = 20  # fine enough for a rank, coarse enough to have events in each
 MOST_VALUES = 1_000
 """Texts of more values are not ranked: each would be met too rarely."""
 

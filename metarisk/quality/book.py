@@ -21,7 +21,7 @@ MAX_UNKNOWN_EVENTS = 0.001
 """Share of events without the date on which they were known above which the book stops: each would teach as good."""
 MAX_OUTSIDE = 0.01
 """Share of rows with an impossible amount above which the column, not the rows, is taken to be wrong."""
-TWINS_SHOWN = 5
+TWINS_SHOWN = 5  # as many as a sentence holds
 
 
 @dataclass(frozen=True)

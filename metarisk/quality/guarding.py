@@ -43,7 +43,7 @@ LEVEL_MOVE, LEVEL_ERRORS = 0.5, 3.0
 """A mean of odds, rates or variances that moved by half or more is seen, where it is so many standard errors."""
 POPULATED = 0.05
 """Share of rows from which a grade counts as one that the book uses."""
-_NAMED = 5
+_NAMED = 5  # as many as a sentence holds
 
 
 def finite(rows: int, broken: int) -> Result:

@@ -27,6 +27,11 @@ class Result:
     excludes: bool = False
     """Whether rows that break the rule are set aside instead of scored."""
 
+    @property
+    def place(self) -> str:
+        """The column in words, in front of what is said of it."""
+        return f"column {self.column}: " if self.column else ""
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -53,7 +58,7 @@ class Quality:
     def warnings(self) -> list[str]:
         """Sentences on failed rules that do not stop the run."""
         texts = [
-            f"{_where(result)}{result.rule} failed: {result.detail}"
+            f"{result.place}{result.rule} failed: {result.detail}"
             for result in self.failures
             if result.severity == "warning"
         ]
@@ -115,7 +120,3 @@ class Quality:
             }
             for result in shown
         ]
-
-
-def _where(result: Result) -> str:
-    return f"column {result.column}: " if result.column else ""
