@@ -1,7 +1,5 @@
 """What the command line shows of a published night's drift: the same findings and pictures as the page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """A past run done again from its manifest: bit for bit the same contents, or exactly what differs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping

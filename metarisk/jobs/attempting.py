@@ -1,7 +1,5 @@
 """What surrounds the steps of a run: its lock, its times, and what is kept of it when it fails."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Iterator

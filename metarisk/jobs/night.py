@@ -1,7 +1,5 @@
 """A night: its steps in their order, and which nights are due."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,8 +10,7 @@ from typing import Any, Literal
 from metarisk.domain import ConfigError, MetariskError
 from metarisk.job.acceptance import require_stop
 from metarisk.job.context import Caller, Context, direct
-from metarisk.job.dates import require_over
-from metarisk.job.owed import owed
+from metarisk.job.dates import owed, require_over
 from metarisk.job.published import to_publish_again
 from metarisk.job.run import run_folder
 from metarisk.job.storage import store, store_of

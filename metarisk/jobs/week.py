@@ -1,7 +1,5 @@
 """A week: its steps in their order, and the judgement alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date

@@ -4,8 +4,6 @@ The order is: a journal, the warehouse in one transaction, folders, pages, their
 goes. Whatever was done already is not found any more, so that the same command ends what a killed one began.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

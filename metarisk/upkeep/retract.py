@@ -1,7 +1,5 @@
 """A published night taken back: appended with author and reason, so that what was known before stays what was known."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from datetime import date
