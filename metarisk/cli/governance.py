@@ -77,9 +77,9 @@ def card(portfolio: Name, model: Model, as_json: Json = False) -> None:
     """Write the model card: data, features, evidence, calibration, limits, hashes, and who approved it."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pages import model_card as modelcards
+        from metarisk.pages.model_card import write_card
 
-        markdown, html = modelcards.write_card(context, model)
+        markdown, html = write_card(context, model)
         return {"markdown": markdown, "html": html}, f"{markdown}\n{html}\nNext: open it in a browser"
 
     on_portfolio(portfolio, work, as_json)
@@ -113,10 +113,10 @@ def _make_champion(
     """Make a model champion on a person's word, and write its card anew."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pages import model_card as modelcards
+        from metarisk.pages.model_card import write_card
 
         recipe = decide(context, model, by, reason)
-        modelcards.write_card(context, model)
+        write_card(context, model)
         text = f"model {model} ({recipe}) is champion, {how} {by}\nNext: metarisk nightly scores by it"
         return {"model_id": model, "recipe": recipe, "by": by}, text
 
@@ -129,10 +129,10 @@ def rollback(portfolio: Name, by: By, reason: Why, as_json: Json = False) -> Non
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         from metarisk import jobs
-        from metarisk.pages import model_card as modelcards
+        from metarisk.pages.model_card import write_card
 
         gone, back = jobs.roll_back(context, by, reason)
-        modelcards.write_card(context, back)
+        write_card(context, back)
         text = f"model {gone} is withdrawn, {back} is champion again\nNext: metarisk nightly --restate REASON"
         return {"withdrawn": gone, "champion": back, "by": by}, text
 

@@ -19,7 +19,8 @@ from metarisk.job.run import run_folder
 from metarisk.job.storage import store, store_of
 from metarisk.jobs.attempting import Steps, alone, explained, migrate, recorded
 from metarisk.pages import refusal
-from metarisk.pages.pages import night_page, report_night, retracted_page
+from metarisk.pages.night import report_night
+from metarisk.pages.places import night_page, retracted_page
 from metarisk.portfolios import list_portfolios, load_portfolio
 from metarisk.record.attempts import step_seconds
 from metarisk.record.publications import is_retracted, newest, taken_back

@@ -13,7 +13,7 @@ from metarisk.job.storage import store, store_of
 from metarisk.job.week import Judged
 from metarisk.jobs.attempting import Steps, alone, recorded
 from metarisk.pages import refusal
-from metarisk.pages.pages import report_week
+from metarisk.pages.week import report_week
 from metarisk.steps.check import check
 from metarisk.steps.extract import extract
 from metarisk.steps.judge import judge

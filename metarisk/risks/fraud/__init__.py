@@ -36,6 +36,7 @@ SPEC = RiskSpec(
     promotion="interval",
     score_unit="probability of fraud",
     derive=derive,
+    cards="metarisk.risks.fraud.cards",
     look_back=timedelta(days=NIGHTS),
     options={"budget": 50, "explore_share": 0.02, "case": ""},
     demos={"card_fraud": Demo(generate)},

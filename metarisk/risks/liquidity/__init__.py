@@ -26,6 +26,7 @@ SPEC = RiskSpec(
     # an entity is there every night or not at all
     limits=Limits(min_vanished_rows=5),
     derive=derive,
+    cards="metarisk.risks.liquidity.cards",
     options={"value": "amihud_5d", "offset": 1e-5, "participation": 0.1, "spread_scale": 3.0},
     demos={"liquidity_5d": Demo(generate), "liquidity_spread_5d": Demo(generate)},
 )

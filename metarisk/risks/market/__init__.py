@@ -27,6 +27,7 @@ SPEC = RiskSpec(
     # the labels of a crash move the level of every asset
     limits=Limits(max_score_move=1.0, min_vanished_rows=5),
     derive=derive,
+    cards="metarisk.risks.market.cards",
     options={"volatility": "vol_1d", "garch": True},
     demos={"market_vol": Demo(generate), "market_vol_5d": Demo(generate)},
 )

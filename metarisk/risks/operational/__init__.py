@@ -33,6 +33,7 @@ SPEC = RiskSpec(
     # a cell is there every night; mines and plants close by ones
     limits=Limits(min_vanished_rows=10),
     derive=derive,
+    cards="metarisk.risks.operational.cards",
     options={"collected_from": 0.0, "currency": "", "correlation": 0.0},
     demos={"operational_losses": Demo(generate)},
 )

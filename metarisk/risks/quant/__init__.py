@@ -25,6 +25,7 @@ SPEC = RiskSpec(
     # signals are weak: refits on newer weeks agree less than models of risk do
     limits=Limits(max_score_move=2.0, min_score_agreement=0.4, max_score_stretch=2.5, min_vanished_rows=5),
     derive=derive,
+    cards="metarisk.risks.quant.cards",
     trials=trials,
     options={
         "cost_bp": 10.0,
