@@ -89,8 +89,8 @@ class PublishedNight:
 
     @property
     def checks(self) -> list[dict[str, Any]]:
-        """Rows of `quality_result`."""
-        return [*self.run.checked.quality.rows(), *self.guarded.rows()]
+        """Rows of `quality_result`, under the suite that ran."""
+        return _checks(self.run.checked.quality, self.guarded)
 
     @cached_property
     def champion(self) -> Champion:
@@ -165,8 +165,8 @@ class PublishedWeek:
 
     @property
     def checks(self) -> list[dict[str, Any]]:
-        """Rows of `quality_result`."""
-        return self.judged.checked.quality.rows()
+        """Rows of `quality_result`, under the suite that ran."""
+        return _checks(self.judged.checked.quality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +196,10 @@ def scoring_now(context: Context) -> Champion | None:
     """The model that a night of this as_of takes."""
     champion = champion_for(context)
     return None if champion is None else _champion(context, champion.model_id, champion.recipe, champion.as_of)
+
+
+def _checks(*found: Quality) -> list[dict[str, Any]]:
+    return [row | {"suite": quality.suite} for quality in found for row in quality.rows()]
 
 
 def _champion(context: Context, model_id: str, recipe: str, cut_off: date) -> Champion:

@@ -185,9 +185,9 @@ def test_a_new_room_is_inside_the_rules_the_moment_it_exists(tmp_path: Path) -> 
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     planted = {
-        "metarisk/risks/prepayment": "from metarisk.risks.credit import SPEC",
+        "metarisk/risks/planted": "from metarisk.risks.credit import SPEC",
         "metarisk/forecasts": "import great_expectations",
-        "metarisk/risks/prepayment/mathematics": "import great_expectations",
+        "metarisk/risks/planted/mathematics": "import great_expectations",
     }
     for room, line in planted.items():
         (tmp_path / room).mkdir()
@@ -204,9 +204,9 @@ def test_a_new_room_is_inside_the_rules_the_moment_it_exists(tmp_path: Path) -> 
     assert found.returncode == 1, found.stdout + found.stderr
     broken = found.stdout.split("Broken contracts")[1]
     for arrow in (
-        "metarisk.risks.prepayment -> metarisk.risks.credit",
+        "metarisk.risks.planted -> metarisk.risks.credit",
         "metarisk.forecasts -> great_expectations",
-        "metarisk.risks.prepayment.mathematics -> great_expectations",
+        "metarisk.risks.planted.mathematics -> great_expectations",
     ):
         assert arrow in broken
     assert "3 broken" in found.stdout
