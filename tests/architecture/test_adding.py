@@ -1,7 +1,7 @@
 """docs/adding.md as it stands: each thing is added on the fly, and the shared tests take it without an edit.
 
 A portfolio of one's own goes to a published night in tests/flows/test_readme.py, a risk type in
-tests/end_to_end/test_values.py; a card is planted in tests/unit/test_cards.py.
+tests/end_to_end/test_values.py; more of cards is in tests/unit/test_cards.py.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ import pytest
 from metarisk import warehouse
 from metarisk.adapt import FittedModel, adapt, one_thread, recipes
 from metarisk.domain import ConfigError, NightView
+from metarisk.pages.cards import night
+from metarisk.pages.page import cards_of
 from metarisk.portfolios import extract_sql, load_portfolio, suite_path
 from metarisk.quality.suites import load_suite
 from metarisk.risks import RISKS
 from tests.architecture.test_architecture import ROOT
-from tests.unit import loan_examples
+from tests.unit import loan_examples, report_examples
 from tests.warehouses import publish_night, schema
 
 PAGE = (ROOT / "docs" / "adding.md").read_text("utf-8")
@@ -157,6 +159,17 @@ def test_a_risk_type_is_a_folder_and_a_row(monkeypatch: pytest.MonkeyPatch, tmp_
     )
     derived = spec.derive(view).scores
     assert derived.select("target", "score").rows() == [("interest_lost", 5.0), ("interest_lost", 10.0)]
+
+
+def test_a_card_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (file,) = blocks("A card of a page")
+    planted(monkeypatch, tmp_path, file)
+    monkeypatch.setattr(night, "__path__", [*night.__path__, str(tmp_path / "metarisk/pages/cards/night")])
+    card = cards_of("night")["reruns"]
+    assert "reruns" not in cards_of("week")
+    told = card.html("<i>the rate was wrong</i>", report_examples.night())
+    assert "<p>&lt;i&gt;the rate was wrong&lt;/i&gt;, says who published it.</p>" in told
+    assert card.html(None, report_examples.night()) == ""
 
 
 def test_a_backend_is_a_folder_and_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
