@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import BADNESS
 from metarisk.drift.pictures import Side
 from metarisk.report import driftcharts
 from metarisk.report.model import Champion, DriftLine
@@ -15,7 +15,6 @@ from metarisk.report.render import drift_map, environment, tests_of
 
 _SHOWN_SEGMENTS = 14
 _MAP = 30, 18
-_ORDER = {SUSPECTED: 0, "alert": 1, "watch": 2, "blind": 3, "ok": 4}
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def render_drift(report: DriftReport) -> str:
             kinds=_kinds(tests),
             drift_map=drift_map(report.lines, *_MAP),
             pictures=pictures,
-            segments=sorted(report.segments, key=lambda line: (_ORDER.get(line.status, 9), line.segment))[
+            segments=sorted(report.segments, key=lambda line: (BADNESS.get(line.status, 9), line.segment))[
                 :_SHOWN_SEGMENTS
             ],
             statuses=Counter(line.status for line in report.segments),

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from metarisk.backtests import FOUR_FIFTHS
 from metarisk.domain import SegmentStatus
 from metarisk.drift import TESTS
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import BADNESS, SUSPECTED
 from metarisk.metrics import Interval
 from metarisk.report import charts
 from metarisk.report.measures import sections
@@ -42,7 +42,6 @@ _CUTS = (40, 60, 80, 120, 400)
 """Where templates cut names that may be an entity's."""
 _SHOWN_BACKTESTS = 24
 _MAP_SEGMENTS, _MAP_FEATURES = 14, 14
-_BADNESS = {SUSPECTED: -1, "alert": 0, "watch": 1, "blind": 2, "ok": 3}
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def _worst_drift(drift: Iterable[DriftLine]) -> list[DriftLine]:
 
     return sorted(
         filter(worth_a_line, tests_of(drift)),
-        key=lambda line: (_BADNESS[line.status], -(line.effect or 0.0), line.segment, line.feature),
+        key=lambda line: (BADNESS[line.status], -(line.effect or 0.0), line.segment, line.feature),
     )[:_SHOWN_DRIFT]
 
 
@@ -235,7 +234,7 @@ def drift_map(drift: Sequence[DriftLine], segments_shown: int, features_shown: i
     def most_moved(position: int, most: int) -> list[str]:
         strength: dict[str, tuple[int, float]] = {}
         for key, line in cells.items():
-            rank = (-_BADNESS[line.status], line.effect or 0.0)
+            rank = (-BADNESS[line.status], line.effect or 0.0)
             strength[key[position]] = max(strength.get(key[position], (-9, 0.0)), rank)
         order = sorted(strength, key=lambda name: (strength[name], name), reverse=True)
         return sorted(order[:most], key=lambda name: (name != "", order.index(name)))

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import SUSPECTED
 from metarisk.drift.pictures import Side
 from metarisk.report import Champion, DriftLine
 from metarisk.report.driftpage import AlertLine, DriftReport, SegmentLineStatus, Worst, render_drift
