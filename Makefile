@@ -1,4 +1,4 @@
-# Six targets: demo, demo-all, test, check, bench, soak. Each makes .venv first where it is missing or out of date.
+# Seven targets: demo, demo-all, test, check, bench, soak, mutants. Each makes .venv first where it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ JOBS ?= 3
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: demo demo-all test check bench soak
+.PHONY: demo demo-all test check bench soak mutants
 
 demo: $(VENV)/ready
 	$(BIN)/metarisk demo
@@ -30,6 +30,9 @@ bench: $(VENV)/ready
 
 soak: $(VENV)/ready
 	$(BIN)/python -m tests.soak
+
+mutants: $(VENV)/ready
+	$(BIN)/python -m tests.mutants
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,5 @@
 """The backfill flow: missing weeks and past nights of one portfolio, marked as a backfill, oldest first."""
 
-from __future__ import annotations
-
 from datetime import date
 from typing import Any
 

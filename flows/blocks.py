@@ -1,7 +1,5 @@
 """The Prefect block that holds addresses for notices; Prefect's server and workers load it by its entry point."""
 
-from __future__ import annotations
-
 from prefect.blocks.notifications import AppriseNotificationBlock
 
 

@@ -3,8 +3,6 @@
 Secrets are `Secret` blocks, what is none is a variable; a value of the environment wins.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any, cast
 

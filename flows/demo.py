@@ -3,8 +3,6 @@
 The Prefect server lives as long as that takes; it keeps its files, so that `metarisk up` shows these runs later.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

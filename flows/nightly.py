@@ -1,7 +1,5 @@
 """The nightly flow: every portfolio and every missing night of it as a sub-flow, one after another in one process."""
 
-from __future__ import annotations
-
 from datetime import date
 from typing import Any
 

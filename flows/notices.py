@@ -4,8 +4,6 @@ Each notice says portfolio, date, cause, link and remedy. Where they go is `META
 writes them, with spaces between: for a webhook `json://HOST/PATH`, for e-mail `mailtos://USER:PASSWORD@HOST?to=WHOM`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast

@@ -3,8 +3,6 @@
 `up` is the whole of Prefect on one machine; the others mend or look at a server that is there.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

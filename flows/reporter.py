@@ -3,8 +3,6 @@
 An artifact that cannot be stored is a warning, never the end of a night. What is shown is decided by the pipeline.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -18,12 +16,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import httpx
-from prefect.artifacts import (
-    create_link_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import artifacts
 from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
@@ -59,7 +52,7 @@ class PrefectReporter:
             artifact, _ = self._progress.pop(shown)
             if artifact is not None:
                 with self._kept_going(f"progress of {shown}"):
-                    update_progress_artifact(artifact, 100.0, description=f"**{shown}**: done")
+                    artifacts.update_progress_artifact(artifact, 100.0, description=f"**{shown}**: done")
 
     def progress(self, name: str, done: int, total: int, note: str = "") -> None:
         """Show `done` of `total`, at most every PROGRESS_SECONDS and at the end."""
@@ -71,10 +64,10 @@ class PrefectReporter:
         description = f"**{name}**: {done:,}{f' of {total:,}' if total > 0 else ''}{f' ({note})' if note else ''}"
         with self._kept_going(f"progress of {name}"):
             if artifact is None:
-                created = create_progress_artifact(percent, key=self._key(name), description=description)
+                created = artifacts.create_progress_artifact(percent, key=self._key(name), description=description)
                 artifact = cast(UUID, created)  # a coroutine only inside an async flow
             else:
-                update_progress_artifact(artifact, percent, description=description)
+                artifacts.update_progress_artifact(artifact, percent, description=description)
         self._progress[name] = (None if last else artifact, self.clock())
 
     def table(self, key: str, title: str, rows: Sequence[Mapping[str, object]]) -> None:
@@ -82,13 +75,13 @@ class PrefectReporter:
         shown = [{name: _cell(value) for name, value in row.items()} for row in rows[:MAX_ROWS]]
         more = f" First {MAX_ROWS:,} of {len(rows):,} rows; the report has all." if len(rows) > MAX_ROWS else ""
         with self._kept_going(f"table {key}"):
-            create_table_artifact(shown, key=self._key(key), description=f"{self._titled(title)}.{more}")
+            artifacts.create_table_artifact(shown, key=self._key(key), description=f"{self._titled(title)}.{more}")
 
     def link(self, key: str, title: str, target: Path) -> None:
         """Link to a page: over METARISK_REPORT_URL where it is served, else by its path."""
         address = report_address(self.data, target)
         with self._kept_going(f"link {key}"):
-            create_link_artifact(
+            artifacts.create_link_artifact(
                 address, link_text=title, key=self._key(key), description=f"{self._titled(title)}: `{target}`"
             )
         get_run_logger().info("%s: %s", title, address)

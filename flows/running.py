@@ -3,8 +3,6 @@
 No flow is defined here and nothing about risk.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +32,7 @@ Result = TypeVar("Result")
 
 IO_STEPS = frozenset({"ready", "extract", "publish"})
 """Steps that talk to the warehouse alone, so that another try may help."""
-RETRIES = 3
+RETRIES = 3  # a minute in all: a restart of the warehouse
 FIRST_RETRY_SECONDS = 10.0
 """Then twice as long each time, with jitter: about 10, 20 and 40 s."""
 TIMEOUT_SECONDS = 6 * 3600
@@ -49,7 +47,7 @@ PORTFOLIO_FAILED = "PortfolioFailed"
 
 LOCK_WAIT_SECONDS = 3600.0
 """How long a run waits for another run of its portfolio (a backfill by hand, say) before it fails."""
-LOCK_POLL_SECONDS = 5.0
+LOCK_POLL_SECONDS = 5.0  # next to nothing of a night, and of the warehouse's time
 
 
 def transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

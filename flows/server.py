@@ -3,8 +3,6 @@
 What an operator types is in ops.py.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import socket
@@ -42,14 +40,14 @@ from metarisk.settings import Settings
 HOME = Path(__file__).resolve().parent.parent
 """Folder of prefect.yaml and flows/."""
 HOST = "127.0.0.1"
-DEFAULT_PORT = 4200
-REPORTS_PORT = 4201
+DEFAULT_PORT = 4200  # Prefect's own
+REPORTS_PORT = 4201  # the one beside it
 POOLS = {"default": 1, "gpu": 1}
 """Work pools and how many runs their worker takes at once: a backlog runs one after another."""
 SCHEDULED = ("nightly", "weekly")
 """Deployments that must have future runs."""
-START_SECONDS = 180.0
-STOP_SECONDS = 30.0
+START_SECONDS = 180.0  # a first start builds the database: half a minute, on a busy machine more
+STOP_SECONDS = 30.0  # then a process is killed
 NEVER = threading.Event()
 """A stop signal that nobody gives."""
 

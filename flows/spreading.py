@@ -1,7 +1,5 @@
 """Shards of a step as task runs of the flow that runs: one after another in its own process, or on Ray."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """A weekly that no worker of its pool starts: after a while it runs on the pool that nights use."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 from prefect.automations import Automation

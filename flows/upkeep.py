@@ -3,18 +3,11 @@
 Printing is ops.py's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterExpectedStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
+from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
@@ -24,15 +17,15 @@ from metarisk.domain import Finding
 
 STUCK = timedelta(minutes=15)
 """Pending for longer, or running without a heartbeat for longer (one is sent every 3 minutes): nobody is there."""
-LATE = timedelta(hours=1)
+LATE = timedelta(hours=1)  # a worker that is only busy has come by then
 
 
 def runs(client: SyncPrefectClient, *states: StateType, due_before: datetime | None = None) -> list[FlowRun]:
     """Flow runs in one of `states`, the earliest expected first."""
     return client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
-            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": due_before}),
+        flow_run_filter=filters.FlowRunFilter(
+            state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=list(states))),
+            expected_start_time=filters.FlowRunFilterExpectedStartTime.model_validate({"before_": due_before}),
         ),
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
     )

@@ -1,7 +1,5 @@
 """The weekly flow: every portfolio's training, evidence and promotion as a sub-flow, one after another."""
 
-from __future__ import annotations
-
 from datetime import date, datetime
 from typing import Any
 

@@ -362,9 +362,10 @@ def episodes(rows: Matrix, *, cuts: int, fold_months: int) -> tuple[Episodes, Ep
     if not made:
         middle = np.sort(rows.opened)[len(rows.opened) // 2]
         return Episodes(rows.packed(rows.opened < middle), rows.packed(rows.opened >= middle)), None
-    if len(made) == 1:
-        return made[0], None
-    return _join(made[:-1]), made[-1]
+    *taught, last = made
+    if not taught:
+        return last, None
+    return Episodes(concat([task.support for task in taught]), concat([task.query for task in taught])), last
 
 
 def _cuts(rows: Matrix, cuts: int, fold_months: int) -> list[np.datetime64]:
@@ -382,10 +383,6 @@ def _cut(rows: Matrix, cut: np.datetime64, fold_months: int) -> Episodes | None:
         return None
     chosen = np.unique(rows.codes[query])
     return Episodes(rows.packed(support).select(chosen), rows.packed(query).select(chosen))
-
-
-def _join(parts: Sequence[Episodes]) -> Episodes:
-    return Episodes(concat([part.support for part in parts]), concat([part.query for part in parts]))
 
 
 def concat(parts: Sequence[Packed]) -> Packed:

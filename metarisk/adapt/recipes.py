@@ -32,7 +32,15 @@ from metarisk.learners.metric.siamese import Siamese
 
 @dataclass(frozen=True)
 class Pooled:
-    """The learner that does not adapt: the base score as it is. Every baseline is this on some base."""
+    """The learner that does not adapt: the base score as it is. Every baseline is this on some base.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y, weight, base = np.zeros((2, 1)), np.zeros(2), np.ones(2), np.array([-1.0, 2.0])
+        >>> rows = Packed((("north",),), np.array([0, 2]), x, y, weight, base)
+        >>> Pooled().predict({}, Pooled().adapt({}, rows, "bernoulli"), rows, "bernoulli")
+        (array([-1.,  2.]), None)
+    """
 
     def train(
         self, tasks: Episodes, validation: Episodes | None, likelihood: LikelihoodName, *, seed: int, progress: Progress

@@ -1,7 +1,5 @@
 """What the command line shows of a published night's drift: the same findings and pictures as the page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +10,7 @@ from metarisk.job.archive import require_rows
 from metarisk.job.context import Context
 from metarisk.job.published import require_standing
 from metarisk.job.run import run_folder
-from metarisk.pages.drift import feature_shares
+from metarisk.pages.cards.drift.worst import feature_shares
 from metarisk.record import drift as records
 from metarisk.steps.alerts import what
 from metarisk.steps.drift import WORST

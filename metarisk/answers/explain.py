@@ -1,7 +1,5 @@
 """Why one entity of a published night has its score, from the very files that scored it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date

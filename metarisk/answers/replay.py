@@ -1,13 +1,10 @@
-"""A past run done again from its manifest: bit for bit the same, or exactly what differs."""
-
-from __future__ import annotations
+"""A past run done again from its manifest: bit for bit the same contents, or exactly what differs."""
 
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -34,13 +31,13 @@ class Reproduced:
     as_of: date
     rows: int
     identical: bool
-    """Whether adaptation and score files have the very bits of then, and the warehouse the rows of these files."""
+    """Whether adaptation and scores have the very bits of then, in files of any name, and the warehouse the rows."""
     differences: tuple[str, ...]
     """What is not as it was, in words; empty where `identical`."""
     erased: int
     """Rows of its extract that were erased since: the adaptation is then that of its files, and nothing is derived."""
     changed: tuple[str, ...]
-    """What stands around the run and is another than then: code, configuration, versions of packages."""
+    """What stands around the run and is another than then: names of files and columns, code, TOML, packages."""
 
 
 def reproduce(context: Context, run_id: str) -> Reproduced:
@@ -72,10 +69,14 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
             write_derived(night.context, again, again.folder / DERIVED, known)
             scores = pl.concat([scores, pl.read_parquet(again.folder / DERIVED / SCORES)])
         steps = ("adapt",) if erased else ("adapt", "score", DERIVED)
-        files = {step: _files(again.folder / step) for step in steps if step in then}
-    differences = [*_files_differ(then, files), *_rows_differ(night, scores, {line["pseudonym"] for line in lines})]
+        compared = [
+            lake.compare(night.run.folder / step, again.folder / step, then[step]) for step in steps if step in then
+        ]
+    differences = [line for step in compared for line in step.differences]
+    unwritten = {name for step in compared for name in step.added}
+    differences += _rows_differ(night, scores, {line["pseudonym"] for line in lines}, unwritten)
     differences += archive.folders_differ(night.context, night.run.extract.directory, night.run.folder / "score")
-    changed = tuple(_around(night, then))
+    changed = (*(line for step in compared for line in step.layout), *_around(night, then))
     return Reproduced(
         run_id,
         night.context.job.portfolio,
@@ -88,22 +89,12 @@ def reproduce(context: Context, run_id: str) -> Reproduced:
     )
 
 
-def _files(folder: Path) -> dict[str, str]:
-    files: dict[str, str] = lake.read_manifest(folder)["files"]
-    return files
-
-
-def _files_differ(then: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    for step, files in now.items():
-        for name in sorted({*files, *then[step]}):
-            if files.get(name) != then[step].get(name):
-                yield f"{step}/{name} is another file than that of then"
-
-
-def _rows_differ(night: Night, scores: pl.DataFrame, erased: Collection[str]) -> Iterator[str]:
+def _rows_differ(
+    night: Night, scores: pl.DataFrame, erased: Collection[str], unwritten: Collection[str]
+) -> Iterator[str]:
     """Columns in which rows done again are not those of the warehouse, of which erased entities are left out.
 
-    Where rows are erased, scores of derived targets are left out too.
+    Where rows are erased, scores of derived targets are left out too. A column that the files of then had not is null.
     """
     rows = scores_of_run(night.context.warehouse, night.run.run_id, night.as_of)
     if rows.is_empty():
@@ -121,7 +112,8 @@ def _rows_differ(night: Night, scores: pl.DataFrame, erased: Collection[str]) ->
     for name, kind in scoring.SCHEMA.items():
         if name in {"entity", "target"}:
             continue
-        other = both.filter(pl.col(name).ne_missing(pl.col(f"{name} then")))
+        was = pl.col(f"{name} then")
+        other = both.filter(was.is_not_null() if name in unwritten else pl.col(name).ne_missing(was))
         if other.height:
             apart = (other[name] - other[f"{name} then"]).abs().drop_nulls().to_list() if kind == pl.Float64 else []
             by = f", by up to {max(apart):.3g}" if apart else ""

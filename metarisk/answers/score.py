@@ -1,7 +1,5 @@
 """Scores for the rows of a file, by what a published night made of the champion; nothing is published."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Why scores moved between two published nights: the book, a segment, or one entity."""
 
-from __future__ import annotations
-
 from datetime import date
 
 import numpy as np

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,14 +18,24 @@ from rich.markup import escape
 from metarisk import __version__
 from metarisk.cli.console import errors, hint, plain, readable, rich_table, say
 from metarisk.cli.drift import drift_app
-from metarisk.cli.erasure import forget
-from metarisk.cli.governance import audit_app, models_app, replay, retract
+from metarisk.cli.governance import audit_app, forget, models_app, replay, retract
 from metarisk.cli.loading import load
 from metarisk.cli.models import evaluate, explain, why
 from metarisk.cli.overrides import override_app
 from metarisk.cli.portfolio import portfolio_app
 from metarisk.cli.review import feedback, score
-from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, migrate, run, settings_of, warehouse_of
+from metarisk.cli.running import (
+    YESTERDAY,
+    AsOf,
+    Json,
+    Name,
+    context_of,
+    day_of,
+    migrate,
+    run,
+    settings_of,
+    warehouse_of,
+)
 from metarisk.cli.upkeep import doctor, prune, status, unstick
 from metarisk.domain import Acceptance, ConfigError, Job, did_you_mean
 from metarisk.risks import DEMOS
@@ -149,7 +158,6 @@ def runs(
     """Show the latest attempts, with how they ended."""
     from metarisk.job.archive import archives
     from metarisk.job.attempts import look_for_deaths
-    from metarisk.jobs import Context, Quiet
     from metarisk.record.attempts import latest_attempts
     from metarisk.record.publications import retracted_runs
     from metarisk.record.seals import SCORES, trusted_events
@@ -157,7 +165,7 @@ def runs(
     with errors(as_json):
         warehouse, settings = warehouse_of()
         migrate(warehouse, settings)
-        look_for_deaths(Context(Job("", date.min), settings, Quiet()))
+        look_for_deaths(context_of(""))
         rows = latest_attempts(warehouse, portfolio, last)
         taken = retracted_runs(warehouse)
         gone = {name: archives(trusted_events(warehouse, name)) for name in {row["portfolio"] for row in rows}}

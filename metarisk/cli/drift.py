@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk.cli.console import date_of, errors, rich_table, say
-from metarisk.cli.running import Json, Name, day_of, settings_of
+from metarisk.cli.running import Json, Name, context_of, day_of
 from metarisk.domain import Job
 from metarisk.portfolios import local_day
 
@@ -22,7 +21,7 @@ drift_app = typer.Typer(help="Show what drifted; acknowledge and mute alerts.")
 Alert = Annotated[str, typer.Option("--alert", help="Id of the alert: `metarisk drift` lists them.")]
 By = Annotated[str, typer.Option(help="Who says so.")]
 Why = Annotated[str, typer.Option("--reason", help="Why.")]
-_BAR = 16
+_BAR = 16  # characters: two of them fit a terminal
 
 
 @drift_app.callback(invoke_without_command=True)
@@ -117,15 +116,13 @@ def _picture(context: Context, picture: Any, as_json: bool) -> None:
 
 def _night(portfolio: str, as_of: str, as_json: bool) -> Context:
     from metarisk.answers import explain as explaining
-    from metarisk.jobs import Context, Quiet
 
-    day = day_of(as_of, portfolio, as_json) if as_of else date.min
-    context = Context(Job(portfolio, day), settings_of(), Quiet())
-    return context if as_of else Context(Job(portfolio, explaining.last_night(context)), context.settings, Quiet())
+    day = day_of(as_of, portfolio, as_json) if as_of else explaining.last_night(context_of(portfolio))
+    return context_of(portfolio, day)
 
 
 def _today(portfolio: str) -> Context:
-    from metarisk.jobs import Context, Quiet, utc_now
+    from metarisk.jobs import utc_now
 
-    context = Context(Job(portfolio, date.min), settings_of(), Quiet())
+    context = context_of(portfolio)
     return replace(context, job=Job(portfolio, local_day(utc_now(), context.timezone)))

@@ -1,10 +1,9 @@
-"""Commands of those who answer for the scores: which model serves and by whose word, and whether the log is whole."""
+"""Commands of those who answer for the scores: which model serves, is the log whole, what is taken back or erased."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk.cli.console import date_of, errors, rich_table, say
-from metarisk.cli.running import Json, Name, run, settings_of
+from metarisk.cli.running import Json, Name, context_of, run
 from metarisk.domain import Job
 
 if TYPE_CHECKING:
@@ -77,9 +76,9 @@ def card(portfolio: Name, model: Model, as_json: Json = False) -> None:
     """Write the model card: data, features, evidence, calibration, limits, hashes, and who approved it."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pages import model_card as modelcards
+        from metarisk.pages.model_card import write_card
 
-        markdown, html = modelcards.write_card(context, model)
+        markdown, html = write_card(context, model)
         return {"markdown": markdown, "html": html}, f"{markdown}\n{html}\nNext: open it in a browser"
 
     on_portfolio(portfolio, work, as_json)
@@ -113,10 +112,10 @@ def _make_champion(
     """Make a model champion on a person's word, and write its card anew."""
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
-        from metarisk.pages import model_card as modelcards
+        from metarisk.pages.model_card import write_card
 
         recipe = decide(context, model, by, reason)
-        modelcards.write_card(context, model)
+        write_card(context, model)
         text = f"model {model} ({recipe}) is champion, {how} {by}\nNext: metarisk nightly scores by it"
         return {"model_id": model, "recipe": recipe, "by": by}, text
 
@@ -129,10 +128,10 @@ def rollback(portfolio: Name, by: By, reason: Why, as_json: Json = False) -> Non
 
     def work(context: Context) -> tuple[dict[str, Any], str]:
         from metarisk import jobs
-        from metarisk.pages import model_card as modelcards
+        from metarisk.pages.model_card import write_card
 
         gone, back = jobs.roll_back(context, by, reason)
-        modelcards.write_card(context, back)
+        write_card(context, back)
         text = f"model {gone} is withdrawn, {back} is champion again\nNext: metarisk nightly --restate REASON"
         return {"withdrawn": gone, "champion": back, "by": by}, text
 
@@ -195,6 +194,34 @@ def retract(
     run(Job(portfolio, date_of(as_of, as_json)), work, as_json)
 
 
+def forget(
+    entity: Annotated[str, typer.Argument(help="Whose rows: account, transaction or asset.")],
+    portfolio: Name,
+    by: By,
+    reason: Why,
+    as_json: Json = False,
+) -> None:
+    """Erase an entity: published scores keep a pseudonym, the lake loses its rows, the log never had the name."""
+
+    def work(context: Context) -> tuple[dict[str, Any], str]:
+        from metarisk.upkeep import forget as forgetting
+
+        found = forgetting.forget(context, entity, by, reason)
+        if found.changed and not as_json:
+            Console().print(rich_table(f"Erased from {portfolio}", [asdict(change) for change in found.changed]))
+        lines = [
+            f"{found.pseudonym} stands in place of the name",
+            *(f"LEFT {place}" for place in found.left),
+            f"The source still has it: remove it from what {context.portfolio.source.extract} reads, or the next night "
+            "brings it back",
+            "Backups, and logs outside of this job, still have it",
+            "Next: metarisk audit verify --all; metarisk replay RUN",
+        ]
+        return asdict(found), "\n".join(lines)
+
+    on_portfolio(portfolio, work, as_json)
+
+
 def replay(
     run_id: Annotated[str, typer.Argument(help="Id of a published run: `metarisk runs` shows it.")],
     as_json: Json = False,
@@ -228,7 +255,7 @@ def on_portfolio(portfolio: str, work: Callable[[Context], tuple[dict[str, Any],
     from metarisk import jobs
 
     with errors(as_json):
-        context = jobs.Context(Job(portfolio, date.min), settings_of(), jobs.Quiet())
+        context = context_of(portfolio)
         jobs.migrate(context)
         content, text = work(context)
         say(content, text, as_json)

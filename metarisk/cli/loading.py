@@ -1,7 +1,5 @@
 """`metarisk load`: a file becomes a table of schema `source`, and what was understood of it is told."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

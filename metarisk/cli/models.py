@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import date
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk.cli.console import errors, plain, rich_table, say
-from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, day_of, run, settings_of
+from metarisk.cli.running import YESTERDAY, AsOf, Json, Name, context_of, day_of, run
 from metarisk.domain import ConfigError, Job
 
 if TYPE_CHECKING:
@@ -65,13 +64,10 @@ def explain(
     """Show one published score with all that made it: contributions, reasons, segment, support and model."""
     from metarisk.answers import explain as explaining
     from metarisk.answers.explain import Part
-    from metarisk.jobs import Context, Quiet
 
     with errors(as_json):
-        settings, day = settings_of(), day_of(as_of, portfolio, as_json) if as_of else date.min
-        if not as_of:
-            day = explaining.last_night(Context(Job(portfolio, day), settings, Quiet()))
-        found = explaining.explain(Context(Job(portfolio, day), settings, Quiet()), entity)
+        day = day_of(as_of, portfolio, as_json) if as_of else explaining.last_night(context_of(portfolio))
+        found = explaining.explain(context_of(portfolio, day), entity)
         if as_json:
             say(asdict(found), "", True)
             return
@@ -133,13 +129,12 @@ def why(
 ) -> None:
     """Split the change between two nights into book, data, adaptation, model and calibration; the parts sum exactly."""
     from metarisk.answers import why as answers
-    from metarisk.jobs import Context, Quiet
 
     with errors(as_json):
         if segment is not None and entity is not None:
             raise ConfigError("a segment and an entity were asked for", remedy="leave out --segment or --entity")
         first, last = (day_of(text, portfolio, as_json) for text in (start, end))
-        context = Context(Job(portfolio, last), settings_of(), Quiet())
+        context = context_of(portfolio, last)
         moves = answers.why(context, first, segment) if entity is None else answers.why_entity(context, first, entity)
         untold = answers.untold(context, first)
         about = {"portfolio": portfolio, "from": first, "to": last, "segment": segment, "entity": entity}

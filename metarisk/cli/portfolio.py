@@ -1,15 +1,13 @@
 """Commands on portfolios: list, check, draft."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from metarisk.cli.console import errors, hint, plain, say
-from metarisk.cli.running import YESTERDAY, AsOf, Json, day_of, settings_of, warehouse_of
-from metarisk.domain import ConfigError, Job
+from metarisk.cli.running import YESTERDAY, AsOf, Json, context_of, day_of, settings_of, warehouse_of
+from metarisk.domain import ConfigError
 from metarisk.portfolios import Decision, Wanted, draft_portfolio, list_portfolios
 from metarisk.risks import RISKS
 
@@ -30,10 +28,9 @@ def portfolio_check(name: str, as_of: AsOf = YESTERDAY, as_json: Json = False) -
     """Validate a portfolio against the live warehouse."""
     day = day_of(as_of, name, as_json)
     with errors(as_json):
-        from metarisk.jobs import Context, Quiet
         from metarisk.jobs.portfolio_check import try_portfolio
 
-        findings = try_portfolio(Context(Job(name, day), settings_of(), Quiet()))
+        findings = try_portfolio(context_of(name, day))
         wrong = [finding for finding in findings if not finding.ok]
         lines = [
             f"{'WRONG' if not finding.ok else 'NOTE ' if finding.told else 'ok   '} {finding.about}: {finding.what}"

@@ -43,14 +43,21 @@ def run(job: Job, work: Callable[[Context], tuple[dict[str, Any], str]], as_json
         say(content, text, as_json)
 
 
+def context_of(portfolio: str, day: date = date.min) -> Context:
+    """What a question about a portfolio is asked with: its date, or none, and nothing is told on the way."""
+    from metarisk.jobs import Context, Quiet
+
+    return Context(Job(portfolio, day), settings_of(), Quiet())
+
+
 def day_of(text: str, portfolio: str, as_json: bool) -> date:
     """The date of an option; `yesterday` is the newest of the portfolio's calendar that is over where it lives."""
     if text != YESTERDAY:
         return date_of(text, as_json)
-    from metarisk.jobs import Context, Quiet, newest_over
+    from metarisk.jobs import newest_over
 
     with errors(as_json):
-        return newest_over(Context(Job(portfolio, date.min), settings_of(), Quiet()))
+        return newest_over(context_of(portfolio))
     raise AssertionError
 
 

@@ -1,7 +1,5 @@
 """Commands of those who keep the job running; what needs a Prefect server is done by `python -m flows.ops`."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -9,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -17,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarisk.cli.console import errors, hint, say
-from metarisk.cli.running import Json, migrate, settings_of, warehouse_of
-from metarisk.domain import ConfigError, Finding, Job, did_you_mean
+from metarisk.cli.running import Json, context_of, migrate, settings_of, warehouse_of
+from metarisk.domain import ConfigError, Finding, did_you_mean
 from metarisk.portfolios import list_portfolios
 from metarisk.settings import Settings
 
@@ -118,11 +116,10 @@ def prune(
     with errors(as_json):
         if (days := re.fullmatch(r"(\d+)d?", keep)) is None:
             raise ConfigError(f"{keep!r} is no number of days", remedy="write it as 90d")
-        settings = settings_of()
-        names = [portfolio] if portfolio else list_portfolios(settings.project)
+        names = [portfolio] if portfolio else list_portfolios(settings_of().project)
         found = []
         for name in names:
-            context = jobs.Context(Job(name, date.min), settings, jobs.Quiet())
+            context = context_of(name)
             jobs.migrate(context)
             found.append(pruning.prune(context, int(days[1]), dry_run=dry_run))
     lines = [

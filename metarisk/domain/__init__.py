@@ -48,7 +48,7 @@ from metarisk.domain.portfolio import (
     Thresholds,
     Validation,
 )
-from metarisk.domain.risk import DEMO_AS_OF, Demo, Derived, NightView, RiskSpec, WeekView
+from metarisk.domain.risk import DEMO_AS_OF, Demo, Derived, MeasureKind, MeasureRow, NightView, RiskSpec, WeekView
 from metarisk.domain.runs import Acceptance, Finding, Job, Mode, Model, Reporter, SegmentStatus
 
 __all__ = [
@@ -80,6 +80,8 @@ __all__ = [
     "Limits",
     "LoadMode",
     "LockedError",
+    "MeasureKind",
+    "MeasureRow",
     "MetariskError",
     "Mode",
     "Model",

@@ -113,8 +113,28 @@ Progress = Callable[[int, int, str], None]
 class Learner(Protocol):
     """One way to learn across segments. Instances are frozen dataclasses whose fields are the configuration.
 
-    All three methods are pure: the same arguments give the same bits on the same hardware. `state` holds numpy arrays
-    only, so that it can be written as safetensors.
+    What every learner keeps, and tests/unit/test_every_learner.py asks of each row of `adapt.LEARNERS`:
+
+    - Bits: all three methods are pure. The same arguments give the same bits on the same hardware, whatever the threads
+      (`learners.threads.one_thread`). `state` holds numpy arrays only, so that it can be written as safetensors.
+    - Row order: a segment's rows in another order change no bit of an adaptation (`learners.packing.canonical`), and
+      the batch in which a row is scored none of its score. Nor of training, unless it draws rows by their place.
+    - Odd segments (no rows, one row, one class, constant inputs, weights of 0) give finite numbers.
+    - Refusals: a setting out of range is a ConfigError when the learner is made, rows that cannot be used are a
+      DataError (`learners.packing.check`) and labels out of range or a likelihood that it does not take a ModelError
+      (`learners.episodic.single_output`), wherever they come in.
+
+    Example:
+        >>> import numpy as np
+        >>> from metarisk.adapt import LEARNERS
+        >>> keys, starts = (("north",), ("south",)), np.array([0, 3, 4])
+        >>> y, x, one = np.array([1.0, 1.0, 0.0, 0.0]), np.zeros((4, 1)), np.ones(4)
+        >>> rows = Packed(keys, starts, x, y, weight=one, base=0 * one)
+        >>> learner = LEARNERS["map_head"].make(slope_variance=1e-6)
+        >>> state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=lambda *told: None)
+        >>> score, variance = learner.predict(state, learner.adapt(state, rows, "bernoulli"), rows, "bernoulli")
+        >>> bool(score[0] > score[3]), score.shape, variance.shape
+        (True, (4,), (4,))
     """
 
     def train(

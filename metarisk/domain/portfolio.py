@@ -281,7 +281,20 @@ class LearnerChoice:
 
 @dataclass(frozen=True)
 class Portfolio:
-    """One configured job: everything the core needs to know of a book."""
+    """One configured job: everything the core needs to know of a book.
+
+    Example:
+        >>> book = Portfolio(
+        ...     name="my_loans",
+        ...     risk="credit",
+        ...     source=Source("my_loans.sql", "my_loans.json"),
+        ...     columns=Columns("loan_id", "opened_on", ("region", "product"), "defaulted_on", "reported_on"),
+        ...     targets=(Target("pd_12m", horizon_months=12, reporting_lag_days=30),),
+        ...     features={"amount": Feature("numeric"), "channel": Feature("categorical")},
+        ... )
+        >>> book.target.name, book.periods, book.horizon, book.target.matures_in.days
+        ('pd_12m', 12, 'within 12 months', 402)
+    """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
     name: str

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from metarisk.domain.episodes import Array
 from metarisk.domain.portfolio import LikelihoodName, Limits, Portfolio
@@ -100,8 +100,58 @@ class Derived:
 
 
 @dataclass(frozen=True)
+class MeasureRow:
+    """One number that a risk type published of a night beside its scores; a note that begins with { is JSON."""
+
+    kind: str
+    item: str
+    segment: str | None
+    metric: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class MeasureKind:
+    """How the night's page shows measures of one kind.
+
+    Attributes:
+        title, text: heading, and a sentence under it.
+        pictures: functions of the rows of the kind, each giving an SVG or a table as HTML.
+        table: whether the rows are shown as a table, one line an item.
+        formats: by metric, a format of Python for its numbers, or MILLIONS; others have four digits.
+        words: by metric, how people read it, where that is more than its name.
+    """
+
+    MILLIONS: ClassVar[str] = "millions"
+
+    title: str
+    text: str = ""
+    pictures: tuple[Callable[[Sequence[MeasureRow]], str], ...] = ()
+    table: bool = True
+    formats: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RiskSpec:
-    """What a target means: the code half of a portfolio. The core knows these fields and never a risk's name."""
+    """What a target means: the code half of a portfolio. The core knows these fields and never a risk's name.
+
+    Example:
+        >>> spec = RiskSpec(
+        ...     name="prepayment",
+        ...     likelihood="bernoulli",
+        ...     label="event",
+        ...     candidates=("pooled_logistic", "map_head"),
+        ...     default="map_head",
+        ...     promotion="interval",
+        ...     score_unit="probability of early repayment",
+        ... )
+        >>> spec.limits.max_score_move, spec.derive is None, spec.look_back.days
+        (0.7, True, 400)
+    """
 
     name: str
     likelihood: LikelihoodName
@@ -116,6 +166,9 @@ class RiskSpec:
     """Words for reports: what the number is."""
     derive: Callable[[NightView], Derived] | None = None
     """What else each night publishes: a pure function of the scored night."""
+    cards: str = ""
+    """Module whose KINDS say how pages show each kind of measure; imported when a page is drawn, for charts are heavy.
+    A kind that it leaves out is a table under its own name."""
     trials: Callable[[WeekView], pl.DataFrame] | None = None
     """What a week keeps of each configuration that it judged: recipe, metric, value, and low, high, note."""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The protocol of a drift measure: what a week and a night show it and what it leaves; `drift.MEASURES` lists them."""
+"""The protocol of a drift measure: what a week and a night show it, and what it leaves; `MEASURES` is the table."""
 
 from __future__ import annotations
 

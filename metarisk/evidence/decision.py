@@ -1,7 +1,5 @@
 """The choice of the recipe that is trained, whether it may become champion, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile

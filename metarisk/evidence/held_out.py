@@ -1,7 +1,5 @@
 """What a recipe makes of segments that it was not trained on, by the events it is shown of each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import polars as pl

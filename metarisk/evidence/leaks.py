@@ -4,8 +4,6 @@ Evidence alone decides, never a name. The values of one column are looked at in 
 each other, and what was found becomes a sentence.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Whether nights follow the level of the latest known months."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import polars as pl

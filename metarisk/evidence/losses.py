@@ -1,7 +1,5 @@
 """What every table of judged rows needs: whose loss they are compared with, and which rows depend on each other."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 

@@ -1,7 +1,5 @@
 """Where a recipe loses: segment by segment, partially pooled."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 from scipy.special import expit
@@ -16,8 +14,8 @@ BORROWED_ROWS = 100
 """Rows of the mean variance that stand beside a segment's own in the variance of its differences."""
 TESTED_EVENTS = 5.0
 """Expected events of a segment below which no test is made: the normal tail of so few labels is not theirs."""
-FALSE_DISCOVERIES = 0.05
-Z95 = 1.959963984540054
+FALSE_DISCOVERIES = 0.05  # the usual level
+Z95 = 1.959963984540054  # norm.ppf(0.975)
 
 
 def by_segment(judged: pl.DataFrame, recipe: str, portfolio: Portfolio, spec: RiskSpec) -> list[dict[str, object]]:

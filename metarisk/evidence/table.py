@@ -1,7 +1,5 @@
 """The evidence table: candidates and baselines on the same rows, for people and for the warehouse."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,11 +9,7 @@ import polars as pl
 
 from metarisk.domain import Array, Portfolio, RiskSpec
 from metarisk.evidence.losses import blocks_of, finite, opponent_link
-from metarisk.metrics import (
-    Interval,
-    judge_of,
-    paired_bootstrap,
-)
+from metarisk.metrics import Interval, judge_of, paired_bootstrap
 from metarisk.tasks import LABEL, OPPONENT, tells
 
 SUPPORT_BANDS: Mapping[str, tuple[tuple[int, int | None], ...]] = {

@@ -1,7 +1,5 @@
 """A person's word: who decides and why, and what the guard stopped and is published all the same."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

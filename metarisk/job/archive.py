@@ -1,7 +1,5 @@
 """Where rows of old runs are after `prune`, what the event log says of them, and the words for what is not here now."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ An attempt holds the lock of its portfolio and job from before its first row unt
 end whose lock is free has died: killed, out of memory, or without power.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -18,7 +16,7 @@ from typing import Any, Literal
 
 from metarisk.domain import Job, LockedError, MetariskError, SourceLate, Transaction
 from metarisk.job.context import Context
-from metarisk.job.owed import what_is_due
+from metarisk.job.dates import what_is_due
 from metarisk.record.appending import append
 from metarisk.record.attempts import has_ended, unended
 from metarisk.record.portfolios import append_due

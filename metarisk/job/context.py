@@ -1,7 +1,5 @@
 """What every step receives (job, settings, reporter, clock), and how a step is called."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

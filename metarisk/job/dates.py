@@ -1,16 +1,18 @@
-"""Which date a run is for: the dates of the calendar, the newest that is over, and a refusal of those that are not."""
+"""Which date a run is for: the calendar, the newest date that is over, a refusal of those that are not, nights owed."""
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
+from metarisk import portfolios
 from metarisk.domain import ConfigError
 from metarisk.job.context import Context
-from metarisk.portfolios import as_of_from_schedule, list_portfolios, local_day, newest_due, zone_differs
+from metarisk.portfolios import as_of_from_schedule, calendar_dates, list_portfolios, local_day, newest_due
 from metarisk.portfolios.days import ZONE_REMEDY, has_zone, zone_what
+from metarisk.record.publications import decided
 
 
 def calendar_table(context: Context) -> list[date]:
@@ -34,6 +36,49 @@ def newest_over(context: Context) -> date:
             remedy="name a date, or correct `calendar_sql`",
         )
     return found
+
+
+def owed(context: Context, until: date) -> list[date]:
+    """Dates up to `until` on which a night is due that was never published, oldest first.
+
+    By the portfolio's calendar, from its first published night on; a portfolio without any published night owes the
+    newest alone, and so does one with `catch_up = latest`. A retracted night is owed no more.
+    """
+    portfolio = context.portfolio
+    known = decided(context.warehouse, portfolio.name, until)
+    published = [day for day, stands in known.items() if stands]
+    table = calendar_table(context)
+    if not published or portfolio.catch_up == "latest":
+        newest = newest_due(portfolio, until, table)
+        due = [] if newest is None else [newest]
+    else:
+        due = calendar_dates(portfolio, min(published), until, table)
+    return [day for day in due if day not in known]
+
+
+@dataclass(frozen=True)
+class Due:
+    """What says which nights are due: a row of `portfolio` less its keys, and the dates of a calendar table."""
+
+    row: dict[str, Any]
+    dates: frozenset[date]
+
+
+def what_is_due(context: Context) -> Due:
+    """What the TOML, prefect.yaml and a calendar table say now. Raises MetariskError where one cannot be read."""
+    portfolio, schedule = context.portfolio, portfolios.read_schedule(context.settings.project)
+    row = {
+        "title": portfolio.title or portfolio.name,
+        "timezone": portfolio.timezone,
+        "calendar": portfolio.calendar,
+        "catch_up": portfolio.catch_up,
+        "scheduled": portfolio.scheduled,
+        "start_minute": schedule.minute,
+        "start_timezone": schedule.timezone,
+        "grace_minutes": int(portfolios.grace(portfolio).total_seconds()) // 60,
+        "max_model_age_days": portfolio.thresholds.max_model_age_days,
+    }
+    return Due(row, frozenset(calendar_table(context)))
 
 
 def require_portfolio(context: Context) -> None:
@@ -70,7 +115,7 @@ def require_one_day(context: Context, schema: pa.Schema) -> None:
     zone, as_of = context.portfolio.timezone, context.job.as_of
     if not any(has_zone(kind) for kind in schema.types):
         return
-    day = zone_differs(context.warehouse, zone, as_of, as_of + timedelta(days=1))
+    day = portfolios.zone_differs(context.warehouse, zone, as_of, as_of + timedelta(days=1))
     if day is not None:
         raise ConfigError(zone_what(zone, day), portfolio=context.job.portfolio, on=as_of, remedy=ZONE_REMEDY)
 

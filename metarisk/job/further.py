@@ -1,7 +1,5 @@
 """Further extracts of a portfolio that only its risk type reads: positions, losses, verdicts. Small tables, whole."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,7 +22,7 @@ def read_further(context: Context) -> dict[str, str]:
     for name, sql in also_sql(context.settings.project, context.portfolio).items():
         with context.warehouse.stream(sql, {"as_of": context.job.as_of}) as reader:
             frame = pl.DataFrame(reader.read_all())
-        folder = _folder(context)
+        folder = context.folder / ALSO
         with lake.scratch(folder.parent) as private:
             file = private / "side.parquet"
             frame.sort(frame.columns, nulls_last=True).write_parquet(file)
@@ -49,9 +47,5 @@ def further_tables(context: Context, run_folder: Path) -> Mapping[str, pl.LazyFr
     return {name: pl.scan_parquet(_file(context, name, expected)) for name, expected in sums.items()}
 
 
-def _folder(context: Context) -> Path:
-    return context.folder / ALSO
-
-
 def _file(context: Context, name: str, digest: str) -> Path:
-    return _folder(context) / f"{name}-{digest[:16]}.parquet"
+    return context.folder / ALSO / f"{name}-{digest[:16]}.parquet"

@@ -1,7 +1,5 @@
 """What makes two runs the same work: hashes of inputs, configuration and code."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 from functools import cache

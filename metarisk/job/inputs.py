@@ -4,8 +4,6 @@ A portfolio's TOML may change between two nights: features, segments or horizons
 was made before is then scored with and compared only as far as its inputs are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

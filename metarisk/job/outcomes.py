@@ -1,7 +1,5 @@
 """Published scores joined with what became of them, for back-tests, and what each night tells the table `outcome`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Published nights read back from the lake, and rows of two nights scored under any mixture of the two."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -30,11 +28,11 @@ from metarisk.job.run import (
     load_recency,
     run_folder,
     scan,
+    score_batches,
     score_files,
     support,
 )
 from metarisk.job.storage import reopened
-from metarisk.lake.columns import BATCH_ROWS
 from metarisk.moves import FACTORS
 from metarisk.record import runs
 from metarisk.record.publications import is_retracted, newest, taken_back
@@ -145,14 +143,9 @@ def scored_rows(night: Night) -> Iterator[pl.DataFrame]:
     """All rows of a night with what they scored, in the order of entities, a batch at a time."""
     key = night.context.portfolio.columns.entity
     _require_base(night)
-
-    def scores() -> Iterator[pl.DataFrame]:
-        for path in score_files(night.run):
-            for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["entity", *_KEPT]):
-                frame = pl.DataFrame(batch)
-                yield frame.select(pl.col("entity").alias(key), *_renamed())
-
-    for rows, found in aligned(population_batches(night.context, night.run.checked), scores(), key):
+    kept = score_batches(night.run, ["entity", *_KEPT])
+    scores = (frame.select(pl.col("entity").alias(key), *_renamed()) for frame in kept)
+    for rows, found in aligned(population_batches(night.context, night.run.checked), scores, key):
         if not rows[key].equals(found[key]):
             raise DataError(
                 "the rows that were scored are not those of the extract",

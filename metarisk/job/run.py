@@ -1,13 +1,13 @@
 """What a run rests on and where its files are: references that the steps of a night hand on."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from metarisk import lake, quality
 from metarisk.adapt import Adapted, Recency
@@ -16,6 +16,7 @@ from metarisk.calibration import Calibration
 from metarisk.domain import DataError
 from metarisk.job.champion import load_model
 from metarisk.job.context import Context
+from metarisk.lake.columns import BATCH_ROWS
 from metarisk.tasks import newest, observed, population
 
 LEVEL, RECENCY = "level.json", "recency.json"
@@ -105,6 +106,12 @@ def scan(context: Context, checked: Checked) -> pl.LazyFrame:
 def score_files(run: Run) -> list[Path]:
     """Parquet files of the run's scores."""
     return sorted((run.folder / "score").glob("*.parquet"))
+
+
+def score_batches(run: Run, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Some columns of the run's scores, in the order of entities, a batch at a time."""
+    for path in score_files(run):
+        yield from map(pl.DataFrame, pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=columns))
 
 
 def load_adapted(context: Context, run: Run) -> Adapted:

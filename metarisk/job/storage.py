@@ -1,7 +1,5 @@
 """Folders of lake, registry and archive, and their copy on object storage, where METARISK_LAKE names one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar

@@ -1,18 +1,14 @@
 """Two published nights whose inputs are not the same, and what both tell without being scored again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from metarisk import lake
 from metarisk.job.inputs import INPUTS, changes, inputs_of_model
 from metarisk.job.published import Night
-from metarisk.job.run import score_files
-from metarisk.lake.columns import BATCH_ROWS
+from metarisk.job.run import score_batches, score_files
 
 _APART = ("features", "target")
 """Inputs that are looked at apart: features only where a model reads them; the name of a target moves no score."""
@@ -55,9 +51,7 @@ def run_inputs(night: Night) -> dict[str, Any]:
 def published_scores(night: Night) -> Iterator[pl.DataFrame]:
     """Entity, segment, score and expected loss of all rows of a night, in the order of entities, a batch at a time."""
     lake.verify(night.run.folder / "score")
-    for path in score_files(night.run):
-        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=_TOLD):
-            yield pl.DataFrame(batch)
+    yield from score_batches(night.run, _TOLD)
 
 
 def published_row(night: Night, entity: str) -> pl.DataFrame:

@@ -4,24 +4,21 @@ This is where steps are composed, each order in one file. A caller brings a `Con
 own way (as Prefect tasks, say), a `Caller`.
 """
 
-from metarisk.job.context import Caller, Context, Quiet, Spread, direct, utc_now
+from metarisk.job.context import Context, Quiet, Spread, direct, utc_now
 from metarisk.job.dates import newest_over
 from metarisk.jobs.attempting import migrate
-from metarisk.jobs.backfill import Backfilled, backfill
+from metarisk.jobs.backfill import backfill
 from metarisk.jobs.night import NightResult, due, nightly, portfolio_names, retracted
 from metarisk.jobs.study import study
 from metarisk.jobs.week import WeekResult, evaluate, weekly
 from metarisk.portfolios import as_of_from_schedule
 from metarisk.upkeep.models import approve, promote, roll_back
-from metarisk.upkeep.retract import Retracted, retract
+from metarisk.upkeep.retract import retract
 
 __all__ = [
-    "Backfilled",
-    "Caller",
     "Context",
     "NightResult",
     "Quiet",
-    "Retracted",
     "Spread",
     "WeekResult",
     "approve",

@@ -1,7 +1,5 @@
 """What surrounds the steps of a run: its lock, its times, and what is kept of it when it fails."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ from metarisk.bases import tree_threads
 from metarisk.domain import DataError, LockedError, MetariskError, QualityError, SnapshotError
 from metarisk.job.attempts import Attempt, Kind, begin, lock_of, record_deaths, record_failure
 from metarisk.job.context import Caller, Context
-from metarisk.pages import refusal as refusals
+from metarisk.pages import refusal
 
 Result = TypeVar("Result")
 _FULL = re.compile("No space left on device|Disk quota exceeded|File too large|max_temp_directory_size")
@@ -57,7 +55,7 @@ class Steps:
 
 
 @contextmanager
-def explained(context: Context, run: Steps, page: refusals.Page) -> Iterator[None]:
+def explained(context: Context, run: Steps, page: refusal.Page) -> Iterator[None]:
     """An error that gets out names portfolio and date, and has left a page.
 
     It leaves none where another run goes on, or where the warehouse has the result already.
@@ -68,7 +66,7 @@ def explained(context: Context, run: Steps, page: refusals.Page) -> Iterator[Non
         if isinstance(error, MetariskError):
             error.place(context.job.portfolio, context.job.as_of)
         if not isinstance(error, LockedError | SnapshotError) and not {"publish", "register"} & run.results.keys():
-            refusals.explain(context, page, refusals.Stop(error, run.step, run.seconds, run.results))
+            refusal.leave(context, page, refusal.Stop(error, run.step, run.seconds, run.results))
         raise
 
 
@@ -78,7 +76,7 @@ def alone(context: Context, job: Kind, run: Steps) -> Iterator[None]:
 
     Attempts of before that died are told now.
     """
-    with explained(context, run, refusals.PAGES[job]):
+    with explained(context, run, refusal.PAGES[job]):
         migrate(context)
         with context.warehouse.lock(lock_of(context.job.portfolio, job)):
             for dead in record_deaths(context, job):

@@ -1,7 +1,5 @@
 """A backfill: the weeks that are missing, then past nights, oldest first."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from datetime import date
 

@@ -1,7 +1,5 @@
 """A night: its steps in their order, and which nights are due."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,14 +10,14 @@ from typing import Any, Literal
 from metarisk.domain import ConfigError, MetariskError
 from metarisk.job.acceptance import require_stop
 from metarisk.job.context import Caller, Context, direct
-from metarisk.job.dates import require_over
-from metarisk.job.owed import owed
+from metarisk.job.dates import owed, require_over
 from metarisk.job.published import to_publish_again
 from metarisk.job.run import run_folder
 from metarisk.job.storage import store, store_of
 from metarisk.jobs.attempting import Steps, alone, explained, migrate, recorded
 from metarisk.pages import refusal
-from metarisk.pages.pages import night_page, report_night, retracted_page
+from metarisk.pages.night import report_night
+from metarisk.pages.places import night_page, retracted_page
 from metarisk.portfolios import list_portfolios, load_portfolio
 from metarisk.record.attempts import step_seconds
 from metarisk.record.publications import is_retracted, newest, taken_back

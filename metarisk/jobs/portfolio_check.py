@@ -4,8 +4,6 @@ What it calls WRONG is what weeks and nights refuse, because it is they that ref
 rows, the labels and the features are theirs.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -65,9 +63,8 @@ def _rows(context: Context, folder: Path) -> Iterator[Finding]:
 def _quality(found: quality.Quality) -> Iterator[Finding]:
     stops = [result for result in found.failures if result.severity == "critical"]
     for result in found.failures:
-        place = f"column {result.column}: " if result.column else ""
         remedy = result.remedy or "correct the source, or the rule if it is wrong"
-        what = f"{place}{result.rule}: {result.detail or 'failed'}"
+        what = f"{result.place}{result.rule}: {result.detail or 'failed'}"
         if result in stops:
             yield Finding(False, "quality", what, remedy)
         else:

@@ -8,8 +8,6 @@ nothing about what a night would have reached. Protocol `new-market`: the same, 
 alone and only adapted to role support.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date

@@ -1,7 +1,5 @@
 """A week: its steps in their order, and the judgement alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -13,7 +11,7 @@ from metarisk.job.storage import store, store_of
 from metarisk.job.week import Judged
 from metarisk.jobs.attempting import Steps, alone, recorded
 from metarisk.pages import refusal
-from metarisk.pages.pages import report_week
+from metarisk.pages.week import report_week
 from metarisk.steps.check import check
 from metarisk.steps.extract import extract
 from metarisk.steps.judge import judge

@@ -16,6 +16,7 @@ from metarisk.folders import (
     write_manifest,
 )
 from metarisk.lake.columns import Notes, canonical, check_schema, key_columns
+from metarisk.lake.contents import compare
 from metarisk.lake.erasing import ERASED, Erasure, erase, erase_loose, left, sealed
 from metarisk.lake.extracts import Extract, extract, read_extract
 from metarisk.lake.parts import parted, parts_for
@@ -31,6 +32,7 @@ __all__ = [
     "Store",
     "canonical",
     "check_schema",
+    "compare",
     "erase",
     "erase_loose",
     "extract",

@@ -3,16 +3,12 @@
 `open_table` gives what was understood and a stream of exactly typed batches. No warehouse is known here.
 """
 
-from __future__ import annotations
-
-from metarisk.loading.model import Column, Limits, Options, Reject, Understood, Wanted, counted, wanted_type
+from metarisk.loading.model import Limits, Options, Understood, Wanted, counted, wanted_type
 from metarisk.loading.tables import Table, open_table
 
 __all__ = [
-    "Column",
     "Limits",
     "Options",
-    "Reject",
     "Table",
     "Understood",
     "Wanted",

@@ -12,6 +12,7 @@ from metarisk.loading.dialects import Dialect, found_dialect, head
 from metarisk.loading.exact import NORMAL, read_exactly
 from metarisk.loading.model import Options, counted
 from metarisk.loading.rejects import Rejects
+from metarisk.loading.scratch import one_row
 from metarisk.loading.texts import Text, open_text
 
 
@@ -93,5 +94,5 @@ class TextFile:
             return True
         columns = range(len(self.names))
         breaks = " + ".join(f"coalesce(length(c{n}) - length(replace(c{n}, chr(10), '')), 0)" for n in columns)
-        found = connection.execute(f"SELECT count(*) + sum({breaks}) FROM {relation}").fetchone()  # noqa: S608
-        return found is not None and found[0] == outside
+        (inside,) = one_row(connection, f"SELECT count(*) + sum({breaks}) FROM {relation}")  # noqa: S608
+        return bool(inside == outside)

@@ -5,8 +5,6 @@ joins the cells from which the next one is made, so that a type that shows in th
 in the first.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,29 +13,15 @@ from datetime import UTC, date, datetime
 import duckdb
 
 from metarisk.domain import DataError
+from metarisk.loading import readings
 from metarisk.loading.model import Wanted, counted
-from metarisk.loading.readings import (
-    COMMA,
-    CURRENCY,
-    LATEST,
-    MANY_DIGITS,
-    MISSING,
-    NUMBER,
-    POINT,
-    TEXT,
-    Reading,
-    all_readings,
-    exact,
-    of_type,
-    set_aside,
-)
+from metarisk.loading.readings import LATEST, MISSING, TEXT, Reading, all_readings, of_type
+from metarisk.loading.scratch import one_row
 
 _SAMPLE = 500
 """Cells of a column that a first proposal is made from; more would spare few second looks."""
-_EXAMPLES = 5
-_EXACT_DISTINCT = 100_000
-"""Rows up to which distinct values are counted one by one; above, the estimate is within some per cent."""
-_DECIMAL_DIGITS = 38
+_EXAMPLES = 5  # misfits kept from either end: enough to propose the next reading from
+_DECIMAL_DIGITS = 38  # of DuckDB's widest DECIMAL
 _WORDS = ", ".join(f"'{word}'" for word in MISSING)
 _STAND_INS = {str(sign * (10**digits - 1)) for sign in (1, -1) for digits in range(3, 10)}
 _STAND_INS |= {"9999-12-31", "2999-12-31", "1900-01-01", "1899-12-30", "1970-01-01", "0001-01-01"}
@@ -126,7 +110,7 @@ class Decided:
             open_ = [one for one in among if fitting[one] == max(fitting.values())]
             open_ = [] if any(one in self.refuted for one in open_) else open_
         first = min((one.rank for one in open_), default=0)
-        return [one for one in open_ if one.rank == first and not (one is POINT and NUMBER in open_)]
+        return [one for one in open_ if one.rank == first and not (one is readings.POINT and readings.NUMBER in open_)]
 
 
 def decide(
@@ -191,10 +175,8 @@ def _prove(connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequen
     for column in columns:
         column.proposed = column.proposals()
         cell, names = column.cell, [f"{column.position}_{number}" for number in range(len(column.proposed))]
-        values += [
-            cell,
-            *(f"{one.value_of(cell)} AS v{name}" for one, name in zip(column.proposed, names, strict=True)),
-        ]
+        values.append(cell)
+        values += [f"{one.value_of(cell)} AS v{name}" for one, name in zip(column.proposed, names, strict=True)]
         fits += [cell, *(f"v{name}" for name in names)]
         fits += [f"{one.fits(cell, f'v{name}')} AS f{name}" for one, name in zip(column.proposed, names, strict=True)]
         rest = f"CASE WHEN {' OR '.join(f'f{name}' for name in names)} THEN FALSE ELSE {{}} END" if names else "{}"
@@ -213,10 +195,7 @@ def _prove(connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequen
             outer += [_count(present), f"count({cell})", f"approx_count_distinct({cell})"]
     valued = f"(SELECT {', '.join(values) or '1'} FROM {relation})"  # noqa: S608
     judged = f"(SELECT {', '.join(fits) or '1'} FROM {valued})"  # noqa: S608
-    answer = connection.execute(
-        f"SELECT {', '.join(outer)} FROM {judged}"  # noqa: S608
-    ).fetchone()
-    assert answer is not None  # noqa: S101 - an aggregate has one row
+    answer = one_row(connection, f"SELECT {', '.join(outer)} FROM {judged}")  # noqa: S608
     told = iter(answer[1:])
     for column in columns:
         counts, ends = {}, {}
@@ -241,7 +220,7 @@ def _ambiguous(
     connection: duckdb.DuckDBPyConnection, relation: str, column: Decided, *, point: bool
 ) -> tuple[Decided, str] | None:
     """The column with a cell that its readings read differently; None where they do not, and the first is taken."""
-    aside = set_aside(column.proved, point=point)
+    aside = readings.set_aside(column.proved, point=point)
     column.proved = [one for one in column.proved if one not in aside]
     others = column.proved[1:]
     cell = _read_differently(connection, relation, column, aside)
@@ -259,10 +238,8 @@ def _read_differently(
         return None
     value = column.proved[0].value_of(column.cell)
     differ = " OR ".join(f"({value}) IS DISTINCT FROM ({other.value_of(column.cell)})" for other in others)
-    found = connection.execute(
-        f"SELECT min({column.cell}) FROM {relation} WHERE {differ}"  # noqa: S608
-    ).fetchone()
-    return None if found is None or found[0] is None else str(found[0])
+    (found,) = one_row(connection, f"SELECT min({column.cell}) FROM {relation} WHERE {differ}")  # noqa: S608
+    return None if found is None else str(found)
 
 
 def _ask_centuries(columns: Sequence[Decided]) -> None:
@@ -309,14 +286,13 @@ def _finish(connection: duckdb.DuckDBPyConnection, relation: str, column: Decide
         among = column.refuted or dict.fromkeys(of_type(column.wanted.type, column.wanted.format), 0)
         column.reading = max(among, key=lambda one: among[one])
         column.unfit = column.present - column.missing - among[column.reading]
-    if column.reading is MANY_DIGITS:
+    if column.reading is readings.MANY_DIGITS:
         column.reading = _scaled(connection, relation, column)
-    if column.reading in (POINT, COMMA) and column.wanted is None:
+    if column.reading in (readings.POINT, readings.COMMA) and column.wanted is None:
         _one_currency(connection, relation, column)
     if column.reading.cut:
-        (cut,) = connection.execute(
-            f"SELECT count(*) FROM {relation} WHERE regexp_matches({column.cell}, '{column.reading.cut}')"  # noqa: S608
-        ).fetchone() or (0,)
+        finer = f"regexp_matches({column.cell}, '{column.reading.cut}')"
+        (cut,) = one_row(connection, f"SELECT count(*) FROM {relation} WHERE {finer}")  # noqa: S608
         column.warnings.append(f"{counted(cut, 'time')} finer than a microsecond, cut there")
     if column.reading.option == "DATE:%Y%m%d" and column.wanted is None:
         column.warnings.append(f"whole numbers, all of which are dates; --types '{column.name}=BIGINT' keeps numbers")
@@ -327,11 +303,11 @@ def _scaled(connection: duckdb.DuckDBPyConnection, relation: str, column: Decide
     x = f"trim({column.cell})"
     found = connection.execute(
         f"SELECT max(length(split_part(ltrim({x}, '-'), '.', 1))), max(length(split_part({x}, '.', 2))) "  # noqa: S608
-        f"FROM {relation} WHERE {MANY_DIGITS.fits(column.cell, x)}"
+        f"FROM {relation} WHERE {readings.MANY_DIGITS.fits(column.cell, x)}"
     ).fetchone()
     whole, scale = (found[0] or 0, found[1] or 0) if found else (0, 0)
     if column.wanted is not None and whole + scale <= _DECIMAL_DIGITS:
-        return exact(_DECIMAL_DIGITS, scale)
+        return readings.exact(_DECIMAL_DIGITS, scale)
     if column.wanted is not None:
         raise DataError(
             f"its numbers have {whole} digits before the point and {scale} behind, more than a DECIMAL holds",
@@ -344,17 +320,14 @@ def _scaled(connection: duckdb.DuckDBPyConnection, relation: str, column: Decide
     if whole + scale > _DECIMAL_DIGITS:
         column.notes.append(f"numbers of {whole + scale} digits, kept as they are; DOUBLE would round them")
         return TEXT
-    return exact(_DECIMAL_DIGITS, scale)
+    return readings.exact(_DECIMAL_DIGITS, scale)
 
 
 def _one_currency(connection: duckdb.DuckDBPyConnection, relation: str, column: Decided) -> None:
     """Amounts of several currencies are no numbers of one column."""
-    found = connection.execute(
-        f"SELECT list(DISTINCT sign ORDER BY sign) FROM (SELECT regexp_extract(upper({column.cell}), '{CURRENCY}') "  # noqa: S608
-        f"AS sign FROM {relation}) WHERE sign <> ''"
-    ).fetchone()
-    signs = (found[0] if found else None) or []
-    if len(signs) > 1:
+    sign = f"(SELECT regexp_extract(upper({column.cell}), '{readings.CURRENCY}') AS sign FROM {relation})"  # noqa: S608
+    (signs,) = one_row(connection, f"SELECT list(DISTINCT sign ORDER BY sign) FROM {sign} WHERE sign <> ''")  # noqa: S608
+    if signs and len(signs) > 1:
         column.reading = TEXT
         column.notes.append(f"amounts in several currencies ({', '.join(signs)}), kept as text")
 

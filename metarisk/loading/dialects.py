@@ -1,7 +1,5 @@
 """Delimiter, quotes and header of a text file, by DuckDB's sniffer."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +15,10 @@ from metarisk.loading.scratch import FAILED
 
 _DELIMITERS = {",": "comma", ";": ";", "\t": "tab", "|": "|"}
 _WORDS = {"comma": ",", "tab": "\t", "\\t": "\t", "pipe": "|", "semicolon": ";", "space": " "}
-_HEAD_LINES = 100
-_SPREAD_LINES = 200
-_BLOCK = 2**20
-_FIRST_ROWS = 20_480
+_HEAD_LINES = 100  # far more than any title above a header
+_SPREAD_LINES = 200  # from all over the file: a second delimiter hardly cuts all of them alike by chance
+_BLOCK = 2**20  # bytes of a read: 1 MiB keeps memory small and reads few
+_FIRST_ROWS = 20_480  # what DuckDB's sniffer reads by default
 LONGEST_ROW = 2**20
 """Characters; a longer row is taken for a quote that never closes."""
 _LINE_BYTES = 5 * LONGEST_ROW

@@ -19,7 +19,7 @@ from metarisk.loading.texts import Text, unusable
 
 NORMAL = Dialect(",", '"', '"', header=False, skip=0)
 """How the good rows are written."""
-_MOST_UNCLOSED = 1_000
+_MOST_UNCLOSED = 1_000  # typing errors are few: so many mean that nothing is quoted
 
 
 class _TooLong(Exception):

@@ -1,7 +1,5 @@
 """What `metarisk load` is asked for, and what it understood of a file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Names of columns that both warehouses hold: what a file calls them, changed where it must be, and told."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 _LONGEST = 63

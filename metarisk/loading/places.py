@@ -1,7 +1,5 @@
 """Which files are meant, and of which kind they are, by their names."""
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,12 +1,9 @@
 """What becomes of each column: its SQL, its type, and what is told of it; of Parquet by its own types."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -15,6 +12,7 @@ from metarisk.loading.deciding import Decided, decide
 from metarisk.loading.model import Options, Understood, Wanted, counted
 from metarisk.loading.naming import column_names
 from metarisk.loading.readings import TEXT
+from metarisk.loading.scratch import one_row
 from metarisk.loading.typed import WHOLE, TypedColumn, read_parquet
 
 
@@ -69,14 +67,7 @@ def typed_plan(
         for at, column in enumerate(typed.columns)
     )
     relation = f"(SELECT {cells} FROM {typed.relation})"  # noqa: S608
-    rows, decided = decide(
-        connection,
-        relation,
-        names,
-        sorted(read),
-        options.wanted,
-        point=True,
-    )
+    rows, decided = decide(connection, relation, names, sorted(read), options.wanted, point=True)
     by_position = {column.position: column for column in decided}
     columns = []
     for at, column in enumerate(typed.columns):
@@ -107,40 +98,21 @@ def _typed_column(
         back = f"TRY_CAST({cast} AS {column.written})"
         unfit = f"({value} IS NOT NULL AND ({cast} IS NULL OR {back} IS DISTINCT FROM {value}))"
         (count,) = one_row(connection, f"SELECT count(*) FILTER (WHERE {unfit}) FROM {relation}")  # noqa: S608
-        return Planned(
-            name,
-            cast,
-            wanted.type,
-            column.raw,
-            [f"{column.written}, as asked", *warnings],
-            warnings,
-            unfit if count else None,
-            count,
-        )
+        told = [f"{column.written}, as asked", *warnings]
+        return Planned(name, cast, wanted.type, column.raw, told, warnings, unfit if count else None, count)
     if kind == WHOLE:
-        (fits,) = one_row(
-            connection,
-            f"SELECT count({value}) = count(TRY_CAST({value} AS BIGINT)) FROM {relation}",  # noqa: S608
-        )
+        fitting = f"count({value}) = count(TRY_CAST({value} AS BIGINT))"
+        (fits,) = one_row(connection, f"SELECT {fitting} FROM {relation}")  # noqa: S608
         kind = "BIGINT" if fits else "VARCHAR"
         value = f"CAST({value} AS {kind})"
         notes = [column.written if fits else f"{column.written}: beyond 64 bits, kept digit by digit"]
     elif column.written == "TIMESTAMP_NS":
-        (lost,) = one_row(
-            connection,
-            f"SELECT count(*) FILTER (WHERE epoch_ns({column.raw}) % 1000 <> 0) FROM {relation}",  # noqa: S608
-        )
+        finer = f"count(*) FILTER (WHERE epoch_ns({column.raw}) % 1000 <> 0)"
+        (lost,) = one_row(connection, f"SELECT {finer} FROM {relation}")  # noqa: S608
         warnings = [f"{counted(lost, 'time')} finer than a microsecond, cut there"] if lost else []
     elif kind != column.written:
         notes = [column.written.lower()]
     return Planned(name, value, kind, column.raw, [*notes, *warnings], warnings)
-
-
-def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    """The one row of an aggregate."""
-    row: tuple[Any, ...] | None = connection.execute(sql).fetchone()
-    assert row is not None  # noqa: S101 - an aggregate has one row
-    return row
 
 
 def check_names(options: Options, names: Sequence[str]) -> None:

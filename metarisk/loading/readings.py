@@ -3,8 +3,6 @@
 A reading says by SQL whether a cell fits it and what the cell then is. Which one a column has is decided in `deciding`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,12 +1,11 @@
 """Newline-delimited JSON and Excel as relations of text columns: row by row, spooled to Parquet."""
 
-from __future__ import annotations
-
 import json
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime, time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from metarisk.loading.model import Options, counted
 from metarisk.loading.rejects import Rejects
 from metarisk.loading.texts import open_text, unusable
 
-_BATCH_ROWS = 50_000
+_BATCH_ROWS = 50_000  # rows held at a time as Python objects
 
 
 class _Spool:
@@ -201,13 +200,8 @@ def _sheet(book: Any, path: Path, options: Options, notes: list[str]) -> tuple[s
         if (first := next(rows, None)) is not None:
             if options.sheet is None and len(names) > 1:
                 notes.append(f"of the sheets {', '.join(names)} only {name} is loaded; --sheet names another")
-            return name, _chain(first, rows)
+            return name, chain([first], rows)
     raise DataError(f"{path.name} has no rows", remedy="load a workbook with a header and rows")
-
-
-def _chain(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
 
 
 def _filled(rows: Iterable[tuple[Any, ...]]) -> Iterator[Row]:
@@ -234,9 +228,7 @@ def _spooled(
     names: list[str | None] = [name or None for name in ahead[0][1]] if headed else []
     names += [None] * (max(len(cells) for _, cells in ahead) - len(names))
     spool = _Spool(scratch.with_suffix(".cells"))
-    for number, cells in (*ahead[headed:], *()):
-        _spool_row(spool, number, cells, len(names), path, rejects)
-    for number, cells in rows:
+    for number, cells in chain(ahead[headed:], rows):
         _spool_row(spool, number, cells, len(names), path, rejects)
     return spool, names
 

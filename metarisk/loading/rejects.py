@@ -9,7 +9,7 @@ from types import TracebackType
 
 from metarisk.loading.model import Reject
 
-_FIRST = 5
+_FIRST = 5  # rejects that a message shows
 _LONGEST = 1_000
 """Characters of a row that `first` holds; the file has all of them."""
 

@@ -1,10 +1,9 @@
 """The DuckDB in which files are read; nothing is kept in it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -34,6 +33,13 @@ def scratch_connection(limits: Limits, scratch: Path) -> Iterator[duckdb.DuckDBP
         yield connection
     finally:
         connection.close()
+
+
+def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    """The one row of an aggregate."""
+    row: tuple[Any, ...] | None = connection.execute(sql).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    return row
 
 
 def explained(error: Exception, files: Sequence[Path]) -> MetariskError:

@@ -1,7 +1,5 @@
 """Files as a table that can be loaded: what is in them, decided over all rows, and a stream of typed batches."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,15 +17,15 @@ from metarisk.loading.dialects import literal
 from metarisk.loading.model import Column, Limits, Options, Understood, counted
 from metarisk.loading.naming import column_names
 from metarisk.loading.places import files_of, kind_of
-from metarisk.loading.planning import Planned, check_names, one_row, planned, typed_plan
+from metarisk.loading.planning import Planned, check_names, planned, typed_plan
 from metarisk.loading.records import read_json_lines, read_sheet
 from metarisk.loading.rejects import Rejects
-from metarisk.loading.scratch import FAILED, explained, scratch_connection
+from metarisk.loading.scratch import FAILED, explained, one_row, scratch_connection
 from metarisk.loading.typed import folder_values
 
 _EXACT_DISTINCT = 100_000
 """Rows up to which distinct values are counted one by one; above, they are estimated."""
-_LONGEST_EXAMPLE = 30
+_LONGEST_EXAMPLE = 30  # characters that leave the table of columns readable
 
 
 @dataclass
@@ -221,13 +219,9 @@ def _described(
     asked = [column for column in columns if exact or aside or column.seen is None]
     distinct = "count(DISTINCT {})" if exact else "approx_count_distinct({})"
     counted: dict[str, tuple[int, int, object]] = {
-        column.name: (
-            column.seen.present - column.seen.missing,
-            column.seen.distinct,
-            next(iter(column.seen.seen), None),
-        )
+        column.name: (seen.present - seen.missing, seen.distinct, next(iter(seen.seen), None))
         for column in columns
-        if column.seen is not None
+        if (seen := column.seen) is not None
     }
     if asked:
         wanted = [

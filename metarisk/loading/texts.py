@@ -1,7 +1,5 @@
 """Bytes of a text file become UTF-8 that DuckDB reads: unpacked, decoded, or used where they lie."""
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import gzip
@@ -20,7 +18,7 @@ from metarisk.domain import ConfigError, DataError
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
 UNREADABLE = "\udcff"
 """Stands for each byte that the encoding does not know."""
-_BLOCK = 2**20
+_BLOCK = 2**20  # bytes of a read: 1 MiB keeps memory small and reads few
 _ESCAPE = "metarisk.unreadable"
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

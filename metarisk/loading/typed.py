@@ -1,7 +1,5 @@
 """Parquet as a relation: columns keep their types, those that no warehouse has become one that loses nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

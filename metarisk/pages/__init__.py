@@ -1,1 +1,1 @@
-"""Report pages of nights and weeks; nothing is computed here that the warehouse does not have."""
+"""Report pages of nights and weeks: heads, and cards that order themselves. Nothing is computed that was not kept."""

@@ -6,16 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from metarisk import lake, report
+from metarisk import lake
 from metarisk.domain import ConfigError, DataError, MetariskError, QualityError, SourceLate, WarehouseError
 from metarisk.job.attempts import Kind
 from metarisk.job.context import Context
 from metarisk.job.identity import code_version
 from metarisk.job.published import to_publish_again
 from metarisk.job.run import Checked
-from metarisk.pages import pages
+from metarisk.pages import places
+from metarisk.pages.cards.steps import Step, taken
+from metarisk.pages.html import write
+from metarisk.pages.night import Night
+from metarisk.pages.page import Champion
+from metarisk.pages.subjects import scoring_now
+from metarisk.pages.week import Week
 from metarisk.portfolios import list_portfolios
 from metarisk.record.publications import last_night
 
@@ -58,30 +64,22 @@ class Stop:
         return (f"{remedy[:1].upper()}{remedy[1:]}.",)
 
     @property
-    def steps(self) -> tuple[report.Step, ...]:
+    def steps(self) -> tuple[Step, ...]:
         """Steps that ran; the last one failed."""
-        ran = [report.Step(name, value) for name, value in self.seconds.items() if name != self.step]
-        return (*ran, report.Step(self.step, self.seconds.get(self.step, 0.0), "failed"))
+        ran = taken({name: value for name, value in self.seconds.items() if name != self.step})
+        return (*ran, Step(self.step, self.seconds.get(self.step, 0.0), "failed"))
 
     @property
-    def checked(self) -> tuple[report.QualityCheck, ...]:
-        """Verdicts found so far, those that stopped the run included."""
+    def checks(self) -> tuple[Mapping[str, Any], ...]:
+        """Verdicts found so far, those that stopped the run included, as rows of `quality_result`."""
         before = self.results.get("check")
         now = self.error.results if isinstance(self.error, QualityError) else ()
-        found = [*(before.quality.rows() if isinstance(before, Checked) else ()), *now]
-        return tuple(
-            report.QualityCheck(
-                suite=row["suite"],
-                rule=row["rule"],
-                severity=row["severity"],
-                passed=row["success"],
-                failing=row["failing_rows"] or 0,
-                rows=row["total_rows"] or 0,
-                column=row["column_name"],
-                observed=row["detail"] or "",
-            )
-            for row in found
-        )
+        return (*(before.quality.rows() if isinstance(before, Checked) else ()), *now)
+
+    @property
+    def cards(self) -> dict[str, Any]:
+        """What there is to show of it."""
+        return {"quality": self.checks, "steps": self.steps}
 
     @property
     def extract(self) -> lake.Extract | None:
@@ -98,7 +96,7 @@ class Stop:
 Page = Callable[[Context, Stop], Path]
 
 
-def explain(context: Context, page: Page, stop: Stop) -> None:
+def leave(context: Context, page: Page, stop: Stop) -> None:
     """Write the page of a run that was stopped and point to it; whatever goes wrong here is a warning."""
     job = context.job
     try:
@@ -119,7 +117,7 @@ def explain(context: Context, page: Page, stop: Stop) -> None:
 def night(context: Context, stop: Stop) -> Path:
     """Write the page of a night that published nothing; a later attempt that fails writes it anew."""
     job, extract = context.job, stop.extract
-    page = report.NightReport(
+    page = Night(
         title=_title(context),
         portfolio=job.portfolio,
         as_of=job.as_of,
@@ -130,13 +128,12 @@ def night(context: Context, stop: Stop) -> Path:
         stopped_at=context.clock(),
         last_published=_last_published(context),
         rows_extracted=extract.rows if extract else 0,
-        steps=stop.steps,
-        quality=stop.checked,
         warnings=tuple(extract.warnings) if extract else (),
         next_steps=(*stop.next_steps, f"Then run `metarisk nightly --portfolio {job.portfolio} --as-of {job.as_of}`."),
         provenance=stop.provenance,
+        cards=stop.cards,
     )
-    return pages.write(_night_file(context), report.render_night(page))
+    return write(places.unpublished_page(context), page.html())
 
 
 def retracted(context: Context, run_id: str, reason: str, latest: date | None) -> Path | None:
@@ -147,7 +144,7 @@ def retracted(context: Context, run_id: str, reason: str, latest: date | None) -
         reason: who took it back, and why.
         latest: night that readers have for the latest now.
     """
-    page = report.NightReport(
+    page = Night(
         title=_title(context),
         portfolio=context.job.portfolio,
         as_of=context.job.as_of,
@@ -160,7 +157,7 @@ def retracted(context: Context, run_id: str, reason: str, latest: date | None) -
         provenance={"run": run_id},
     )
     try:
-        return pages.write(pages.retracted_page(context), report.render_night(page))
+        return write(places.retracted_page(context), page.html())
     except OSError as error:
         context.reporter.warn(f"the page of this retraction could not be written: {type(error).__name__}")
         return None
@@ -169,7 +166,7 @@ def retracted(context: Context, run_id: str, reason: str, latest: date | None) -
 def week(context: Context, stop: Stop) -> Path:
     """Write the page of a week that registered no model; a later attempt that fails writes it anew."""
     job = context.job
-    page = report.WeekReport(
+    page = Week(
         title=_title(context),
         portfolio=job.portfolio,
         as_of=job.as_of,
@@ -177,13 +174,12 @@ def week(context: Context, stop: Stop) -> Path:
         decision="failed",
         reason=stop.reason,
         champion=_champion(context),
-        steps=stop.steps,
-        quality=stop.checked,
         warnings=tuple(stop.extract.warnings) if stop.extract else (),
         next_steps=(*stop.next_steps, f"Then run `metarisk weekly --portfolio {job.portfolio} --as-of {job.as_of}`."),
         provenance=stop.provenance,
+        cards=stop.cards,
     )
-    return pages.write(_week_file(context), report.render_week(page))
+    return write(places.failed_week_page(context), page.html())
 
 
 PAGES: Mapping[Kind, Page] = {"night": night, "week": week}
@@ -192,16 +188,8 @@ PAGES: Mapping[Kind, Page] = {"night": night, "week": week}
 
 def withdraw(context: Context, job: Kind) -> None:
     """Remove the page that says why a night was not published, or a week failed: it is published now."""
-    file = _night_file(context) if job == "night" else _week_file(context)
+    file = places.unpublished_page(context) if job == "night" else places.failed_week_page(context)
     file.unlink(missing_ok=True)
-
-
-def _night_file(context: Context) -> Path:
-    return pages.folder(context) / f"{context.job.as_of}-not-published.html"
-
-
-def _week_file(context: Context) -> Path:
-    return pages.folder(context) / f"week-{context.job.as_of}-failed.html"
 
 
 def _title(context: Context) -> str:
@@ -211,9 +199,9 @@ def _title(context: Context) -> str:
         return context.job.portfolio
 
 
-def _champion(context: Context) -> report.Champion | None:
+def _champion(context: Context) -> Champion | None:
     try:
-        return pages.scoring_now(context)
+        return scoring_now(context)
     except MetariskError:  # its TOML, or the champion itself, may be what is wrong
         return None
 

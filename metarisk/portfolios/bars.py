@@ -3,8 +3,6 @@
 The SQL has what these risk types need at least; docs/market.md, liquidity.md and quant.md tell of richer ones.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -367,13 +365,14 @@ WHERE fault <> 'none'
 """
 
 
+def rule(kind: str, severity: str, **kwargs: object) -> dict[str, object]:
+    """An expectation of a drafted suite."""
+    return {"type": kind, "severity": severity, "kwargs": kwargs}
+
+
 def _suite(name: str, risk: str) -> str:
     """Rules that a draft from bars keeps: dates that are known, and bars that are believed."""
     _, known, _, _ = _TARGETS[risk]
-
-    def rule(kind: str, severity: str, **kwargs: object) -> dict[str, object]:
-        return {"type": kind, "severity": severity, "kwargs": kwargs}
-
     rules = [rule("expect_column_values_to_not_be_null", "critical", column="day")]
     rules += [
         rule("expect_column_values_to_be_between", "critical", column=column, max_value="$as_of")

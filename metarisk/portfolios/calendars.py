@@ -1,7 +1,5 @@
 """What a day is, which nights are due, and which date a start stands for. Pure: no clock is read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo

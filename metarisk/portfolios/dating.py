@@ -1,7 +1,5 @@
 """Which date is which: where the horizon starts, and what follows it. Pure: a Profile in, roles out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import polars as pl

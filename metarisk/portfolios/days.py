@@ -1,7 +1,5 @@
 """Whether an extract gives every row and label on its day, and whether everybody means the same day."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

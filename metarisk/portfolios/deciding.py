@@ -1,7 +1,5 @@
 """What the columns of a table are: told by what their values do, with names as hints. Pure: a Profile in, roles out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -13,10 +11,10 @@ from metarisk.portfolios.profile import Column, Profile
 from metarisk.portfolios.roles import Decision, Roles, Wanted, named
 from metarisk.portfolios.telling import Told, outcome_told
 
-MOST_SEGMENT_VALUES = 1_000
+MOST_SEGMENT_VALUES = 1_000  # more look like a key
 LEAST_ROWS_OF_CELL = 20
 """Rows of a cell, on average, that a further segment column must leave."""
-MOST_CATEGORIES = 100
+MOST_CATEGORIES = 100  # more are free text or a key
 AMOUNT = r"^[^0-9A-Za-z]*[0-9][0-9 '.,]*[.,][0-9]+[^0-9A-Za-z]*$"
 """A text that is written like an amount: where nearly all are, a person must look."""
 MOST_PARENTS = 2

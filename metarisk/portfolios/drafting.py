@@ -3,8 +3,6 @@
 What the columns mean is `deciding`; here it becomes text.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -14,7 +12,7 @@ from dataclasses import dataclass, replace
 from metarisk.domain import ConfigError, quoted
 from metarisk.domain.database import Source
 from metarisk.portfolios.bars import RISKS as RISKS_OF_BARS
-from metarisk.portfolios.bars import bars_of, draft_bars
+from metarisk.portfolios.bars import bars_of, draft_bars, rule
 from metarisk.portfolios.days import INDEXED, PATTERN
 from metarisk.portfolios.deciding import require_columns, roles_of
 from metarisk.portfolios.horizons import Horizon, horizon_of
@@ -219,10 +217,6 @@ def _sql(roles: Roles, profile: Profile, horizon: Horizon) -> str:
 
 def _suite(name: str, roles: Roles, profile: Profile) -> str:
     """Rules that the table keeps as it is."""
-
-    def rule(kind: str, severity: str, **kwargs: object) -> dict[str, object]:
-        return {"type": kind, "severity": severity, "kwargs": kwargs}
-
     opened = roles.opened_on
     rules = [
         rule("expect_column_values_to_not_be_null", "critical", column=opened),

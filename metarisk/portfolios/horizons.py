@@ -1,7 +1,5 @@
 """How long a drafted target looks ahead, and how late its label is known: read off a table's dates. Pure."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

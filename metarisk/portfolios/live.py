@@ -1,33 +1,21 @@
 """A portfolio against the warehouse it will run on: does its SQL run, and does its reporting lag hold?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from metarisk.domain import DataError, MetariskError, Portfolio, Target, Warehouse, quoted
-from metarisk.portfolios.days import (
-    INDEXED,
-    ZONE_REMEDY,
-    dated_columns,
-    days_of,
-    has_zone,
-    off_their_day,
-    zone_differs,
-    zone_what,
-)
+from metarisk.portfolios import days
 from metarisk.portfolios.reading import extract_sql
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-SchemaCheck = Callable[["pa.Schema", Portfolio, date], object]
+SchemaCheck = Callable[[pa.Schema, Portfolio, date], object]
 """Raises DataError when the extract's columns are not what the portfolio says; `lake.check_schema` is one."""
 
-_PROBE_ROWS = 1_000
+_PROBE_ROWS = 1_000  # enough for a cast to fail on
 _ZONE_AROUND = timedelta(days=366)
 """Before and after the date that is checked, time zone data must agree."""
 
@@ -82,7 +70,7 @@ def _columns(
                 pass  # a cast that fails only does so once rows flow
         check_schema(schema, portfolio, as_of)
         yield Finding(True, "extract", f"runs, and its {len(schema)} columns have the declared kinds")
-        if any(has_zone(kind) for kind in schema.types):
+        if any(days.has_zone(kind) for kind in schema.types):
             yield _zone(portfolio, warehouse, as_of)
     except MetariskError as error:
         yield failed("extract", error)
@@ -91,10 +79,10 @@ def _columns(
 def _zone(portfolio: Portfolio, warehouse: Warehouse, as_of: date) -> Finding:
     """Whether the warehouse and this machine begin the days of the portfolio's time zone alike."""
     zone = portfolio.timezone
-    day = zone_differs(warehouse, zone, as_of - _ZONE_AROUND, as_of + _ZONE_AROUND)
+    day = days.zone_differs(warehouse, zone, as_of - _ZONE_AROUND, as_of + _ZONE_AROUND)
     if day is None:
         return Finding(True, "time zone", f"the warehouse and this machine begin the days of {zone} alike")
-    return Finding(False, "time zone", zone_what(zone, day), ZONE_REMEDY)
+    return Finding(False, "time zone", days.zone_what(zone, day), days.ZONE_REMEDY)
 
 
 def _rows_and_lag(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
@@ -147,16 +135,16 @@ def _day(column: str) -> str:
 
 def _days(portfolio: Portfolio, project: Path, warehouse: Warehouse, as_of: date) -> Iterator[Finding]:
     """Whether rows and labels are there from their own local day on, neither earlier nor later."""
-    extract, columns = nested(extract_sql(project, portfolio)), dated_columns(portfolio)
+    extract, columns = nested(extract_sql(project, portfolio)), days.dated_columns(portfolio)
     try:
-        off = list(off_their_day(lambda when: days_of(warehouse, extract, columns, when), as_of))
+        off = list(days.off_their_day(lambda when: days.days_of(warehouse, extract, columns, when), as_of))
     except MetariskError as error:
         yield failed("days", error)
         return
     for found in off:
         # Of a bitemporal source some rows of a day may have been recorded after it; all of them are not.
         known_late = portfolio.source.bitemporal and not found.early and found.rows < found.of
-        remedy = f"write {INDEXED.format(column=found.column)} in {portfolio.source.extract} (docs/portfolios.md)"
+        remedy = f"write {days.INDEXED.format(column=found.column)} in {portfolio.source.extract} (docs/portfolios.md)"
         yield Finding(known_late, "days", found.what(), "" if known_late else remedy)
     if not off:
         yield Finding(

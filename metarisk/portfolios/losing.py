@@ -3,13 +3,12 @@
 Neither shows in the extract itself, so the SQL is read and its tables are asked. Counts alone are read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from datetime import date
 
 from metarisk.domain import DataError, MetariskError, Portfolio, Warehouse, quoted
+from metarisk.portfolios.live import nested
 
 _SILENT = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
 _NAMES = re.compile(r'"(?:[^"]|"")*"')
@@ -98,8 +97,7 @@ def _blank(found: re.Match[str]) -> str:
 
 
 def _count(sql: str, warehouse: Warehouse, as_of: date) -> int:
-    counted = f"SELECT count(*) AS n FROM (\n{sql.rstrip().rstrip(';')}\n) AS extract"  # noqa: S608
-    (found,) = warehouse.rows(counted, {"as_of": as_of})
+    (found,) = warehouse.rows(f"SELECT count(*) AS n FROM {nested(sql)} AS extract", {"as_of": as_of})  # noqa: S608
     return int(found["n"])
 
 

@@ -3,8 +3,6 @@
 The whole table is read once, a batch at a time, through a read-only `Source`. What columns mean is `deciding`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

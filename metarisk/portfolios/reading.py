@@ -1,7 +1,5 @@
 """One TOML becomes one Portfolio, or an error that names file, key and remedy. Files are read; nothing is queried."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -41,17 +39,13 @@ def load_portfolio(project: Path, name: str, risks: Mapping[str, RiskSpec] | Non
             contradict each other, or an SQL or suite file that is missing or outside its folder.
     """
     portfolio = _parsed(project, name)
-    where = f"portfolios/{name}.toml"
     if risks is not None and portfolio.risk not in risks:
-        raise ConfigError(
-            f"{where}: `risk` is {portfolio.risk!r}, which no risk type is called{did_you_mean(portfolio.risk, risks)}",
-            remedy=f"use one of {', '.join(sorted(risks))}",
-            portfolio=name,
-        )
+        what = f"`risk` is {portfolio.risk!r}, which no risk type is called{did_you_mean(portfolio.risk, risks)}"
+        raise _refusal(name, what, f"use one of {', '.join(sorted(risks))}")
     columns = portfolio.columns
     unlike = risks and unlike_label(risks[portfolio.risk], columns.label or columns.event_date, columns.value)
     for rule in [*broken_rules(portfolio), *([unlike] if unlike else [])]:
-        raise ConfigError(f"{where}: {rule.what}", remedy=rule.remedy, portfolio=name, column=rule.column)
+        raise _refusal(name, rule.what, rule.remedy, rule.column)
     if "$as_of" not in extract_sql(project, portfolio):
         raise ConfigError(
             f"sql/extracts/{portfolio.source.extract} never mentions $as_of, so it would return what was not yet known",
@@ -131,30 +125,31 @@ def _parsed(project: Path, name: str) -> Portfolio:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} is not TOML: {error}", remedy="correct that place", portfolio=name) from error
     except (RecursionError, OSError) as error:
-        what, remedy = "its tables or lists are nested too deep", "no key of a portfolio takes more than three levels"
+        what, remedy = _TOO_DEEP
         if isinstance(error, OSError):
             what, remedy = f"it cannot be read: {error.strerror}", "look at its type and its rights"
-        raise ConfigError(f"{where}: {what}", remedy=remedy, portfolio=name) from None
+        raise _refusal(name, what, remedy) from None
     if raw.setdefault("name", name) != name:
-        raise ConfigError(
-            f"{where}: `name` is {raw['name']!r} but the file is called {name!r}",
-            remedy="make them equal, or leave `name` out",
-            portfolio=name,
-        )
+        what = f"`name` is {raw['name']!r} but the file is called {name!r}"
+        raise _refusal(name, what, "make them equal, or leave `name` out")
     try:
         # Strict JSON takes an array for a tuple yet never "3" for 3, which strict Python input cannot tell apart.
         return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
     except RecursionError:
-        raise ConfigError(
-            f"{where}: its tables or lists are nested too deep",
-            remedy="no key of a portfolio takes more than three levels",
-            portfolio=name,
-        ) from None
+        raise _refusal(name, *_TOO_DEEP) from None
     except ValidationError as error:
-        raise _explained(error, where, name) from None
+        raise _explained(error, name) from None
 
 
-def _explained(error: ValidationError, where: str, name: str) -> ConfigError:
+_TOO_DEEP = "its tables or lists are nested too deep", "no key of a portfolio takes more than three levels"
+
+
+def _refusal(name: str, what: str, remedy: str, column: str | None = None) -> ConfigError:
+    """The error that says what is wrong in a portfolio's TOML."""
+    return ConfigError(f"portfolios/{name}.toml: {what}", remedy=remedy, portfolio=name, column=column)
+
+
+def _explained(error: ValidationError, name: str) -> ConfigError:
     # A misspelt key is reported twice, as unknown and as missing; the unknown one carries the hint.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "unexpected_keyword_argument")
     first = problems[0]
@@ -171,7 +166,7 @@ def _explained(error: ValidationError, where: str, name: str) -> ConfigError:
         what = f"`{key}` is {got[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}"
         remedy = "correct it; docs/portfolios.md says what it means"
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return ConfigError(f"{where}: {what}{rest}", remedy=remedy, portfolio=name)
+    return _refusal(name, f"{what}{rest}", remedy)
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
@@ -208,24 +203,14 @@ def _text(path: Path, portfolio: str) -> str:
 def _inside(project: Path, folder: str, name: str, key: str, portfolio: str) -> Path:
     root = (project / folder).resolve()
     if "\0" in name or len(name.encode(errors="replace")) > _LONGEST_NAME:
-        raise ConfigError(
-            f"portfolios/{portfolio}.toml: `{key}` is {name[:40]!r}..., which can be no file's name",
-            remedy=f"use up to {_LONGEST_NAME} bytes without NUL",
-            portfolio=portfolio,
-        )
+        what = f"`{key}` is {name[:40]!r}..., which can be no file's name"
+        raise _refusal(portfolio, what, f"use up to {_LONGEST_NAME} bytes without NUL")
     path = (root / name).resolve()
     if not path.is_relative_to(root):
-        raise ConfigError(
-            f"portfolios/{portfolio}.toml: `{key}` is {name!r}, which lies outside {folder}",
-            remedy=f"put the file into {folder} and give its name alone",
-            portfolio=portfolio,
-        )
+        what = f"`{key}` is {name!r}, which lies outside {folder}"
+        raise _refusal(portfolio, what, f"put the file into {folder} and give its name alone")
     if not path.is_file():
         present = sorted(file.name for file in root.glob(f"*{path.suffix}"))
-        raise ConfigError(
-            f"portfolios/{portfolio}.toml: `{key}` is {name!r}, and {folder}/{name} does not exist"
-            f"{did_you_mean(name, present)}",
-            remedy="write that file or correct the key",
-            portfolio=portfolio,
-        )
+        what = f"`{key}` is {name!r}, and {folder}/{name} does not exist{did_you_mean(name, present)}"
+        raise _refusal(portfolio, what, "write that file or correct the key")
     return path

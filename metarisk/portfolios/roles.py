@@ -1,7 +1,5 @@
 """What a column of a table can be, and what was decided of each: nouns, and names as hints."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

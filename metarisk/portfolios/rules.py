@@ -1,7 +1,5 @@
 """Rules between the keys of a portfolio, which types alone cannot state. Pure: no file and no database is read."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

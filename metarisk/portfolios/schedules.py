@@ -1,7 +1,5 @@
 """When nights start, read from prefect.yaml, and how long after it one is missing. No server is asked."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from metarisk.domain import ConfigError, Portfolio
 
 GRACE = timedelta(hours=6)
 """A night is missing only so long after its start: as long as one step may take before it counts as stuck."""
-LAST_MINUTE = 24 * 60 - 1
+LAST_MINUTE = 24 * 60 - 1  # 23:59, by when any start of the day has been
 _DAILY = re.compile(r"(\d{1,2}) (\d{1,2}) \* \* \*")
 
 

@@ -4,8 +4,6 @@ What one value gives away is asked as a week asks it (`marks`); beside it stands
 draft may leave out what a person then brings back.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +13,7 @@ from metarisk.domain import Array, FeatureKind
 from metarisk.marks import ODD_AUC, SURE_AUC, Rows, mark_findings
 from metarisk.metrics import auc
 
-BINS = 20
+BINS = 20  # fine enough for a rank, coarse enough to have events in each
 MOST_VALUES = 1_000
 """Texts of more values are not ranked: each would be met too rarely."""
 

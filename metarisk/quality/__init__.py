@@ -7,7 +7,7 @@ from metarisk.quality import guarding
 from metarisk.quality.book import FINDINGS, MAX_UNKNOWN_EVENTS
 from metarisk.quality.checking import check
 from metarisk.quality.recoding import segment_recode
-from metarisk.quality.results import Quality, Result, Severity
+from metarisk.quality.results import Quality, Result
 from metarisk.quality.suites import score_parameters
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "MAX_UNKNOWN_EVENTS",
     "Quality",
     "Result",
-    "Severity",
     "check",
     "guarding",
     "score_parameters",

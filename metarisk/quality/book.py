@@ -4,8 +4,6 @@
 docs/portfolios.md say it in these words. What stops a book is critical; what is set aside is neither taught nor scored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -23,7 +21,7 @@ MAX_UNKNOWN_EVENTS = 0.001
 """Share of events without the date on which they were known above which the book stops: each would teach as good."""
 MAX_OUTSIDE = 0.01
 """Share of rows with an impossible amount above which the column, not the rows, is taken to be wrong."""
-TWINS_SHOWN = 5
+TWINS_SHOWN = 5  # as many as a sentence holds
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """One check of a set of Parquet files: the suite, the rules that are built in, and the quarantine of failing rows."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +22,7 @@ MAX_EXCLUDED_SHARE = 0.10
 """Share of rows set aside above which the source, not the rows, is taken to be broken: critical."""
 LEAST_ROWS_A_DAY = 10
 """Mean rows of a day above which chance (exp(-10)) leaves no day without any."""
-_WEEKS_BEFORE = 4
+_WEEKS_BEFORE = 4  # a month of the same weekday
 
 
 def check(
@@ -95,15 +93,8 @@ def check(
         results.append(_flag_missing(suite.stem, files, portfolio, as_of, total))
     if known_segments:
         counts = _segment_counts(files, portfolio, as_of)
-        results.append(
-            segment_recode(
-                counts,
-                known_segments,
-                portfolio.columns.segments,
-                portfolio.thresholds.max_unseen_share,
-                suite.stem,
-            )
-        )
+        names, share = portfolio.columns.segments, portfolio.thresholds.max_unseen_share
+        results.append(segment_recode(counts, known_segments, names, share, suite.stem))
     return Quality(portfolio.name, as_of, suite.stem, tuple(results), total, failing, excluded, excluded_rows)
 
 
@@ -156,10 +147,8 @@ def _broken(
 
 def _of_book(rules: Sequence[BookRule], results: Sequence[Result], columns: Sequence[str]) -> list[_Broken]:
     """Of the rules of any book."""
-    names, failed = (
-        ", ".join(quoted(column) for column in columns),
-        {result.rule for result in results if not result.success},
-    )
+    names = ", ".join(quoted(column) for column in columns)
+    failed = {result.rule for result in results if not result.success}
     found = []
     for rule in rules:
         if rule.name in failed:

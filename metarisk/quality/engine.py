@@ -1,7 +1,5 @@
 """Great Expectations on DuckDB: rules in, verdicts and queries for failing rows out. Nothing is sent or written."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import warnings

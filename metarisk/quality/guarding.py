@@ -4,8 +4,6 @@ A critical verdict is about a night that nothing explains: broken scores, missin
 rows in another way. A warning is about one that data, labels or the market explain: it is published and seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from statistics import median
@@ -45,7 +43,7 @@ LEVEL_MOVE, LEVEL_ERRORS = 0.5, 3.0
 """A mean of odds, rates or variances that moved by half or more is seen, where it is so many standard errors."""
 POPULATED = 0.05
 """Share of rows from which a grade counts as one that the book uses."""
-_NAMED = 5
+_NAMED = 5  # as many as a sentence holds
 
 
 def finite(rows: int, broken: int) -> Result:

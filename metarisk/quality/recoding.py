@@ -1,7 +1,5 @@
 """Whether a segment key was recoded: rows that fall into segments nobody has seen. Pure over counts."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from metarisk.domain import SegmentKey, segment_name
 from metarisk.quality.results import Result
 
-_NAMED = 5
+_NAMED = 5  # as many as a sentence holds
 
 
 def segment_recode(
@@ -44,18 +42,12 @@ def segment_recode(
     detail = f"{rows / total:.0%} of rows are in segments never seen before" if rows > max_unseen_share * total else ""
     if detail and success:
         named = f"segments are thin: {_alone(counts) / total:.0%} of rows are alone in theirs"
-    return Result(
-        suite=suite,
-        rule="segment key recoded?",
-        column=column,
-        severity="critical",
-        success=success,
-        failing_rows=rows,
-        total_rows=total,
-        detail="; ".join(part for part in (detail, named) if part),
-        remedy="map new values to old ones in the extract SQL; if the segments really are new, train on them with "
-        "`metarisk weekly` or raise thresholds.max_unseen_share",
+    told = "; ".join(part for part in (detail, named) if part)
+    remedy = (
+        "map new values to old ones in the extract SQL; if the segments really are new, train on them with "
+        "`metarisk weekly` or raise thresholds.max_unseen_share"
     )
+    return Result(suite, "segment key recoded?", column, "critical", success, rows, total, told, remedy)
 
 
 def _recoded(counts: Mapping[Any, int], unseen: Mapping[Any, int], share: float) -> bool:

@@ -1,7 +1,5 @@
 """What a check found, as plain values: for the warehouse, the report, and the decision to go on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -29,6 +27,11 @@ class Result:
     excludes: bool = False
     """Whether rows that break the rule are set aside instead of scored."""
 
+    @property
+    def place(self) -> str:
+        """The column in words, in front of what is said of it."""
+        return f"column {self.column}: " if self.column else ""
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -55,7 +58,7 @@ class Quality:
     def warnings(self) -> list[str]:
         """Sentences on failed rules that do not stop the run."""
         texts = [
-            f"{_where(result)}{result.rule} failed: {result.detail}"
+            f"{result.place}{result.rule} failed: {result.detail}"
             for result in self.failures
             if result.severity == "warning"
         ]
@@ -117,7 +120,3 @@ class Quality:
             }
             for result in shown
         ]
-
-
-def _where(result: Result) -> str:
-    return f"column {result.column}: " if result.column else ""

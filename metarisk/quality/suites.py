@@ -1,7 +1,5 @@
 """Suites as files: reading JSON, filling in `$as_of` and other parameters. Great Expectations judges them later."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

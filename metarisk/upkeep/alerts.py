@@ -1,7 +1,5 @@
 """What people do about alerts: acknowledge and mute."""
 
-from __future__ import annotations
-
 from datetime import date
 
 from metarisk.domain import DataError

@@ -1,7 +1,5 @@
 """The event log: a hash chain a portfolio, and its check against the tables that it tells of."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,28 +11,11 @@ from metarisk.domain import Rows
 from metarisk.domain.hashing import text_hash
 from metarisk.job.archive import archives, fault
 from metarisk.job.context import Context
-from metarisk.record import models, runs
+from metarisk.record import models, runs, seals
 from metarisk.record.attempts import published_failures
 from metarisk.record.backing import Backing
 from metarisk.record.publications import all_publications
 from metarisk.record.scores import overrides
-from metarisk.record.seals import (
-    ACCEPTED,
-    ERASED,
-    NOTHING,
-    PRUNED,
-    RETRACTION,
-    SCORES,
-    Seal,
-    all_events,
-    as_told,
-    chained,
-    override_sum,
-    seal,
-    seal_evidence,
-    sealed_overrides,
-    sealed_rows,
-)
 
 RECENT_NIGHTS = 35
 """Nights whose score rows are read again by default: those that the snapshot for BI holds."""
@@ -75,17 +56,17 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
         head: hash of an event that was kept elsewhere; it must still be in the chain.
     """
     about = context.warehouse, context.job.portfolio
-    events = all_events(*about)
+    events = seals.all_events(*about)
     chain = [event for event in events if event["hash"] is not None]
     faults = list(_broken(events))
     if head is not None and head not in {event["hash"] for event in chain}:
         faults.append(Fault(f"no event has the hash {head}: the chain was made anew, or it is of another portfolio"))
-    trusted = [event for event in chain if chained(event) == event["hash"]]
+    trusted = [event for event in chain if seals.chained(event) == event["hash"]]
     published = {event["seq"]: json.loads(event["payload"]) for event in trusted if event["kind"] == "publication"}
     known = runs.runs(*about)
     faults += _runs_differ(published, known)
     whole = not faults and len(chain) == len(events)
-    taken = {event["seq"]: json.loads(event["payload"]) for event in trusted if event["kind"] == RETRACTION}
+    taken = {event["seq"]: json.loads(event["payload"]) for event in trusted if event["kind"] == seals.RETRACTION}
     faults += _publications_differ(published | taken, all_publications(*about), _rewritten(trusted), whole)
     faults += _states_differ(trusted, models.all_states(*about))
     faults += _evidence_differs(context.warehouse, trusted)
@@ -94,12 +75,12 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
         faults += (Fault(f"the log knows no {what}") for what in unknown)
     faults += _overrides_differ(trusted, overrides(*about))
     faults += _not_accepted(trusted, published_failures(*about))
-    sealed = {key: found for key, found in sealed_rows(trusted).items() if key[0] in known}
-    scored = [run for (run, table), found in sealed.items() if table == SCORES and found.digest != NOTHING]
+    sealed = {key: found for key, found in seals.sealed_rows(trusted).items() if key[0] in known}
+    scored = [run for (run, table), found in sealed.items() if table == seals.SCORES and found.digest != seals.NOTHING]
     nights = sorted({known[run]["as_of"] for run in scored})[slice(0 if every_night else -RECENT_NIGHTS, None)]
     for (run, table), found in sealed.items():
         as_of = known[run]["as_of"]
-        if (every_night or as_of in nights) and seal(context.warehouse, run, as_of, table)[0] != found.digest:
+        if (every_night or as_of in nights) and seals.seal(context.warehouse, run, as_of, table)[0] != found.digest:
             faults.append(_other_rows(run, table, found, as_of))
     for run, archive in archives(trusted).items() if every_night else ():
         if (what := fault(context, run, archive)) is not None:
@@ -112,7 +93,7 @@ def verify(context: Context, *, every_night: bool = False, head: str | None = No
 def _broken(events: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
     """Events that are not what was hashed, and gaps between them."""
     for event in events:
-        if event["hash"] is not None and chained(event) != event["hash"]:
+        if event["hash"] is not None and seals.chained(event) != event["hash"]:
             yield Fault(f"event {event['seq']} ({event['kind']}) was changed after it was written", event["seq"])
     for before, event in pairwise(events):
         if event["seq"] != before["seq"] + 1:
@@ -133,10 +114,7 @@ def _runs_differ(published: Mapping[int, Mapping[str, Any]], runs: Mapping[str, 
 
 
 def _publications_differ(
-    published: Mapping[int, Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    rewritten: set[str],
-    whole: bool,
+    published: Mapping[int, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], rewritten: set[str], whole: bool
 ) -> Iterator[Fault]:
     """Publications that are not as the log has them, and, where it is whole, those that it does not know."""
     found = {(str(row["as_of"]), row["run_id"], row["seq"]): row for row in rows}
@@ -148,7 +126,7 @@ def _publications_differ(
             found.pop(min((key for key in found if key[:2] == whose), default=(*whose, 0)), None)
             continue
         row = found.pop((*whose, told["publication"]["seq"]), None)
-        if row is None or as_told(row, *names) != {name: told["publication"][name] for name in names}:
+        if row is None or seals.as_told(row, *names) != {name: told["publication"][name] for name in names}:
             yield Fault(f"the {_named(told['run_id'])} for {told['as_of']} is not as it was logged", seq)
             moved |= {told["as_of"]} if row is None else set()
     for as_of, run_id, _ in sorted(found, key=str) if whole else ():
@@ -160,9 +138,9 @@ def _named(run_id: str | None) -> str:
     return "retraction" if run_id is None else f"publication of run {run_id}"
 
 
-def _other_rows(run_id: str, table: str, sealed: Seal, as_of: date) -> Fault:
-    whose = "score rows" if table == SCORES else f"rows of {table}"
-    were = "that were left when it was pruned" if sealed.kind == PRUNED else "that were published"
+def _other_rows(run_id: str, table: str, sealed: seals.Seal, as_of: date) -> Fault:
+    whose = "score rows" if table == seals.SCORES else f"rows of {table}"
+    were = "that were left when it was pruned" if sealed.kind == seals.PRUNED else "that were published"
     return Fault(f"{whose} of run {run_id} are not those {were}", sealed.seq, as_of)
 
 
@@ -171,7 +149,7 @@ def _evidence_differs(source: Rows, events: Sequence[Mapping[str, Any]]) -> Iter
     known = reversed(_of_models(events))
     told = {payload["model_id"]: (seq, payload) for seq, _, payload in known if "evidence" in payload}
     for model, (seq, payload) in told.items():
-        if seal_evidence(source, model) != payload["evidence"]:
+        if seals.seal_evidence(source, model) != payload["evidence"]:
             yield Fault(f"the evidence of model {model} is not that which the log sealed", seq)
 
 
@@ -190,7 +168,7 @@ def _states_differ(events: Sequence[Mapping[str, Any]], states: Sequence[Mapping
     faulty: set[str] = set()
     names = ("model_id", "seq", "state", "since", "by_whom", *reasons)
     for key, (number, about) in told.items():
-        if key not in found or as_told(found[key], *names) != {name: about[name] for name in names}:
+        if key not in found or seals.as_told(found[key], *names) != {name: about[name] for name in names}:
             faulty.add(key[0])
             yield Fault(f"state {key[1]} of model {key[0]} is not what the log says: {about['state']}", number)
     for model, row in newest.items():
@@ -210,7 +188,7 @@ def _of_models(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, dict
 
 def _not_accepted(events: Sequence[Mapping[str, Any]], stopped: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
     """Published runs that the guard had stopped, by a rule of which the log tells nobody's word."""
-    told = [json.loads(event["payload"]) for event in events if event["kind"] == ACCEPTED]
+    told = [json.loads(event["payload"]) for event in events if event["kind"] == seals.ACCEPTED]
     names = ("suite", "rule", "column")
     accepted = {(event["run_id"], *(line[name] for name in names)) for event in told for line in event["findings"]}
     for row in stopped:
@@ -220,7 +198,9 @@ def _not_accepted(events: Sequence[Mapping[str, Any]], stopped: Sequence[Mapping
 
 def _rewritten(events: Sequence[Mapping[str, Any]]) -> set[str]:
     """Tables of which an erasure renamed words in free text: that text is no longer the logged one."""
-    return {table for event in events if event["kind"] == ERASED for table in json.loads(event["payload"])["rows"]}
+    return {
+        table for event in events if event["kind"] == seals.ERASED for table in json.loads(event["payload"])["rows"]
+    }
 
 
 def _sums(event: Mapping[str, Any]) -> bool | None:
@@ -231,8 +211,8 @@ def _sums(event: Mapping[str, Any]) -> bool | None:
 
 def _overrides_differ(events: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
     """Overrides that are not as the log sealed them, or that it does not know."""
-    found = {row["seq"]: override_sum(row) for row in rows}
-    told = sealed_overrides(events)
+    found = {row["seq"]: seals.override_sum(row) for row in rows}
+    told = seals.sealed_overrides(events)
     for number in sorted({*found, *told}):
         seq, expected = told.get(number, (None, None))
         if found.get(number) != expected:

@@ -1,7 +1,5 @@
 """What a healthy installation has, each fault with its remedy; nothing is changed, but that who died is recorded."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,7 +29,7 @@ from metarisk.warehouse import open_warehouse
 
 NIGHTS_OF_ROOM = 3
 """The disk holds the lake's largest of the last nights this often, or the next ones may not fit."""
-LEAST_ROOM_MB = 1_024
+LEAST_ROOM_MB = 1_024  # spill, logs and pages beside the lake
 BROKEN: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
     "sqlalchemy": ((2, 1), (3,), "Prefect's scheduler raises and no cron run is ever scheduled"),
     "fastapi": ((0, 151), (1,), "the Prefect server does not start"),

@@ -1,7 +1,5 @@
 """What reviewers say of scored rows, from a file into the warehouse, where the extracts of later nights read it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The order is: a journal, the warehouse in one transaction, folders, pages, their
 goes. Whatever was done already is not found any more, so that the same command ends what a killed one began.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -14,12 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metarisk import lake, report
+from metarisk import lake
 from metarisk.domain import ConfigError, DataError, Transaction
 from metarisk.job.acceptance import require_person
 from metarisk.job.archive import _place, _sum
 from metarisk.job.context import Context
 from metarisk.job.storage import kept_folders, store_of
+from metarisk.pages.html import written
 from metarisk.record import seals, tables
 from metarisk.record.events import append_event
 from metarisk.record.scores import overrides, runs_of_entity
@@ -188,7 +187,7 @@ def _in_files(context: Context, erasure: lake.Erasure) -> list[Change]:
                 changed.append(Change(_place(context, folder), what, rows))
     loose = {folder: lake.erase_loose(folder, erasure, keys) for folder in sorted(roots["lake"].rglob("quarantine"))}
     changed += [Change(_place(context, folder), "rows taken out", rows) for folder, rows in loose.items() if rows]
-    forms = [replace(erasure, entity=form) for form in report.written(erasure.entity)]
+    forms = [replace(erasure, entity=form) for form in written(erasure.entity)]
     for page in sorted(path for path in roots["reports"].rglob("*") if path.suffix in {".html", ".md"}):
         text = old = page.read_text(encoding="utf-8")
         for form in forms:

@@ -1,7 +1,5 @@
 """Who is champion: states that a week appends, proofs of earlier weeks, and what a person decides."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scores that a person overrides: appended with author and reason, sealed by the event log, never in place of a row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -80,13 +78,7 @@ def _night(context: Context, transaction: Transaction, entity: str) -> date:
 
 
 def _append(
-    context: Context,
-    transaction: Transaction,
-    entity: str,
-    event: str,
-    by: str,
-    reason: str,
-    what: Mapping[str, Any],
+    context: Context, transaction: Transaction, entity: str, event: str, by: str, reason: str, what: Mapping[str, Any]
 ) -> None:
     about = {"entity": entity, "target": context.portfolio.target.name, "event": event, "author": by, "reason": reason}
     append_override(transaction, context.job.portfolio, {**about, **what}, context.clock())

@@ -1,7 +1,5 @@
 """Old nights leave warehouse, lake, registry and their copy; what a kept night is read or replayed from stays."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping, Sequence

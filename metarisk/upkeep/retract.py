@@ -1,7 +1,5 @@
 """A published night taken back: appended with author and reason, so that what was known before stays what was known."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from datetime import date
@@ -11,7 +9,7 @@ from typing import Any
 from metarisk.job.acceptance import require_person
 from metarisk.job.context import Context
 from metarisk.job.published import require_standing
-from metarisk.pages import refusal as refusals
+from metarisk.pages import refusal
 from metarisk.record.events import append_event
 from metarisk.record.outcomes import undo_outcomes
 from metarisk.record.publications import append_publication, is_retracted, last_night, newest
@@ -57,7 +55,7 @@ def retract(context: Context, by: str, reason: str) -> Retracted:
         context.warehouse.snapshot()
         run_id, by, reason = _told(context)
         latest = last_night(context.warehouse, context.job.portfolio)
-        page = refusals.retracted(context, run_id, f"Taken back by {by}: {reason}", latest)
+        page = refusal.retracted(context, run_id, f"Taken back by {by}: {reason}", latest)
     return Retracted(context.job.portfolio, context.job.as_of, run_id, by, reason, latest, already, page)
 
 

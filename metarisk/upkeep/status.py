@@ -1,7 +1,5 @@
 """How every portfolio stands now: the view `portfolio_status`, once the warehouse is told what it lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import Any
 from metarisk.domain import Job, MetariskError, WarehouseError
 from metarisk.job.attempts import look_for_deaths
 from metarisk.job.context import Context, Quiet
-from metarisk.job.owed import what_is_due
+from metarisk.job.dates import what_is_due
 from metarisk.portfolios import list_portfolios
 from metarisk.record.portfolios import append_due, news_of_due, statuses
 from metarisk.settings import Settings

@@ -139,7 +139,7 @@ def test_champions_of_versions_before_serve_and_prove(
     old = champion(published)
     with published.warehouse.transaction() as transaction:
         hashed = None
-        for event in transaction.rows(sealing.EVENTS, {"portfolio": NAME}):
+        for event in sealing.all_events(transaction, NAME):
             new = then(event | {"prev_hash": hashed})
             hashed = new["hash"]
             transaction.execute(

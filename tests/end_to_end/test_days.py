@@ -191,8 +191,8 @@ def test_a_source_that_may_never_be_ready_says_how_long_it_is_asked(
     duckdb.edit("portfolios/tiny.toml", "[columns]", f"{ready}\n\n[columns]")
     duckdb.edit("portfolios/tiny.toml", 'timezone = "UTC"', 'timezone = "Europe/Berlin"')
     waited: list[float] = []
-    monkeypatch.setattr("metarisk.steps.adapt.time.sleep", waited.append)
-    monkeypatch.setattr("metarisk.steps.adapt.time.monotonic", lambda: 60.0 * 30 * len(waited))
+    monkeypatch.setattr("metarisk.steps.ready.time.sleep", waited.append)
+    monkeypatch.setattr("metarisk.steps.ready.time.monotonic", lambda: 60.0 * 30 * len(waited))
     listener = Listener()
     with pytest.raises(SourceLate, match="within 60 minutes"):
         jobs.nightly(duckdb.context(FIRST, reporter=listener))

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -334,6 +335,30 @@ def test_a_past_night_is_reproduced_bit_for_bit(published_project: Project) -> N
     assert {first, found.run_id} == {row["run_id"] for row in project.warehouse.rows("SELECT run_id FROM metarisk.run")}
     left = [path.name for path in (project.settings.data_dir / "lake" / NAME).iterdir() if path.name.startswith(".")]
     assert left == []
+
+
+def test_a_night_of_an_earlier_layout_is_the_same_by_its_contents(published_project: Project) -> None:
+    """Its score file has another name and a column less, which its rows lack too; a number that differs still does."""
+    project, column = published_project, "points"
+    (run,) = project.warehouse.rows("SELECT run_id, manifest FROM metarisk.run")
+    (part,) = (project.settings.data_dir / "lake" / NAME / str(FIRST) / "runs").glob("*/score/part-00000.parquet")
+    before = part.with_name("scores.parquet")
+    pl.read_parquet(part).drop(column).write_parquet(before)
+    part.unlink()
+    manifest = json.loads(run["manifest"]) | {"score": {before.name: sha256(before.read_bytes()).hexdigest()}}
+    with project.warehouse.transaction() as transaction:
+        transaction.execute("UPDATE metarisk.run SET manifest = $manifest", {"manifest": json.dumps(manifest)})
+        transaction.execute(f"UPDATE metarisk.risk_score SET {column} = NULL")
+    found = reproducing.reproduce(project.context(FIRST), run["run_id"])
+    assert (found.identical, found.differences) == (True, ())
+    assert found.changed == (
+        f"score/{before.name} is named {part.name}",
+        f"score/{part.name} has {column}, which then had not",
+    )
+    with project.warehouse.transaction() as transaction:
+        transaction.execute(f"UPDATE metarisk.risk_score SET {column} = 1, grade = NULL")
+    found = reproducing.reproduce(project.context(FIRST), run["run_id"])
+    assert [line.split(" in ")[0] for line in found.differences] == ["grade differs", "points differs"]
 
 
 def test_what_differs_is_named(published: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from metarisk import registry
 from metarisk.cli import app
+from metarisk.pages.cards.model import Section
+from metarisk.pages.model_card import ModelCard
 from metarisk.record import models as records
-from metarisk.report import ModelCard, Section, card_html, card_markdown
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import CUT_OFF, NAME, Project
 
@@ -79,9 +80,11 @@ def test_a_card_tells_what_a_validator_asks(duckdb: Project, monkeypatch: pytest
 
 def test_what_data_say_is_no_markup() -> None:
     bad = "<script>alert(1)</script> | [x](y) *z*"
-    card = ModelCard(bad, {"state": bad}, [Section("Data", [bad], [{"feature": bad}])])
-    assert "<script>" not in card_html(card)
-    text = card_markdown(card)
+    data = Section("Data", [bad], [{"feature": bad}])
+    card = ModelCard(title=bad, portfolio=NAME, as_of=CUT_OFF, run_id="", facts={"state": bad}, cards={"data": data})
+    assert "<script>" not in card.html()
+    assert card.html().count("&lt;script&gt;") == 5
+    text = card.markdown()
     assert "<script>" not in text.replace("\\<script\\>", "")
     assert "\\| \\[x\\](y) \\*z\\*" in text
     assert {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| \\<")} == {2}

@@ -186,7 +186,7 @@ def test_a_published_night_whose_page_fails_is_not_called_refused(
 
     reporter = Links()
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no ink"):
-        patch.setattr("metarisk.report.render.charts.score_chart", broken)
+        patch.setattr("metarisk.pages.cards.night.scores._chart", broken)
         jobs.nightly(duckdb.context(FIRST, reporter=reporter))
     assert duckdb.count("publication") == 1
     assert reporter.links == []

@@ -2,7 +2,6 @@
 
 import pytest
 
-from metarisk.report import render_night, render_week
 from tests.browsing import chromium, opened
 from tests.unit import report_examples as examples
 
@@ -20,10 +19,10 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     hostile = "<script>document.title = 'owned'</script>\"><img src='http://127.0.0.1:9/x.png' onerror='throw 1'>"
     texts = {
-        "night": render_night(examples.night()),
-        "week": render_week(examples.week()),
-        "refused": render_night(examples.refused()),
-        "hostile": render_night(examples.night(title=hostile, warnings=(hostile,), provenance={"host": hostile})),
+        "night": examples.night().html(),
+        "week": examples.week().html(),
+        "refused": examples.refused().html(),
+        "hostile": examples.night(title=hostile, warnings=(hostile,), provenance={"host": hostile}).html(),
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")

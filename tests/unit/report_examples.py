@@ -1,32 +1,27 @@
 """Realistic values for report pages, shared by the unit tests and the browser test."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
+from typing import TypeVar
 
 import numpy as np
 
 from metarisk.metrics import Interval, ReliabilityBin
-from metarisk.report import (
-    BacktestLine,
-    Champion,
-    DriftLine,
-    Evidence,
-    EvidenceLine,
-    GradeBar,
-    GroupLine,
-    HeldOutLine,
-    LearningCurve,
-    MapPoint,
-    NightReport,
-    QualityCheck,
-    ScoreHistogram,
-    SegmentLine,
-    SegmentLoss,
-    Step,
-    SwapLine,
-    Told,
-    WeekReport,
-)
+from metarisk.pages.cards.evidence import Evidence, EvidenceLine
+from metarisk.pages.cards.night.grades import GradeBar
+from metarisk.pages.cards.night.scores import ScoreHistogram
+from metarisk.pages.cards.steps import Step
+from metarisk.pages.cards.week.groups import GroupLine
+from metarisk.pages.cards.week.held_out import HeldOutLine
+from metarisk.pages.cards.week.segment_losses import SegmentLoss
+from metarisk.pages.cards.week.similarity import MapPoint
+from metarisk.pages.cards.week.takeover import Takeover
+from metarisk.pages.night import Night
+from metarisk.pages.page import Champion, Page
+from metarisk.pages.subjects import DriftLine, SegmentLine
+from metarisk.pages.week import Week
 
+P = TypeVar("P", bound=Page)
 FEATURES = (
     "fico", "dti", "annual_inc", "loan_amnt", "int_rate", "revol_util", "inq_last_6mths", "open_acc", "emp_length",
     "home_ownership", "term", "delinq_2yrs", "total_acc", "pub_rec",
@@ -44,8 +39,8 @@ EVIDENCE = Evidence(
             Interval(-0.00069, -0.0011, -0.0002),
             role="champion",
         ),
-        EvidenceLine("hazard", 0.11149, 0.6880, Interval(-0.00023, -0.00058, 0.00012), role="challenger"),
-        EvidenceLine("lightgbm + segments", 0.11172, 0.6823, None, role="baseline", note="chosen by validation"),
+        EvidenceLine("hazard", 0.11149, 0.6880, Interval(-0.00023, -0.00058, 0.00012), role="candidate"),
+        EvidenceLine("lightgbm + segments", 0.11172, 0.6823, None, role="baseline"),
         EvidenceLine("lightgbm", 0.11190, 0.6811, Interval(0.00018, -0.00004, 0.00041), role="baseline"),
         EvidenceLine("logistic", 0.11231, 0.6790, Interval(0.00059, 0.00021, 0.00099), role="baseline"),
         EvidenceLine("maml", 0.11304, 0.6702, Interval(0.00132, 0.00071, 0.00196)),
@@ -57,9 +52,9 @@ EVIDENCE = Evidence(
 )
 STEPS = (
     Step("ready", 0.2),
-    Step("extract", 3.8, note="29,312 rows, 4.1 MB"),
+    Step("extract", 3.8),
     Step("check", 5.1),
-    Step("adapt", 1.2, note="312 segments"),
+    Step("adapt", 1.2),
     Step("score", 2.4),
     Step("check scores", 2.2),
     Step("drift", 1.9),
@@ -150,22 +145,30 @@ GRADES = tuple(
     )
 )  # fmt: skip
 RISKIEST = tuple(
-    Told(
-        f"LC-{2_000_411 + 37 * i}", f"small_business|{state}", 0.41 - 0.02 * i, "J", 497.0 + i,
-        (
-            ("drawn share of revolving limits", -14.2 + i),
-            ("credit inquiries of the last six months", -9.9 + i / 2),
-            (f"what is known of others in small_business, {state}", -8.1),
-            ("amount of the loan in dollars", -2.4),
-        )[: 4 - i % 3],
-    )
+    {
+        "entity": f"LC-{2_000_411 + 37 * i}", "segment": f"small_business|{state}", "score": 0.41 - 0.02 * i,
+        "grade": "J", "points": 497.0 + i,
+        "reasons": [
+            {"text": "drawn share of revolving limits", "points": -14.2 + i},
+            {"text": "credit inquiries of the last six months", "points": -9.9 + i / 2},
+            {"text": f"what is known of others in small_business, {state}", "points": -8.1},
+            {"text": "amount of the loan in dollars", "points": -2.4},
+        ][: 4 - i % 3],
+    }
     for i, state in enumerate(STATES)
 )  # fmt: skip
-BACKTESTS = (
-    BacktestLine("2009", "C", 812, 3, 0.0031, 0.0037, 0.0010, 0.0099, 0.61, 0.72, "blind"),
-    BacktestLine("2009", "E", 4_120, 91, 0.0124, 0.0221, 0.0179, 0.0269, 0.0003, 0.031, "understated"),
-    BacktestLine("2009", "F", 3_020, 98, 0.0244, 0.0325, 0.0266, 0.0392, 0.012, 0.19, "watch"),
-    BacktestLine("2009", "G", 1_200, 57, 0.0461, 0.0475, 0.0366, 0.0606, 0.55, 0.61, "ok"),
+_BACKTEST = (
+    "cohort", "grade", "rows", "events", "mean_score", "event_rate", "rate_low", "rate_high", "jeffreys_q", "vasicek_q",
+    "status",
+)  # fmt: skip
+BACKTESTS = tuple(
+    dict(zip(_BACKTEST, row, strict=True))
+    for row in (
+        ("2009", "C", 812, 3, 0.0031, 0.0037, 0.0010, 0.0099, 0.61, 0.72, "blind"),
+        ("2009", "E", 4_120, 91, 0.0124, 0.0221, 0.0179, 0.0269, 0.0003, 0.031, "understated"),
+        ("2009", "F", 3_020, 98, 0.0244, 0.0325, 0.0266, 0.0392, 0.012, 0.19, "watch"),
+        ("2009", "G", 1_200, 57, 0.0461, 0.0475, 0.0366, 0.0606, 0.55, 0.61, "ok"),
+    )
 )
 RELIABILITY = tuple(
     ReliabilityBin(1_240, p, o, 0.7 * o, 1.35 * o + 1e-4)
@@ -174,11 +177,14 @@ RELIABILITY = tuple(
         (0.0, 0.007, 0.008, 0.013, 0.015, 0.024, 0.026, 0.041, 0.05, 0.12), strict=True,
     )
 )  # fmt: skip
-SWAPS = (
-    SwapLine("all", "newly declined", 212, 0.118),
-    SwapLine("all", "newly accepted", 212, 0.061),
-    SwapLine("credit_card|CA", "newly accepted", 41, 0.058),
-    SwapLine("small_business|NY", "newly declined", 33, 0.164),
+SWAPS = tuple(
+    dict(zip(("slice", "metric", "rows", "value"), row, strict=True))
+    for row in (
+        ("all", "newly_declined", 212, 0.118),
+        ("all", "newly_accepted", 212, 0.061),
+        ("credit_card|CA", "newly_accepted", 41, 0.058),
+        ("small_business|NY", "newly_declined", 33, 0.164),
+    )
 )
 MIGRATION = tuple(
     (old, tuple(max(0, 4_000 - 900 * abs(i - j) - 60 * i**2) if abs(i - j) < 3 else 0 for j in range(10)))
@@ -191,7 +197,30 @@ GROUPS = (
 )
 
 
-def night(**changes: object) -> NightReport:
+def check(rule: str, severity: str, failing: int = 0, **changes: object) -> dict[str, object]:
+    """A row of `quality_result`."""
+    found: dict[str, object] = {
+        "suite": "lending_club.json", "rule": rule, "column_name": None, "severity": severity, "success": True,
+        "failing_rows": failing, "total_rows": 29_347, "detail": None,
+    }  # fmt: skip
+    return found | changes
+
+
+def made(page: type[P], values: dict[str, object]) -> P:
+    """A page of values: those that its head does not know belong to the cards of that name."""
+    head = {name: value for name, value in values.items() if name in page.__dataclass_fields__}
+    return page(**head, cards={name: value for name, value in values.items() if name not in head})  # type: ignore[arg-type]
+
+
+def changed(page: P, **changes: object) -> P:
+    """The page with another head, or with cards that show something else."""
+    head = {name: value for name, value in changes.items() if name in page.__dataclass_fields__}
+    cards = {name: value for name, value in changes.items() if name not in head}
+    return replace(page, **head, cards={**page.cards, **cards})
+
+
+def night(**changes: object) -> Night:
+    """A published night; changes are of its head, or of what a card shows."""
     values: dict[str, object] = {
         "title": "Lending Club consumer loans",
         "portfolio": "lending_club",
@@ -201,20 +230,20 @@ def night(**changes: object) -> NightReport:
         "outcome": "published",
         "published_at": datetime(2011, 2, 1, 4, 16, 8, tzinfo=UTC),
         "champion": CHAMPION,
-        "score_unit": "Probability of default within 12 months.",
         "rows_extracted": 29_347,
         "rows_scored": 29_312,
         "rows_quarantined": 35,
         "steps": STEPS,
         "quality": (
-            QualityCheck(
-                "lending_club.json", "annual_inc is between 0 and 10,000,000", "warning", False, 35, 29_347,
-                "annual_inc", "max 61,000,000",
+            check(
+                "annual_inc is between 0 and 10,000,000", "warning", 35, success=False, column_name="annual_inc",
+                detail="max 61,000,000",
             ),
-            *(QualityCheck("lending_club.json", f"{f} is never null", "critical", True, 0, 29_347) for f in FEATURES),
-            QualityCheck("scores.json", "one row an entity", "critical", True, 0, 29_312),
+            *(check(f"{f} is never null", "critical") for f in FEATURES),
+            check("one row an entity", "critical", suite="scores.json", total_rows=29_312),
         ),
         "segments": segments(),
+        "statuses": segments(),
         "scores": scores(),
         "grades": GRADES,
         "riskiest": RISKIEST,
@@ -227,21 +256,23 @@ def night(**changes: object) -> NightReport:
         ),
         "provenance": PROVENANCE,
     }  # fmt: skip
-    return NightReport(**{**values, **changes})
+    if "segments" in changes:
+        changes.setdefault("statuses", changes["segments"])
+    return made(Night, {**values, **changes})
 
 
-def refused() -> NightReport:
+def refused() -> Night:
     """A night that a check stopped."""
-    broken = QualityCheck(
-        "lending_club.json", "segment key recoded?", "critical", False, 28_400, 29_347, "purpose",
-        "97% of rows are in segments never seen before; purpose: new values 'DEBT CONSOLIDATION', 'CAR'; known values "
-        "that are gone: 'car', 'credit_card', 'debt_consolidation', 'home_improvement', 'medical' and 2 more",
+    broken = check(
+        "segment key recoded?", "critical", 28_400, success=False, column_name="purpose",
+        detail="97% of rows are in segments never seen before; purpose: new values 'DEBT CONSOLIDATION', 'CAR'; known "
+        "values that are gone: 'car', 'credit_card', 'debt_consolidation', 'home_improvement', 'medical' and 2 more",
     )  # fmt: skip
     return night(
         outcome="refused", published_at=None, stopped_at=datetime(2011, 2, 1, 4, 15, 59, tzinfo=UTC), run_id="",
-        last_published=date(2011, 1, 30), reason=f"Column purpose: {broken.rule}: {broken.observed}.", champion=None,
-        rows_scored=0, rows_quarantined=0, steps=(*STEPS[:2], Step("check", 4.4, "failed")),
-        quality=(broken, *night().quality), segments=(), scores=None, drift=(), evidence=None,
+        last_published=date(2011, 1, 30), reason=f"Column purpose: {broken['rule']}: {broken['detail']}.",
+        champion=None, rows_scored=0, rows_quarantined=0, steps=(*STEPS[:2], Step("check", 4.4, "failed")),
+        quality=(broken, *night().cards["quality"]), segments=(), scores=None, drift=(), evidence=None,
         next_steps=("Map new values to old ones in the extract SQL.", "Then run `metarisk nightly`."),
     )  # fmt: skip
 
@@ -258,16 +289,14 @@ SEGMENT_LOSSES = tuple(
     for i, shift in enumerate(_SHIFTS.tolist())
 )
 HELD_OUT = tuple(
-    HeldOutLine(
-        k, 2_000 - 20 * k, 90 - k, 0.147 - k * 1e-5, (("pooled_lightgbm", 0.148, Interval(-1e-3, -2e-3, k * 1e-5)),)
-    )
+    HeldOutLine(k, 2_000 - 20 * k, 90 - k, 0.147 - k * 1e-5, (("pooled_lightgbm", Interval(-1e-3, -2e-3, k * 1e-5)),))
     for k in (5, 10, 20, 50)
 )
 
 
-def week(**changes: object) -> WeekReport:
+def week(**changes: object) -> Week:
+    """A week that waits for a person; changes are of its head, or of what a card shows."""
     rng = np.random.default_rng(3)
-    steps = tuple(range(0, 2001, 50))
     values: dict[str, object] = {
         "title": "Lending Club consumer loans",
         "portfolio": "lending_club",
@@ -281,26 +310,18 @@ def week(**changes: object) -> WeekReport:
         "training_events": 4_981,
         "training_segments": 312,
         "steps": (Step("extract", 9.1), Step("check", 4.0), Step("train", 141.0), Step("evidence", 22.5)),
-        "quality": (QualityCheck("lending_club.json", "fico is never null", "critical", True, 0, 412_330, "fico"),),
+        "quality": (check("fico is never null", "critical", total_rows=412_330, column_name="fico"),),
         "evidence": EVIDENCE,
-        "out_of_time": Evidence(EVIDENCE.rows[:3], EVIDENCE.opponent, EVIDENCE.oracle, "3,101 rows issued in 2011."),
         "segment_losses": SEGMENT_LOSSES,
         "held_out": HELD_OUT,
         "reliability": RELIABILITY,
-        "level": "The level is left alone: following the latest 6 known months gave −0.2 [−1.1, 0.8] x 1e-4 of loss.",
-        "stability": "Of the 294 riskiest rows, 4.1% have another first reason than by model `5f2c91ab`.",
-        "swaps": SWAPS,
-        "migration": MIGRATION,
+        "level": [
+            "The level is left alone: following the latest 6 known months gave −0.2 [−1.1, 0.8] x 1e-4 of loss.",
+            "Of the 294 riskiest rows, 4.1% have another first reason than by model `5f2c91ab`.",
+        ],
+        "takeover": Takeover(SWAPS, MIGRATION),
         "backtests": BACKTESTS,
         "groups": GROUPS,
-        "curves": tuple(
-            LearningCurve(
-                name, steps,
-                tuple(0.11 + d + 0.02 * np.exp(-s / 300) + 0.0005 * rng.normal() for s in steps),
-                tuple(0.112 + d + 0.02 * np.exp(-s / 350) if s % 100 == 0 else None for s in steps),
-            )
-            for name, d in (("maml", 0.002), ("reptile", 0.003))
-        ),
         "similarity": tuple(
             MapPoint(f"{p}|{s}", float(i + 0.4 * rng.normal()), float(rng.normal()), int(4000 / (1 + i * j)), p)
             for i, p in enumerate(PURPOSES[:5])
@@ -309,4 +330,4 @@ def week(**changes: object) -> WeekReport:
         "next_steps": ("Approve it: `metarisk promote lending_club 5f2c91ab`",),
         "provenance": PROVENANCE,
     }  # fmt: skip
-    return WeekReport(**{**values, **changes})
+    return made(Week, {**values, **changes})

@@ -205,3 +205,47 @@ def test_shifts_go_where_the_labels_are_and_no_further_than_the_prior_lets_them(
     # at the mode every shift is its variance times the sum of slopes, each of which is at most one
     assert 0 <= found.portfolio * (2 * label - 1) <= 0.25 * rows
     assert found.shift("a") == pytest.approx(found.portfolio * 1.4, abs=1e-8)
+
+
+# at the edges, by hand
+
+
+def test_a_level_moves_at_most_one_a_step_and_fifty_in_all():
+    far, one, code = np.full(1, -200.0), np.ones(1), np.zeros(1, dtype=np.int64)
+    assert level(far, one, code, ["a"], LevelRule(1, 1e9, 0.0)).portfolio == 50.0
+    assert level(far, one, code, ["a"], LevelRule(1, 0.0, 1e9)).segments == {"a": 50.0}
+
+
+def test_a_variance_pulls_the_level_back_by_hand():
+    """Of a constant slope of -1 and no bend the mode is the variance itself."""
+
+    def straight(rule):
+        one, code = np.zeros(1), np.zeros(1, dtype=np.int64)
+        slope, bend = (lambda eta, y: np.full(1, -1.0)), (lambda eta, y: np.zeros(1))
+        return calibrate(one, one, code, ["a", "b"], rule, gradient=slope, curvature=bend)
+
+    assert straight(LevelRule(1, 0.25, 0.0)).portfolio == pytest.approx(0.25)
+    assert straight(LevelRule(1, 0.0, 0.5)).segments == pytest.approx({"a": 0.5})
+    both = straight(LevelRule(1, 0.25, 0.5))
+    assert (both.portfolio, both.segments["a"]) == pytest.approx((0.25, 0.5))
+    assert straight(LevelRule(0, 0.25, 0.5)) == Calibration()
+
+
+def test_p_values_and_bounds_hold_where_nothing_or_everything_defaulted():
+    assert calibration.jeffreys_p(0.02, 0, 50) == pytest.approx(stats.beta.cdf(0.02, 0.5, 50.5))
+    assert calibration.binomial_p(0.02, 0, 50) == 1.0
+    assert calibration.binomial_p(0.02, 50, 50) == pytest.approx(0.02**50)
+    assert calibration.vasicek_p(0.02, 0, 50, 0.1) == pytest.approx(1.0)
+    assert calibration.upper_bound([1, 1, 0, 2], [0, 1, 0, 1]) == pytest.approx([0.9, 1.0, 1.0, 0.9486833])
+    assert calibration.upper_bound([1], [0], 0.5) == pytest.approx([0.5])
+    assert calibration.upper_bound([3], [4]) == 1.0
+
+
+def test_log_odds_of_a_hazard_grow_no_further_than_a_number_can():
+    assert calibration.log_odds(900.0, "cumulative_hazard") == calibration.log_odds(700.0, "hazard") == math.exp(700)
+    assert calibration.log_odds(-np.inf, "hazard") == pytest.approx(math.log(np.finfo(float).tiny))
+
+
+def test_what_lies_above_the_last_bound_has_the_last_grade():
+    scale = (Grade("good", 0.1), Grade("bad", 0.5))
+    assert calibration.grade_numbers([0.1, 0.3, 0.5, 0.7], scale).tolist() == [0, 1, 1, 1]

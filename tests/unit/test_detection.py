@@ -99,3 +99,44 @@ def test_days_to_the_first_catch() -> None:
     caught = [0, 1, 1, 1, 0, 0, 1]
     assert time_to_first_catch(card, day, y, caught).tolist() == [2.0, 0.0, math.inf]
     assert time_to_first_catch([], [], [], []).tolist() == []
+
+
+# at the edges, by hand
+
+
+def test_a_share_of_the_budget_is_rounded_up_and_its_cases_are_drawn_from_the_others() -> None:
+    for budget, share, drawn in ((10, 0.1, 1), (10, 0.11, 2), (10, 0.0, 0), (10, 1.0, 10), (1, 0.01, 1)):
+        chosen = select(np.arange(30), np.arange(30.0), budget, share, seed=0)
+        assert (len(chosen.alerts), len(chosen.explored)) == (budget - drawn, drawn)
+        assert chosen.alerts.tolist() == list(range(29, 29 - budget + drawn, -1))
+        rest = 30 - budget + drawn
+        assert set(chosen.explored) <= set(range(rest))
+        assert (chosen.chance[:rest] == drawn / rest).all() and (chosen.chance[rest:] == 1.0).all()
+    assert select(["a"], [1.0], -1, 0.5, seed=0).alerts.tolist() == []
+
+
+def test_a_case_has_its_rows_and_equal_cases_are_taken_by_name() -> None:
+    chosen = select(["b", "a", "c", "a", "b", "a"], [0.5, 0.1, 0.5, 0.5, 0.2, 0.3], 2, 0.0, seed=0)
+    assert chosen.names.tolist() == ["a", "b", "c"]
+    assert chosen.worst.tolist() == [3, 0, 2]
+    assert chosen.rows.tolist() == [3, 2, 1]
+    assert chosen.alerts.tolist() == [0, 1]
+    assert chosen.chance.tolist() == [1.0, 1.0, 0.0]
+    everything = select(["a", "b"], [0.1, 0.2], 2, 0.0, seed=0)
+    assert (everything.alerts.tolist(), everything.chance.tolist()) == ([1, 0], [1.0, 1.0])
+
+
+def test_what_a_budget_of_one_catches() -> None:
+    """Case a is riskiest and has two events of 10 and 5 and a row without; b has one of 30, c none."""
+    case, score, y = ["a", "a", "a", "b", "c"], [0.9, 0.1, 0.2, 0.5, 0.4], [1, 1, 0, 1, 0]
+    found = at_budget(case, score, y, [10.0, 5.0, 7.0, 30.0, 4.0], 1)
+    assert (found.alerts, found.hits, found.events, found.value, found.value_caught) == (1, 1, 2, 45.0, 15.0)
+    both = found + at_budget(case, score, y, [10.0, 5.0, 7.0, 30.0, 4.0], 3)
+    assert (both.alerts, both.hits, both.events, both.value, both.value_caught) == (4, 3, 4, 90.0, 60.0)
+    assert (both.precision, both.recall, both.value_recall, both.false_positive_ratio) == (0.75, 0.75, 60 / 90, 1 / 3)
+
+
+def test_a_reviewed_case_stands_for_as_many_as_its_chance_says() -> None:
+    """Two alerts, one of them right, and of three drawn with chance 1/4 one event: 4 events were missed."""
+    precision, recall = weighted_rates([1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 1, 0.25, 0.25, 0.25])
+    assert (precision, recall) == (0.5, 0.2)

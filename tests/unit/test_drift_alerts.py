@@ -8,7 +8,7 @@ import polars as pl
 from metarisk.domain import Feature
 from metarisk.drift import decide, inputs
 from metarisk.drift.alerts import Open, follow
-from metarisk.drift.decide import SUSPECTED
+from metarisk.drift.decide import SCHEMA, SUSPECTED
 from tests.drifts import detect
 
 NIGHT = date(2026, 7, 1)
@@ -119,3 +119,53 @@ def test_ninety_nights_of_a_turning_book_open_the_one_real_alert_once_and_in_tim
     assert (event, key) == ("opened", ("s7", "f4", "psi"))
     # by night 62 half of the segment's rows are new: a shift of 0.45 on average
     assert 45 <= when <= 62
+
+
+# at the edges, by hand
+
+
+def test_messages_end_with_the_last_that_there_is_room_for():
+    many = night(*((f"s{i}", "x", "psi", "alert") for i in range(3)))
+    for room, told in ((0, ["digest"] * 3), (1, ["message", "digest", "digest"]), (3, ["message"] * 3)):
+        assert [e.told for e in events(many, room=room)] == told
+    muted = {("s2", "x", "psi"): NIGHT}
+    assert [e.told for e in events(many, room=1, muted=muted)] == ["nobody", "message", "digest"]
+    assert events(many, muted={("s2", "x", "psi"): NIGHT + timedelta(days=1)})[0].told == "nobody"
+
+
+def test_calm_nights_are_counted_with_tonight_and_not_one_more():
+    calm, opened = night((*X, "ok")), [Open("7", X)]
+    (closed,) = events(calm, opened, [(), (), {X}])
+    assert (closed.event, closed.key, closed.alert_id, closed.status) == ("closed", X, "7", "ok")
+    assert (closed.told, closed.detail) == ("nobody", "ok for 3 nights")
+    assert [e.detail for e in events(calm, opened, [], close_after=1)] == ["ok for 1 nights"]
+    assert [e.detail for e in events(calm, opened, [{X}], close_after=1)] == ["ok for 1 nights"]
+    assert events(calm, opened, [], close_after=2) == []
+    other = Open("8", ("b", "x", "psi"))
+    both = events(night((*X, "ok"), ("b", "x", "psi", "ok")), [*opened, other], [{X}, ()])
+    assert [e.alert_id for e in both] == ["8"]
+
+
+def test_the_worst_is_concept_drift_then_the_whole_portfolio_then_the_larger_effect_then_the_name():
+    lines = [
+        ("b", "x", "psi", "alert", 0.2), ("a", "x", "psi", "alert", 0.2), ("c", "x", "psi", "alert", -0.9),
+        ("d", "x", "psi", "alert", None), (None, "y", "psi", "alert", 0.1), ("e", None, "concept", SUSPECTED, 0.01),
+    ]  # fmt: skip
+    names = ("segment", "feature", "metric", "status", "effect")
+    found = pl.DataFrame([dict(zip(names, line, strict=True)) for line in lines], schema=SCHEMA)
+    assert [e.key[0] for e in events(found)] == ["e", None, "c", "a", "b", "d"]
+    first = events(found)[0]
+    assert (first.event, first.alert_id, first.status, first.detail) == ("opened", None, SUSPECTED, None)
+
+
+def test_a_cell_lies_inside_its_values_and_a_value_inside_the_portfolio_alone():
+    assert [e.key[0] for e in events(night(("n", "x", "psi", "alert"), ("n|car", "x", "psi", "alert")))] == ["n"]
+    still = ("n", "x", "psi")
+    assert events(night(("n|car", "x", "psi", "alert")), [Open("1", still)], [{still}, ()]) == []
+    apart = night(("a\\|b", "x", "psi", "alert"), ("b", "x", "psi", "alert"))
+    assert sorted(e.key[0] for e in events(apart)) == ["a\\|b", "b"]
+    assert events(night(("n", "x", "psi", "alert")), [Open("1", (None, "x", "psi"))], [(), (), ()])[0].event == "closed"
+    other = night((None, "y", "psi", "alert"), ("n", "x", "psi", "alert"), (None, "x", "js", "alert"))
+    assert sorted(str(e.key[0]) for e in events(other)) == ["None", "n"]
+    silent = night((*X, "watch"), ("b", "x", "missing_rate", "alert"))
+    assert events(silent) == []

@@ -17,6 +17,7 @@ from metarisk.evidence import (
     against,
     by_segment,
     decide,
+    decision,
     decision_rows,
     evidence_rows,
     intervals,
@@ -24,7 +25,7 @@ from metarisk.evidence import (
     table,
 )
 from metarisk.evidence.spread import GROUPS, jackknife
-from metarisk.metrics import judge_of
+from metarisk.metrics import Interval, judge_of
 from metarisk.tasks import LABEL, OPPONENT
 from tests.unit import loan_examples
 from tests.unit.loan_examples import PORTFOLIO, days
@@ -351,3 +352,67 @@ def test_measures_without_spread_have_no_interval():
     by_name = {(row["candidate"], row["metric"]): row for row in evidence_rows(EVIDENCE, {"map_head": spread})}
     assert by_name["map_head", "auc"]["low"] < by_name["map_head", "auc"]["value"] < by_name["map_head", "auc"]["high"]
     assert by_name["plain", "auc"]["low"] is None
+
+
+# decisions at the edges
+
+
+@pytest.mark.parametrize(("events", "known"), [(19, False), (20, True), (21, True)])
+def test_twenty_judged_events_tell_candidates_apart(events, known):
+    rows = judged_rows(500, events=events)
+    found = decided(portfolio("always"), "gone", rows=rows)
+    assert ("tell no candidates apart" not in found.reason) == known
+    assert ("19 judged events" in found.reason) == (not known)
+    assert (found.incumbent, found.challenger, found.against_incumbent) == (None, None, None)
+
+
+@pytest.mark.parametrize(("high", "recipe"), [(-1e-9, "map_head"), (0.0, "plain"), (1e-9, "plain")])
+def test_an_interval_that_ends_at_zero_proves_nothing(monkeypatch, high, recipe):
+    gain = Interval(-1.0, -2.0, high)
+    monkeypatch.setattr(decision, "against", lambda *_: gain)
+    evidence = summarise(JUDGED, NAMES[:3], BASELINES, portfolio(), SPEC)
+    found = decide(JUDGED, evidence, portfolio(), SPEC, "plain")
+    assert (found.recipe, found.promote) == (recipe, True)
+    assert (found.incumbent, found.challenger, found.against_incumbent) == ("plain", "map_head", gain)
+    assert "-10000.0 [-20000.0, " in found.reason
+    (row,) = decision_rows(found, evidence)
+    assert (row["value"], row["low"], row["high"]) == (-1.0, -2.0, high)
+    assert (row["rows"], row["events"], row["note"]) == (evidence.rows, evidence.events, found.reason)
+
+
+@pytest.mark.parametrize(("weeks", "before", "recipe"), [(1, 0, "map_head"), (2, 0, "plain"), (2, 1, "map_head")])
+def test_this_week_counts_and_a_person_is_asked_after_the_last(weeks, before, recipe):
+    for rule, promote in (("interval", True), ("manual", recipe == "plain")):
+        book = replace(PORTFOLIO, promotion=Promotion(rule, weeks=weeks))
+        evidence = summarise(JUDGED, NAMES[:3], BASELINES, book, SPEC)
+        found = decide(JUDGED, evidence, book, SPEC, "plain", ["map_head"] * before)
+        assert (found.recipe, found.promote) == (recipe, promote)
+        assert ("in 1 of the 2 weeks" in found.reason) == (recipe == "plain")
+
+
+@pytest.mark.parametrize(
+    ("rule", "pinned", "champion", "recipe", "promote", "because"),
+    [
+        ("interval", "auto", None, "map_head", True, "map_head starts, as the default"),
+        ("manual", "auto", "plain", "plain", True, "plain stays"),
+        ("interval", "plain", "map_head", "plain", True, "plain is pinned"),
+        ("manual", "plain", "map_head", "plain", False, "plain is pinned"),
+        ("manual", "plain", "plain", "plain", True, "plain is pinned"),
+        ("manual", "plain", None, "plain", True, "plain is pinned"),
+    ],
+)
+def test_retrospective_evidence_replaces_nobody(rule, pinned, champion, recipe, promote, because):
+    evidence = summarise(JUDGED, NAMES[:3], BASELINES, portfolio(), SPEC)
+    later = replace(evidence, retrospective="labels of today")
+    found = decide(JUDGED, later, portfolio(rule, pinned), SPEC, champion)
+    assert (found.recipe, found.promote) == (recipe, promote)
+    assert found.reason.startswith(because)
+    assert found.reason.endswith("the evidence is retrospective and proves nothing: labels of today")
+
+
+def test_a_rule_of_the_portfolio_goes_before_that_of_its_risk_type():
+    shy = replace(SPEC, promotion="manual")
+    for rule, promote in (("interval", True), (None, False)):
+        book = replace(PORTFOLIO, promotion=Promotion(rule, weeks=1))
+        evidence = summarise(JUDGED, NAMES[:3], BASELINES, book, shy)
+        assert decide(JUDGED, evidence, book, shy, "plain").promote == promote

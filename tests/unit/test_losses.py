@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from metarisk.domain import DataError, ModelError
+from metarisk.metrics import Interval
 from metarisk.risks.operational.aggregate import (
+    Annual,
     Frequency,
     by_fourier,
     common_factor,
@@ -23,9 +27,9 @@ from metarisk.risks.operational.aggregate import (
     simulated_quantile,
     single_loss,
 )
-from metarisk.risks.operational.capital import Rates, capital
+from metarisk.risks.operational.capital import POINTS, Rates, _spread, _sums, _years, capital, refuse_infinite
 from metarisk.risks.operational.frequency import dispersion, rate_bounds
-from metarisk.risks.operational.severity import fit_severity
+from metarisk.risks.operational.severity import Severity, fit_severity
 from metarisk.risks.operational.tails import Gpd, choose_threshold, fit_gpd, mean_excess
 from tests.oracles import by_panjer, by_simulation, posterior_bound, qq
 from tests.warehouses import ROOT
@@ -331,3 +335,104 @@ def test_danish_fire_losses_have_the_published_tails() -> None:
     ruled = fit_severity([losses], floor=1.0).estimate
     for level in (0.5, 0.9, 0.99, 0.999):
         assert ruled.ppf(np.array([level]), 0)[0] == pytest.approx(np.quantile(losses, level), rel=0.2)
+
+
+# capital at the edges, by hand
+
+
+def exponential(scales: Sequence[float], shape: float = 0.0) -> Severity:
+    """Cells whose losses are all tail: a GPD above a threshold of next to nothing."""
+    each = np.ones(len(scales))
+    return Severity(0.0, each * 1e-9, 0 * each, each, each * 1e-12, each * (1 - 1e-12), shape * each, np.array(scales))
+
+
+def test_drawn_rates_are_lognormal_with_the_estimate_as_their_mean() -> None:
+    rates = Rates(np.array([2.0, 5.0]), np.array([0.3, 0.0]), np.array([4.0, 9.0]))
+    normal = np.random.default_rng(1).standard_normal(2)
+    drawn = rates.drawn(np.random.default_rng(1))
+    assert drawn.mean == pytest.approx([2.0 * math.exp(0.3 * normal[0] - 0.045), 5.0])
+    assert drawn.frequency(1) == Frequency(5.0, 9.0)
+    assert Rates(rates.mean, rates.log_error).frequency(0) == Frequency(2.0, math.inf)
+
+
+def test_an_interval_is_that_of_the_ratios_to_what_is_computed_alike() -> None:
+    found = _spread(50.0, [2.0, *np.linspace(1.0, 5.0, 101)])
+    assert (found.mean, found.low, found.high) == pytest.approx((50.0, 25 * 1.2, 25 * 4.8))
+    assert _spread(0.0, [0.0, 0.0, 1.0]) == Interval(0.0, 0.0, 0.0)
+    assert _spread(7.0, [0.0, 1.0, 3.0]) == Interval(7.0, 7.0, 7.0)
+
+
+@pytest.mark.parametrize(("shape", "heavy", "refused"), [(0.5, False, False), (0.51, True, False), (1.0, True, True)])
+def test_a_tail_is_heavy_above_a_half_and_refused_from_one_on(shape: float, heavy: bool, refused: bool) -> None:
+    severity = exponential([1.0, 2.0], shape)
+    assert severity.heavy.tolist() == [heavy, heavy]
+    if not refused:
+        return refuse_infinite(severity, ("a", "b"))
+    with pytest.raises(ModelError, match=r"losses of 2 cells .*: a \(1.00\), b \(1.00\)"):
+        refuse_infinite(severity, ("a", "b"))
+    return None
+
+
+def test_a_refusal_names_five_cells() -> None:
+    with pytest.raises(ModelError, match=r"losses of 7 cells .*: a \(1.20\), .*, e \(1.20\)\. "):
+        refuse_infinite(exponential([1.0] * 7, 1.2), "abcdefg")
+
+
+@pytest.mark.parametrize("rate", [0.01, 3.0, 60.0])
+def test_a_lattice_is_long_enough_for_a_year_and_hardly_longer(rate: float) -> None:
+    """It ends at the loss that one event of a hundred thousand years exceeds, and two mean years beyond it."""
+    (year,) = _years(Rates(np.array([rate]), np.zeros(1)), exponential([2.0]), 1 << 10)
+    end = year.step * (1 << 10)
+    single = 2.0 * math.log(rate / 1e-5)
+    assert end == pytest.approx(single + 2.0 * rate * min(2.0, single), rel=1e-3)
+    assert 1 - 1e-4 <= year.below[-1] <= 1 + 1e-9
+    assert len(year.below) == 1 << 10
+
+
+def test_a_lattice_is_doubled_until_it_holds_a_year() -> None:
+    """Events that come in clusters: the year is far heavier than its heaviest loss says."""
+    rates = Rates(np.array([2.0]), np.zeros(1), np.array([0.02]))
+    (year,) = _years(rates, exponential([1.0]), 1 << 10)
+    single = math.log(2.0 / 1e-5)
+    doublings = math.log2(year.step * (1 << 10) / (single + 4.0))
+    assert doublings == pytest.approx(round(doublings), abs=1e-3)
+    assert doublings >= 1
+    assert year.below[-1] >= 1 - 1e-4
+
+
+def test_sums_look_each_cell_up_and_cap_it_at_its_lattice() -> None:
+    one = Annual(1.0, np.array([0.5, 0.9, 0.99]))
+    two = Annual(10.0, np.array([0.2, 1.0]))
+    levels = np.array([[0.95, 0.1], [0.4, 0.5], [0.999, 0.9]])
+    assert _sums([[one, two], [two, one]], levels).tolist() == [[2.0, 10.0, 13.0], [10.0, 10.0, 11.0]]
+    assert _sums([[one]], np.array([[0.9], [0.991]])).tolist() == [[1.0, 3.0]]
+
+
+def test_capital_draws_what_it_says() -> None:
+    """Each cell's interval, mean and tail; sums under each correlation from the draws of one seed."""
+    severity = fit_severity(spliced((200, 100), (0.4, 0.3)), seed=2)
+    rates = Rates(np.array([8.0, 0.5]), np.array([0.2, 0.4]))
+    cells, sums = capital(rates, severity, ("a", "b"), (0.0, 0.5), years=30_000, draws=4, seed=3)
+    rng, coarse = np.random.default_rng([3, 1]), POINTS // 16
+    last = severity.draws - 1
+    again = [_years(rates, severity.estimate, coarse)]
+    chosen = np.linspace(0, last, 4).astype(int).tolist()
+    again += [_years(rates.drawn(rng), severity.drawn(number), coarse) for number in chosen]
+    annual = _years(rates, severity.estimate, 1 << 15)
+    for cell, found in enumerate(cells):
+        tops = [float(line[cell].quantile(0.999)) for line in again]
+        assert found.quantile == _spread(float(annual[cell].quantile(0.999)), tops)
+        assert found.expected == rates.mean[cell] * severity.estimate.mean()[cell]
+        assert found.infinite == (severity.tail.draws[:, cell, 0] >= 1.0).mean()
+    for number, correlation in enumerate((0.0, 0.5)):
+        drawn = _sums([annual], common_factor(30_000, 2, correlation, 3))[0]
+        assert sums[number].quantile == simulated_quantile(drawn, 0.999)
+        shorter = common_factor(3_750, 2, correlation, 4)
+        tops = np.quantile(_sums(again, shorter), 0.999, axis=1).tolist()
+        assert sums[number].parameters == _spread(sums[number].quantile.mean, tops)
+    assert capital(rates, severity, ("a", "b"), years=30_000, draws=4, seed=3) == (cells, sums[:1])
+    beyond = severity.tail.draws.copy()
+    beyond[1:4, 0, 0], beyond[4, 1, 0] = 1.0, 1.5
+    some = replace(severity, tail=replace(severity.tail, draws=beyond))
+    found, _ = capital(rates, some, ("a", "b"), years=30_000, draws=1)
+    assert [cell.infinite for cell in found] == [3 / severity.draws, 1 / severity.draws]

@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from metarisk.domain import Derived, NightView
+from metarisk.domain import Derived, MeasureRow, NightView
 from metarisk.markets.panel import WINDOW, Panel
 from metarisk.markets.simulation import tail
-from metarisk.report.measures import sections
-from metarisk.report.model import MeasureRow
+from metarisk.pages.cards.night.measures import sections
 from metarisk.risks.market import SPEC
+from metarisk.risks.market.cards import KINDS
 from metarisk.risks.market.derived import derive
 from tests.unit.market_examples import NIGHT, PORTFOLIO, history
 
@@ -161,7 +161,7 @@ def test_the_page_has_a_section_for_each_kind() -> None:
     """Pictures are drawn where there are series, and no series is shown as a note."""
     found = night().measures
     rows = [MeasureRow(**row) for row in found.iter_rows(named=True)]
-    shown = {section.title: section for section in sections(rows)}
+    shown = {section.title: section for section in sections(rows, KINDS)}
     for title in (
         "Volatility, expected and realised",
         "Value at risk on days that are over",

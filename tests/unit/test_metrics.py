@@ -223,3 +223,122 @@ def test_benjamini_hochberg_leaves_out_what_was_not_tested():
     assert np.isnan(q).tolist() == [False, True, False, True]
     assert q[[0, 2]] == pytest.approx(multipletests([0.01, 0.02], method="fdr_bh")[1])
     assert metrics.benjamini_hochberg([]).size == 0
+
+
+# at the edges, by hand
+
+
+def test_rows_fall_into_the_bin_of_the_middle_of_their_rank():
+    assert [b.rows for b in metrics.reliability([0.1, 0.2, 0.3, 0.4], [0, 0, 0, 1], bins=2)] == [2, 2]
+    assert [b.rows for b in metrics.reliability([0.1, 0.2, 0.3], [0, 0, 1], bins=2)] == [1, 2]
+    assert [b.rows for b in metrics.reliability([0.1, 0.1, 0.1, 0.4], [0, 0, 0, 1], bins=2)] == [3, 1]
+    assert len(metrics.reliability(np.arange(100) / 100, np.zeros(100))) == 10
+    (only,) = metrics.reliability([0.3], [1])
+    assert (only.low, only.high) == pytest.approx(tuple(stats.beta.ppf([0.025, 0.975], 1.5, 0.5)))
+    assert metrics.ece([0.2, 0.4, 0.9], [0, 1, 1], bins=3) == pytest.approx((0.2 + 0.6 + 0.1) / 3)
+
+
+def test_the_error_of_log_volatility_is_a_quarter_of_that_of_log_variance():
+    assert metrics.mse_log_volatility([0.0, -1.0], np.exp([-2.0, -4.0])) == pytest.approx((4 + 9) / 2 / 4)
+
+
+def test_a_realised_variance_of_zero_counts_as_the_smallest_one_seen():
+    judge = metrics.judge_of("qlike")
+    assert metrics.mse_log_volatility([0.0, 0.0, 0.0], [0.0, math.exp(-2), math.exp(-1)]) == pytest.approx(9 / 3 / 4)
+    floored = metrics.qlike([0.1, 0.2, 0.3], [0.04, 0.04, 0.09])
+    assert judge.of([0.1, 0.2, 0.3], [0.0, 0.04, 0.09]) == pytest.approx(floored)
+
+
+def test_equal_scores_count_half():
+    assert metrics.auc([1, 1], [0, 1]) == 0.5
+    assert metrics.auc([1, 1, 2, 0], [0, 1, 1, 0]) == (0.5 + 1 + 1 + 1) / 4
+    assert metrics.gini([0, 1], [0, 1]) == 1.0
+    assert metrics.ks([1, 1], [0, 1]) == 0.0
+    assert math.isnan(metrics.auc([0, 1], [0, 1], [0.0, 1.0]))
+    assert metrics.pr_auc([3, 2, 1], [0, 1, 1]) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_one_event_among_others_has_a_level_and_a_test_without_freedom_has_no_p_value():
+    for logit, y in (([0.0, 1.0, 2.0], [0, 0, 1]), ([3.0, -9.0, 2.0], [1, 1, 0])):
+        shift = metrics.calibration_in_the_large(logit, y)
+        assert special.expit(np.array(logit) + shift).sum() == pytest.approx(sum(y), abs=1e-9)
+    assert metrics.calibration_in_the_large([0.4, 0.4], [0, 1]) == pytest.approx(-0.4)
+    assert metrics.calibration_in_the_large([0, 0], [0, 1], [3, 1]) == pytest.approx(-math.log(3))
+    p, y = np.linspace(0.1, 0.6, 60), np.arange(60) % 3 == 0
+    for bins, freedom in ((3, 1), (4, 2)):
+        statistic, found = metrics.hosmer_lemeshow(p, y, bins, in_sample=True)
+        assert found == pytest.approx(stats.chi2.sf(statistic, freedom))
+    assert math.isnan(metrics.hosmer_lemeshow(p, y, 2, in_sample=True)[1])
+    assert not math.isnan(metrics.hosmer_lemeshow(p, y, 2)[1])
+
+
+def test_every_combination_has_a_block_of_its_own():
+    grid = np.stack(np.meshgrid([0, 1], [0, 1, 2], [0, 1]), axis=-1).reshape(-1, 3)
+    assert len(set(metrics.block_ids(*grid.T).tolist())) == 12
+    assert metrics.block_ids([], []).tolist() == []
+
+
+def test_the_bounds_of_two_blocks_are_the_quantiles_of_a_half_and_two_quarters():
+    """Means of two drawn blocks are 0, 1/2 and 1 with probabilities 1/4, 1/2 and 1/4."""
+    for level, bounds in ((0.4, (0.5, 0.5)), (0.6, (0.0, 1.0))):
+        assert metrics.paired_bootstrap([0.0, 1.0], [0, 1], level=level) == metrics.Interval(0.5, *bounds)
+    uneven = metrics.paired_bootstrap([0.0, 1.0], [0, 1], weight=[3.0, 1.0], level=0.4)
+    assert uneven == metrics.Interval(0.25, 0.25, 0.25)
+    unequal = metrics.paired_bootstrap([3.0, 3.0, 0.0], [0, 0, 1], level=0.4)
+    assert unequal == metrics.Interval(2.0, 2.0, 2.0)
+    assert metrics.paired_bootstrap([1.0, 2.0], ["a", "b"], weight=[0.0, 0.0]).low == -math.inf
+    few = metrics.paired_bootstrap([1.0], ["a"], weight=[0.5])
+    assert few == metrics.Interval(1.0, -math.inf, math.inf)
+
+
+def test_evidence_is_drawn_two_thousand_times_for_a_central_95_percent():
+    difference, blocks = np.random.default_rng(0).normal(size=40), np.arange(40) % 11
+    stated = metrics.paired_bootstrap(difference, blocks, draws=2000, seed=0, level=0.95)
+    assert metrics.paired_bootstrap(difference, blocks) == stated
+
+
+def test_rank_correlation_is_spearmans_and_needs_two_that_vary():
+    score, y = [1.0, 2.0, 2.0, 5.0], [3.0, 1.0, 4.0, 9.0]
+    assert metrics.rank_correlation(score, y) == pytest.approx(stats.spearmanr(score, y).statistic)
+    assert math.isnan(metrics.rank_correlation(score, [1.0] * 4))
+    assert math.isnan(metrics.rank_correlation([1.0] * 4, y))
+
+
+@pytest.mark.parametrize(("y", "known"), [([0, 0, 0], False), ([0, 0, 1], True), ([0, 1, 1], True), ([1, 1, 1], False)])
+def test_measures_of_events_need_both_classes(y, known):
+    found = metrics.judge_of("bernoulli").measured([-1.0, 0.0, 1.0], y)
+    both = {"auc", "pr_auc", "gini", "ks", "calibration_in_the_large"}
+    assert {name for name, value in found.items() if math.isnan(value)} == (set() if known else both)
+    assert found["brier"] == pytest.approx(metrics.brier(special.expit([-1.0, 0.0, 1.0]), y))
+
+
+def test_measures_of_counts_and_of_values_by_hand():
+    counts = metrics.judge_of("poisson")
+    assert counts.measured(np.log([1.0, 3.0]), [2.0, 6.0])["log_level"] == pytest.approx(math.log(2))
+    assert counts.measured([0.0], [0.5])["log_level"] == pytest.approx(math.log(0.5))
+    assert math.isnan(counts.measured([0.0], [0.0])["log_level"])
+    found = metrics.judge_of("gaussian").measured([1.0, 5.0], [2.0, 2.0])
+    assert (found["bias"], found["absolute_error"]) == (1.0, 2.0)
+
+
+def test_dispersion_by_hand():
+    mean = np.array([1.0, 4.0])
+    assert metrics.dispersion(np.log(mean), mean, [3.0, 4.0], "poisson") == pytest.approx((4 / 1 + 0 / 4) / 2)
+    assert metrics.dispersion(mean, mean, [3.0, 4.0], "gaussian") == pytest.approx(2.0)
+    link, y = np.log([1.0, 2.0]), np.array([2.0, 2.0])
+    assert metrics.dispersion(link, np.exp(link), y, "qlike") == pytest.approx(2 * metrics.qlike(link, y).mean())
+    assert metrics.dispersion(mean, mean, mean, "gaussian") == 1.0
+    assert metrics.dispersion(mean[:0], mean[:0], [], "poisson") == 1.0
+    assert metrics.dispersion(mean[:1], mean[:1], [1.5], "poisson") == 0.25
+    assert metrics.dispersion(mean, mean, [0, 1], "bernoulli") == 1.0
+    assert metrics.dispersion([-40.0], np.zeros(1), [1e-6], "poisson") == pytest.approx(1.0)
+    spreads = {name: metrics.judge_of(name).spread for name in ("poisson", "gaussian", "qlike")}
+    assert [float(spread(np.array([3.0]))[0]) for spread in spreads.values()] == [3.0, 1.0, 9.0]
+    with pytest.raises(metrics.ModelError, match="nothing judges scores of likelihood dice"):
+        metrics.judge_of("dice")
+
+
+def test_a_q_value_is_at_most_one_and_the_least_of_the_larger_ones():
+    assert metrics.benjamini_hochberg([0.9, 0.95]).tolist() == [0.95, 0.95]
+    assert metrics.benjamini_hochberg([0.04, 0.01, 0.04]) == pytest.approx([0.04, 0.03, 0.04])
+    assert metrics.benjamini_hochberg([1.0, np.nan])[0] == 1.0

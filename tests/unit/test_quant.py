@@ -16,11 +16,11 @@ from sklearn.linear_model import Ridge
 
 from metarisk.bases.decayed import DecayedBase
 from metarisk.bases.fitted import Labelled
-from metarisk.domain import Columns, Feature, ModelError, NightView, Validation, WeekView
+from metarisk.domain import Columns, Feature, MeasureRow, ModelError, NightView, Validation, WeekView
+from metarisk.pages.cards.night.measures import sections
 from metarisk.portfolios import extract_sql, load_portfolio
-from metarisk.report.measures import sections
-from metarisk.report.model import MeasureRow
 from metarisk.risks.quant import SPEC
+from metarisk.risks.quant.cards import KINDS
 from metarisk.risks.quant.derived import EQUAL, derive, trials
 from metarisk.risks.quant.proving import rank_ic, sharpe
 from metarisk.tasks import LABEL, forward_folds, opened_within
@@ -206,7 +206,7 @@ def deflated(known: pl.DataFrame) -> dict[str, float]:
     assert measures is not None
     curve = measures.filter(kind="long_short", item="good (champion)", metric="sharpe_year")["note"][0]
     assert len(json.loads(curve)["value"]) == 40
-    page = sections([MeasureRow(**row) for row in measures.iter_rows(named=True)])
+    page = sections([MeasureRow(**row) for row in measures.iter_rows(named=True)], KINDS)
     assert any("svg" in str(picture) for one in page for picture in one.pictures)
     mine = measures.filter(kind="long_short", item="good (champion)")
     return dict(mine.select("metric", "value").iter_rows())

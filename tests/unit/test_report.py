@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from metarisk.metrics import Interval
-from metarisk.report import Evidence, EvidenceLine, MapPoint, Step, render_night, render_week
+from metarisk.pages.cards.evidence import Evidence, EvidenceLine
+from metarisk.pages.cards.week.similarity import MapPoint
+from metarisk.pages.cards.week.takeover import Takeover
 from tests.unit import report_examples as examples
 
 HOSTILE = (
@@ -43,12 +45,12 @@ class _Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def night_page():
-    return render_night(examples.night())
+    return examples.night().html()
 
 
 @pytest.fixture(scope="module")
 def week_page():
-    return render_week(examples.week())
+    return examples.week().html()
 
 
 def _without_charts(**changes):
@@ -85,13 +87,12 @@ def test_a_night_says_first_whether_it_was_published_how_many_were_scored_and_wh
     ("outcome", "word"),
     [
         ("published", "Published"),
-        ("unchanged", "Already published"),
         ("refused", "Not published"),
         ("failed", "Failed"),
     ],
 )
 def test_the_verdict_is_in_the_title_and_the_head(outcome, word):
-    page = render_night(_without_charts(outcome=outcome, reason="source `loans` was not ready by 06:00"))
+    page = _without_charts(outcome=outcome, reason="source `loans` was not ready by 06:00").html()
     assert f"<title>{word}: " in page
     assert f"<strong>{word}</strong>" in page
     assert "source <code>loans</code> was not ready by 06:00" in page
@@ -99,27 +100,28 @@ def test_the_verdict_is_in_the_title_and_the_head(outcome, word):
 
 
 def test_a_refused_night_tells_readers_what_they_see():
-    page = render_night(_without_charts(outcome="refused", published_at=None, reason="12 rows share 6 loan ids"))
+    page = _without_charts(outcome="refused", published_at=None, reason="12 rows share 6 loan ids").html()
     assert "readers keep the last published night" in page
     assert '<li class="bad"><bdi>12 rows share 6 loan ids</bdi></li>' in page
 
 
 def test_a_backfill_says_that_it_is_one():
-    page = render_night(_without_charts(mode="backfill", reason="quarter 1 filled in later"))
+    page = _without_charts(mode="backfill", reason="quarter 1 filled in later").html()
     assert "<strong>backfill</strong>" in page
     assert "quarter 1 filled in later" in page
 
 
 def test_a_calm_night_says_so():
     calm = _without_charts(quality=(), warnings=(), next_steps=())
-    assert "Nothing needs attention" in render_night(calm)
+    assert "Nothing needs attention" in calm.html()
 
 
 def test_a_failed_critical_check_is_bad_and_stands_before_warnings():
     report = _without_charts()
-    broken = replace(report.quality[1], passed=False, failing=7)
-    page = render_night(replace(report, quality=(report.quality[0], broken)))
-    assert f'<li class="bad"><bdi>Check failed: {broken.rule} (7 of 29,347 rows).' in page
+    warned, passed, *_ = report.cards["quality"]
+    broken = passed | {"success": False, "failing_rows": 7}
+    page = examples.changed(report, quality=(warned, broken)).html()
+    assert f'<li class="bad"><bdi>Check failed: {broken["rule"]} (7 of 29,347 rows).' in page
     assert page.index('<span class="tag critical">') < page.index('<span class="tag warning">')
 
 
@@ -127,7 +129,7 @@ def test_a_failed_critical_check_is_bad_and_stands_before_warnings():
 def test_drift_shows_the_worst_first_and_at_most_ten_and_not_what_is_blind(copies, shown):
     drift = tuple(replace(line, feature=f"{line.feature}{i}") for i in range(copies) for line in examples.drift())
     assert {line.status for line in drift} == {"alert", "watch", "blind", "ok"}
-    page = render_night(_without_charts(drift=drift))
+    page = _without_charts(drift=drift).html()
     statuses = re.findall(r'<span class="tag (\w+)">', page[page.index("Drift against") : page.index("Where: segment")])
     assert len(statuses) == shown
     assert statuses == sorted(statuses, key=["alert", "watch"].index)
@@ -156,7 +158,7 @@ def test_an_infinite_interval_fills_the_axis_and_an_unknown_one_is_left_out():
         EvidenceLine("a", 0.1, None, Interval(-0.001, -math.inf, math.inf)),
         EvidenceLine("b", math.nan, math.nan, Interval(math.nan, math.nan, math.nan)),
     )
-    page = render_night(_without_charts(evidence=Evidence(rows, "c")))
+    page = _without_charts(evidence=Evidence(rows, "c")).html()
     assert 'style="left:0.00%;right:0.00%"' in page
     assert page.count('<b class="') == 1
     assert "−∞ to ∞" in page
@@ -167,13 +169,12 @@ def test_the_week_says_who_scores_and_why(week_page):
     assert "Waiting for approval" in words
     assert "map_head(hazard) goes on scoring" in words
     assert "credit waits for a person" in words
-    assert "Out of time: reports and may veto, never chooses" in words
-    assert "map_head(hazard) scores from now on" in _words(render_week(examples.week(decision="promoted")))
+    assert "map_head(hazard) scores from now on" in _words(examples.week(decision="promoted").html())
 
 
 def test_where_scores_have_no_points_nothing_is_said_in_points():
-    told = tuple(replace(row, points=None) for row in examples.RISKIEST)
-    words = _words(render_night(_without_charts(riskiest=told)))
+    told = tuple(row | {"points": None} for row in examples.RISKIEST)
+    words = _words(_without_charts(riskiest=told).html())
     assert "The highest scores, and why Reasons, the heaviest first;" in words
     assert "Entity Score Reasons" in re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words)
     assert "riskiest" not in words
@@ -181,7 +182,7 @@ def test_where_scores_have_no_points_nothing_is_said_in_points():
 
 
 def test_nothing_has_to_be_done_next_and_no_empty_card_says_so():
-    words = _words(render_night(_without_charts(next_steps=())))
+    words = _words(_without_charts(next_steps=()).html())
     assert "Nothing has to be done next" in words
     assert "What to do next" not in words
 
@@ -189,7 +190,7 @@ def test_nothing_has_to_be_done_next_and_no_empty_card_says_so():
 def test_the_riskiest_rows_are_told_why_in_points(night_page):
     words = _words(night_page)
     worst = examples.RISKIEST[0]
-    assert worst.entity in words
+    assert worst["entity"] in words
     assert "drawn share of revolving limits −14" in words
     assert "what is known of others in small_business, CA −8" in words
 
@@ -197,7 +198,7 @@ def test_the_riskiest_rows_are_told_why_in_points(night_page):
 def test_grades_without_rows_are_bars_of_none_and_no_line_of_the_table(night_page):
     table = night_page.split("<h2>Grade by grade</h2>", 1)[1].split("</table>", 1)[0]
     assert [name for name in "ABCDEFGHIJ" if f"<bdi>{name}</bdi>" in table] == list("BCDEFGHIJ")
-    alone = render_night(_without_charts(grades=tuple(replace(g, rows_before=None) for g in examples.GRADES)))
+    alone = _without_charts(grades=tuple(replace(g, rows_before=None) for g in examples.GRADES)).html()
     assert "last run" not in alone.split("<h2>Grades</h2>", 1)[1].split("</section>", 1)[0]
 
 
@@ -228,15 +229,15 @@ def test_groups_below_four_fifths_are_problems_and_the_others_are_not(week_page)
 
 
 def test_a_reliability_of_nothing_is_drawn_at_the_axis_and_a_week_without_events_has_a_page():
-    drawing = re.findall(r"<svg.*?</svg>", render_week(examples.week(curves=(), similarity=())), re.S)[0]
+    drawing = re.findall(r"<svg.*?</svg>", examples.week(similarity=()).html(), re.S)[0]
     assert "NaN" not in drawing
     assert "Infinity" not in drawing
     nothing = tuple(replace(b, predicted=0.0, observed=0.0, low=0.0, high=0.0) for b in examples.RELIABILITY)
-    assert "<svg" in render_week(examples.week(reliability=nothing, curves=(), similarity=()))
+    assert "<svg" in examples.week(reliability=nothing, similarity=()).html()
 
 
 def test_charts_are_whole_svg_with_the_colours_of_the_page(night_page, week_page):
-    for page, charts in ((night_page, 3), (week_page, 4)):
+    for page, charts in ((night_page, 3), (week_page, 3)):
         drawings = re.findall(r"<svg.*?</svg>", page, re.S)
         assert len(drawings) == charts
         for drawing in drawings:
@@ -260,23 +261,27 @@ def test_pages_load_nothing_and_run_nothing(night_page, week_page):
 @pytest.mark.parametrize("name", HOSTILE, ids=["script", "attribute", "template", "bidi", "long", "empty", "escaped"])
 def test_hostile_names_change_no_markup(name):
     night, week = examples.night(), examples.week()
-    changed = replace(
+    changed = examples.changed(
         night,
         title=name,
         reason=name,
         warnings=(name, f"`{name}`", f"`{name}"),
         next_steps=(name,),
-        steps=(Step("extract", 1.0, note=name),),
-        quality=tuple(replace(q, rule=name, column=name, observed=name, suite="s.json") for q in night.quality),
-        segments=tuple(replace(s, name=s.name + name, reason=name) for s in night.segments),
-        drift=tuple(replace(d, segment=d.segment + name, feature=name + d.feature, detail=name) for d in night.drift),
-        grades=tuple(replace(g, name=g.name + name) for g in night.grades),
+        quality=tuple(
+            q | {"rule": name, "column_name": name, "detail": name, "suite": "s.json"} for q in night.cards["quality"]
+        ),
+        segments=tuple(replace(s, name=s.name + name, reason=name) for s in night.cards["segments"]),
+        drift=tuple(
+            replace(d, segment=d.segment + name, feature=name + d.feature, detail=name) for d in night.cards["drift"]
+        ),
+        grades=tuple(replace(g, name=g.name + name) for g in night.cards["grades"]),
         riskiest=tuple(
-            replace(t, entity=name, segment=name, grade=name, reasons=((name, -1.0),)) for t in night.riskiest
+            t | {"entity": name, "segment": name, "grade": name, "reasons": [{"text": name, "points": -1.0}]}
+            for t in night.cards["riskiest"]
         ),
         provenance={"host": name},
     )
-    page = render_night(changed)
+    page = changed.html()
     page.encode("utf-8")
     assert len(page) < 300_000
     outline = _Outline(page)
@@ -285,31 +290,29 @@ def test_hostile_names_change_no_markup(name):
     assert ("7 * 7" in name) == ("{{ 7 * 7 }}" in outline.text)
     for drawing in re.findall(r"<svg.*?</svg>", page, re.S):
         ElementTree.fromstring(drawing)
-    weekly = render_week(
-        replace(
-            week,
-            title=name,
-            reason=name,
-            challenger=name,
-            level=name,
-            stability=name,
-            backtests=tuple(replace(b, cohort=name, grade=name) for b in week.backtests),
-            swaps=tuple(replace(s, segment=name, what=name) for s in week.swaps),
-            migration=tuple((name, rows) for _, rows in week.migration),
-            groups=tuple(replace(g, group=name, note=name) for g in week.groups),
-            curves=tuple(replace(c, candidate=name + c.candidate) for c in week.curves),
-            similarity=tuple(replace(p, name=p.name + name, group=name) for p in week.similarity),
-        )
-    )
+    weekly = examples.changed(
+        week,
+        title=name,
+        reason=name,
+        challenger=name,
+        level=[name, name],
+        backtests=tuple(b | {"cohort": name, "grade": name} for b in week.cards["backtests"]),
+        takeover=Takeover(
+            [s | {"slice": name, "metric": name} for s in examples.SWAPS],
+            [(name, rows) for _, rows in examples.MIGRATION],
+        ),
+        groups=tuple(replace(g, group=name, note=name) for g in week.cards["groups"]),
+        similarity=tuple(replace(p, name=p.name + name, group=name) for p in week.cards["similarity"]),
+    ).html()
     assert not {"script", "img"} & set(_Outline(weekly).tags)
 
 
 def test_long_names_that_look_alike_keep_rows_of_their_own_on_the_map():
     night = examples.night()
     stem = "a very long segment name that goes on and on "
-    twins = [replace(night.drift[0], segment=f"{stem}{i}") for i in range(3)]
+    twins = [replace(night.cards["drift"][0], segment=f"{stem}{i}") for i in range(3)]
     chart = re.findall(
-        r"<svg.*?</svg>", render_night(replace(night, drift=tuple(twins), scores=None, grades=())), re.S
+        r"<svg.*?</svg>", examples.changed(night, drift=tuple(twins), scores=None, grades=()).html(), re.S
     )[0]
     assert len(set(re.findall(r">(a very long[^<]*)<", chart))) == 3
 
@@ -317,28 +320,26 @@ def test_long_names_that_look_alike_keep_rows_of_their_own_on_the_map():
 def test_open_outer_bins_and_a_log_axis_from_zero_are_drawn():
     for edges, log in (((-math.inf, 0.0, 1.0, math.inf), False), ((0.0, 0.1, 0.2, 1.0), True)):
         scores = replace(examples.scores(), edges=edges, now=(1, 2, 3), before=(0, 0, 0), log_scale=log)
-        drawing = re.findall(r"<svg.*?</svg>", render_night(examples.night(scores=scores, drift=())), re.S)[0]
+        drawing = re.findall(r"<svg.*?</svg>", examples.night(scores=scores, drift=()).html(), re.S)[0]
         assert drawing.count('role="graphics-symbol"') >= 3
         assert "NaN" not in drawing
 
 
 def test_an_empty_report_of_a_night_that_failed_at_once_is_a_page():
-    page = render_night(
-        examples.night(
+    page = examples.night(
             outcome="failed", published_at=None, reason="the warehouse is down", champion=None, steps=(), quality=(),
             segments=(), scores=None, drift=(), evidence=None, warnings=(), next_steps=(), provenance={}, grades=(),
             riskiest=(),
-        )
-    )  # fmt: skip
+        ).html()  # fmt: skip
     assert "the warehouse is down" in page
     assert "<svg" not in page
 
 
 def test_thousands_of_segments_stay_a_small_page():
     night = examples.night()
-    many = tuple(replace(s, name=f"{s.name}{i}") for i in range(60) for s in night.segments)
-    drift = tuple(replace(d, segment=f"{d.segment}{i}") for i in range(60) for d in night.drift)
-    page = render_night(replace(night, segments=many, drift=drift))
+    many = tuple(replace(s, name=f"{s.name}{i}") for i in range(60) for s in night.cards["segments"])
+    drift = tuple(replace(d, segment=f"{d.segment}{i}") for i in range(60) for d in night.cards["drift"])
+    page = examples.changed(night, segments=many, drift=drift).html()
     assert len(page) < 300_000
     assert "All 2,940 are in the view" in page
 
@@ -346,7 +347,7 @@ def test_thousands_of_segments_stay_a_small_page():
 def test_names_on_the_map_do_not_cover_each_other():
     crowd = tuple(MapPoint(f"segment|{i}", 0.001 * i, 0.0, 100 - i) for i in range(20))
     far = MapPoint("segment|far", 1.0, 1.0, 1)
-    page = render_week(examples.week(similarity=(*crowd, far), curves=()))
+    page = examples.week(similarity=(*crowd, far)).html()
     drawing = re.findall(r"<svg.*?</svg>", page, re.S)[-1]
     assert [name for name in (*(p.name for p in crowd), far.name) if name.replace("|", " · ") in drawing] == [
         "segment|0", "segment|far",
@@ -358,7 +359,7 @@ def test_the_week_lists_nearest_neighbours_of_the_segments_with_the_most_labels_
         MapPoint("car|TX", 0.0, 1.0, 7, nearest=("medical|NJ",)),
         MapPoint("car|CA", 1.0, 0.0, 12_345, nearest=("medical|NJ", "<b>|IL")),
     )
-    page = render_week(examples.week(similarity=(few, most), curves=()))
+    page = examples.week(similarity=(few, most)).html()
     table = re.findall(r"<table>.*?</table>", page.split("Nearest neighbours", 1)[1], re.S)[0]
     rows = [re.sub(r"<[^>]*>", "|", row).strip("|") for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)]
     assert [[cell for cell in row.split("|") if cell] for row in rows] == [
@@ -370,7 +371,7 @@ def test_the_week_lists_nearest_neighbours_of_the_segments_with_the_most_labels_
 
 
 def test_the_week_names_the_worst_and_the_best_segments_and_those_that_are_significantly_worse() -> None:
-    page = render_week(examples.week())
+    page = examples.week().html()
     ordered = sorted(examples.SEGMENT_LOSSES, key=lambda line: -line.difference.mean)
     table = page[page.index("The worst and the best segments") : page.index("Segments that no model has seen")]
     named = [line.segment.replace("|", " · ") for line in (*ordered[:5], *ordered[-5:])]

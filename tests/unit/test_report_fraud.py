@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from metarisk.report.fraudcharts import MOST_CASES, budget_chart, case_table
-from metarisk.report.model import MeasureRow
+from metarisk.domain import MeasureRow
+from metarisk.risks.fraud.cards import MOST_CASES, budget_chart, case_table
 
 
 def case(rank: int, name: str, *, drawn: bool = False, why: str = "amount") -> list[MeasureRow]:

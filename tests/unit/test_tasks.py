@@ -410,3 +410,189 @@ def test_what_was_never_booked_teaches_nothing_and_is_scored_all_the_same():
         all_rows = labels(book().lazy(), PORTFOLIO, SPEC, AS_OF).collect()
         assert set(rows["loan"]) == set(all_rows["loan"]) & taken
     assert population(frame.lazy(), portfolio, AS_OF).collect().height == to_score().height
+
+
+# at the edges, by hand: the day before, the day, the day after
+
+DAY = timedelta(days=1)
+START = date(2020, 1, 1)
+END = date(2021, 1, 1)
+"""Where the horizon of twelve months ends that begins at START."""
+
+
+def scored(row: dict, portfolio: Portfolio, as_of: date) -> bool:
+    return population(pl.LazyFrame([row], schema_overrides=DATED), portfolio, as_of).collect().height == 1
+
+
+DATED = dict.fromkeys(("opened", "event", "known", "left", "ends", "reviewed", "booked"), pl.Date)
+ROW = {"loan": "a", "region": "north", "product": "card", **dict.fromkeys(DATED)}
+
+
+def around(day: date) -> list[date]:
+    return [day - DAY, day, day + DAY]
+
+
+def test_a_row_is_scored_from_its_opening_to_the_day_before_its_horizon_ends():
+    row = ROW | {"opened": START}
+    assert [scored(row, PORTFOLIO, day) for day in around(START)] == [False, True, True]
+    assert [scored(row, PORTFOLIO, day) for day in around(END)] == [True, False, False]
+    for ended in ("known", "left"):
+        gone = row | {ended: date(2020, 6, 1)}
+        assert [scored(gone, PORTFOLIO, day) for day in around(date(2020, 6, 1))] == [True, False, False]
+
+
+def test_the_latest_row_of_an_entity_is_scored_until_it_is_stale():
+    limits = replace(PORTFOLIO.thresholds, max_stale_days=5)
+    book = replace(PORTFOLIO, population="latest", thresholds=limits)
+    rows = pl.LazyFrame([ROW | {"opened": START}, ROW | {"opened": START + 9 * DAY}], schema_overrides=DATED)
+    for as_of, opened in (
+        (START + 8 * DAY, START),
+        (START + 9 * DAY, START + 9 * DAY),
+        (START + 10 * DAY, START + 9 * DAY),
+    ):
+        assert population(rows, book, as_of).collect()["opened"].to_list() == [opened]
+    late = END + 5 * DAY
+    assert [scored(ROW | {"opened": START}, book, day) for day in around(late)] == [True, False, False]
+
+
+def test_a_contract_that_ends_earlier_ends_the_horizon():
+    book = replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, matures_on="ends"))
+    row = ROW | {"opened": START, "ends": date(2020, 7, 1)}
+    assert [scored(row, book, day) for day in around(date(2020, 7, 1))] == [True, False, False]
+    assert [scored(row | {"ends": END + 90 * DAY}, book, day) for day in around(END)] == [True, False, False]
+    frame = pl.LazyFrame([row], schema_overrides=DATED)
+    known = date(2020, 7, 31)  # thirty days of reporting lag later
+    assert [labelled(frame, book, SPEC, day).collect().height for day in around(known)] == [0, 1, 1]
+
+
+def test_a_review_settles_a_label_on_its_day():
+    book = replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, settled_on="reviewed"))
+    row, day = ROW | {"opened": START, "reviewed": date(2020, 6, 1)}, date(2020, 6, 1)
+    frame = pl.LazyFrame([row], schema_overrides=DATED)
+    assert [labelled(frame, book, SPEC, at).collect().height for at in around(day)] == [0, 1, 1]
+    assert [scored(row, book, at) for at in around(day)] == [True, False, False]
+    assert observed(frame, book, SPEC, day).collect().select(PERIODS, MATURE, LABEL).rows() == [(12, True, 0.0)]
+    assert observed(frame, book, SPEC, day - DAY).collect().select(PERIODS, MATURE).rows() == [(4, False)]
+    assert [as_known(frame, book, at).collect()["reviewed"].item() for at in around(day)] == [None, day, day]
+    unknown = pl.LazyFrame([row | {"reviewed": None}], schema_overrides=DATED)
+    assert labelled(unknown, book, SPEC, day).collect().height == 0
+
+
+def test_a_label_that_a_review_settled_was_known_then_and_else_at_maturity():
+    book = replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, settled_on="reviewed"))
+    told = date(2021, 1, 31)
+    dates = [
+        ({"reviewed": date(2020, 6, 1)}, 0.0, date(2020, 6, 1)),
+        ({"reviewed": date(2022, 6, 1)}, 0.0, told),
+        ({}, 0.0, told),
+        ({"reviewed": date(2020, 6, 1), "known": date(2020, 7, 1)}, 1.0, date(2020, 7, 1)),
+        ({"known": date(2020, 7, 1)}, 1.0, told),
+        ({"known": date(2021, 5, 1)}, 1.0, date(2021, 5, 1)),
+        ({"known": date(2021, 5, 1)}, 0.0, told),
+    ]
+    lines = [ROW | {"opened": START, LABEL: label} | more for more, label, _ in dates]
+    rows = matrix(pl.DataFrame(lines, schema_overrides=DATED), book, np.zeros((7, 1)), np.zeros(7))
+    assert rows.mature_at.astype(object).tolist() == [known for _, _, known in dates]
+    values = replace(VALUES, columns=replace(VALUES.columns, settled_on=None))
+    line = ROW | {"opened": START, "known": date(2021, 5, 1), LABEL: -3.0}
+    (known,) = matrix(pl.DataFrame([line], schema_overrides=DATED), values, np.zeros((1, 1)), np.zeros(1)).mature_at
+    assert known == np.datetime64("2021-05-01")
+
+
+def test_a_flag_is_read_once_its_horizon_and_lag_are_over():
+    book = replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, label="flag"))
+    frame = pl.LazyFrame([ROW | {"opened": START, "flag": 1.0}], schema_overrides=DATED)
+    told = date(2021, 1, 31)
+    assert [as_known(frame, book, day).collect()["flag"].item() for day in around(told)] == [None, 1.0, 1.0]
+    assert [frame.select(tasks.matured(book, book.target, day)).collect().item() for day in around(told)] == [
+        False, True, True,
+    ]  # fmt: skip
+    missing = frame.with_columns(flag=pl.lit(None, pl.Float64))
+    assert not missing.select(tasks.matured(book, book.target, told)).collect().item()
+
+
+def test_values_and_bookings_count_from_their_day():
+    row = {"loan": "a", "opened": START, "known": date(2021, 3, 1), "amount": 2.5}
+    found = [labelled(pl.LazyFrame([row]), VALUES, VALUE_SPEC, day).collect().height for day in around(row["known"])]
+    assert found == [0, 1, 1]
+    book = replace(PORTFOLIO, columns=replace(PORTFOLIO.columns, booked_on="booked"))
+    frame = pl.LazyFrame([ROW | {"opened": START, "booked": date(2021, 6, 1)}], schema_overrides=DATED)
+    for labels in (labelled, observed):
+        assert [labels(frame, book, SPEC, day).collect().height for day in around(date(2021, 6, 1))] == [0, 1, 1]
+
+
+def test_a_period_is_known_a_lag_after_its_last_day_and_an_event_belongs_to_its_own():
+    row = loan(START)
+    for day, periods in zip(around(date(2020, 3, 2)), (0, 1, 1), strict=True):  # a month and thirty days
+        found = observed(frame_of([row]), PORTFOLIO, SPEC, day).collect()
+        assert found[PERIODS].to_list() == [periods] * (periods > 0)
+    for event, period in ((START - 40 * DAY, 1), (START, 1), (date(2020, 2, 1), 1), (date(2020, 2, 2), 2)):
+        found = observed(frame_of([loan(START, event)]), PORTFOLIO, SPEC, date(2020, 9, 1)).collect()
+        assert found.select(LABEL, PERIODS).rows() == [(1.0, period)], event
+    last = observed(frame_of([row]), PORTFOLIO, SPEC, date(2030, 1, 1)).collect()
+    assert last.select(PERIODS, MATURE).rows() == [(12, True)]
+
+
+def simple(opened: list[str], known: list[str], y: list[float]) -> Matrix:
+    n = len(y)
+    days = (np.array(dates, dtype="datetime64[D]") for dates in (opened, known))
+    return Matrix((("a",),), np.zeros(n, dtype=np.int64), np.arange(n)[:, None], np.array(y), np.zeros(n), *days)
+
+
+def test_what_became_known_on_the_cut_teaches_and_what_opened_on_it_is_asked():
+    """The one cut is 1 April: three months before the month after the newest row's."""
+    known = ["2020-03-31", "2020-04-01", "2020-04-02", *["2021-01-01"] * 4]
+    opened = ["2019-01-01"] * 3 + ["2020-03-31", "2020-04-01", "2020-06-30", "2020-06-30"]
+    found, validation = episodes(simple(opened, known, [1.0] * 7), cuts=1, fold_months=3)
+    assert validation is None
+    assert found.support.x[:, 0].tolist() == [0, 1]
+    assert found.query.x[:, 0].tolist() == [4, 5, 6]
+
+
+def test_cuts_follow_each_other_and_the_latest_is_kept_for_validation():
+    opened = ["2019-01-01", "2020-01-01", "2020-03-31", "2020-04-01", "2020-06-30"]
+    rows = simple(opened, ["2019-06-01", *["2020-02-01"] * 4], [1.0] * 5)
+    found, validation = episodes(rows, cuts=2, fold_months=3)
+    assert validation is not None
+    assert found.query.x[:, 0].tolist() == [1, 2]
+    assert validation.query.x[:, 0].tolist() == [3, 4]
+    assert (found.support.x[:, 0].tolist(), validation.support.x[:, 0].tolist()) == ([0], [0, 1, 2, 3, 4])
+    without = simple(opened, ["2019-06-01", *["2020-02-01"] * 4], [1.0, 0.0, 0.0, 1.0, 1.0])
+    only, nothing = episodes(without, cuts=2, fold_months=3)
+    assert nothing is None
+    assert only.query.x[:, 0].tolist() == [3, 4]
+
+
+def test_without_a_cut_the_newer_half_begins_with_the_middle_row():
+    rows = simple(["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-03"], ["2021-01-01"] * 4, [0.0] * 4)
+    found, _ = episodes(rows, cuts=1, fold_months=1)
+    assert (found.support.x[:, 0].tolist(), found.query.x[:, 0].tolist()) == ([0, 1], [2, 3])
+
+
+def test_a_dispersed_label_weighs_less():
+    rows = replace(simple(["2020-01-01"] * 3, ["2020-01-01"] * 3, [1.0] * 3), dispersion=4.0)
+    assert rows.packed().weight.tolist() == [0.25] * 3
+    assert rows.packed(np.array([True, False, True])).weight.tolist() == [0.25, 0.25]
+    assert replace(rows, dispersion=1.0).packed().weight.tolist() == [1.0] * 3
+
+
+def test_folds_end_where_the_last_row_is_mature():
+    book = replace(PORTFOLIO, validation=Validation(2, 3))
+    older, newer = forward_folds(book, date(2023, 3, 31))
+    assert (older.cut, older.end, newer.cut, newer.end) == (
+        date(2021, 9, 1), date(2021, 12, 1), date(2021, 12, 1), date(2022, 3, 1),
+    )  # fmt: skip
+    lagged = replace(book, targets=(Target("t", horizon_days=10, reporting_lag_months=1, reporting_lag_days=2),))
+    assert forward_folds(lagged, date(2023, 3, 31))[-1].end == date(2023, 2, 19)
+
+
+def test_an_event_tells_by_itself_and_a_value_whatever_it_is():
+    y = np.array([0.0, 1.0, 0.0])
+    assert tasks.tells(y, SPEC).tolist() == [0.0, 1.0, 0.0]
+    assert tasks.tells(y, VALUE_SPEC).tolist() == [1.0, 1.0, 1.0]
+    frame = pl.DataFrame({LABEL: [0.0, 1.0, None], MATURE: [True, False, False]})
+    assert frame.select(tasks.tells_of(SPEC)).to_series().to_list() == [0.0, 1.0, None]
+    assert frame.select(tasks.tells_of(VALUE_SPEC)).to_series().to_list() == [1.0, 1.0, 0.0]
+    assert tasks.teaching(frame, hazard=True).height == 3
+    assert tasks.teaching(frame, hazard=False).height == 1
+    assert tasks.teaching(frame.drop(MATURE), hazard=False).height == 3

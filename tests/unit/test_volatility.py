@@ -222,3 +222,33 @@ def test_day_means_are_in_order_of_days() -> None:
     assert day_means(
         np.array(["2024-01-02", "2024-01-01", "2024-01-02"], dtype="datetime64[D]"), [1, 5, 3]
     ).tolist() == [5, 2]
+
+
+def test_a_tail_by_hand() -> None:
+    """41 returns from -20 to 20: the fortieth part is -19, and the shortfall is the mean of what is no larger."""
+    found = tail(np.arange(-20.0, 21.0))
+    assert (found.var_95, found.var_99, found.var_975, found.es_975) == pytest.approx((18.0, 19.6, 19.0, 19.5))
+    assert tail([np.nan, 2.0, np.inf, -np.inf]) == tail([2.0])
+    assert tail([2.0]).es_975 == -2.0
+    assert np.isnan([tail([]).var_95, tail([]).var_99, tail([]).var_975, tail([]).es_975]).all()
+
+
+def test_a_gap_is_filled_by_its_own_group_and_else_by_any() -> None:
+    z = np.array([[np.nan, 1.0, 2.0, 3.0]] * 40)
+    own = completed(z, ["a", "b", "a", "b"])
+    assert own[:, 0].tolist() == [2.0] * 40
+    assert own[:, 1:].tolist() == z[:, 1:].tolist()
+    alone = completed(z, ["a", "b", "b", "b"])
+    assert set(alone[:, 0].tolist()) == {1.0, 2.0, 3.0}
+    assert completed(z, ["a", "b", "b", "b"], seed=0).tolist() == alone.tolist()
+    assert completed(z, ["a", "b", "b", "b"], seed=1).tolist() != alone.tolist()
+
+
+def test_a_book_takes_simple_returns_of_log_ones() -> None:
+    """One asset of volatility 0.1, held short: what it loses is exp(0.1 z) - 1 of its value."""
+    z = np.array([[1.0], [2.0], [-1.0]])
+    expected = tail(-50.0 * (np.exp([0.1, 0.2, -0.1]) - 1.0))
+    found = book_tail(z, [0.1], [-50.0])
+    assert (found.var_95, found.es_975) == pytest.approx((expected.var_95, expected.es_975))
+    pair = book_tail(np.array([[1.0, -2.0]]), [0.1, 0.2], [10.0, 5.0])
+    assert pair.var_99 == pytest.approx(-(10 * np.expm1(0.1) + 5 * np.expm1(-0.4)))

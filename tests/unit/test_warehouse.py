@@ -133,6 +133,7 @@ WRITES = [
 
 
 def test_writing_through_a_read_is_refused(warehouse: Warehouse) -> None:
+    before = count(warehouse, "metarisk.view_set")
     with warehouse.transaction() as transaction:
         transaction.execute("CREATE SEQUENCE counter")
     for sql in WRITES:
@@ -140,7 +141,7 @@ def test_writing_through_a_read_is_refused(warehouse: Warehouse) -> None:
             stream.read_all()
     with pytest.raises(ConfigError):
         warehouse.rows(WRITES[0])
-    assert count(warehouse, "metarisk.view_set") == 1
+    assert count(warehouse, "metarisk.view_set") == before
 
 
 def test_a_read_beside_an_open_transaction_writes_nothing_either(warehouse: Warehouse) -> None:

@@ -26,7 +26,19 @@ Adapted = Literal["all", "head"]
 
 @dataclass(frozen=True)
 class Maml(GradientLearner):
-    """Learns a start from which a few gradient steps on a segment's support rows do well on its query rows."""
+    """Learns a start from which a few gradient steps on a segment's support rows do well on its query rows.
+
+    Example:
+        >>> import numpy as np
+        >>> from metarisk.domain import Episodes, Packed
+        >>> from metarisk.learners.loop import Loop
+        >>> x, y = np.eye(4), np.array([1.0, 1.0, 0.0, 0.0])
+        >>> rows = Packed((("north",), ("south",)), np.array([0, 3, 4]), x, y, np.ones(4), np.zeros(4))
+        >>> learner = Maml(hidden=(8,), loop=Loop(steps=2, device="cpu"))
+        >>> state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=lambda *told: None)
+        >>> sorted(learner.adapt(state, rows, "bernoulli").arrays)
+        ['weight0', 'weight1']
+    """
 
     order: Order = 2
     """2 differentiates through the inner steps; 1 takes the query gradient at their end (FOMAML)."""
@@ -51,28 +63,44 @@ class Maml(GradientLearner):
 
 @dataclass(frozen=True)
 class Fomaml(Maml):
-    """First-order MAML."""
+    """First-order MAML.
+
+    >>> Fomaml().order
+    1
+    """
 
     order: Order = 1
 
 
 @dataclass(frozen=True)
 class Anil(Maml):
-    """Almost no inner loop: only the head is adapted, the body is shared."""
+    """Almost no inner loop: only the head is adapted, the body is shared.
+
+    >>> Anil().adapted
+    'head'
+    """
 
     adapted: Adapted = "head"
 
 
 @dataclass(frozen=True)
 class MetaSgd(Maml):
-    """MAML with a learned inner rate for every parameter."""
+    """MAML with a learned inner rate for every parameter.
+
+    >>> MetaSgd().rates
+    'parameter'
+    """
 
     rates: RateKind = "parameter"
 
 
 @dataclass(frozen=True)
 class MamlPlusPlus(Maml):
-    """MAML with learned rates per step and layer, and part of the loss on every step."""
+    """MAML with learned rates per step and layer, and part of the loss on every step.
+
+    >>> MamlPlusPlus().rates
+    'step_layer'
+    """
 
     rates: RateKind = "step_layer"
     multi_step: float = 0.5

@@ -25,7 +25,18 @@ Form = Literal["batched", "serial"]
 
 @dataclass(frozen=True)
 class Reptile(GradientLearner):
-    """Learns a start that is close to the optima of all segments; outer rate = the paper's step size epsilon."""
+    """Learns a start that is close to the optima of all segments; outer rate = the paper's step size epsilon.
+
+    Example:
+        >>> import numpy as np
+        >>> from metarisk.domain import Episodes, Packed
+        >>> x, y = np.eye(4), np.array([1.0, 1.0, 0.0, 0.0])
+        >>> rows = Packed((("north",), ("south",)), np.array([0, 3, 4]), x, y, np.ones(4), np.zeros(4))
+        >>> learner = Reptile(hidden=(8,), loop=Loop(steps=2, device="cpu"))
+        >>> state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=lambda *told: None)
+        >>> sorted(learner.adapt(state, rows, "bernoulli").arrays)
+        ['weight0', 'weight1']
+    """
 
     form: Form = "batched"
     """`batched` averages over the tasks of a meta-batch; `serial` moves after each task, so a step is one task."""

@@ -75,6 +75,16 @@ class MapHead:
         prior_events: events up to which nu counts in full.
         slope_column: the column of x that is s; None for the base score itself.
         likelihood_options: `tau` and `width` of the quantile, or `size` of the negative binomial.
+
+    Example:
+        >>> import numpy as np
+        >>> from metarisk.domain import Episodes, Packed
+        >>> x, y = np.eye(4), np.array([1.0, 1.0, 0.0, 0.0])
+        >>> rows = Packed((("north",), ("south",)), np.array([0, 3, 4]), x, y, np.ones(4), np.zeros(4))
+        >>> learner = MapHead()
+        >>> state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=lambda *told: None)
+        >>> learner.adapt(state, rows, "bernoulli").arrays["intercept"].round(2)
+        array([ 0.01, -0.01])
     """
 
     damping: float | None = 0.85

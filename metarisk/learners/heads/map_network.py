@@ -237,6 +237,16 @@ class MapNetwork:
         likelihood_options: `tau` and `width` of the quantile, or `size` of the negative binomial.
         support_rows, query_rows: most rows of a task in one training step.
         loop: the training loop; its precision is also that of adaptation.
+
+    Example:
+        >>> import numpy as np
+        >>> from metarisk.domain import Episodes, Packed
+        >>> x, y = np.eye(4), np.array([1.0, 1.0, 0.0, 0.0])
+        >>> rows = Packed((("north",), ("south",)), np.array([0, 3, 4]), x, y, np.ones(4), np.zeros(4))
+        >>> learner = MapNetwork(hidden=(), loop=Loop(steps=2, device="cpu"))
+        >>> state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=lambda *told: None)
+        >>> learner.adapt(state, rows, "bernoulli").arrays["weights"].shape
+        (2, 6)
     """
 
     hidden: tuple[int, ...] = ()

@@ -34,6 +34,17 @@ class Matching(MetricLearner):
         context: full context embeddings: support rows are read by a bidirectional LSTM, in canonical order, and a row
             to score by an LSTM that attends to them `reads` times.
         reads: the number of those readings.
+
+    Example:
+        >>> import numpy as np
+        >>> from metarisk.domain import Episodes, Packed
+        >>> from metarisk.learners.loop import Loop
+        >>> x, y = np.eye(4), np.array([1.0, 1.0, 0.0, 0.0])
+        >>> rows = Packed((("north",), ("south",)), np.array([0, 3, 4]), x, y, np.ones(4), np.zeros(4))
+        >>> learner = Matching(embedding=2, loop=Loop(steps=2, device="cpu"))
+        >>> state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=lambda *told: None)
+        >>> learner.adapt(state, rows, "bernoulli").arrays["embedded"].shape
+        (4, 2)
     """
 
     context: bool = False

@@ -27,6 +27,17 @@ class Prototypical(MetricLearner):
     over expected odds (`metric.evidence`). With normal classes of one variance this is Bayes' rule.
 
     Adaptation: `prototypes` (S, 2, E), `level` (S,).
+
+    Example:
+        >>> import numpy as np
+        >>> from metarisk.domain import Episodes, Packed
+        >>> from metarisk.learners.loop import Loop
+        >>> x, y = np.eye(4), np.array([1.0, 1.0, 0.0, 0.0])
+        >>> rows = Packed((("north",), ("south",)), np.array([0, 3, 4]), x, y, np.ones(4), np.zeros(4))
+        >>> learner = Prototypical(embedding=2, loop=Loop(steps=2, device="cpu"))
+        >>> state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=lambda *told: None)
+        >>> learner.adapt(state, rows, "bernoulli").arrays["prototypes"].shape
+        (2, 2, 2)
     """
 
     @property

@@ -39,6 +39,17 @@ class Siamese(MetricLearner):
             (Hadsell): squared distance of equal pairs, and (margin - distance)^2 of unequal ones that are nearer.
         margin: of the contrastive loss.
         pair_weight: of the pair loss beside the log-loss.
+
+    Example:
+        >>> import numpy as np
+        >>> from metarisk.domain import Episodes, Packed
+        >>> from metarisk.learners.loop import Loop
+        >>> x, y = np.eye(4), np.array([1.0, 1.0, 0.0, 0.0])
+        >>> rows = Packed((("north",), ("south",)), np.array([0, 3, 4]), x, y, np.ones(4), np.zeros(4))
+        >>> learner = Siamese(embedding=2, loop=Loop(steps=2, device="cpu"))
+        >>> state = learner.train(Episodes(rows, rows), None, "bernoulli", seed=0, progress=lambda *told: None)
+        >>> learner.adapt(state, rows, "bernoulli").arrays["embedded"].shape
+        (4, 2)
     """
 
     pair_loss: Literal["binary", "contrastive"] = "binary"

@@ -1,6 +1,12 @@
 """Operational losses: the value is a count of loss events; a year of them gives the economic capital of every cell.
 
 Amounts come from the further extract TABLE: loss_id, the segment columns, occurred_on, known_on, amount, currency.
+
+Example: what 95 % say of a yearly rate after 100 years without an event and after 50 with 3 of them.
+
+>>> from metarisk.risks.operational.frequency import rate_bounds
+>>> [bound.round(3).tolist() for bound in rate_bounds([0, 3], [100.0, 50.0])]
+[[0.0, 0.012], [0.03, 0.175]]
 """
 
 from metarisk.domain import Demo, Limits, RiskSpec
@@ -27,6 +33,7 @@ SPEC = RiskSpec(
     # a cell is there every night; mines and plants close by ones
     limits=Limits(min_vanished_rows=10),
     derive=derive,
+    cards="metarisk.risks.operational.cards",
     options={"collected_from": 0.0, "currency": "", "correlation": 0.0},
     demos={"operational_losses": Demo(generate)},
 )

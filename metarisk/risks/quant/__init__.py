@@ -2,6 +2,12 @@
 
 Each night publishes rank and suggested weight. What a portfolio of such signals would have earned is told by trials:
 every recipe of every week, judged on dates that no fit had seen, net of costs, and deflated by how many there were.
+
+Example: the best of a hundred signals that earn nothing, judged by Sharpe ratios of variance 0.01 a period.
+
+>>> from metarisk.risks.quant.proving import expected_best_sharpe
+>>> round(expected_best_sharpe(100, 0.01), 3)
+0.253
 """
 
 from metarisk.domain import Demo, Limits, RiskSpec
@@ -19,6 +25,7 @@ SPEC = RiskSpec(
     # signals are weak: refits on newer weeks agree less than models of risk do
     limits=Limits(max_score_move=2.0, min_score_agreement=0.4, max_score_stretch=2.5, min_vanished_rows=5),
     derive=derive,
+    cards="metarisk.risks.quant.cards",
     trials=trials,
     options={
         "cost_bp": 10.0,

@@ -1,0 +1,1 @@
+"""Cards of the drift of a night alone."""
