@@ -33,8 +33,8 @@ _TAIL_ERROR = 100.0
 """No chi-square tail here is further off (5 was measured): a p-value that stays significant so is not refined."""
 
 SUSPECTED = "concept drift suspected"
-BADNESS = {SUSPECTED: 0, "alert": 1, "watch": 2, "blind": 3, "ok": 4}
-"""Every status, the worst first."""
+WORST_FIRST: tuple[str, ...] = (SUSPECTED, "alert", "watch", "blind", "ok")
+"""Every status."""
 
 SCHEMA = {
     "segment": pl.String, "level": pl.String, "feature": pl.String, "metric": pl.String, "value": pl.Float64,

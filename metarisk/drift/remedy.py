@@ -1,5 +1,7 @@
 """The record of what a night did about segments that drifted, with the evidence whether it helped."""
 
+from __future__ import annotations
+
 import math
 from typing import TYPE_CHECKING
 

@@ -16,7 +16,7 @@ from metarisk import lake, registry, scoring
 from metarisk.adapt import Adapted
 from metarisk.domain import Array
 from metarisk.drift import MEASURES, TESTS
-from metarisk.drift.decide import BADNESS
+from metarisk.drift.decide import WORST_FIRST
 from metarisk.drift.measure import Beside, Night, Scored, Week
 from metarisk.job import published
 from metarisk.job.context import Context
@@ -114,7 +114,7 @@ def scored_population(context: Context, run: Run, file: Path) -> FrameFile:
 
 def worst(found: pl.DataFrame, most: int = WORST) -> list[dict[str, object]]:
     """The findings that want a look first, as a table to read: only tests, never what is described beside them."""
-    order = pl.col("status").replace_strict(BADNESS, default=9)
+    order = pl.col("status").replace_strict({status: place for place, status in enumerate(WORST_FIRST)}, default=9)
     shown = found.filter(pl.col("metric").is_in(TESTS)).sort(
         order, -pl.col("effect").abs().fill_null(0.0), maintain_order=True
     )
