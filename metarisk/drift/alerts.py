@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from metarisk.drift import OPENING
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import SUSPECTED
 
 RED = frozenset({"alert", SUSPECTED})
 Key = tuple[str | None, str | None, str]

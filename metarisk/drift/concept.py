@@ -5,11 +5,10 @@ from __future__ import annotations
 import polars as pl
 
 from metarisk.drift import early, performance
-from metarisk.drift.decide import SCHEMA
+from metarisk.drift.decide import SCHEMA, SUSPECTED
 from metarisk.drift.measure import Measure, Night
 
 METRIC = "concept"
-SUSPECTED = "concept drift suspected"
 
 
 def concept(estimated: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:

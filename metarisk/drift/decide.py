@@ -32,6 +32,10 @@ _LEAST_DRAWS = 20_000
 _TAIL_ERROR = 100.0
 """No chi-square tail here is further off (5 was measured): a p-value that stays significant so is not refined."""
 
+SUSPECTED = "concept drift suspected"
+WORST_FIRST: tuple[str, ...] = (SUSPECTED, "alert", "watch", "blind", "ok")
+"""Every status."""
+
 SCHEMA = {
     "segment": pl.String, "level": pl.String, "feature": pl.String, "metric": pl.String, "value": pl.Float64,
     "effect": pl.Float64, "threshold": pl.Float64, "n_ref": pl.Int64, "n_cur": pl.Int64, "p": pl.Float64,
@@ -80,7 +84,7 @@ class _Tests:
     """Further measures by name, NaN where they have no meaning."""
 
 
-def compare(segments: Sequence[str], reference: Counts, current: Counts, *, seed: int = 0) -> pl.DataFrame:
+def compare(segments: Sequence[str], reference: Counts, current: Counts) -> pl.DataFrame:
     """Rows of `drift_metric`: PSI tests by segment and feature, segment volumes, and measures that describe what moved.
 
     Tests are `psi` and `volume`, each kind with its own false discovery rate. The measures `js`, `wasserstein`,
@@ -89,14 +93,13 @@ def compare(segments: Sequence[str], reference: Counts, current: Counts, *, seed
     """
     groups = group(segments, reference, current)
     tests = [_test(bins, groups, reference, current) for name, bins in current.bins.items() if name in reference.bins]
-    volume = _volume(groups, reference, current)
     tables = [(test, group) for test in tests for group in range(len(groups.names))]
-    p, q = _discoveries(tables, seed)
+    p, q = _discoveries(tables)
     parts, at, size = [], 0, len(groups.names)
     for test in tests:
         parts += _feature_rows(test, groups, p[at : at + size], q[at : at + size])
         at += size
-    parts.append(_volume_rows(volume))
+    parts.append(_volume_rows(groups, reference, current))
     parts += [blind(reason, feature=name) for name, reason in current.uncounted.items()]
     return pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
 
@@ -216,7 +219,7 @@ def _rate(part_ref: Array, part_cur: Array, ref: Array, cur: Array) -> Array:
     return np.stack([now, now - before])
 
 
-def _discoveries(tables: Sequence[tuple[_Tests, int]], seed: int) -> tuple[Array, Array]:
+def _discoveries(tables: Sequence[tuple[_Tests, int]]) -> tuple[Array, Array]:
     """P-values of all feature tests, refined where that could change a decision, and their q-values.
 
     A test whose effect is below a watch is no candidate: its p counts as 1 in the false discovery rate. Otherwise
@@ -232,7 +235,7 @@ def _discoveries(tables: Sequence[tuple[_Tests, int]], seed: int) -> tuple[Array
     certain = small & (q_values(np.where(small, np.minimum(_TAIL_ERROR * p, 1.0), p)) <= DISCOVERY_RATE)
     # as many draws as a p-value needs to pass the step-up rule beside those that surely pass
     most = math.ceil(2.0 * np.count_nonzero(~np.isnan(p)) / DISCOVERY_RATE / (1 + np.count_nonzero(certain)))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     for i in np.flatnonzero(small & ~certain).tolist():
         test, group = tables[i]
         counts = test.reference[group].astype(np.int64), test.current[group].astype(np.int64)
@@ -269,70 +272,38 @@ def _feature_rows(test: _Tests, groups: Groups, p: Array, q: Array) -> list[pl.D
     return [tested, *further]
 
 
-def _volume(groups: Groups, reference: Counts, current: Counts) -> pl.DataFrame:
+def _volume_rows(groups: Groups, reference: Counts, current: Counts) -> pl.DataFrame:
     """Rows of every segment, known or new, against its share of the reference, as a test of two shares each."""
     keys = [*reference.keys, *current.new]
     ref = np.concatenate([reference.rows[:-1], np.zeros(len(current.new), dtype=np.int64)])
     cur = np.concatenate([current.rows[:-1], np.array(list(current.new.values()), dtype=np.int64)])
     all_ref, all_cur = int(reference.rows.sum()), int(current.rows.sum())
-    tables = np.stack([ref, all_ref - ref], axis=1), np.stack([cur, all_cur - cur], axis=1)
-    _, p = distances.homogeneity(*tables)
+    _, p = distances.homogeneity(np.stack([ref, all_ref - ref], axis=1), np.stack([cur, all_cur - cur], axis=1))
     expected = (ref + cur) * min(all_ref, all_cur) / max(all_ref + all_cur, 1)
-    group = np.concatenate([groups.of_segment, np.zeros(len(current.new), dtype=np.int64)])
+    p = np.where(expected >= distances.LEAST_EXPECTED, p, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = np.log((cur / max(all_cur, 1)) / (ref / max(all_ref, 1)))
-    return pl.DataFrame(
-        {
-            "segment": [segment_name(key) for key in keys],
-            "level": [groups.names[g][0] for g in group],
-            "n_ref": ref,
-            "n_cur": cur,
-            "effect": effect,
-            "p": np.where(expected >= distances.LEAST_EXPECTED, p, np.nan),
-        },
-        schema_overrides={"segment": pl.String, "level": pl.String},
-    )
+    large = np.abs(effect) >= VOLUME
+    q = benjamini_hochberg(np.where(large | np.isnan(p), p, 1.0))
+    group = np.concatenate([groups.of_segment, np.zeros(len(current.new), dtype=np.int64)])
+    level = np.array([groups.names[g][0] for g in group], dtype=str)
+    status = np.select([large & (q <= DISCOVERY_RATE), level == "all"], ["watch", "blind"], "ok").astype(str)
+    return rows_of(
+        {"segment": [segment_name(key) for key in keys], "level": level, "n_ref": ref, "n_cur": cur, "status": status},
+        None, "volume", value=cur.astype(float), effect=effect, threshold=np.full(len(keys), VOLUME), p=p, q=q,
+        detail=[_volume_words(*line) for line in zip(ref, cur, level, strict=True)],
+    )  # fmt: skip
 
 
-def _volume_rows(volume: pl.DataFrame) -> pl.DataFrame:
-    large = volume["effect"].abs() >= VOLUME
-    q = benjamini_hochberg(
-        volume.select(pl.when(large | pl.col("p").is_nan()).then("p").otherwise(1.0))["p"].to_numpy()
-    )
-    moved = pl.col("q").le(DISCOVERY_RATE) & (pl.col("effect").abs() >= VOLUME)
-    status = (
-        pl.when(moved.fill_null(False))
-        .then(pl.lit("watch"))
-        .when(pl.col("level") == "all")
-        .then(pl.lit("blind"))
-        .otherwise(pl.lit("ok"))
-    )
-    detail = (
-        pl.when(pl.col("n_ref") == 0)
-        .then(pl.lit("not in the reference"))
-        .when(pl.col("n_cur") == 0)
-        .then(pl.lit("no rows tonight"))
-        .when(pl.col("level") == "all")
-        .then(pl.lit("too few rows to be judged but with the whole portfolio"))
-        .when(pl.col("level") != "cell")
-        .then(pl.format("too few rows: judged with the small segments of its {}", "level"))
-    )
-    return volume.with_columns(pl.Series("q", q, pl.Float64).fill_nan(None)).select(
-        "segment",
-        "level",
-        pl.lit(None, pl.String).alias("feature"),
-        pl.lit("volume").alias("metric"),
-        pl.col("n_cur").cast(pl.Float64).alias("value"),
-        pl.when(pl.col("effect").is_finite()).then("effect").alias("effect"),
-        pl.lit(VOLUME).alias("threshold"),
-        "n_ref",
-        "n_cur",
-        pl.col("p").fill_nan(None),
-        "q",
-        status.alias("status"),
-        detail.alias("detail"),
-        *(pl.lit(None, pl.Float64).alias(name) for name in ("low", "high", "min_detectable_ratio")),
-    )
+def _volume_words(ref: int, cur: int, level: str) -> str | None:
+    """Why a segment could not be judged by itself; None where it was."""
+    if not ref:
+        return "not in the reference"
+    if not cur:
+        return "no rows tonight"
+    if level == "all":
+        return "too few rows to be judged but with the whole portfolio"
+    return f"too few rows: judged with the small segments of its {level}" if level != "cell" else None
 
 
 def judged(
@@ -351,7 +322,10 @@ def judged(
 
 
 def rows_of(
-    about: Mapping[str, object], feature: str | None, metric: str, **columns: Array | Sequence[str]
+    about: Mapping[str, object],
+    feature: str | Sequence[str] | None,
+    metric: str,
+    **columns: Array | Sequence[str | None],
 ) -> pl.DataFrame:
     """Rows of SCHEMA of one metric; numbers that are not finite are null, as are columns that are not given."""
     frame = pl.DataFrame(

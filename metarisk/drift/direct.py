@@ -17,7 +17,7 @@ from scipy import stats
 
 from metarisk.domain import Array, Feature, Portfolio
 from metarisk.drift.decide import MIN_ROWS, Z95, blind, judged, rows_of
-from metarisk.drift.hierarchy import labels_of, nodes, totals
+from metarisk.drift.hierarchy import labels_of, of_both
 from metarisk.drift.histograms import segment_column
 from metarisk.drift.measure import Measure, Night, Scored, Week, parquet
 from metarisk.features import Encoder
@@ -104,11 +104,7 @@ def compare(
     """
     if reference is None:
         return blind("the model came without a model of its loss", metric=METRIC)
-    joined = reference.join(current, on=list(segments), how="full", coalesce=True, suffix=" now").sort(*segments)
-    columns = ("rows", "sum", "squares", "rows now", "sum now", "squares now")
-    counts = np.stack([joined[name].fill_null(0).to_numpy().astype(float) for name in columns], axis=1)
-    of = nodes(tuple(joined.select(segments).iter_rows()), segments)
-    n_ref, s_ref, v_ref, n_cur, s_cur, v_cur = totals(of, counts).T
+    of, (n_ref, s_ref, v_ref, n_cur, s_cur, v_cur) = of_both(reference, current, segments)
     with np.errstate(divide="ignore", invalid="ignore"):
         before, now = s_ref / n_ref, s_cur / n_cur
         error = np.sqrt(

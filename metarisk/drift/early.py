@@ -234,18 +234,12 @@ def _by_month(known: Known, status: str) -> pl.DataFrame:
     held = np.flatnonzero(e > 0)
     n, e, o = n[held], e[held], o[held]
     rate = e / n
-    lines = pl.DataFrame(
-        {
-            "level": "all", "feature": [str(month) for month in held], "metric": "month_on_book", "value": o / e,
-            "effect": o / e - 1.0, "n_ref": np.rint(e).astype(np.int64), "n_cur": n.astype(np.int64), "status": status,
-            "detail": [f"{o[i]:,.0f} events, {e[i]:,.1f} expected of {n[i]:,.0f} rows" for i in range(len(held))],
-            "low": stats.beta.ppf(0.025, o + 0.5, n - o + 0.5) / rate,
-            "high": stats.beta.ppf(0.975, o + 0.5, n - o + 0.5) / rate,
-        },
-        schema_overrides={"feature": pl.String, "detail": pl.String},
+    return rows_of(
+        {"level": "all", "n_ref": _whole(e), "n_cur": n.astype(np.int64), "status": status},
+        [str(month) for month in held], "month_on_book", value=o / e, effect=o / e - 1.0,
+        low=stats.beta.ppf(0.025, o + 0.5, n - o + 0.5) / rate, high=stats.beta.ppf(0.975, o + 0.5, n - o + 0.5) / rate,
+        detail=[f"{o[i]:,.0f} events, {e[i]:,.1f} expected of {n[i]:,.0f} rows" for i in range(len(held))],
     )  # fmt: skip
-    absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in lines.columns]
-    return lines.with_columns(absent).select(list(SCHEMA))
 
 
 def _whole(values: Array) -> Array:

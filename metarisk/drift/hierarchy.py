@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from scipy.sparse import csr_matrix
 
 from metarisk.domain import Array, SegmentKey, segment_name
@@ -46,6 +47,13 @@ def totals(of: Sequence[Node], values: Array) -> Array:
         if len(node.members) > 1:
             added[place] = values[list(node.members)].sum(axis=0)
     return added
+
+
+def of_both(reference: pl.DataFrame, current: pl.DataFrame, columns: Sequence[str]) -> tuple[tuple[Node, ...], Array]:
+    """Nodes of the segments of two tables, and sums (2 V, G) of the V values of the first, then of the other."""
+    joined = reference.join(current, on=list(columns), how="full", coalesce=True, suffix=" now").sort(*columns)
+    of = nodes(tuple(joined.select(columns).iter_rows()), columns)
+    return of, totals(of, np.ascontiguousarray(joined.drop(columns).fill_null(0).to_numpy())).T
 
 
 def in_blocks(

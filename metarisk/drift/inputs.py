@@ -40,7 +40,7 @@ def reference(
 
 
 def watch(
-    frame: pl.LazyFrame, reference: pl.DataFrame | None, *, features: Sequence[str] = (), seed: int = 0
+    frame: pl.LazyFrame, reference: pl.DataFrame | None, *, features: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows of `drift_metric`, and the night's own histograms on the reference's bins; no columns where there are none.
 
@@ -48,7 +48,6 @@ def watch(
         frame: the scored population with the reference's columns.
         reference: what `reference` gave for the model that scored; None says `blind` once.
         features: names that should be watched; one that the reference lacks is `blind`.
-        seed: of the Monte Carlo draws that refine small p-values.
 
     A column that is gone or cannot be counted, an empty or constant feature, segments that are new or too small: each
     has its row with a status and the reason.
@@ -63,7 +62,7 @@ def watch(
     counts = histograms.count(frame, segments, known.keys, known.bins)
     missing = [name for name in features if name not in known.bins]
     unknown = [blind("not in the model's reference: watched from its next training on", feature=f) for f in missing]
-    found = pl.concat([decide.compare(segments, known, counts, seed=seed), *unknown])
+    found = pl.concat([decide.compare(segments, known, counts), *unknown])
     return found, histograms.to_frame(counts, segments)
 
 

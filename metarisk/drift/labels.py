@@ -11,7 +11,7 @@ from scipy import stats
 
 from metarisk.drift import distances
 from metarisk.drift.decide import MIN_ROWS, blind, judged, rows_of
-from metarisk.drift.hierarchy import labels_of, nodes, totals
+from metarisk.drift.hierarchy import labels_of, of_both
 from metarisk.drift.histograms import segment_column
 from metarisk.drift.measure import Measure, Night, Week, parquet
 from metarisk.tasks import LABEL, labelled, matured, teaching
@@ -37,13 +37,9 @@ def compare(segments: Sequence[str], reference: pl.DataFrame | None, current: pl
     """
     if reference is None:
         return blind("the model has no reference of its labels: seen again after the next weekly run", metric=METRIC)
-    joined = reference.join(current, on=list(segments), how="full", coalesce=True, suffix=" now").sort(*segments)
-    if joined.is_empty():
+    if reference.is_empty() and current.is_empty():
         return blind("no row has matured, in the reference or since", metric=METRIC)
-    columns = ("rows", "events", "rows now", "events now")
-    counts = np.stack([joined[name].fill_null(0).to_numpy() for name in columns], axis=1)
-    of = nodes(tuple(joined.select(segments).iter_rows()), segments)
-    n_ref, d_ref, n_cur, d_cur = totals(of, counts).T
+    of, (n_ref, d_ref, n_cur, d_cur) = of_both(reference, current, segments)
     before, now = np.stack([n_ref - d_ref, d_ref], axis=1), np.stack([n_cur - d_cur, d_cur], axis=1)
     _, p = distances.homogeneity(before, now)
     expected = (d_ref + d_cur) * np.minimum(n_ref, n_cur) / np.maximum(n_ref + n_cur, 1)

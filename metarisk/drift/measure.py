@@ -23,10 +23,6 @@ def parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _readable(table: pl.DataFrame) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Beside:
     """Files that stand beside a model; a table that this version cannot read is warned of, and as good as absent."""
@@ -34,23 +30,19 @@ class Beside:
     model_id: str
     files: dict[str, bytes]
     warn: Callable[[str], None]
-    _tables: dict[str, pl.DataFrame | None] = field(default_factory=dict)
 
-    def table(self, name: str, readable: Callable[[pl.DataFrame], bool] = _readable) -> pl.DataFrame | None:
+    def table(self, name: str, readable: Callable[[pl.DataFrame], bool] = lambda table: True) -> pl.DataFrame | None:
         """A Parquet file as a table, or None; `readable` tells whether its form is that of this version."""
-        if name not in self._tables:
-            self._tables[name] = self._read(name, readable) if name in self.files else None
-        return self._tables[name]
-
-    def _read(self, name: str, readable: Callable[[pl.DataFrame], bool]) -> pl.DataFrame | None:
+        if name not in self.files:
+            return None
         try:
             found = pl.read_parquet(io.BytesIO(self.files[name]))
+            if readable(found):
+                return found
+            self.warn(f"{name} of model {self.model_id} is of another version: run the weekly")
         except pl.exceptions.PolarsError as error:
             self.warn(f"{name} of model {self.model_id} cannot be read: {error}")
-            return None
-        if readable(found):
-            return found
-        self.warn(f"{name} of model {self.model_id} is of another version: run the weekly")
+        del self.files[name]  # whoever asks again is not warned again
         return None
 
 
@@ -90,8 +82,8 @@ class Night:
     Attributes:
         cut_off: label cut-off of the model that scored.
         extract: its rows but the quarantined ones.
-        beside, beside_of: what weeks left beside the model that scored, and beside another one by its id, for which
-            ModelError is raised where it is no longer whole.
+        beside: what a week left beside the model that scored.
+        beside_of: the same of another one by its id; raises ModelError where that is no longer whole.
         first_scores: as `job.outcomes.first_scores` of this night: what was published first of rows that opened.
         recency: how supports of drifting segments were weighted.
         found: rows of the measures before it, by name.
@@ -112,10 +104,6 @@ class Night:
     files: dict[str, pl.DataFrame] = field(default_factory=dict)
 
 
-def _nothing(week: Week) -> Mapping[str, bytes]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Measure:
     """One way to look for drift: what it compares every night, and what a week keeps for that.
@@ -132,7 +120,7 @@ class Measure:
 
     name: str
     judge: Callable[[Night], pl.DataFrame]
-    keep: Callable[[Week], Mapping[str, bytes]] = _nothing
+    keep: Callable[[Week], Mapping[str, bytes]] = lambda week: {}
     labels: frozenset[str] = frozenset({"event", "value"})
     tests: tuple[str, ...] = ()
     opening: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import SUSPECTED
 from metarisk.pages.page import Kind, Page, gathered
 from metarisk.pages.subjects import PublishedNight
 

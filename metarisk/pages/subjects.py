@@ -13,7 +13,7 @@ import polars as pl
 
 from metarisk.domain import SegmentStatus, segment_name
 from metarisk.drift import TESTS
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import WORST_FIRST
 from metarisk.job.champion import champion_for
 from metarisk.job.context import Context
 from metarisk.job.inputs import TAUGHT
@@ -26,7 +26,6 @@ from metarisk.record import publications
 from metarisk.steps.attribute import MEAN
 
 DriftStatus = Literal["ok", "watch", "alert", "blind", "concept drift suspected"]
-WORST_FIRST: tuple[str, ...] = (SUSPECTED, "alert", "watch", "blind", "ok")
 
 
 @dataclass(frozen=True)

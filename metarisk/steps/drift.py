@@ -16,7 +16,7 @@ from metarisk import lake, registry, scoring
 from metarisk.adapt import Adapted
 from metarisk.domain import Array
 from metarisk.drift import MEASURES, TESTS
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import WORST_FIRST
 from metarisk.drift.measure import Beside, Night, Scored, Week
 from metarisk.job import published
 from metarisk.job.context import Context
@@ -29,7 +29,6 @@ from metarisk.tasks import LABEL
 
 WORST = 10
 """Findings that a table or page shows."""
-_ORDER = {SUSPECTED: 0, "alert": 1, "watch": 2, "blind": 3, "ok": 4}
 
 
 def reference(context: Context, adapted: Adapted, teach: pl.DataFrame, rows: FrameFile) -> dict[str, bytes]:
@@ -115,7 +114,7 @@ def scored_population(context: Context, run: Run, file: Path) -> FrameFile:
 
 def worst(found: pl.DataFrame, most: int = WORST) -> list[dict[str, object]]:
     """The findings that want a look first, as a table to read: only tests, never what is described beside them."""
-    order = pl.col("status").replace_strict(_ORDER, default=9)
+    order = pl.col("status").replace_strict({status: place for place, status in enumerate(WORST_FIRST)}, default=9)
     shown = found.filter(pl.col("metric").is_in(TESTS)).sort(
         order, -pl.col("effect").abs().fill_null(0.0), maintain_order=True
     )

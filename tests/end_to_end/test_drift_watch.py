@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 from collections.abc import Mapping
@@ -15,12 +16,14 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from metarisk import jobs, registry
+from metarisk import drift, jobs, registry
 from metarisk.cli import app
 from metarisk.domain import DataError
+from metarisk.job.population import SCORE, FrameFile
 from metarisk.jobs import Quiet
 from metarisk.record import models as records
 from metarisk.steps import alerts as alerting
+from metarisk.steps import drift as watching
 from metarisk.upkeep import alerts
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Project
@@ -242,3 +245,50 @@ def test_early_events_are_those_of_scores_published_then(tmp_path: Path, monkeyp
 def _later(day: date, months: int) -> date:
     found: date = pl.select(pl.lit(day).dt.offset_by(f"{months}mo")).item()
     return found
+
+
+TOY = '''
+"""How many rows are scored, as a measure."""
+
+import polars as pl
+
+from metarisk.drift.decide import SCHEMA
+from metarisk.drift.measure import Measure
+
+FILE = "reference.rows.txt"
+
+
+def rows(scored):
+    return scored.frame.select(pl.len()).collect().item()
+
+
+def keep(week):
+    return {FILE: str(rows(week.scored)).encode()}
+
+
+def judge(night):
+    before, now = int(night.beside.files[FILE]), rows(night.scored)
+    found = {"level": "all", "metric": "rows", "value": now / before, "n_ref": before, "n_cur": now, "status": "ok"}
+    return pl.DataFrame([found], schema=SCHEMA)
+
+
+MEASURE = Measure("rows", judge, keep)
+'''
+
+
+def test_a_measure_is_a_file_and_a_row(duckdb: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy_measure.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    toy = importlib.import_module("toy_measure").MEASURE
+    monkeypatch.setattr(watching, "MEASURES", [toy])
+    known = FrameFile.write([pl.DataFrame({SCORE: [0.1, 0.2, 0.4, 0.7]})], tmp_path / "known.parquet")
+    nobody: Any = None  # the toy asks neither for the model nor for the rows that taught it
+    kept = watching.reference(duckdb.context(FIRST), nobody, nobody, known)
+    assert kept == {"reference.rows.txt": b"4"}
+    other_champion(duckdb, kept)
+    monkeypatch.setattr(watching, "MEASURES", [*drift.MEASURES, toy])
+    night(duckdb, FIRST)
+    (row,) = rows(duckdb, "drift_metric WHERE metric = 'rows'")
+    scored = len(duckdb.scores(FIRST))
+    assert (row["n_ref"], row["n_cur"], row["value"]) == (4, scored, scored / 4)
+    assert {"psi", "domain_auc", "label_rate"} < {row["metric"] for row in rows(duckdb, "drift_metric")}

@@ -8,8 +8,7 @@ import polars as pl
 from metarisk.domain import Feature
 from metarisk.drift import decide, inputs
 from metarisk.drift.alerts import Open, follow
-from metarisk.drift.concept import SUSPECTED
-from metarisk.drift.decide import SCHEMA
+from metarisk.drift.decide import SCHEMA, SUSPECTED
 from tests.drifts import detect
 
 NIGHT = date(2026, 7, 1)

@@ -11,7 +11,7 @@ from scipy import special, stats
 from metarisk import metrics
 from metarisk.domain import Feature
 from metarisk.drift import concept, early, labels, multivariate, performance
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import SUSPECTED
 from metarisk.drift.early import Known
 from metarisk.drift.hierarchy import nodes, parents
 from metarisk.drift.histograms import define

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import SUSPECTED
 from metarisk.drift.pictures import Side
 from metarisk.pages.cards.drift.aftermath import Aftermath
 from metarisk.pages.cards.drift.worst import Worst

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import SUSPECTED
 from metarisk.pages.page import Card, Page, Tile
 from metarisk.pages.subjects import DriftLine
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import SUSPECTED, WORST_FIRST
 from metarisk.pages.page import Card, Page, Tile
-from metarisk.pages.subjects import WORST_FIRST, PublishedNight
+from metarisk.pages.subjects import PublishedNight
 from metarisk.record import drift as records
 
 SHOWN = 14

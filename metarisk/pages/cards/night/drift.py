@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
-from metarisk.drift.concept import SUSPECTED
+from metarisk.drift.decide import SUSPECTED
 from metarisk.pages.cards.drift.where import heat_map
 from metarisk.pages.page import Card, Page, Problem, Tile
 from metarisk.pages.subjects import DriftLine
