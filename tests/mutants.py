@@ -83,7 +83,7 @@ ROOMS = {
     "detection": Room(["metarisk/risks/fraud/detection.py"], [UNIT + "detection.py"]),
     "checking": Room(["metarisk/quality/checking.py"], [UNIT + "quality.py"]),
     "lake": Room(["metarisk/lake/*.py"], [UNIT + "lake.py", UNIT + "lake_parts.py", UNIT + "lake_erasing.py"]),
-    "warehouse": Room(["metarisk/warehouse/*.py"], [UNIT + "warehouse_quoting.py", UNIT + "warehouse.py"]),
+    "warehouse": Room(["metarisk/warehouse/**/*.py"], [UNIT + "warehouse_quoting.py", UNIT + "warehouse.py"]),
 }
 
 SWAPS = {

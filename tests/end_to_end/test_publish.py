@@ -9,9 +9,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from metarisk.record.publications import append_publication
 from metarisk.steps import publish as publishing
 from tests.end_to_end import tiny
-from tests.end_to_end.tiny import FIRST, Project
+from tests.end_to_end.tiny import FIRST, NAME, Project
 
 ADAPTATIONS = """
 SELECT segment, status, reason, support_rows, support_events, parameters, pooled_score, score_quantile, score_bound,
@@ -62,12 +63,10 @@ def test_a_publication_is_later_than_all_before_and_a_second_try_changes_nothing
     assert published.contents() == before
     published.nightly(mode="restatement", reason="corrected")
     rows = published.warehouse.rows("SELECT * FROM metarisk.publication ORDER BY seq")
-    assert [row["seq"] for row in rows][:1] == [1]
     assert rows[0]["reason"] is None
-    context = published.context(FIRST + timedelta(days=1))
-    last = max(row["published_at"] for row in rows)
-    with context.warehouse.transaction() as transaction:
-        at = publishing.point(context, transaction, 7, None, "")
-    assert at == max(tiny.noon(), last + timedelta(microseconds=1))
-    (new,) = published.warehouse.rows("SELECT * FROM metarisk.publication WHERE seq = 7")
-    assert (new["as_of"], new["run_id"], new["reason"]) == (FIRST + timedelta(days=1), None, None)
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    last, tomorrow = max(row["published_at"] for row in rows), FIRST + timedelta(days=1)
+    with published.warehouse.transaction() as transaction:
+        new = append_publication(transaction, NAME, tomorrow, None, "", tiny.noon())
+    assert new["published_at"] == max(tiny.noon(), last + timedelta(microseconds=1))
+    assert (new["seq"], new["as_of"], new["run_id"], new["reason"]) == (1, tomorrow, None, None)
