@@ -26,7 +26,7 @@ from metarisk.jobs import nightly
 from metarisk.moves import FACTORS, PARTS
 from metarisk.scoring import mean_score
 from metarisk.steps import attribute as attribution
-from metarisk.steps import train as week
+from metarisk.steps import judge
 from metarisk.tasks import population
 from tests.end_to_end import tiny
 from tests.end_to_end.tiny import FIRST, NAME, SECOND, Listener, Project
@@ -55,8 +55,8 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Project:
         )
     )
     with pytest.MonkeyPatch.context() as patch:
-        chosen = week.evidences.choose_level
-        patch.setattr(week.evidences, "choose_level", lambda *a: replace(chosen(*a), rule=LEVEL_RULES[-1]))
+        chosen = judge.evidences.choose_level
+        patch.setattr(judge.evidences, "choose_level", lambda *a: replace(chosen(*a), rule=LEVEL_RULES[-1]))
         project.weekly(date(2026, 7, 25))
     project.nightly(LATER)
     return project

@@ -292,7 +292,7 @@ def test_a_night_that_failed_goes_on_after_its_last_finished_step(
 
     monkeypatch.setattr(running, "FIRST_RETRY_SECONDS", 0.0)
     with monkeypatch.context() as down:
-        down.setattr(jobs, "publish", publish)
+        down.setattr("metarisk.jobs.night.publish", publish)
         assert nightly("tiny", day, return_state=True).is_failed()
     before = kept()
     assert {file.parent.name for file in before} >= {"adapt", "score", "drift"}
@@ -338,7 +338,7 @@ def test_a_password_reaches_nothing_that_prefect_keeps(
         assert nightly(as_of=FIRST, return_state=True).is_failed()
         assert published(settings, "hushed") == [FIRST]
         with monkeypatch.context() as wrong:
-            wrong.setattr(jobs.guarding, "guard", defect)
+            wrong.setattr("metarisk.jobs.night.guard", defect)
             state = nightly("hushed", SECOND, return_state=True)
             assert "RuntimeError: a defect, of Context(" in str(state.message)
             monkeypatch.setenv("METARISK_WAREHOUSE", url)
