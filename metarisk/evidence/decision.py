@@ -13,7 +13,7 @@ from metarisk.metrics import Interval, judge_of, paired_bootstrap
 from metarisk.tasks import LABEL
 
 MIN_JUDGED_EVENTS = 20
-"""Fewer judged events cannot tell candidates apart: the risk type's fallback recipe is taken."""
+"""Fewer judged events cannot tell candidates apart: the champion's recipe stays, or the risk type's default starts."""
 
 
 @dataclass(frozen=True)

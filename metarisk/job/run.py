@@ -36,7 +36,7 @@ EXCLUDED = "excluded"
 
 @dataclass(frozen=True)
 class Checked:
-    """An extract with what its suite said; `excluded` holds keys of quarantined rows."""
+    """An extract with what its checks said; `quality.excluded` is the file of keys of rows that were set aside."""
 
     extract: lake.Extract
     quality: quality.Quality

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 
-from metarisk.domain import ConfigError, DataError, Scalar
+from metarisk.domain import ConfigError, DataError, Scalar, quoted
 
 _MAX_IDENTIFIER_BYTES = 63  # PostgreSQL cuts longer names silently, so two tables could become one
 _TOKEN = re.compile(
@@ -41,7 +41,7 @@ def quote_identifier(name: str) -> str:
             f"{name[:80]!r} cannot name a table or column",
             remedy=f"use 1 to {_MAX_IDENTIFIER_BYTES} bytes of UTF-8 without NUL",
         )
-    return '"' + name.replace('"', '""') + '"'
+    return quoted(name)
 
 
 def split_table(table: str) -> tuple[str, str]:
